@@ -1,0 +1,390 @@
+"""The health of one mount's lease and of every lock on it: pure, driven from outside, in any time.
+
+How the daemon drives the watchdog (``Watch`` in watch_machine.py is the only object that it talks to)::
+
+    watch = Watch(wishes)
+    effects = watch.step(EVENT)       # events and effects: watch_events.py; carry the effects out in their order
+    watch.wake_at()                   # step(Tick(now)) is due at that time at the latest; ask again after each step
+
+    MountSeen    before the first VM of a mount, and whenever mountstats shows another lease time
+    VmSeen       a VM is claimed, adopted, resumed, pinned, gets or loses a disk, gets its QEMU, changes its policy
+    VmGone       its locks are released, or its fence is done
+    Answer       for every Ask of a Probe, one, whatever came of it, with the ``sent`` taken just before the call
+    Counters     once for each probe interval and mount, from mountstats, also while nothing is asked
+    Hint         kernel log, second view, QEMU's I/O errors
+    WokeUp       CLOCK_BOOTTIME ran ahead of CLOCK_MONOTONIC (suspended); standing still is noticed here, too
+    Acted        what came of a Freeze or Thaw
+    Reclaimed    what came of a Reclaim
+
+A mount stands for one client identity on one server: superblocks that share the NFS client share its lease. Only mounts
+with a lease are told; local file systems have nothing to watch.
+
+========== ==============================================================================================
+IDLE       no lock here needs watching
+HEALTHY    a request sent less than a third of the lease ago was answered
+LATE       none was; every lock still stands. Asked more often
+AT_RISK    the lease could end before every VM stands still: nobody here may run
+EXPIRED    another host may own the locks; courteous servers wait longer, so nothing is lost yet
+RECOVERING the server answers again, in its grace period or after; every lock is being asked. VMs thaw one by one
+========== ==============================================================================================
+
+Doubt: a lock is in doubt from an event that may have cost it until it was asked AFTER that event and answered. Asked
+means I/O through the very description that is locked, the one honest test on the same mount (fs/nfs/nfs4proc.c,
+nfs4_select_rw_stateid); success also proves that the server honours the lease. EIO must come twice, the second asked
+after the first: ``umount -f`` of an admin answers requests in flight with EIO, too. An error that the server itself
+sent (a broken disk there: NFS4ERR_IO) is no loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from vmguard.core.timing import Timeline
+from vmguard.core.watch_events import (
+    Answer,
+    Ask,
+    Counters,
+    Effect,
+    Hint,
+    HintKind,
+    Level,
+    LockId,
+    LockInfo,
+    Probe,
+    Report,
+)
+from vmguard.core.watch_states import ALIVE, DANGER, LEVELS, MOVES, THEFT, Lock, Phase, Sessions
+
+#: routine requests on their way at the same time: each hangs in a thread of its own while the server is away
+IN_FLIGHT = 4
+
+
+class Mount:
+    """The lease of one mount. ``touched`` collects the VMs whose case has to be looked at again."""
+
+    def __init__(self, name: str, timeline: Timeline, now: float, confirmed: float | None = None) -> None:
+        self.name = name
+        self.timeline = timeline
+        self.now = now
+        self.phase = Phase.IDLE
+        self.confirmed = -math.inf if confirmed is None else min(confirmed, now)
+        self.locks: dict[LockId, Lock] = {}
+        #: the locks in doubt
+        self.unsure: dict[LockId, Lock] = {}
+        self.waiting: set[LockId] = set()
+        self.touched: set[str] = set()
+        self.next_probe = now
+        #: when the locks in doubt are looked at again
+        self._look_at = math.inf
+        self._sessions = Sessions()
+        #: ``confirmed`` counts as it is, however old
+        self._past_is_known = confirmed is not None
+        self._order: deque[LockId] = deque()
+        self._serial = 0
+        self._asks: list[Ask] = []
+        self._reports: list[Effect] = []
+
+    # -- what happens -----------------------------------------------------------------------------------------------
+
+    def clock(self, now: float) -> None:
+        """Time has passed: phases, overdue doubts, questions that are due."""
+        self.now = now
+        if self.phase is Phase.IDLE:
+            return
+        self._move_on()
+        if now >= self._look_at:
+            self._look_at_the_unsure()
+        self._ask_one_of_all()
+
+    def answer(self, event: Answer) -> None:
+        lock = self.locks.get(event.lock)
+        if lock is not None and lock.serial != event.serial:
+            lock = None
+        if lock is not None:
+            self.waiting.discard(event.lock)
+        if not event.problem or event.from_server:
+            self._confirm(min(event.sent, self.now))
+        if lock is None or lock.lost:
+            return
+        if not event.problem:
+            self._kept(lock, event.sent)
+        elif event.problem == "EIO" and not event.from_server:
+            self._refused(lock, event.sent)
+        else:
+            origin = " from the server" if event.from_server else ""
+            self._doubt(lock, f"asked, the answer was {event.problem}{origin}")
+        self._move_on()
+        if not event.problem and (not self._reachable or event.sent < (lock.doubt or -math.inf)):
+            self._ask(lock)  # it was sent too long ago to prove anything about now
+
+    def counters(self, event: Counters) -> None:
+        was_stolen = self.stolen
+        sessions, checks = self._sessions.compare(event, self.now, 3 * self.timeline.lease)
+        what = "the client had to set up its state with the server again"
+        if sessions:
+            self._report(Level.INFO, "mount.new-session", f"{self.name}: {what}; asking every lock")
+        if sessions or checks:
+            self.doubt_all(what)
+        if self.stolen and not was_stolen:
+            self._report(
+                Level.ERROR,
+                "mount.identity-stolen",
+                f"{self.name}: the client's session was torn down {THEFT} times within three leases, as when another"
+                " host with the same NFS client identity (the same host name) uses this server; no lock here is safe",
+            )
+
+    def hint(self, event: Hint) -> None:
+        lock = self.locks.get(event.lock) if event.lock is not None else None
+        if event.kind is HintKind.SEEN_UNLOCKED and lock is not None:
+            lock.objection = event.text
+            self._report(
+                Level.WARNING,
+                "lock.seen-unlocked",
+                f"{lock.info.path}: a second view of {self.name} shows no lock on it ({event.text})",
+                lock,
+            )
+        elif event.kind is HintKind.SEEN_LOCKED and lock is not None:
+            if not lock.objection:
+                return
+            lock.objection = ""
+        if lock is not None:
+            self._doubt(lock, event.text)
+            self._ask(lock)
+        else:
+            self.doubt_all(event.text)
+
+    def doubt_all(self, why: str, but: Lock | None = None) -> None:
+        """Something may have cost every lock here: ask them all."""
+        for lock in self.locks.values():
+            if lock is not but:
+                self._doubt(lock, why)
+        self._look_at_the_unsure()
+
+    def retime(self, timeline: Timeline) -> None:
+        """The server's lease time has changed."""
+        self.timeline = timeline
+        self.next_probe = self.now
+
+    # -- locks come and go ------------------------------------------------------------------------------------------
+
+    def put(self, info: LockInfo) -> None:
+        """A lock is new, or another description carries it now."""
+        old = self.locks.get(info.id)
+        if old is not None and (old.info.through, old.info.mount) == (info.through, info.mount):
+            old.info = info
+            return
+        self._serial += 1
+        lock = self.locks[info.id] = Lock(info, self._serial)
+        self.waiting.discard(info.id)
+        self.unsure.pop(info.id, None)
+        if old is None:
+            self._order.append(info.id)
+        if info.granted is not None:
+            lock.kept_at = min(info.granted, self.now)
+            self.confirmed = max(self.confirmed, lock.kept_at)
+        if self.phase is Phase.IDLE:
+            self._begin()
+        if info.granted is None or self.phase not in ALIVE:
+            self._doubt(lock, "not asked yet")
+        self.clock(self.now)
+
+    def drop(self, lock_id: LockId) -> None:
+        if self.locks.pop(lock_id, None) is None:
+            return
+        self._order.remove(lock_id)
+        self.unsure.pop(lock_id, None)
+        self.waiting.discard(lock_id)
+        self._move_on()
+
+    def renew(self, lock_id: LockId, granted: float | None) -> None:
+        """The lock was taken anew on the same description: its loss is over, and it is asked at once."""
+        lock = self.locks.get(lock_id)
+        if lock is None:
+            return
+        self._serial += 1
+        lock.serial, lock.lost, lock.suspect, lock.objection = self._serial, False, None, ""
+        self.waiting.discard(lock_id)
+        if granted is not None:
+            self.confirmed = max(self.confirmed, min(granted, self.now))
+        if self.phase is Phase.IDLE:
+            self._begin()
+        self._doubt(lock, "locked anew")
+        self._ask(lock)
+
+    # -- questions to it --------------------------------------------------------------------------------------------
+
+    @property
+    def stolen(self) -> bool:
+        """Whether another host seems to use this host's identity."""
+        return self._sessions.stolen
+
+    @property
+    def age(self) -> float:
+        return self.now - self.confirmed
+
+    def due(self) -> float:
+        """When ``clock`` is needed next."""
+        if self.phase is Phase.IDLE:
+            return math.inf
+        line = self.timeline
+        ages = {Phase.HEALTHY: line.late, Phase.LATE: line.freeze, Phase.AT_RISK: line.expiry}
+        times = [self.confirmed + ages.get(self.phase, line.freeze) if self.phase is not Phase.EXPIRED else math.inf]
+        if len(self.waiting) < min(IN_FLIGHT, len(self.locks)):
+            times.append(self.next_probe)
+        if self.unsure:
+            times.append(self._look_at)
+        return min(times)
+
+    def take_reports(self) -> list[Effect]:
+        reports, self._reports = self._reports, []
+        return reports
+
+    def take_questions(self) -> list[Effect]:
+        asks, self._asks = tuple(self._asks), []
+        return [Probe(self.name, asks)] if asks else []
+
+    # -- the parts --------------------------------------------------------------------------------------------------
+
+    @property
+    def _reachable(self) -> bool:
+        return self.phase in (Phase.HEALTHY, Phase.RECOVERING)
+
+    def _begin(self) -> None:
+        """From IDLE: an unknown past counts as one that leaves the time of one verdict until the freeze."""
+        if not self._past_is_known:
+            self.confirmed = max(self.confirmed, self.now - self.timeline.freeze + self.timeline.verdict)
+        self._past_is_known = False
+        self.next_probe = self.now
+        self._transition(self._by_age())
+
+    def _by_age(self) -> Phase:
+        line, now, confirmed = self.timeline, self.now, self.confirmed
+        if now >= confirmed + line.freeze:
+            return Phase.EXPIRED if now >= confirmed + line.expiry else Phase.AT_RISK
+        return Phase.LATE if now >= confirmed + line.late else Phase.HEALTHY
+
+    def _confirm(self, sent: float) -> None:
+        self.confirmed = max(self.confirmed, sent)
+        self._move_on()
+
+    def _target(self) -> Phase:
+        by_age = self._by_age()
+        if all(lock.lost for lock in self.locks.values()):
+            return Phase.IDLE
+        if self.phase in DANGER:
+            if by_age is Phase.HEALTHY:
+                return Phase.RECOVERING
+            return Phase.EXPIRED if by_age is Phase.EXPIRED else self.phase
+        if self.phase is Phase.RECOVERING and by_age not in DANGER:
+            return Phase.RECOVERING if self.unsure else Phase.HEALTHY
+        return by_age
+
+    def _move_on(self) -> None:
+        target = self._target()
+        if self.phase is not Phase.IDLE and target is not self.phase:
+            self._transition(target)
+
+    def _transition(self, new: Phase) -> None:
+        """The only writer of ``phase``. Raises ValueError when MOVES does not allow it."""
+        old = self.phase
+        if new not in MOVES[old]:
+            raise ValueError(f"{self.name} cannot go from {old} to {new}")
+        self.phase = new
+        self.next_probe = min(self.next_probe, self.now + self.timeline.urgent)
+        if Phase.IDLE not in (old, new):
+            self._report(LEVELS.get(new, Level.INFO), f"mount.{new}", f"{self.name}: {old} => {new}: {self._why(new)}")
+        if new in DANGER or new is Phase.RECOVERING or old is Phase.LATE:
+            self.doubt_all(f"the mount was {old}")
+        self.touched.update(lock_id.vm for lock_id in self.locks)
+
+    def _why(self, phase: Phase) -> str:
+        line = self.timeline
+        silence = f"no request of the last {self.age:.1f} s was answered"
+        lost = sum(lock.lost for lock in self.locks.values())
+        return {
+            Phase.LATE: f"{silence}; freeze in {line.freeze - self.age:.1f} s",
+            Phase.AT_RISK: f"{silence}; the lease may end in {line.expiry - self.age:.1f} s",
+            Phase.EXPIRED: f"{silence}, more than the lease of {line.lease:g} s: another host may get the locks",
+            Phase.RECOVERING: f"the server answers again; asking {len(self.locks) - lost} locks",
+        }.get(phase, f"{len(self.locks) - lost} locks stand, {lost} lost")
+
+    def _doubt(self, lock: Lock, why: str) -> None:
+        if lock.lost:
+            return
+        if lock.doubt is None:
+            lock.since, lock.overdue = self.now, False
+        lock.doubt, lock.evidence = self.now, why
+        self.unsure[lock.info.id] = lock
+        self._look_at = min(self._look_at, self.now + self.timeline.urgent)
+        self.touched.add(lock.info.id.vm)
+
+    def _kept(self, lock: Lock, sent: float) -> None:
+        if lock.doubt is None or (sent >= lock.doubt and not lock.objection):
+            lock.kept_at, lock.doubt, lock.suspect, lock.overdue = sent, None, None, False
+            lock.evidence = "answered through its own descriptor"
+            if self.unsure.pop(lock.info.id, None) is not None:
+                self.touched.add(lock.info.id.vm)
+        elif lock.objection:
+            lock.evidence = f"its descriptor answers, but a second view shows no lock ({lock.objection})"
+
+    def _refused(self, lock: Lock, sent: float) -> None:
+        if lock.suspect is None or sent < lock.suspect:
+            lock.suspect = self.now if lock.suspect is None else lock.suspect
+            self._doubt(lock, "EIO through its own descriptor, once")
+            self._ask(lock)
+            self.doubt_all("EIO on another lock of this mount", lock)
+            return
+        lock.lost, lock.doubt = True, None
+        lock.evidence = "EIO through its own descriptor, twice"
+        self.unsure.pop(lock.info.id, None)
+        self.touched.add(lock.info.id.vm)
+        self._report(
+            Level.ERROR, "lock.lost", f"{lock.info.path}: the lock is LOST on {self.name}: {lock.evidence}", lock
+        )
+
+    def _ask(self, lock: Lock) -> None:
+        if lock.lost or lock.info.id in self.waiting:
+            return
+        lock.last_ask = self.now
+        self.waiting.add(lock.info.id)
+        self._asks.append(Ask(lock.info.id, lock.serial))
+
+    def _look_at_the_unsure(self) -> None:
+        """Ask those that are due, mark those that are overdue. One scan each ``urgent``, however many they are."""
+        line, now = self.timeline, self.now
+        self._look_at = now + line.urgent
+        for lock in self.unsure.values():
+            if not lock.overdue and now >= lock.since + line.verdict:
+                lock.overdue = True
+                self.touched.add(lock.info.id.vm)
+            elif not lock.overdue:
+                self._look_at = min(self._look_at, lock.since + line.verdict)
+            again = line.urgent * (2 if lock.overdue else 1)
+            # While the server is silent they would all hang; the routine probe finds out when it is worth while.
+            if self._reachable and (now >= lock.last_ask + again or (lock.doubt or 0.0) > lock.last_ask):
+                self._ask(lock)
+
+    def _ask_one_of_all(self) -> None:
+        """The routine probe: each time through another lock, so that every lock is asked once in a slow round."""
+        if self.now < self.next_probe or len(self.waiting) >= IN_FLIGHT:
+            return
+        line = self.timeline
+        calm = self.phase is Phase.HEALTHY
+        self.next_probe = self.now + (line.probe if calm else line.urgent)
+        wanted = math.ceil(len(self.locks) * line.probe / line.slow_round) if calm else 1
+        for _ in range(len(self._order)):
+            lock = self.locks[self._order[0]]
+            self._order.rotate(-1)
+            if not lock.lost and lock.info.id not in self.waiting:
+                self._ask(lock)
+                wanted -= 1
+            if wanted <= 0:
+                return
+
+    def _report(self, level: Level, code: str, sentence: str, lock: Lock | None = None) -> None:
+        fields = {"mount": self.name, "phase": str(self.phase), "age": f"{self.age:.1f}"}
+        if lock is not None:
+            fields |= {"disk": lock.info.path, "vm": lock.info.id.vm, "verdict": str(lock.verdict)}
+            fields["evidence"] = lock.evidence
+        self._reports.append(Report(level, code, sentence, fields))

@@ -1,0 +1,95 @@
+"""What a start would lock: the plan of one VM.
+
+The hook builds this on its hot path, where importing ``dataclasses``, ``enum`` or ``typing`` alone would cost more
+than all of its work (10, 3 and 8 ms against 6 ms for a bare interpreter). So these are plain classes with slots.
+"""
+
+from __future__ import annotations
+
+EXCLUSIVE = "exclusive"
+SHARED = "shared"
+MODES = (EXCLUSIVE, SHARED)
+
+# Roles: why a file belongs to a VM. They are part of the JSON schema of `vmguard plan`.
+DISK = "disk"
+BACKING = "backing"
+DATA_FILE = "data-file"
+MIRROR = "mirror"
+NVRAM = "nvram"
+LOADER = "loader"
+TPM_STATE = "tpm-state"
+MEMORY = "memory"
+ROLES = (DISK, BACKING, DATA_FILE, MIRROR, NVRAM, LOADER, TPM_STATE, MEMORY)
+
+# Kinds of storage that no lock covers. The configured policy names them.
+BLOCK = "block"
+NETWORK = "network"
+DIRECTORY = "directory"
+MISSING = "missing"
+OTHER = "other"
+KINDS = (BLOCK, NETWORK, DIRECTORY, MISSING, OTHER)
+
+
+def printable(text: str) -> str:
+    """A text for people on one line: a file's name may hold line feeds and terminal escapes."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+class PlannedFile:
+    """One file that a start locks: where it is, how, and why."""
+
+    __slots__ = ("mode", "path", "role", "source")
+
+    def __init__(self, path: str, mode: str, role: str, source: str) -> None:
+        self.path = path
+        self.mode = mode
+        self.role = role
+        #: where the plan learned of it, for people: ``disk vda``, ``backing of /srv/vm/a.qcow2``
+        self.source = printable(source)
+
+    def as_json(self) -> dict[str, str]:
+        return {"path": self.path, "mode": self.mode, "role": self.role, "source": self.source}
+
+    def __repr__(self) -> str:
+        return f"PlannedFile({self.path!r}, {self.mode}, {self.role}, {self.source!r})"
+
+
+class Unguarded:
+    """Something of the VM's storage that no lock covers, and why. ``kind`` selects the policy that judges it."""
+
+    __slots__ = ("kind", "reason", "source")
+
+    def __init__(self, source: str, reason: str, kind: str) -> None:
+        self.source = printable(source)
+        self.reason = printable(reason)
+        #: one of KINDS; ``missing``: an optional disk that is not there, or a file that appears only when the VM starts
+        self.kind = kind
+
+    def as_json(self) -> dict[str, str]:
+        return {"source": self.source, "reason": self.reason}
+
+    def __repr__(self) -> str:
+        return f"Unguarded({self.source!r}, {self.reason!r}, {self.kind!r})"
+
+
+class Plan:
+    """All of a VM's files and all that is left unguarded."""
+
+    __slots__ = ("files", "name", "unguarded", "uuid")
+
+    def __init__(self, name: str, uuid: str, files: list[PlannedFile], unguarded: list[Unguarded]) -> None:
+        self.name = name
+        self.uuid = uuid
+        self.files = files
+        self.unguarded = unguarded
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "files": [file.as_json() for file in self.files],
+            "unguarded": [item.as_json() for item in self.unguarded],
+        }
+
+
+def stronger(one: str, other: str) -> str:
+    """The mode that covers both uses of one file: exclusive beats shared."""
+    return EXCLUSIVE if EXCLUSIVE in (one, other) else SHARED

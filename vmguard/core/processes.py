@@ -1,0 +1,115 @@
+"""Recognises the processes that do a VM's I/O by their program and arguments: QEMU and its helpers. No system calls."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class Kind(enum.StrEnum):
+    """What a process is for a VM."""
+
+    QEMU = "qemu"
+    STORAGE_DAEMON = "qemu-storage-daemon"
+    SWTPM = "swtpm"
+    VIRTIOFSD = "virtiofsd"
+
+
+#: they may run a VM, or export disks, with nobody above them
+MASTERS = frozenset({Kind.QEMU, Kind.STORAGE_DAEMON})
+
+_QEMU_NAMES = ("kvm", "qemu-kvm", "qemu")
+_GONE = " (deleted)"
+#: the longest name that libvirt puts into a helper's paths (virDomainDefGetShortName in conf/domain_conf.c)
+_SHORT_NAME = 20
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+#: file=, filename= and path= of a -drive or -blockdev, in both of their forms; a comma in a path is doubled
+_NAMED_FILE = re.compile(
+    r'(?:^|,)(?:[\w.-]+\.)?(?:file|filename|path)=((?:[^,]|,,)+)|"filename"\s*:\s*"((?:[^"\\]|\\.)+)"'
+)
+
+
+def kind_of(program: str, arguments: Sequence[str]) -> Kind | None:
+    """What a process is, by the program file it runs or by its own first word; None for everything else."""
+    for word in (program.removesuffix(_GONE), arguments[0] if arguments else ""):
+        name = word.rpartition("/")[2]
+        if name in _QEMU_NAMES or name.startswith("qemu-system-"):
+            return Kind.QEMU
+        for kind in (Kind.STORAGE_DAEMON, Kind.SWTPM, Kind.VIRTIOFSD):
+            if name == kind:
+                return kind
+    return None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a QEMU's own arguments say of it."""
+
+    name: str = ""
+    uuid: str = ""
+    pid_file: str = ""
+    #: Proxmox's number of the VM (``-id``)
+    vmid: str = ""
+    #: it waits for a VM's memory from elsewhere: another host may rightly still have the disks
+    incoming: bool = False
+
+
+def identity(arguments: Sequence[str]) -> Identity:
+    """Read the arguments as QEMU does, as far as they concern us."""
+    following = {word.removeprefix("-"): after for word, after in zip(arguments, arguments[1:], strict=False)}
+    uuid = (following.get("uuid") or _option(following.get("smbios", ""), "uuid")).lower()
+    return Identity(
+        name=_name(following.get("name", "")),
+        uuid=uuid if _UUID.fullmatch(uuid) else "",
+        pid_file=following.get("pidfile", ""),
+        vmid=following.get("id", ""),
+        incoming="-incoming" in arguments or "--incoming" in arguments,
+    )
+
+
+def _name(value: str) -> str:
+    """``guest=web,debug-threads=on``, ``web`` or ``web,process=...``; a comma in a name is doubled."""
+    parts = value.replace(",,", "\0").split(",")
+    for part in parts:
+        if part.startswith("guest="):
+            return part.removeprefix("guest=").replace("\0", ",")
+    return parts[0].replace("\0", ",") if "=" not in parts[0] else ""
+
+
+def _option(value: str, wanted: str) -> str:
+    for part in value.split(","):
+        if part.startswith(wanted + "="):
+            return part[len(wanted) + 1 :]
+    return ""
+
+
+def named_files(arguments: Sequence[str]) -> set[str]:
+    """The paths that the arguments name as images; other files that QEMU writes (logs, pid files) are not in it."""
+    found = set()
+    for word in arguments:
+        for plain, quoted in _NAMED_FILE.findall(word):
+            path = plain.replace(",,", ",") if plain else re.sub(r"\\(.)", r"\1", quoted)
+            found.add(path.removeprefix("file:"))
+    return {path for path in found if path.startswith("/")}
+
+
+@dataclass(frozen=True)
+class Served:
+    """Which VMs a helper's arguments name: by uuid (swtpm's state folder), or by libvirt's folder for the VM."""
+
+    uuids: frozenset[str]
+    short_names: frozenset[str]
+
+
+def served(arguments: Sequence[str]) -> Served:
+    words = "\n".join(arguments)
+    uuids = frozenset(match[0] for match in _UUID.finditer(words.lower()))
+    return Served(uuids, frozenset(re.findall(r"/domain-\d+-([^/\n]+)/", words)))
+
+
+def short_name(name: str) -> str:
+    """What libvirt makes of a VM's name in the paths of its helpers."""
+    return name[:_SHORT_NAME]

@@ -1,0 +1,99 @@
+"""From a VM's configuration on Proxmox to its storage: the same Domain and Sources as libvirt's XML gives. Pure.
+
+What the configuration says                         it becomes
+ide, sata, scsi, virtio with a volume of images     disk, exclusive; the backing chain is read from its header, shared
+  with ro=1, or template: 1                         disk, shared: a template's images back running linked clones
+  with media=cdrom                                  disk, shared when it lies among the images; else nothing:
+  an ISO, cloud-init, none, cdrom                   nothing: read-only, used by many, rewritten by Proxmox itself
+efidisk0                                            nvram, exclusive
+tpmstate0                                           tpm-state, exclusive: swtpm, not QEMU, writes to it
+unusedN                                             nothing: not opened
+an absolute path                                    as disk; /dev/...: unguarded
+a volume of no storage with files                   unguarded, with the storage's type and why
+virtiofsN                                           unguarded: shared with the guest file by file
+args: with a drive in it                            unguarded: nobody can say what it opens
+vmstate                                             nothing: read once, at resume, by whoever has the disks; Proxmox
+                                                    removes it then, and a lock on it would keep gigabytes alive
+what Proxmox drops                                  unguarded, with the reason: the VM starts without it
+"""
+
+from __future__ import annotations
+
+from vmguard.core.domain_xml import FILE, Domain, Source
+from vmguard.core.plan import BLOCK, DIRECTORY, DISK, EXCLUSIVE, NVRAM, OTHER, SHARED, TPM_STATE, Unguarded
+from vmguard.core.pve_config import CDROM_DEVICE, NONE, Drive, VmConfig
+from vmguard.core.pve_storage import Storage, Storages
+
+_ROLES = {"efidisk": NVRAM, "tpmstate": TPM_STATE}
+_STORAGE_OPTIONS = frozenset(
+    ("drive", "blockdev", "hda", "hdb", "hdc", "hdd", "cdrom", "fda", "fdb", "sd", "mtdblock", "pflash")
+)
+
+
+class PveVm:
+    """What a start opens, and the storages that must be there for it."""
+
+    __slots__ = ("domain", "notes", "storages")
+
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
+        #: by the path of each source that lies on one
+        self.storages: dict[str, Storage] = {}
+        #: for people, of no consequence for the start
+        self.notes: list[str] = []
+
+
+def plan_vm(config: VmConfig, storages: Storages, node: str = "") -> PveVm:
+    """Raises PlanError where Proxmox itself could not start the VM."""
+    vm = PveVm(Domain(config.name, config.vmid))
+    for drive in config.drives.values():
+        _read_drive(drive, config.is_template, storages, node, vm)
+    for key, value in config.options.items():
+        if key.startswith("virtiofs"):
+            vm.domain.unguarded.append(Unguarded(key, "a folder that is shared with the guest file by file", DIRECTORY))
+        elif key == "args":
+            _read_args(value, vm.domain)
+    for key, why in config.dropped:
+        vm.domain.unguarded.append(Unguarded(key, why, OTHER))
+    if config.pending:
+        vm.notes.append(f"changes of {', '.join(config.pending)} are pending: they count from the next start on")
+    return vm
+
+
+def _read_drive(drive: Drive, template: bool, storages: Storages, node: str, vm: PveVm) -> None:
+    if drive.bus == "unused" or drive.file in (NONE, CDROM_DEVICE) or (drive.is_cdrom and drive.is_cloudinit):
+        return
+    mode = SHARED if template or drive.read_only or drive.is_cdrom else EXCLUSIVE
+    role = _ROLES.get(drive.bus, DISK)
+    if drive.file.startswith("/dev/"):
+        if not drive.is_cdrom:
+            reason = f"{drive.file} is a block device: byte-range locks on it do not reach other hosts"
+            vm.domain.unguarded.append(Unguarded(drive.key, reason, BLOCK))
+        return
+    if drive.file.startswith("/"):
+        format = drive.options.get("format", "raw")
+        _add(Source(drive.key, FILE, drive.file, mode, role, format), drive.unsure, vm)
+        return
+    storage, name = storages.of(drive.file, drive.key)
+    if drive.is_cdrom and name.startswith(("iso/", "backup/", "import/")):
+        return
+    kind, place, format = storages.locate(drive.file, node, drive.key)
+    source = Source(drive.key, kind, place, mode, role, drive.options.get("format") or format or "raw")
+    # A btrfs is this node's own and its layout has changed over time: a file elsewhere than expected is said, no more.
+    _add(source, drive.unsure or storage.type == "btrfs", vm)
+    if kind == FILE:
+        vm.storages[place] = storage
+
+
+def _add(source: Source, unsure: bool, vm: PveVm) -> None:
+    if unsure:
+        source.policy = "optional"
+    vm.domain.sources.append(source)
+
+
+def _read_args(args: str, domain: Domain) -> None:
+    for word in args.replace("'", "").replace('"', "").split():
+        if (word[:1] == "-" and word.lstrip("-") in _STORAGE_OPTIONS) or "memory-backend-file" in word:
+            reason = f"{word[:80]} is handed to QEMU as it is: what it opens is not known to Proxmox either"
+            domain.unguarded.append(Unguarded("args", reason, OTHER))
+            return

@@ -1,0 +1,121 @@
+"""What a refused start says to the admin: which disk, who holds it, since when, is that host alive, what to do now.
+
+Imported only when a start is refused, so it may take its time.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+
+from vmguard.core.owner import Owner
+
+_RECORD_TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+@dataclass(frozen=True)
+class Here:
+    """This host, as its own records name it."""
+
+    host: str
+    machine: str
+    boot: str
+
+
+@dataclass(frozen=True)
+class Holder:
+    """All that is known about who holds a disk that could not be locked."""
+
+    owner: Owner | None
+    #: why the owner record could not be read, empty when it could
+    record_problem: str
+    #: processes of this host that have the disk open, as ``qemu-img (pid 12)``
+    local_users: tuple[str, ...]
+    #: the server's lease in seconds, None when it is not NFSv4 or not known
+    lease: float | None
+
+
+def printable(text: str) -> str:
+    """Text from outside, made harmless for a terminal and a log: control characters are shown as escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def ago(since: str, now: datetime.datetime) -> str:
+    """``12 min ago`` for a time in a record; empty when it cannot be read."""
+    try:
+        then = datetime.datetime.strptime(since, _RECORD_TIME).replace(tzinfo=datetime.UTC)
+    except ValueError:
+        return ""
+    seconds = int((now - then).total_seconds())
+    if seconds < 0:
+        return "in the future: the clocks of the two hosts disagree"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def in_use(disk: str, vm: str, here: Here, holder: Holder, now: datetime.datetime, waited: float) -> tuple[str, str]:
+    """The message and the hint for a disk that somebody else has locked."""
+    title = f"VM '{printable(vm)}' is not started: disk {printable(disk)} is locked"
+    lines = [f"{title} by {_who(here, holder)}" + (f" (waited {waited:.0f} s)" if waited >= 1 else "")]
+    owner = holder.owner
+    if owner is not None:
+        lines.append(f"  held by  : host {printable(owner.host)}, VM '{printable(owner.vm)}', epoch {owner.epoch}")
+        lines.append(f"  since    : {_when(owner.claimed)} ({ago(owner.claimed, now)})")
+        if owner.released:
+            lines.append(f"  but      : that claim was released {_when(owner.released)}")
+    else:
+        lines.append(f"  held by  : unknown ({holder.record_problem or 'nobody wrote an owner record'})")
+    lines.append(f"  alive?   : {_alive(here, holder)}")
+    return "\n".join(lines), _what_to_do(here, holder, now)
+
+
+def _when(stamp: str) -> str:
+    return stamp.replace("T", " ").replace("Z", " UTC")
+
+
+def _is_here(here: Here, owner: Owner) -> bool:
+    return bool(owner.machine) and owner.machine == here.machine and owner.host == here.host
+
+
+def _who(here: Here, holder: Holder) -> str:
+    owner = holder.owner
+    if owner is not None and not owner.released and _is_here(here, owner) and owner.boot == here.boot:
+        return "this host itself"
+    if holder.local_users:
+        return "a process of this host: " + ", ".join(holder.local_users)
+    if owner is None or owner.released:
+        return "somebody who does not use vmguard"
+    return "this host before its last reboot" if _is_here(here, owner) else f"host {printable(owner.host)}"
+
+
+def _alive(here: Here, holder: Holder) -> str:
+    owner = holder.owner
+    if holder.local_users:
+        return "yes, it is this host"
+    if owner is not None and _is_here(here, owner) and owner.boot == here.boot:
+        return "yes, it is this host"
+    if holder.lease is None:
+        return "cannot be known from here"
+    return (
+        f"cannot be known from here, but its lock is; a dead host's lock is freed by the server"
+        f" {holder.lease:.0f} s (one lease) after its last contact"
+    )
+
+
+def _what_to_do(here: Here, holder: Holder, now: datetime.datetime) -> str:
+    owner = holder.owner
+    if owner is not None and not owner.released and _is_here(here, owner) and owner.boot == here.boot:
+        return f"stop VM '{printable(owner.vm)}' first; see: vmguard status"
+    if holder.local_users:
+        return "end that process if it should not be there, or wait for it; then start again"
+    if owner is None or owner.released:
+        where = "the other hosts that mount this share"
+        stop = f"look for QEMU or qemu-img on {where}"
+    else:
+        stop = f"if the VM runs on {printable(owner.host)}, stop it there or leave it there"
+    if holder.lease is None:
+        return stop
+    free = now + datetime.timedelta(seconds=holder.lease + 1)
+    return f"{stop}; if that host is dead, start again after {free:%H:%M:%S} UTC"

@@ -1,0 +1,90 @@
+"""The states of a mount and of a lock, as tables. lease.py explains them and moves between them."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+from vmguard.core.watch_events import Counters, Level, LockInfo, Verdict
+
+#: the client's session was set up anew so often within three leases: a reboot or a revoke does it once
+THEFT = 3
+
+
+class Phase(enum.StrEnum):
+    IDLE = "idle"
+    HEALTHY = "healthy"
+    LATE = "late"
+    AT_RISK = "at-risk"
+    EXPIRED = "expired"
+    RECOVERING = "recovering"
+
+
+ALIVE = frozenset({Phase.HEALTHY, Phase.LATE})
+#: nobody may run there
+DANGER = frozenset({Phase.AT_RISK, Phase.EXPIRED})
+
+MOVES: dict[Phase, frozenset[Phase]] = {
+    Phase.IDLE: ALIVE | DANGER,
+    Phase.HEALTHY: frozenset({Phase.IDLE, Phase.LATE, Phase.AT_RISK, Phase.EXPIRED}),
+    Phase.LATE: frozenset({Phase.IDLE, Phase.HEALTHY, Phase.AT_RISK, Phase.EXPIRED}),
+    Phase.AT_RISK: frozenset({Phase.IDLE, Phase.EXPIRED, Phase.RECOVERING}),
+    Phase.EXPIRED: frozenset({Phase.IDLE, Phase.RECOVERING}),
+    Phase.RECOVERING: frozenset({Phase.IDLE, Phase.HEALTHY, Phase.AT_RISK, Phase.EXPIRED}),
+}
+
+LEVELS = {Phase.LATE: Level.WARNING, Phase.AT_RISK: Level.WARNING, Phase.EXPIRED: Level.ERROR}
+
+
+@dataclass
+class Lock:
+    """One lock and what is believed of it."""
+
+    info: LockInfo
+    #: rises with the description that carries it: answers to older questions say nothing about this one
+    serial: int
+    #: when the question was sent whose answer proved it kept
+    kept_at: float = -math.inf
+    lost: bool = False
+    evidence: str = ""
+    #: the newest event that may have cost it, and the first one since it was last proven; None: no doubt
+    doubt: float | None = None
+    since: float = 0.0
+    #: in doubt for longer than a running VM may be
+    overdue: bool = False
+    #: when the first EIO came
+    suspect: float | None = None
+    #: what a second view says against it
+    objection: str = ""
+    last_ask: float = -math.inf
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.lost:
+            return Verdict.LOST
+        return Verdict.KEPT if self.doubt is None else Verdict.UNKNOWN
+
+    @property
+    def alarming(self) -> bool:
+        """Whether its VM must stand still, whatever the lease says."""
+        return self.doubt is not None and (self.overdue or self.suspect is not None or bool(self.objection))
+
+
+class Sessions:
+    """What the session counters of a mount say, compared with the time before."""
+
+    def __init__(self) -> None:
+        self._last: Counters | None = None
+        self._new: list[float] = []
+
+    @property
+    def stolen(self) -> bool:
+        return len(self._new) >= THEFT
+
+    def compare(self, now: Counters, when: float, window: float) -> tuple[bool, bool]:
+        """Whether the client set up its session anew, whether it checked its state. The first look only remembers."""
+        last, self._last = self._last or now, now
+        sessions = now.exchange_id > last.exchange_id or now.create_session > last.create_session
+        self._new = [earlier for earlier in self._new if earlier > when - window] + ([when] if sessions else [])
+        return sessions, now.reclaim_complete > last.reclaim_complete or now.test_stateid > last.test_stateid
