@@ -1,0 +1,1 @@
+"""The only home of system calls: locks, files on the share, /proc, libvirt's own files."""

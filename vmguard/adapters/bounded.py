@@ -1,0 +1,72 @@
+"""Work that may hang on the share, done in a child that can be killed: for the command line.
+
+A thread would not do: Python waits for its threads at exit, and a process in an NFS call ends only by SIGKILL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from vmguard.adapters import clock
+from vmguard.errors import StorageTimeout, VmguardError
+
+
+def run(work: Callable[[], Any], seconds: float, what: str) -> Any:
+    """The result of ``work`` (anything JSON can carry), done in a child within ``seconds``.
+
+    Raises StorageTimeout when it does not end in time, VmguardError with the child's message when it failed.
+    """
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        _child(work, write_end)
+    os.close(write_end)
+    try:
+        answer = json.loads(_read(read_end, clock.boottime() + seconds))
+    except TimeoutError:
+        os.kill(child, signal.SIGKILL)
+        raise StorageTimeout(
+            f"the storage did not answer within {seconds:.0f} s while {what}",
+            "the server is down, unreachable, or in the grace period after a reboot",
+        ) from None
+    except ValueError:
+        raise VmguardError(f"the work was ended from outside while {what}") from None
+    finally:
+        os.close(read_end)
+        os.waitpid(child, os.WNOHANG)
+    if "error" in answer:
+        raise VmguardError(answer["error"], answer["hint"])
+    return answer["result"]
+
+
+def _child(work: Callable[[], Any], write_end: int) -> None:
+    try:
+        try:
+            answer = {"result": work()}
+        except VmguardError as problem:
+            answer = {"error": problem.message, "hint": problem.hint}
+        except Exception as problem:
+            answer = {"error": f"{type(problem).__name__}: {problem}", "hint": ""}
+        data = json.dumps(answer).encode()
+        while data:
+            data = data[os.write(write_end, data) :]
+    finally:
+        os._exit(0)
+
+
+def _read(fd: int, deadline: float) -> bytes:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    data = b""
+    while True:
+        if not poll.poll(max(0.0, deadline - clock.boottime()) * 1000):
+            raise TimeoutError
+        piece = os.read(fd, 1 << 16)
+        if not piece:
+            return data
+        data += piece

@@ -1,0 +1,288 @@
+"""From a VM's sources to its open files: every chain walked, every file opened once, in its strongest mode.
+
+::
+
+    resolved = resolve(parse_domain(xml), Opener())
+    for file, planned in resolved.pairs(): ...      # the claim locks file.fd as planned.mode says
+    resolved.close()
+    plan_of(xml).as_json()                          # `vmguard plan`
+
+All files that are needed exclusively are opened before any that is shared. Exclusive ones can only be named by the
+XML or be the data file of an exclusive image, never by a backing chain; so a file that one disk backs on and another
+writes to is always met in its stronger use first, and nothing is ever opened again for a stronger mode.
+
+A name in a header is relative to the directory of its image *as that was named*: symbolic links on the way to the
+image are not resolved first, in QEMU and libvirt alike. (QEMU alone takes a relative data file from its own working
+directory; libvirt, and so this, from the image's.) Loops are found by device and inode, not by name.
+"""
+
+from __future__ import annotations
+
+import os
+
+from vmguard.adapters.files import Missing, NotAFile, OpenedFile, Opener, ReadOnlyOpener
+from vmguard.core.domain_xml import FILE, VOLUME, Domain, Source, parse_domain
+from vmguard.core.image_header import USUAL_BYTES, Header, parse_header
+from vmguard.core.plan import (
+    BACKING,
+    BLOCK,
+    DATA_FILE,
+    EXCLUSIVE,
+    MISSING,
+    OTHER,
+    SHARED,
+    Plan,
+    PlannedFile,
+    Unguarded,
+)
+from vmguard.errors import PlanError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmguard.adapters.pools import Pools
+
+#: libvirt gives up at 200 images
+MAX_CHAIN = 256
+
+_LATE = "is not there yet: it is made when the VM starts, and guarded from the next start on"
+
+
+class Resolved:
+    """A plan and the open file of each of its entries, both ordered by inode and path: alike on every host.
+
+    (Device numbers of NFS mounts differ from host to host, inode numbers do not.)
+    """
+
+    __slots__ = ("files", "plan")
+
+    def __init__(self, plan: Plan, files: list[OpenedFile]) -> None:
+        self.plan = plan
+        self.files = files
+
+    def pairs(self) -> list[tuple[OpenedFile, PlannedFile]]:
+        return list(zip(self.files, self.plan.files, strict=True))
+
+    def close(self) -> None:
+        for file in self.files:
+            file.close()
+
+
+def resolve(domain: Domain, opener: Opener, pools: Pools | None = None) -> Resolved:
+    """Open all files of a VM. Raises a VmguardError with nothing left open."""
+    walk = _Walk(domain, opener, pools)
+    try:
+        for source in domain.sources:
+            if source.mode == EXCLUSIVE:
+                walk.open_image(source, source.what)
+        for source in domain.sources:
+            walk.follow(source)
+    except BaseException:
+        walk.close()
+        raise
+    return walk.result()
+
+
+def plan_of(xml: bytes, opener: Opener | None = None, pools: Pools | None = None) -> Plan:
+    """What a start would lock. Reads, locks nothing, leaves nothing open."""
+    resolved = resolve(parse_domain(xml), ReadOnlyOpener() if opener is None else opener, pools)
+    resolved.close()
+    return resolved.plan
+
+
+class _Image:
+    """A file that was opened, and the headers found in it (by declared format and offset: usually one)."""
+
+    __slots__ = ("file", "headers", "planned")
+
+    def __init__(self, file: OpenedFile, planned: PlannedFile) -> None:
+        self.file = file
+        self.planned = planned
+        self.headers: dict[tuple[str | None, int], Header] = {}
+
+
+class _Walk:
+    __slots__ = ("_by_key", "_by_path", "_domain", "_notes", "_opener", "_pools", "_unguarded")
+
+    def __init__(self, domain: Domain, opener: Opener, pools: Pools | None) -> None:
+        self._domain = domain
+        self._opener = opener
+        self._pools = pools
+        self._by_path: dict[str, _Image] = {}
+        self._by_key: dict[tuple[int, int], _Image] = {}
+        self._unguarded: list[Unguarded] = []
+        self._notes: set[tuple[str, str]] = set()
+
+    def close(self) -> None:
+        for image in self._by_key.values():
+            image.file.close()
+
+    def result(self) -> Resolved:
+        images = sorted(self._by_key.values(), key=lambda image: (image.file.key[1], image.file.path))
+        unguarded = self._domain.unguarded + self._unguarded
+        plan = Plan(self._domain.name, self._domain.uuid, [image.planned for image in images], unguarded)
+        return Resolved(plan, [image.file for image in images])
+
+    def _note(self, source: str, reason: str, kind: str) -> None:
+        if (source, reason) not in self._notes:
+            self._notes.add((source, reason))
+            self._unguarded.append(Unguarded(source, reason, kind))
+
+    # --- one image ------------------------------------------------------------------------------------------------
+
+    def open_image(self, source: Source, label: str) -> _Image | None:
+        """Open a source and its data file; None when there is no file in it to guard, which is noted."""
+        self._settle(source)
+        if source.kind != FILE:
+            self._note(source.what, source.path, source.kind)
+            return None
+        image = self._open_file(source, label)
+        if image is not None:
+            self._open_data_file(source, image, label)
+        return image
+
+    def _settle(self, source: Source) -> None:
+        """Turn a pool volume into what it is."""
+        if source.kind == VOLUME:
+            if self._pools is None:
+                from vmguard.adapters.pools import Pools  # a VM without volumes does not pay for it
+
+                self._pools = Pools()
+            source.kind, source.path = self._pools.locate(source.pool, source.path, source.what)
+
+    def _open_file(self, source: Source, label: str) -> _Image | None:
+        path = source.path
+        image = self._by_path.get(path)
+        if image is not None:
+            return image
+        try:
+            file = self._opener.open(path, source.mode, label)
+        except Missing:
+            if source.late:
+                self._note(source.what, f"{path} {_LATE}", MISSING)
+            elif source.is_optional:
+                self._note(source.what, f"{path} does not exist, and the VM may start without it", MISSING)
+            else:
+                raise
+            return None
+        except NotAFile as problem:
+            if problem.found == "block device":
+                reason = f"{path} is a block device: byte-range locks on it do not reach other hosts"
+                self._note(source.what, reason, BLOCK)
+            elif problem.found == "character device" and source.late:  # /dev/dax: memory of this host
+                self._note(source.what, f"{path} is a device of this host: no file to lock", OTHER)
+            else:
+                raise
+            return None
+        image = self._by_key.get(file.key)
+        if image is None:
+            planned = PlannedFile(path, source.mode, source.role, source.what)
+            image = self._by_key[file.key] = _Image(file, planned)
+        else:
+            file.close()  # a second name of one file; locks are of the first descriptor, so this one takes none away
+        self._by_path[path] = image
+        return image
+
+    def _open_data_file(self, source: Source, image: _Image, label: str) -> None:
+        data = source.data_store
+        if data is None:
+            header = self._header(source, image, label)
+            if header.data_file is None:
+                return
+            where = f"data file of {source.path}"
+            data = self._named(header.data_file, source, where, DATA_FILE, source.mode, label)
+            data.format = "raw"
+        opened = self.open_image(data, f"{label}: {data.what}")
+        if opened is image:
+            raise PlanError(f"{label}: {source.path!r} names itself as its data file", path=source.path)
+
+    def _header(self, source: Source, image: _Image, label: str) -> Header:
+        key = (source.format, source.offset)
+        header = image.headers.get(key)
+        if header is None:
+            header = image.headers[key] = _read_header(image.file, source, label)
+            if header.note:
+                self._note(source.what, f"{source.path}: {header.note}", OTHER)
+        return header
+
+    # --- one chain ------------------------------------------------------------------------------------------------
+
+    def follow(self, top: Source) -> None:
+        """Open everything below a source, to the end of its chain."""
+        seen: dict[tuple[int, int], str] = {}
+        label = top.what
+        current = top
+        for _ in range(MAX_CHAIN):
+            image = self.open_image(current, label)
+            if image is not None:
+                if image.file.key in seen:
+                    raise _loop(top, [*seen.values(), current.path])
+                seen[image.file.key] = current.path
+            following = self._below(current, image, label)
+            if following is None:
+                return
+            following.policy = top.policy
+            current, label = following, f"{top.what}: {following.what}"
+        raise PlanError(f"{top.what}: its backing chain is longer than {MAX_CHAIN} images", path=top.path)
+
+    def _below(self, source: Source, image: _Image | None, label: str) -> Source | None:
+        """The next image of a chain: what the XML says, else what the header says."""
+        if source.backing is not None or source.ends or image is None:
+            return source.backing
+        header = self._header(source, image, label)
+        if header.backing is None:
+            return None
+        below = self._named(header.backing, source, f"backing of {source.path}", BACKING, SHARED, label)
+        below.format = below.format or header.backing_format
+        return below
+
+    def _named(self, name: str, parent: Source, what: str, role: str, mode: str, label: str) -> Source:
+        """The source behind a name that stands in a header."""
+        from vmguard.core.image_name import parse_name  # a VM without chains does not pay for it
+
+        try:
+            found = parse_name(name)
+        except PlanError as problem:
+            raise _about(problem, label, parent.path) from problem
+        path = found.path
+        if found.kind == FILE and not path.startswith("/"):
+            path = os.path.join(os.path.dirname(parent.path), path)
+        source = Source(what, found.kind, path, mode, role, found.format)
+        source.offset = found.offset
+        source.policy = parent.policy
+        return source
+
+
+def _read_header(file: OpenedFile, source: Source, label: str) -> Header:
+    """One read for most images, a second one for a header that does not fit; none at all for a raw one."""
+    if source.format == "raw":
+        return Header("raw")
+    size = max(0, file.size - source.offset)
+    try:
+        header = parse_header(file.read(USUAL_BYTES, source.offset), source.format, size)
+        if header.needs:
+            header = parse_header(file.read(header.needs, source.offset), source.format, size)
+        if header.needs:
+            raise PlanError(f"its {header.format} header ends early: the file shrank while it was read")
+    except PlanError as problem:
+        raise _about(problem, label, source.path) from problem
+    if source.format is None and header.leans_on_others:
+        raise PlanError(
+            f"{label}: {source.path!r} is a {header.format} image with files below it, but the image above it does not "
+            "say so",
+            "state the format (libvirt refuses this too): qemu-img rebase -u -b BACKING -F FORMAT IMAGE",
+            source.path,
+        )
+    return header
+
+
+def _about(problem: PlanError, label: str, path: str) -> PlanError:
+    return PlanError(f"{label}: {path!r}: {problem.message}", problem.hint, path)
+
+
+def _loop(top: Source, paths: list[str]) -> PlanError:
+    shown = paths if len(paths) < 8 else [*paths[:3], "...", *paths[-3:]]
+    return PlanError(
+        f"{top.what}: its backing chain is a loop: {' -> '.join(repr(path) for path in shown)}",
+        "an image lies below itself: restore one of them, or qemu-img rebase -u",
+        top.path,
+    )

@@ -1,0 +1,268 @@
+"""Opening a VM's files: one descriptor each, for the header and later for the lock.
+
+::
+
+    opener = Opener(as_users=((64055, 64055),))         # a claim: writable where exclusive, O_DIRECT
+    opener = ReadOnlyOpener()                           # `vmguard plan`
+    file = opener.open("/srv/vm/a.qcow2", EXCLUSIVE, "disk vda")
+    file.read(4096), file.key, file.size, file.fd; file.close()
+
+On NFS every call here is a request, so the good path is one open and, for a format with a header, one read: no stat
+and no access beforehand, what was opened is judged afterwards by fstat, which the answer to the open has already
+paid for. All of it may hang with the storage: call it in a process that nobody's deadline hangs on.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import time
+
+from vmguard.core.plan import EXCLUSIVE
+from vmguard.errors import LockUnavailable, PlanError, StorageTimeout
+
+PAGE = 4096
+
+# Non-blocking: a FIFO or a device must not hold the open. Not a controlling terminal, not inherited.
+_FLAGS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+_KINDS = (
+    (stat.S_ISDIR, "directory"),
+    (stat.S_ISBLK, "block device"),
+    (stat.S_ISCHR, "character device"),
+    (stat.S_ISFIFO, "FIFO"),
+    (stat.S_ISSOCK, "socket"),
+)
+
+# File systems of the kernel itself: a stat there is free, and opening some of their devices has effects (opening
+# /dev/watchdog arms it), so there the look comes before the open.
+_LOCAL = ("/dev/", "/proc/", "/sys/")
+
+# A lease of a local file server is broken by the open itself; with O_NONBLOCK the caller has to come again.
+_LEASE_TRIES = 50
+_LEASE_PAUSE = 0.02
+
+_DAMAGED = {
+    errno.ELOOP: "too many symbolic links, or a loop of them (ELOOP)",
+    errno.ENAMETOOLONG: "the path or a name in it is too long (ENAMETOOLONG)",
+    errno.ENXIO: "it is a socket or a device without a driver (ENXIO)",
+}
+_UNAVAILABLE = {
+    errno.EACCES: ("permission denied (EACCES)", "the lock needs read access, an exclusive one write access too"),
+    errno.EPERM: ("operation not permitted (EPERM)", "an immutable file cannot be locked for writing"),
+    errno.EROFS: ("the file system is read-only here (EROFS)", "an exclusive lock needs write access: mount it rw"),
+    errno.ETXTBSY: ("the file is being executed (ETXTBSY)", "a program that runs cannot be a disk"),
+    errno.ESTALE: ("stale file handle (ESTALE)", "the server has replaced or unexported it: check export and mount"),
+    errno.EIO: ("input/output error (EIO)", "the storage fails: see the kernel's log"),
+    errno.EMFILE: ("too many open files in this process (EMFILE)", "raise LimitNOFILE of libvirtd's unit"),
+    errno.ENFILE: ("too many open files on this host (ENFILE)", "raise fs.file-max"),
+    errno.EAGAIN: ("another program holds a lease on it and does not let go (EAGAIN)", "see F_SETLEASE in fcntl(2)"),
+}
+_SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED, errno.EHOSTDOWN)
+
+
+class Missing(PlanError):
+    """There is no such file."""
+
+
+class NotAFile(PlanError):
+    """The path leads to something else; ``found`` says to what: ``block device``, ``directory``, ``FIFO``..."""
+
+    def __init__(self, what: str, path: str, found: str) -> None:
+        super().__init__(f"{what}: {path!r} is a {found}, not a file", path=path)
+        self.found = found
+
+
+class OpenedFile:
+    """An open file of a VM. ``key`` (device, inode) is its identity on this host; ``mode`` what it was opened for."""
+
+    __slots__ = ("fd", "key", "mode", "path", "size", "what")
+
+    def __init__(self, path: str, fd: int, key: tuple[int, int], size: int, mode: str, what: str) -> None:
+        self.path = path
+        self.fd = fd
+        self.key = key
+        self.size = size
+        self.mode = mode
+        self.what = what
+
+    def read(self, count: int = PAGE, offset: int = 0) -> bytes:
+        """Bytes from the file, fewer at its end. Aligned as O_DIRECT wants it: 4096 from 0 are one READ on NFS."""
+        start = offset - offset % PAGE
+        length = -(-(offset + count - start) // PAGE) * PAGE
+        with mmap.mmap(-1, length) as buffer:
+            try:
+                got = self._fill(buffer, start)
+            except OSError as problem:
+                raise _refusal(problem, self.what, self.path, "read") from problem
+            return buffer[offset - start : min(got, offset - start + count)]
+
+    def _fill(self, buffer: mmap.mmap, start: int) -> int:
+        try:
+            return _read_all(self.fd, buffer, start)
+        except OSError as problem:
+            flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
+            if problem.errno != errno.EINVAL or not flags & os.O_DIRECT:
+                raise
+            # larger sectors than a page: read through the cache, then go on as before
+            fcntl.fcntl(self.fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+            try:
+                return _read_all(self.fd, buffer, start)
+            finally:
+                fcntl.fcntl(self.fd, fcntl.F_SETFL, flags)
+
+    def close(self) -> None:
+        """Close it; closing twice does nothing."""
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+    def __repr__(self) -> str:
+        return f"OpenedFile({self.path!r}, fd {self.fd}, {self.key}, {self.mode})"
+
+
+def _read_all(fd: int, buffer: mmap.mmap, start: int) -> int:
+    done = 0
+    with memoryview(buffer) as view:
+        while done < len(view):
+            with view[done:] as rest:
+                got = os.preadv(fd, [rest], start + done)
+            done += got
+            if got == 0 or got % PAGE:  # the end; a further O_DIRECT read would be unaligned
+                break
+    return done
+
+
+class Opener:
+    """Opens files for a claim.
+
+    ``as_users`` are (uid, gid) pairs to try where root is squashed and even stat is refused. An open as another user
+    changes the identity of the whole process for its duration, so it belongs in a process of a single thread.
+    """
+
+    __slots__ = ("as_users", "direct", "writable")
+
+    def __init__(self, writable: bool = True, direct: bool = True, as_users: tuple[tuple[int, int], ...] = ()) -> None:
+        self.writable = writable
+        #: O_DIRECT: with it an NFS client asks for no delegation, behind which a lock would never reach the server
+        self.direct = direct
+        self.as_users = as_users
+
+    def open(self, path: str, mode: str, what: str) -> OpenedFile:
+        """Open one regular file. Raises Missing, NotAFile, PlanError, LockUnavailable, StorageTimeout."""
+        flags = _FLAGS | (os.O_RDWR if self.writable and mode == EXCLUSIVE else os.O_RDONLY)
+        try:
+            _look_first(path, what)
+            fd = self._open_direct(path, flags)
+        except OSError as problem:
+            raise _refusal(problem, what, path, "open") from problem
+        except ValueError as problem:  # a NUL in the path
+            raise PlanError(f"{what}: {path!r} is not a file name: {problem}", path=path) from problem
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise NotAFile(what, path, _kind(status.st_mode))
+        except OSError as problem:
+            os.close(fd)
+            raise _refusal(problem, what, path, "stat") from problem
+        except BaseException:
+            os.close(fd)
+            raise
+        return OpenedFile(path, fd, (status.st_dev, status.st_ino), status.st_size, mode, what)
+
+    def _open_direct(self, path: str, flags: int) -> int:
+        if self.direct:
+            try:
+                return self._open_as_anyone(path, flags | os.O_DIRECT)
+            except OSError as problem:
+                if problem.errno != errno.EINVAL:  # EINVAL: this file system knows no O_DIRECT
+                    raise
+        return self._open_as_anyone(path, flags)
+
+    def _open_as_anyone(self, path: str, flags: int) -> int:
+        try:
+            return _open_patiently(path, flags)
+        except PermissionError:
+            if os.geteuid() != 0:
+                raise
+            for uid, gid in self._owners(path):
+                fd = _open_as(path, flags, uid, gid)
+                if fd >= 0:
+                    return fd
+            raise
+
+    def _owners(self, path: str) -> tuple[tuple[int, int], ...]:
+        try:
+            status = os.stat(path)
+        except OSError:
+            return self.as_users
+        return ((status.st_uid, status.st_gid), *self.as_users)
+
+
+class ReadOnlyOpener(Opener):
+    """For ``vmguard plan``: needs no right but reading, and leaves the caches as they are."""
+
+    __slots__ = ()
+
+    def __init__(self, as_users: tuple[tuple[int, int], ...] = ()) -> None:
+        super().__init__(writable=False, direct=False, as_users=as_users)
+
+
+def _open_patiently(path: str, flags: int) -> int:
+    for _ in range(_LEASE_TRIES):
+        try:
+            return os.open(path, flags)
+        except BlockingIOError:
+            time.sleep(_LEASE_PAUSE)
+    return os.open(path, flags)
+
+
+def _open_as(path: str, flags: int, uid: int, gid: int) -> int:
+    """Open as another user; -1 when that user may not either. Root's other groups stay: they take nothing away."""
+    own_group = os.getegid()
+    os.setegid(gid)
+    try:
+        os.seteuid(uid)
+        try:
+            return _open_patiently(path, flags)
+        except PermissionError:
+            return -1
+        finally:
+            os.seteuid(0)
+    finally:
+        os.setegid(own_group)
+
+
+def _look_first(path: str, what: str) -> None:
+    if not os.path.normpath(path).startswith(_LOCAL):
+        return
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise NotAFile(what, path, _kind(mode))
+
+
+def _kind(mode: int) -> str:
+    for test, name in _KINDS:
+        if test(mode):
+            return name
+    return "special file"
+
+
+def _refusal(problem: OSError, what: str, path: str, call: str) -> PlanError | LockUnavailable | StorageTimeout:
+    """The error that tells a person what an errno means here."""
+    number = problem.errno or 0
+    if number == errno.EISDIR:
+        return NotAFile(what, path, "directory")
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        reason = "does not exist" if number == errno.ENOENT else "does not exist: a part of its path is no directory"
+        hint = "check that its share is mounted, and what a symbolic link on the way points to"
+        return Missing(f"{what}: {path!r} {reason}", hint, path)
+    if number in _DAMAGED:
+        return PlanError(f"{what}: cannot {call} {path!r}: {_DAMAGED[number]}", path=path)
+    if number in _SILENT:
+        return StorageTimeout(f"{what}: cannot {call} {path!r}: the storage does not answer ({problem.strerror})")
+    reason, hint = _UNAVAILABLE.get(number, (problem.strerror or str(problem), ""))
+    return LockUnavailable(path, f"{what}: cannot {call} {path!r}: {reason}", hint)

@@ -1,0 +1,28 @@
+"""Finds out who stands in the way of a lock. Asks the share and /proc; only in a process that may be killed."""
+
+from __future__ import annotations
+
+import os
+
+from vmguard.adapters import mounts, proc, record
+from vmguard.core.refusal import Holder
+
+
+def describe(path: str, fd: int, folder: str) -> Holder:
+    """All that can be learned about the holder of a disk, through a descriptor of it."""
+    info = os.fstat(fd)
+    owner, problem = None, ""
+    if folder:
+        try:
+            owner = record.read_owner(record.real_path(fd, path), folder, info.st_ino)
+        except OSError as error:
+            problem = f"its owner record cannot be read: {error.strerror}"
+    mount = mounts.mount_of_id(proc.fdinfo("self", fd).mount_id)
+    lease = mounts.lease_time(mount.point) if mount is not None and mount.type == "nfs4" else None
+    return Holder(owner=owner, record_problem=problem, local_users=_local_lockers(fd), lease=lease)
+
+
+def _local_lockers(fd: int) -> tuple[str, ...]:
+    """Processes of this host whose descriptor of that file carries a lock."""
+    users = proc.users_of({proc.own_key(fd)}, exclude={os.getpid(), os.getppid()})
+    return tuple(sorted({f"{proc.name(user.pid)} (pid {user.pid})" for user in users if user.info.locks}))

@@ -1,0 +1,59 @@
+"""inotify(7), as little of it as is needed: tell when somebody on this host opens one of the guarded files.
+
+The events are the local kernel's own: they come without any request to the server. Adding a watch looks the file up
+and may hang on NFS, so it belongs into a worker.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterator
+
+IN_OPEN = 0x20
+#: the watch that an event has when the kernel's queue was full and events are missing (IN_Q_OVERFLOW)
+OVERFLOW = -1
+_IN_NONBLOCK = os.O_NONBLOCK
+_IN_CLOEXEC = os.O_CLOEXEC
+_EVENT = struct.Struct("iIII")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Inotify:
+    """One inotify instance. ``add`` may be called from a worker, the rest belongs to the loop."""
+
+    def __init__(self) -> None:
+        self.fd = int(_libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC))
+        if self.fd < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"inotify_init1: {os.strerror(number)}")
+
+    def add(self, fd: int) -> int:
+        """Watch the file behind a descriptor for opens; the watch's number. Raises OSError."""
+        path = f"/proc/self/fd/{fd}".encode()
+        watch = int(_libc.inotify_add_watch(self.fd, path, IN_OPEN))
+        if watch < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"inotify_add_watch: {os.strerror(number)}")
+        return watch
+
+    def remove(self, watch: int) -> None:
+        """Forget a watch; one that is gone already is no error."""
+        _libc.inotify_rm_watch(self.fd, watch)
+
+    def events(self) -> Iterator[int]:
+        """The watches that something happened to since the last call."""
+        try:
+            data = os.read(self.fd, 65536)
+        except BlockingIOError:
+            return
+        at = 0
+        while at + _EVENT.size <= len(data):
+            watch, _mask, _cookie, length = _EVENT.unpack_from(data, at)
+            at += _EVENT.size + length
+            yield watch
+
+    def close(self) -> None:
+        os.close(self.fd)

@@ -1,0 +1,52 @@
+"""Keeps this process able to act when the host runs out of memory or time: mlockall(2), OOM score, SCHED_RR.
+
+Children inherit neither the locked memory nor, with SCHED_RESET_ON_FORK, the scheduling; the OOM score they do inherit,
+and ``ordinary`` gives it back to those that are somebody else's program.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+#: threads that may hang need no more; the default of 8 MiB each would be locked, too
+_STACK = 512 * 1024
+_NEVER, _NORMAL = -1000, 0
+
+
+def lock() -> None:
+    """No page of this process is ever swapped out or dropped again. Raises OSError.
+
+    MCL_ONFAULT (Linux 4.4): without it each thread's whole stack would be made resident.
+    """
+    threading.stack_size(_STACK)
+    if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"mlockall: {os.strerror(number)}")
+
+
+def spare() -> None:
+    """The kernel's OOM killer looks elsewhere. Raises OSError."""
+    _oom_score("self", _NEVER)
+
+
+def ordinary(pid: int) -> None:
+    """The OOM killer may have that child. Quiet when it is gone already."""
+    try:
+        _oom_score(pid, _NORMAL)
+    except OSError:
+        pass
+
+
+def realtime() -> None:
+    """Run before every ordinary process (SCHED_RR, lowest priority). Raises OSError."""
+    os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+
+
+def _oom_score(pid: int | str, score: int) -> None:
+    with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as stream:
+        stream.write(str(score))

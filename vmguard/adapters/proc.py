@@ -1,0 +1,260 @@
+"""Processes and their open files, seen through /proc and pidfds. No call here touches the share.
+
+A file is known by (device, inode) as the kernel's own fdinfo tells them (``mnt_id`` and ``ino``; ``ino`` since 5.14):
+a stat() of the link under /proc/PID/fd would ask the NFS server and may hang.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from vmguard.adapters import mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+#: device number and inode
+Key = tuple[int, int]
+
+
+class FdInfo:
+    """What /proc/PID/fdinfo/FD says: flags of open(2), mount, inode, and the locks of this very description."""
+
+    __slots__ = ("flags", "inode", "locks", "mount_id")
+
+    def __init__(self, flags: int, mount_id: int, inode: int, locks: list[str]) -> None:
+        self.flags = flags
+        self.mount_id = mount_id
+        self.inode = inode
+        self.locks = locks
+
+    @property
+    def writable(self) -> bool:
+        return self.flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR)
+
+    @property
+    def appends(self) -> bool:
+        """As to a log: never so with an image."""
+        return bool(self.flags & os.O_APPEND)
+
+
+class OpenFile:
+    """A regular file that a process has open."""
+
+    __slots__ = ("fd", "info", "key", "path", "pid")
+
+    def __init__(self, pid: int, fd: int, path: str, key: Key, info: FdInfo) -> None:
+        self.pid = pid
+        self.fd = fd
+        self.path = path
+        self.key = key
+        self.info = info
+
+    @property
+    def locks(self) -> list[tuple[bool, int, int]]:
+        """The OFD locks on this description: (exclusive, start, length)."""
+        return lock_ranges(self.info)
+
+
+def fdinfo(pid: int | str, fd: int) -> FdInfo:
+    """Raises OSError when the process or descriptor is gone."""
+    flags = mount_id = inode = 0
+    locks = []
+    for line in _read(f"/proc/{pid}/fdinfo/{fd}").decode("ascii", "replace").splitlines():
+        name, _, value = line.partition(":")
+        if name == "flags":
+            flags = int(value, 8)
+        elif name == "mnt_id":
+            mount_id = int(value)
+        elif name == "ino":
+            inode = int(value)
+        elif name == "lock":
+            locks.append(value.strip())
+    return FdInfo(flags, mount_id, inode, locks)
+
+
+def _read(path: str) -> bytes:
+    """A small file of /proc; open() with its buffers would cost three times as much."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(fd, 65536)
+        while len(data) % 4096 == 0 and data:
+            more = os.read(fd, 65536)
+            if not more:
+                break
+            data += more
+        return data
+    finally:
+        os.close(fd)
+
+
+def own_key(fd: int, devices: dict[int, int] | None = None) -> Key:
+    """Device and inode of one of our own descriptors, without asking the server."""
+    info = fdinfo("self", fd)
+    known = mounts.devices() if devices is None else devices
+    return known.get(info.mount_id, 0), info.inode
+
+
+def lock_ranges(info: FdInfo) -> list[tuple[bool, int, int]]:
+    """The OFD locks of a description: (exclusive, start, length), length 0 to EOF, from its ``lock:`` lines.
+
+    A line reads ``1: OFDLCK  ADVISORY  WRITE -1 00:2f:1234 0 EOF`` (fs/locks.c, lock_get_status). A shared one that
+    the NFS client keeps under a read delegation says POSIX instead: _nfs4_proc_setlk in fs/nfs/nfs4proc.c (6.1) saves
+    the lock's flags in a byte, and the flag for OFD does not fit in. Its owner is the description all the same.
+    """
+    found = []
+    for line in info.locks:
+        words = line.split()
+        if len(words) >= 8 and (words[1] == "OFDLCK" or words[1::2][:2] == ["POSIX", "READ"]):
+            start = int(words[-2])
+            length = 0 if words[-1] == "EOF" else int(words[-1]) - start + 1
+            found.append((words[3] == "WRITE", start, length))
+    return found
+
+
+def pids() -> Iterator[int]:
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            yield int(name)
+
+
+def open_files(pid: int, only_inodes: Collection[int] | None = None) -> Iterator[OpenFile]:
+    """The regular files that a process has open; nothing when it is gone. ``only_inodes`` saves the other look-ups."""
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return
+    devices: dict[int, int] | None = None
+    for name in names:
+        try:
+            path = os.readlink(f"/proc/{pid}/fd/{name}")
+            if not path.startswith("/"):
+                continue
+            info = fdinfo(pid, int(name))
+            if only_inodes is not None and info.inode not in only_inodes:
+                continue
+            if devices is None:
+                devices = mounts.devices(pid)
+        except OSError:
+            continue
+        yield OpenFile(pid, int(name), path, (devices.get(info.mount_id, 0), info.inode), info)
+
+
+class FdFolder:
+    """/proc/PID/fd, kept open: what a process has open, looked at again and again at little cost.
+
+    It belongs to that very process: when the number is given to another one, this folder is empty for ever.
+    """
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, pid: int) -> None:
+        """Raises OSError when the process is gone."""
+        self._fd = os.open(f"/proc/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def count(self) -> int:
+        """How many descriptors are open; 0 where the kernel does not tell (before Linux 6.2), or it is gone."""
+        try:
+            return os.fstat(self._fd).st_size
+        except OSError:
+            return 0
+
+    def links(self) -> list[tuple[str, str]]:
+        """Number and link of each descriptor, none when the process is gone. Raises PermissionError."""
+        found = []
+        folder = self._fd
+        try:
+            for name in os.listdir(folder):
+                try:
+                    found.append((name, os.readlink(name, dir_fd=folder)))
+                except FileNotFoundError:
+                    continue  # closed just now
+        except PermissionError:
+            raise
+        except OSError:
+            pass
+        return found
+
+
+def shows_files(pid: int) -> bool:
+    """Whether a process's descriptors can be seen at all: not once it has begun to exit (do_exit, exit_files)."""
+    try:
+        return bool(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return False
+
+
+def users_of(keys: Collection[Key], exclude: Collection[int] = ()) -> list[OpenFile]:
+    """Every open descriptor of these files in any process of this host, but for the excluded ones."""
+    inodes = {inode for _, inode in keys}
+    found: list[OpenFile] = []
+    for pid in pids():
+        if pid not in exclude:
+            found.extend(user for user in open_files(pid, inodes) if user.key in keys)
+    return found
+
+
+def program(pid: int) -> str:
+    """The program file that a process runs; empty for a kernel thread and for one that is gone."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return ""
+
+
+def mount_namespace(pid: int) -> str:
+    """The name of a process's mount namespace. Raises OSError when it is gone."""
+    return os.readlink(f"/proc/{pid}/ns/mnt")
+
+
+def started(pid: int) -> int:
+    """When a process began, in clock ticks since boot (proc(5), stat, field 22); 0 when it is gone."""
+    try:
+        return int(_read(f"/proc/{pid}/stat").rpartition(b") ")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def births() -> list[tuple[int, int]]:
+    """All processes: pid, and a number that the next process with this pid does not have (its inode in /proc)."""
+    with os.scandir("/proc") as entries:
+        return [(int(entry.name), entry.inode()) for entry in entries if entry.name.isdigit()]
+
+
+def cmdline(pid: int) -> list[str]:
+    """The arguments of a process; empty when it is gone, a kernel thread, or past its own exit."""
+    try:
+        data = _read(f"/proc/{pid}/cmdline")
+    except OSError:
+        return []
+    return [word.decode(errors="surrogateescape") for word in data.split(b"\0")[:-1]]
+
+
+def name(pid: int) -> str:
+    """The process's short name; empty when it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as stream:
+            return stream.read().rstrip("\n")
+    except OSError:
+        return ""
+
+
+def thread_state(pid: int, thread: int) -> str:
+    """One letter as in proc(5): R running, S sleeping, D waiting in the kernel, T stopped, Z zombie; X: gone."""
+    try:
+        with open(f"/proc/{pid}/task/{thread}/stat", "rb") as stream:
+            return stream.read().rpartition(b") ")[2][:1].decode()
+    except OSError:
+        return "X"
+
+
+def is_dead(pidfd: int) -> bool:
+    """Whether the process of a pidfd has ended for certain: its pidfd is readable (pidfd_open(2))."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))

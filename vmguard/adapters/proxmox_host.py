@@ -1,0 +1,143 @@
+"""What Proxmox leaves in files: configurations in /etc/pve, QEMU's pid. Never a call to Proxmox itself.
+
+::
+
+    vm = read_vm("/etc/pve", "100", node_name())     # the VM of this node: PveVm
+    qemu_pid("/run/qemu-server", "100")              # its QEMU, checked as Proxmox checks it
+
+/etc/pve is a file system in user space (pmxcfs): it may hang with its cluster. Nothing that fences needs it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from vmguard.adapters import proc
+from vmguard.core.pve_config import VmConfig, is_vmid, parse_config
+from vmguard.core.pve_plan import PveVm, plan_vm
+from vmguard.core.pve_storage import Storages, parse_storages
+from vmguard.errors import PlanError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONFIG_DIR = "/etc/pve"
+RUN_DIR = "/run/qemu-server"
+
+_MAX_BYTES = 1 << 20
+#: what Proxmox calls the process that starts a VM (pve-common RESTEnvironment.pm, fork_worker)
+_WORKER = "task UPID:"
+#: ancestors that are looked at for it
+_GENERATIONS = 16
+
+
+def node_name() -> str:
+    """This node's name in the cluster: the host's without its domain (PVE::INotify, nodename)."""
+    return os.uname().nodename.partition(".")[0]
+
+
+# --- /etc/pve -------------------------------------------------------------------------------------------------------
+
+
+def config_path(config_dir: str, vmid: str, node: str) -> str:
+    return os.path.join(config_dir, "nodes", node, "qemu-server", f"{vmid}.conf")
+
+
+def owners(config_dir: str, vmid: str = "") -> Iterator[tuple[str, str]]:
+    """(VMID, node) of every VM of the cluster, or of one; the folder of a node owns its VMs."""
+    try:
+        nodes = sorted(os.listdir(os.path.join(config_dir, "nodes")))
+    except OSError:
+        return
+    for node in nodes:
+        try:
+            names = sorted(os.listdir(os.path.join(config_dir, "nodes", node, "qemu-server")))
+        except OSError:
+            continue
+        for name in names:
+            found = name.removesuffix(".conf")
+            if name.endswith(".conf") and is_vmid(found) and vmid in ("", found):
+                yield found, node
+
+
+def read_config(config_dir: str, vmid: str, node: str) -> VmConfig:
+    """Raises BadInput, and PlanError when there is no such VM on that node."""
+    path = config_path(config_dir, vmid, node)
+    return parse_config(contents(path, f"VM {vmid}"), vmid)
+
+
+def read_storages(config_dir: str) -> Storages:
+    """Raises BadInput or PlanError. A cluster without storage.cfg has the storage ``local`` alone."""
+    path = os.path.join(config_dir, "storage.cfg")
+    return parse_storages(contents(path, "the storages") if os.path.lexists(path) else b"")
+
+
+def read_vm(config_dir: str, vmid: str, node: str) -> PveVm:
+    """What a start on that node opens. Raises BadInput or PlanError."""
+    return plan_vm(read_config(config_dir, vmid, node), read_storages(config_dir), node)
+
+
+def contents(path: str, what: str) -> bytes:
+    """A small file. Raises PlanError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            pieces: list[bytes] = []
+            while sum(map(len, pieces)) <= _MAX_BYTES and (piece := os.read(fd, 1 << 16)):
+                pieces.append(piece)
+            return b"".join(pieces)
+        finally:
+            os.close(fd)
+    except OSError as problem:
+        hint = "is pve-cluster running, and is this the VM's node? qm list" if path.startswith(CONFIG_DIR) else ""
+        raise PlanError(f"{what}: cannot read {path!r}: {problem.strerror}", hint, path) from problem
+
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+
+def qemu_pid(run_dir: str, vmid: str) -> int | None:
+    """QEMU's pid by its pid file; None while there is none or the pid is not this VM's QEMU."""
+    if not is_vmid(vmid):
+        return None
+    try:
+        with open(os.path.join(run_dir, f"{vmid}.pid"), encoding="ascii") as stream:
+            pid = int(stream.read(32).strip() or "0")
+    except (OSError, ValueError):
+        return None
+    return pid if pid > 1 and is_qemu_of(pid, vmid, run_dir) else None
+
+
+def is_qemu_of(pid: int, vmid: str, run_dir: str = RUN_DIR) -> bool:
+    """As Proxmox tells it (QemuServer/Helpers.pm): a program named kvm or qemu-*, started with this very -pidfile."""
+    words = proc.cmdline(pid)
+    program = os.path.basename(words[0]) if words else ""
+    if not (program.endswith("kvm") or program.startswith("qemu-")):
+        return False
+    wanted = (f"{run_dir}/{vmid}.pid", f"/var{run_dir}/{vmid}.pid")  # Proxmox writes /var/run for /run
+    return any(word == "-pidfile" and after in wanted for word, after in zip(words, words[1:], strict=False))
+
+
+def starter_of(pid: int) -> int:
+    """The process that runs the start whose hook ``pid`` is: the nearest ancestor that is a task's worker; 0: none.
+
+    A start is over when its worker has ended. Any other ancestor proves nothing: a script of the admin's may call the
+    hook and end long before QEMU comes.
+    """
+    for _ in range(_GENERATIONS):
+        pid = proc_parent(pid)
+        if pid <= 1:
+            return 0
+        if any(word.startswith(_WORKER) for word in proc.cmdline(pid)[:1]):
+            return pid
+    return 0
+
+
+def proc_parent(pid: int) -> int:
+    """0 when it is gone (stat's fields behind the name: state, ppid; proc(5))."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:
+            return int(stream.read().rpartition(b") ")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -1,0 +1,127 @@
+"""Owner records on the share: written by the hook's child behind the claim, read by whoever asks.
+
+All of this is NFS I/O and may hang: it runs in a process that can be killed, never in the daemon's loop. No failure
+here may stand in the way of a start; the caller reports it and goes on. ``disk`` is always the real path.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from vmguard.core.owner import SLOT, Owner, file_name, next_epoch, parse_slot, position, slot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+_READ_BACK = 4
+
+
+def real_path(fd: int, path: str) -> str:
+    """Where an open disk really lies, whatever links led to it; known to the local kernel without a request.
+
+    Records belong beside the real file: another host may come to it by another name.
+    """
+    try:
+        real = os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return path
+    return real if real.startswith("/") else path
+
+
+def _folder(disk: str, name: str) -> str:
+    return os.path.join(os.path.dirname(disk), name)
+
+
+def _open_folder(folder: str, create: bool) -> int:
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(folder, flags)
+    except FileNotFoundError:
+        if not create:
+            raise
+    try:
+        os.mkdir(folder, 0o755)
+    except FileExistsError:
+        pass
+    return os.open(folder, flags)
+
+
+def _open_record(disk: str, folder_name: str, inode: int, flags: int) -> int:
+    # The folder is opened by itself and never followed: a symlink planted on the share must not lead root elsewhere.
+    folder = _open_folder(_folder(disk, folder_name), bool(flags & os.O_CREAT))
+    try:
+        return os.open(file_name(inode), flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o644, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def as_owner(disk: str, call: Callable[[], T]) -> T:
+    """Do it as root, and where the server squashes root, as the disk's owner. Only in a process of a single thread.
+
+    Raises OSError.
+    """
+    try:
+        return call()
+    except PermissionError:
+        if os.geteuid() != 0:
+            raise
+    status = os.stat(disk)
+    group = os.getegid()
+    os.setegid(status.st_gid)
+    os.seteuid(status.st_uid)
+    try:
+        return call()
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+
+
+def write_claim(disk: str, folder_name: str, inode: int, fields: dict[str, str]) -> int:
+    """Write the record of a claim that is already locked, and return its epoch. Raises OSError."""
+    fd = _open_record(disk, folder_name, inode, os.O_RDWR | os.O_CREAT | os.O_DSYNC)
+    try:
+        epoch = next_epoch(os.fstat(fd).st_size)
+        _write(fd, slot(Owner(epoch, **fields)), position(epoch))
+        return epoch
+    finally:
+        os.close(fd)
+
+
+def write_release(disk: str, folder_name: str, inode: int, owner: Owner) -> None:
+    """Mark a claim's own slot as released. Raises OSError, also when the slot is no longer this claim's."""
+    fd = _open_record(disk, folder_name, inode, os.O_RDWR | os.O_DSYNC)
+    try:
+        found = parse_slot(os.pread(fd, SLOT, position(owner.epoch)))
+        if found is None or (found.boot, found.uuid) != (owner.boot, owner.uuid):
+            raise OSError(errno.ESTALE, "the record's slot belongs to another claim")
+        _write(fd, slot(owner), position(owner.epoch))
+    finally:
+        os.close(fd)
+
+
+def _write(fd: int, data: bytes, where: int) -> None:
+    written = os.pwrite(fd, data, where)
+    if written != len(data):
+        raise OSError(errno.ENOSPC, "only a part of the owner record could be written")
+
+
+def read_owner(disk: str, folder_name: str, inode: int) -> Owner | None:
+    """The latest readable claim of a disk; None when nobody ever wrote one. Raises OSError."""
+    try:
+        fd = _open_record(disk, folder_name, inode, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        last = os.fstat(fd).st_size // SLOT
+        for index in range(last, max(0, last - _READ_BACK), -1):
+            owner = parse_slot(os.pread(fd, SLOT, position(index)))
+            if owner is not None:
+                return owner
+        return None
+    finally:
+        os.close(fd)

@@ -1,0 +1,35 @@
+"""Starts a process from one that has descriptors on NFS, without ever waiting for the storage.
+
+``subprocess`` closes all other descriptors in the child before it becomes the new program, and its parent stands still
+until then (vfork). A close on NFS may wait without end, for pages that are dirty or for requests under way (measured:
+do_unlk, nfs_iocounter_wait): the daemon's loop then stood still for as long as the storage was away. Here the child
+closes nothing itself; the kernel does, at exec, after it has let the parent go on (close-on-exec, begin_new_exec in
+fs/exec.c). The child may still hang there, and nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+_NULL = "/dev/null"
+
+
+def spawn(
+    words: Sequence[str],
+    fds: Sequence[int] = (),
+    stdin: int = -1,
+    stderr: int = -1,
+    env: Mapping[str, str] | None = None,
+) -> int:
+    """The pid of the new process; its standard output goes nowhere. ``fds`` keep their numbers. Raises OSError."""
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [(os.POSIX_SPAWN_OPEN, 1, _NULL, os.O_WRONLY, 0)]
+    if stdin >= 0:
+        actions.append((os.POSIX_SPAWN_DUP2, stdin, 0))
+    else:
+        actions.append((os.POSIX_SPAWN_OPEN, 0, _NULL, os.O_RDONLY, 0))
+    if stderr >= 0:
+        actions.append((os.POSIX_SPAWN_DUP2, stderr, 2))
+    # Onto itself: that takes the close-on-exec flag away, in the child alone (posix_spawn_file_actions_adddup2(3)).
+    actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds]
+    return os.posix_spawn(words[0], list(words), os.environ if env is None else env, file_actions=actions)

@@ -1,0 +1,50 @@
+"""Files that are either the old or the new ones, whatever happens in between: written aside, then renamed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import Any
+
+log = logging.getLogger("vmguard.state")
+
+
+def write(path: str, value: Any) -> None:
+    """Replace a JSON file atomically. Raises OSError; the old one is untouched then."""
+    aside = f"{path}.new"
+    try:
+        with open(aside, "w", encoding="utf-8") as stream:
+            json.dump(value, stream, indent=1, sort_keys=True)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(aside, path)
+    except OSError:
+        remove(aside)
+        raise
+
+
+def read(path: str) -> dict[str, Any] | None:
+    """The object in a JSON file; None, with a log line, when it is unreadable, truncated or something else."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            value = json.load(stream)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as problem:
+        log.error("state file %s is not readable (%s); going on without it", path, problem)
+        return None
+    if isinstance(value, dict):
+        return value
+    log.error("state file %s does not hold an object; going on without it", path)
+    return None
+
+
+def remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as problem:
+        log.error("cannot remove state file %s: %s", path, problem)

@@ -1,0 +1,151 @@
+"""What systemd offers a service: sockets by activation, the descriptor store, readiness (sd_notify(3)).
+
+All of it does nothing quietly when the daemon was not started by systemd.
+
+Closing a descriptor on NFS may send requests and wait for their answers without end, and PID 1 must never do that: it
+would answer nobody on this host any more (measured: systemd 252, storage away, ``systemctl stop`` of a service whose
+store held the last copy of a descriptor). So
+
+* PID 1 is never the last to close: ``forget``, then ``barrier``, and only then is our own last copy closed. What is
+  closed last sends LOCKU and CLOSE;
+* PID 1 gets no copy of a description that writes through the page cache: EVERY close of the file, also one that is
+  not the last, writes out what is dirty and waits for it (nfs4_file_flush, and do_unlk by way of locks_remove_posix).
+  With one in the store, `systemctl daemon-reload` and each newly forked service hang for as long as the storage is
+  away (measured). See ``may_store``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import select
+import socket
+import sys
+from collections.abc import Callable
+
+import vmguard
+from vmguard.adapters import mounts, proc
+from vmguard.adapters.spawn import spawn
+
+log = logging.getLogger("vmguard.systemd")
+
+_FIRST = 3
+#: seconds that PID 1 gets to let go of a descriptor before it counts as stuck
+_BARRIER = 20.0
+#: pings for each interval of WatchdogSec=, so that one that comes late does not count as silence
+_PINGS = 3
+#: seconds that what a stopped daemon held stays open without a next one
+_LINGER = 30
+_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from vmguard.adapters.linger_job import main; sys.exit(main())"
+
+
+def listen_fds() -> list[tuple[str, int]]:
+    """Descriptors that systemd passed: (name, fd). They are ours alone from here on (close-on-exec)."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = int(os.environ.get("LISTEN_FDS", "0"))
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(variable, None)
+    found = []
+    for index in range(count):
+        fd = _FIRST + index
+        os.set_inheritable(fd, False)
+        found.append((names[index] if index < len(names) else "", fd))
+    return found
+
+
+def notify(text: str, fds: tuple[int, ...] = ()) -> bool:
+    """Send one notification; False when nobody listens or it could not be sent."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return False
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.connect(address)
+            socket.send_fds(sock, [text.encode()], list(fds))
+    except OSError as problem:
+        log.error("cannot notify systemd: %s", problem)
+        return False
+    return True
+
+
+def store(name: str, fd: int) -> bool:
+    """Leave a copy of a descriptor with systemd: it comes back after a crash or restart of this service.
+
+    FDPOLL=0: systemd must not watch it, a lock's descriptor never becomes readable.
+    """
+    return notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", (fd,))
+
+
+def forget(name: str) -> bool:
+    """Have systemd close its copies of that name."""
+    return notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+
+def barrier(seconds: float = _BARRIER) -> bool:
+    """Wait until systemd has acted on all that was sent before (sd_notify_barrier(3)); True without systemd.
+
+    It may take a moment, so it belongs into a worker. False when systemd did not answer in time.
+    """
+    if not os.environ.get("NOTIFY_SOCKET"):
+        return True
+    ours, theirs = os.pipe2(os.O_CLOEXEC)
+    try:
+        try:
+            sent = notify("BARRIER=1", (theirs,))
+        finally:
+            os.close(theirs)
+        if not sent:
+            return False
+        poll = select.poll()
+        poll.register(ours, 0)  # POLLHUP is always told: systemd has closed its end
+        return bool(poll.poll(seconds * 1000))
+    finally:
+        os.close(ours)
+
+
+def keepers() -> set[int]:
+    """The process that has the descriptors of our store open: whoever started us, which is PID 1. It is no user."""
+    return {os.getppid()} if os.environ.get("NOTIFY_SOCKET") else set()
+
+
+def may_store(fd: int) -> bool:
+    """Whether PID 1 may have a copy of this descriptor: not where its close could have pages to write to a server."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    if flags & os.O_DIRECT or flags & os.O_ACCMODE == os.O_RDONLY:
+        return True
+    mount = mounts.mount_of_id(proc.fdinfo("self", fd).mount_id)
+    return mount is not None and not mount.is_nfs
+
+
+def keep_alive(call_in: Callable[[float, Callable[[], None]], object]) -> None:
+    """Ping systemd's watchdog for as long as the loop that ``call_in`` belongs to goes round (WatchdogSec=)."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    if not microseconds.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return
+    pause = int(microseconds) / 1e6 / _PINGS
+
+    def ping() -> None:
+        notify("WATCHDOG=1")
+        call_in(pause, ping)
+
+    ping()
+
+
+def linger(lock: str, fds: list[int]) -> None:
+    """The daemon ends: leave copies of these with a process that outlives a stop, so that PID 1 closes none last.
+
+    ``lock`` is the file whose lock a running daemon holds.
+    """
+    if not fds or not os.environ.get("NOTIFY_SOCKET"):
+        return
+    root = os.path.dirname(os.path.dirname(os.path.abspath(vmguard.__file__)))
+    words = [lock, str(_LINGER), *map(str, fds)]
+    try:
+        spawn([sys.executable, "-IS", "-c", _CODE, root, *words], fds)
+    except OSError as problem:
+        log.error("systemd may wait for the storage when it closes %d descriptors: %s", len(fds), problem)
