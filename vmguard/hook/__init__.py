@@ -1,0 +1,1 @@
+"""The hypervisors' hooks: thin clients, standard library only, quick to import."""

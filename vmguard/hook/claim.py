@@ -1,0 +1,225 @@
+"""The claim: open a VM's disks, lock all of them or none, hand the descriptors to the daemon.
+
+Two processes share the work, because every call on NFS may hang (in a grace period even a non-blocking lock does):
+
+* the hook itself counts the deadline, touches no share, and says in the end that the claim stands (``commit``);
+* its child opens, locks and hands over; it can be killed at any time, and its locks end with it.
+
+Until the ``commit`` the daemon keeps the descriptors only as long as the hook lives. Whoever dies at whatever step,
+nothing stays locked. Standard library only, and as little of it as can be: this is on the way of every start.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from vmguard import faults
+from vmguard.core.lean_json import decode, encode
+from vmguard.errors import DaemonError, StorageTimeout, VmguardError
+from vmguard.protocol import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol
+
+    from vmguard.core.domain_xml import Domain
+
+    class Ground(Protocol):
+        """The storages under a VM, where the hypervisor's hook comes before they are mounted."""
+
+        def wait(self, seconds: float, say: Callable[[str], None]) -> None:
+            """Until they are there. Raises VmguardError."""
+
+        def judge(self, path: str, device: int) -> str:
+            """Why an opened file must not be locked. Raises VmguardError when the VM must not start."""
+
+
+#: seconds for everything until the daemon's settings say otherwise
+FIRST_DEADLINE = 20.0
+#: seconds beyond the allowed wait for a lock call that hangs in the kernel (grace period, dead server)
+LOCK_SLACK = 1.0
+#: seconds between two words to people who can see that the hook is at work
+SAY_EVERY = 10.0
+_PIPE_READ = 65536
+
+
+class Subject:
+    """The VM to claim: what the hypervisor told its hook."""
+
+    __slots__ = ("child", "domain", "ground", "hypervisor", "name", "speak", "uuid")
+
+    def __init__(
+        self,
+        hypervisor: str,
+        domain: Domain,
+        ground: Ground | None = None,
+        speak: Callable[[str], None] | None = None,
+    ) -> None:
+        self.hypervisor = hypervisor
+        self.name = domain.name
+        self.uuid = domain.uuid
+        self.domain = domain
+        self.ground = ground
+        #: tells people how the wait goes, where somebody reads it while the hook runs
+        self.speak = speak
+        #: the pid of the claim's child while there is one
+        self.child = 0
+
+
+def claim(subject: Subject, connection: wire.Connection) -> list[str]:
+    """Claim all files of a VM; returns warnings for people. Raises VmguardError when the VM must not start."""
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    faults.point("connected")
+    parent = os.getpid()
+    subject.child = os.fork()
+    if subject.child == 0:
+        os.close(read_end)
+        _in_child(subject, connection, Reporter(write_end, parent))
+    os.close(write_end)
+    faults.point("forked")
+    try:
+        warnings = _wait(read_end, subject)
+    finally:
+        os.close(read_end)
+    faults.point("reported")
+    connection.send({"op": "commit"})
+    faults.point("committed")
+    return warnings
+
+
+def _wait(read_end: int, subject: Subject) -> list[str]:
+    """Follow the child's reports until its verdict, at most until the deadline that its stage allows."""
+    speak = subject.speak
+    poll = select.poll()
+    poll.register(read_end, select.POLLIN)
+    stage, deadline = "starting", _now() + FIRST_DEADLINE
+    pending = b""
+    while True:
+        left = max(0.0, deadline - _now())
+        if not poll.poll(1000 * (left if speak is None else min(left, SAY_EVERY))):
+            if speak is not None and left > SAY_EVERY:
+                speak(f"the storage has not answered yet while {stage}; waiting for {left - SAY_EVERY:.0f} s more")
+                continue
+            os.kill(subject.child, 9)
+            raise StorageTimeout(
+                f"the storage did not answer in time while {stage}",
+                "the server is down, or in the grace period after its reboot; nothing was left locked, try again later",
+            )
+        data = os.read(read_end, _PIPE_READ)
+        if not data:
+            raise VmguardError(f"the claim was ended from outside while {stage}; nothing was left locked")
+        *lines, pending = (pending + data).split(b"\n")
+        for line in lines:
+            report = decode(line.decode())
+            if "held" in report:
+                return [str(warning) for warning in report["held"]]
+            if "refused" in report:
+                raise VmguardError(report["refused"], report["hint"])
+            if "note" in report:
+                if speak is not None:
+                    speak(report["note"])
+                continue
+            stage = report["stage"]
+            deadline = _now() + report["seconds"]
+
+
+def _now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Reporter:
+    """The child's side of the pipe."""
+
+    __slots__ = ("_fd", "_parent", "seconds")
+
+    def __init__(self, fd: int, parent: int) -> None:
+        self._fd = fd
+        self._parent = parent
+        self.seconds = FIRST_DEADLINE
+
+    def say(self, report: dict[str, Any]) -> None:
+        os.write(self._fd, encode(report).encode() + b"\n")
+
+    def stage(self, what: str, seconds: float | None = None) -> None:
+        self.say({"stage": what, "seconds": self.seconds if seconds is None else seconds})
+
+    def note(self, text: str) -> None:
+        """A word for people. Raises VmguardError when the hook is gone: nobody waits for this claim any more."""
+        self.check()
+        self.say({"note": text})
+
+    def check(self) -> None:
+        if os.getppid() != self._parent:
+            raise VmguardError("the hook is gone")
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _in_child(subject: Subject, connection: wire.Connection, reporter: Reporter) -> None:
+    """Never returns. Keeps none of the hypervisor's pipes open: it may outlive the hook by a moment."""
+    try:
+        _leave_pipes()
+        _work(subject, connection, reporter)
+    except VmguardError as problem:
+        reporter.say({"refused": problem.message, "hint": problem.hint})
+    except OSError as problem:
+        reporter.say({"refused": f"the claim failed: {problem}", "hint": ""})
+    except BaseException as problem:
+        reporter.say({"refused": f"the claim failed unexpectedly: {problem!r}", "hint": "please report this as a bug"})
+    finally:
+        os._exit(0)
+
+
+def _leave_pipes() -> None:
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+
+
+def _work(subject: Subject, connection: wire.Connection, reporter: Reporter) -> None:
+    from vmguard.hook import locking
+
+    who = {"hypervisor": subject.hypervisor, "name": subject.name, "uuid": subject.uuid}
+    # Who may wait gets more time: a run of the same VM that has just ended is released first.
+    reporter.stage("asking the vmguard daemon", FIRST_DEADLINE if subject.speak is None else 3 * FIRST_DEADLINE)
+    settings = connection.ask({"op": "claim", **who})["settings"]
+    faults.point("asked")
+    reporter.seconds = settings["timeout"]
+    claimed = locking.open_and_lock(subject, settings, reporter)
+    reporter.stage("handing the locks to the vmguard daemon")
+    _hand_over(connection, who, claimed)
+    faults.point("held")
+    claimed.close()
+    reporter.say({"held": claimed.warnings})
+    reporter.close()
+    _write_records(connection, subject, settings, claimed)
+
+
+def _hand_over(connection: wire.Connection, who: dict[str, str], claimed: Any) -> None:
+    files = [(item.as_json(), item.fd) for item in claimed.files]
+    batches = [files[at : at + wire.FDS_PER_MESSAGE] for at in range(0, len(files), wire.FDS_PER_MESSAGE)] or [[]]
+    for index, batch in enumerate(batches):
+        final = index == len(batches) - 1
+        message = {"op": "hold", **who, "final": final, "files": [value for value, _ in batch]}
+        if final:
+            message["warnings"] = claimed.warnings
+        connection.ask(message, [fd for _, fd in batch])
+
+
+def _write_records(connection: wire.Connection, subject: Subject, settings: dict[str, Any], claimed: Any) -> None:
+    """Behind the start, never in its way: the hook has its verdict already."""
+    if not settings["record"]["folder"]:
+        return
+    from vmguard.hook import locking
+
+    faults.point("record")
+    epochs, problems = locking.write_records(subject, settings, claimed)
+    try:
+        connection.send({"op": "recorded", "epochs": epochs, "problems": problems})
+    except (OSError, DaemonError):
+        pass

@@ -1,0 +1,159 @@
+"""Proxmox's hookscript, behind the shell shim hooks/vmguard-hookscript: ``proxmox.py VMID PHASE``.
+
+What each phase does stands in vmguard/hook/operations.py. What it prints on stderr lands in the task log. Proxmox
+waits for as long as it takes (no timeout), but it waits for the end of both pipes as well: nothing that outlives the
+hook may hold them. A start may therefore wait for a lock, bounded; it is ended at any moment by SIGTERM (a task that
+is stopped) and leaves nothing locked then.
+
+A hookscript that the VM had before is run, too (``vmguard enable`` wrote it down in /etc/pve/vmguard.cfg): in the same
+process, behind ours, so that it never works on disks that another host has.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # the C half of signal, which would import enum
+import os
+import sys
+
+from vmguard import faults
+from vmguard.errors import DaemonError, VmguardError
+from vmguard.hook import operations
+from vmguard.protocol import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmguard.hook.claim import Subject
+
+RUN_DIR = "/run/vmguard"
+CONFIG_DIR = "/etc/pve"
+#: lines ``VMID VOLUME PATH``: the hookscripts that VMs had before
+CHAINED = "vmguard.cfg"
+CONNECT_TIMEOUT = 5.0
+INFORM_TIMEOUT = 5.0
+
+_OPERATION = {"post-start": "started", "post-stop": "ended"}
+
+
+def main(argv: list[str]) -> int:
+    """The hook's exit status; heeded by Proxmox at pre-start alone."""
+    faults.point("start")
+    vmid, phase = (os.fsdecode(word) for word in (*argv[1:3], "", "")[:2])
+    row = operations.row(phase, operations.PROXMOX)
+    status = _serve(vmid, phase, row)
+    return status or _run_chained(vmid, phase)
+
+
+def _serve(vmid: str, phase: str, row: operations.Row) -> int:
+    try:
+        if row.action == operations.CLAIM:
+            _claim(vmid)
+        elif row.action == operations.INFORM:
+            _inform(vmid, _OPERATION[phase])
+        return 0
+    except VmguardError as problem:
+        _explain(problem.message, problem.hint)
+    except OSError as problem:
+        _explain(f"the hook failed: {problem}", "")
+    except Exception as problem:
+        _explain(f"the hook failed unexpectedly: {problem!r}", "please report this as a bug")
+    return 1 if row.on_failure == operations.REFUSE else 0
+
+
+def socket_path() -> str:
+    return os.path.join(os.environ.get("VMGUARD_RUN_DIR", RUN_DIR), wire.SOCKET_NAME)
+
+
+def config_dir() -> str:
+    return os.environ.get("VMGUARD_PVE_DIR", CONFIG_DIR)
+
+
+def _claim(vmid: str) -> None:
+    from vmguard.adapters.proxmox_ground import Ground
+    from vmguard.adapters.proxmox_host import node_name, read_vm
+    from vmguard.hook.claim import Subject, claim
+
+    source = os.environ.get("PVE_MIGRATED_FROM", "")  # present, but empty, at every start that is no migration
+    if source:
+        _incoming(vmid, source)
+    vm = read_vm(config_dir(), vmid, node_name())
+    subject = Subject("proxmox", vm.domain, Ground(vm), lambda text: _say(f"vmguard: {text}"))
+    _end_at_once(subject)
+    try:
+        connection = wire.connect(socket_path(), CONNECT_TIMEOUT)
+    except DaemonError as problem:
+        from vmguard.hook.absent import judge
+
+        judge(f"{vm.domain.name} ({vmid})", problem)
+        return
+    connection.settimeout(None)
+    for warning in claim(subject, connection):
+        _say(f"vmguard: warning: {warning}")
+
+
+def _incoming(vmid: str, source: str) -> None:
+    """A live migration comes in: its VM runs on the source until all memory is here, and keeps its locks there.
+
+    The seam for taking them over. Until that exists the start is refused at once: Proxmox then ends the migration, and
+    the VM goes on at the source, untouched (QemuMigrate.pm, phase2).
+    """
+    raise VmguardError(
+        f"VM {vmid} cannot be migrated while it runs: {source} holds the locks of its disks until it ends there",
+        "shut it down and migrate it then; on this cluster, live migration is not guarded yet",
+    )
+
+
+def _inform(vmid: str, operation: str) -> None:
+    """A word to the daemon, which looks for itself. Any trouble here is the daemon's to overcome."""
+    connection = wire.connect(socket_path(), INFORM_TIMEOUT)
+    connection.ask({"op": operation, "hypervisor": "proxmox", "name": vmid, "uuid": vmid})
+
+
+def _end_at_once(subject: Subject) -> None:
+    """A task that is stopped gets SIGTERM: end the claim's child with us, whatever it is waiting for."""
+
+    def end(number: int, frame: object) -> None:
+        if subject.child > 0:
+            os.kill(subject.child, 9)
+        os._exit(128 + number)
+
+    for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
+        _signal.signal(number, end)
+
+
+def _run_chained(vmid: str, phase: str) -> int:
+    """Become the hookscript that the VM had before; only returns when there is none, or it cannot be run."""
+    path = _chained(vmid)
+    if not path:
+        return 0
+    try:
+        os.execv(path, [path, vmid, phase])
+    except OSError as problem:
+        _explain(f"the VM's own hookscript {path!r} cannot be run: {problem.strerror}", "see: vmguard audit")
+    return 1
+
+
+def _chained(vmid: str) -> str:
+    try:
+        with open(os.path.join(config_dir(), CHAINED), encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                words = line.rstrip("\n").split(" ", 2)
+                if len(words) == 3 and words[0] == vmid:
+                    return words[2]
+    except FileNotFoundError:
+        return ""
+    return ""
+
+
+def _explain(message: str, hint: str) -> None:
+    _say(f"vmguard: {message}" + (f"\n  do now   : {hint}" if hint else ""))
+
+
+def _say(text: str) -> None:
+    try:
+        os.write(2, text.encode(errors="backslashreplace") + b"\n")
+    except OSError:
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,22 @@
+"""One line for the task log while a start waits for a lock: who has it, for how long the start goes on trying.
+
+Imported only then.
+"""
+
+from __future__ import annotations
+
+from vmguard.core.refusal import Holder, printable
+
+
+def line(path: str, holder: Holder, left: float) -> str:
+    return f"waiting for disk {printable(path)}: locked by {_who(holder)}; trying for {left:.0f} s more"
+
+
+def _who(holder: Holder) -> str:
+    owner = holder.owner
+    if holder.local_users:
+        return "a process of this host: " + ", ".join(holder.local_users)
+    if owner is None or owner.released:
+        return "somebody who does not use vmguard"
+    lease = f"; if that host is dead, {holder.lease:.0f} s after its last sign of life" if holder.lease else ""
+    return f"host {printable(owner.host)} for VM '{printable(owner.vm)}' since {owner.claimed}{lease}"
