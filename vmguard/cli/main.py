@@ -1,0 +1,275 @@
+"""``vmguard``: the frame of the command line.
+
+The table below names every command and its module, which is imported only when that command runs. A module exports
+``add_arguments(parser)`` and ``run(args, out) -> int``; ``args`` holds its own arguments and the global ones:
+
+==========  ===================  =====================================================
+args.json     bool                 the command prints one JSON document with out.json()
+args.config   list[str] or None    files for ``config.load``; None means /etc/vmguard
+args.timeout  float or None        seconds, as far as the command asks anybody
+args.verbose  int                  0, 1 or 2
+args.quiet    bool                 no warnings (out.warn knows)
+==========  ===================  =====================================================
+
+Global options may stand before or behind the command and belong to the frame alone: no command may define its own
+``-v`` or ``--config``. Only this file and the hooks turn errors into an exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import vmguard
+from vmguard.cli.output import Output, OutputClosed
+from vmguard.config.problems import did_you_mean, quoted
+from vmguard.config.values import parse_duration
+from vmguard.core.report import Status
+from vmguard.errors import BadInput, VmguardError
+
+
+class Command(NamedTuple):
+    name: str
+    help: str
+    module: str
+
+
+COMMANDS = (
+    Command("check", "is a VM guarded, by which host, since when, and what to do", "vmguard.cli.check"),
+    Command("status", "every VM that this host guards", "vmguard.cli.status"),
+    Command("history", "what the watchdog saw and did, incident by incident", "vmguard.cli.history"),
+    Command("timing", "when what happens in an outage, for each mount", "vmguard.cli.timing"),
+    Command("disarm", "for a while nothing is done to VMs: everything is reported only", "vmguard.cli.disarm"),
+    Command("arm", "the watchdog acts again", "vmguard.cli.arm"),
+    Command("who", "who holds a disk image, here or on another host", "vmguard.cli.who"),
+    Command("adopt", "guard VMs that run already, without touching them", "vmguard.cli.adopt"),
+    Command("plan", "which files the start of a VM would lock, and which not", "vmguard.cli.plan"),
+    Command("config", "check or show the configuration, or print an example", "vmguard.cli.config_cmd"),
+    Command("hook-script", "print the hook for a hypervisor", "vmguard.cli.hook_script"),
+    Command("daemon", "hold the locks of this host (systemd starts it)", "vmguard.cli.daemon"),
+)
+
+_EXIT_STATUS = "Exit status: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN (also: could not be done)."
+_GLOBALS = "Every command takes --json, --no-color, --config FILE, --timeout TIME, -q and -v\n(see: vmguard --help)."
+
+_FLAG = re.compile(r"--(json|no-color|quiet|verbose)|-[qv]+")
+_VALUED = ("--config", "--timeout")
+
+_INTERRUPTED = 130
+#: what a shell shows for a program that SIGPIPE ended
+_NOBODY_READS = 141
+
+
+class UsageError(BadInput):
+    """The arguments are wrong.
+
+    Exit status 3: argparse's own 2 would read as CRITICAL to a monitoring system, and a typing mistake in a check
+    must not page anybody about a VM.
+    """
+
+
+class _Asked(Exception):
+    """A text was asked for (--help, --version): print it, and that is all."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises instead of exiting, and takes no abbreviated options: a script must not break when an option is added."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("allow_abbrev", False)
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**{**options, "add_help": False})
+        self.add_argument("-h", "--help", action=_Help, help="show this text and exit")
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"{self.prog} --help")
+
+
+class _Help(argparse.Action):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, "nargs": 0, "default": argparse.SUPPRESS})
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        raise _Asked(parser.format_help())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    # Until the options are understood, their bare words say how to fail.
+    ours, _ = _split(words)
+    out = Output(as_json="--json" in ours)
+    try:
+        return _finish(words, out)
+    except OutputClosed:
+        _drop_output()
+        return _NOBODY_READS
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _finish(words: list[str], out: Output) -> int:
+    """Run, and explain what went wrong."""
+    try:
+        status = _run(words)
+        out.flush()
+        return status
+    except VmguardError as problem:
+        return _fail(out, problem.message, problem.hint, problem.exit_code)
+    except OutputClosed:
+        raise
+    except Exception as problem:
+        if _wants_traceback(words):
+            traceback.print_exc()
+        hint = "this is a bug, please report it with the traceback that -vv prints"
+        return _fail(out, f"unexpected {type(problem).__name__}: {problem}", hint, Status.UNKNOWN)
+
+
+def _fail(out: Output, message: str, hint: str, exit_code: int) -> int:
+    try:
+        out.error(message, hint, exit_code)
+        out.flush()
+    except VmguardError:  # the disk is full
+        _drop_output()
+        if out.as_json:
+            Output().error(message, hint, exit_code)  # no machine will read it, but a person may
+    return exit_code
+
+
+def _wants_traceback(words: list[str]) -> bool:
+    """With -vv; and from the daemon always, which nobody can run again to see what happened."""
+    ours, rest = _split(words)
+    verbosity = sum(word.count("v") for word in ours if re.fullmatch(r"-[qv]+", word)) + ours.count("--verbose")
+    return verbosity >= 2 or rest[:1] == ["daemon"]
+
+
+def _run(words: list[str]) -> int:
+    try:
+        return _run_command(words)
+    except _Asked as asked:
+        Output().block(str(asked))
+        return Status.OK
+
+
+def _run_command(words: list[str]) -> int:
+    ours, rest = _split(words)
+    args = top_parser().parse_args(ours)
+    if not rest:
+        raise UsageError("no command given", "vmguard --help lists them")
+    first, *own = rest
+    if first in ("-h", "--help") or rest == ["help"]:
+        raise _Asked(top_parser().format_help())
+    if first == "--version":
+        raise _Asked(f"vmguard {vmguard.__version__}")
+    if first == "help":
+        first, own = own[0], ["--help"]
+    if first.startswith("-"):
+        raise UsageError(f"unknown option {quoted(first)}{did_you_mean(first, _option_names())}", "vmguard --help")
+    command = _command(first)
+    module = _module(command)
+    command_parser(command, module).parse_args(own, namespace=args)
+    out = Output(as_json=args.json, no_color=args.no_color, quiet=args.quiet)
+    status: int = module.run(args, out)
+    return int(status)
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """The global options, wherever they stand, and the rest. Behind ``--`` nothing is an option."""
+    ours: list[str] = []
+    rest: list[str] = []
+    at = 0
+    while at < len(words):
+        word = words[at]
+        if word == "--":
+            rest += words[at:]
+            break
+        taken = 2 if word in _VALUED else 1
+        known = word in _VALUED or word.startswith(tuple(f"{name}=" for name in _VALUED)) or _FLAG.fullmatch(word)
+        (ours if known else rest).extend(words[at : at + taken])
+        at += taken
+    return ours, rest
+
+
+def top_parser() -> Parser:
+    """The parser of the global options; its help lists the commands."""
+    widest = max(len(command.name) for command in COMMANDS)
+    commands = "\n".join(f"  {command.name:<{widest}}  {command.help}" for command in COMMANDS)
+    parser = Parser(
+        prog="vmguard",
+        usage="vmguard [OPTION...] COMMAND [ARGUMENT...]",
+        description="Guards the disks of virtual machines on NFSv4: one host at a time.",
+        epilog=f"commands (vmguard COMMAND --help tells more):\n{commands}\n\n{_EXIT_STATUS}",
+    )
+    add = parser.add_argument
+    add("--json", action="store_true", help="print one JSON document, also for an error")
+    add("--no-color", action="store_true", help="no colours (also: NO_COLOR=1)")
+    add("--config", action="append", metavar="FILE", help="read this file, not /etc/vmguard; may be repeated")
+    add("--timeout", type=_duration, metavar="TIME", help="give up asking after this time (5, 500ms, 2m)")
+    add("-q", "--quiet", action="store_true", help="no warnings")
+    add("-v", "--verbose", action="count", default=0, help="tell more; twice: with tracebacks")
+    add("--version", action="store_true", help="print the version and exit")
+    return parser
+
+
+def command_parser(command: Command, module: Any) -> Parser:
+    """The parser of one command's own arguments."""
+    parser = Parser(
+        prog=f"vmguard {command.name}",
+        description=f"{command.help[0].upper()}{command.help[1:]}.",
+        epilog=f"{_GLOBALS}\n{_EXIT_STATUS}",
+    )
+    module.add_arguments(parser)
+    return parser
+
+
+def _duration(text: str) -> float:
+    try:
+        seconds = parse_duration(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return seconds
+
+
+def _option_names() -> list[str]:
+    return [name for action in top_parser()._actions for name in action.option_strings]
+
+
+def _command(name: str) -> Command:
+    for command in COMMANDS:
+        if command.name == name:
+            return command
+    names = [command.name for command in COMMANDS]
+    raise UsageError(f"unknown command {quoted(name)}{did_you_mean(name, names)}", f"the commands: {', '.join(names)}")
+
+
+def _module(command: Command) -> Any:
+    try:
+        return importlib.import_module(command.module)
+    except ModuleNotFoundError as problem:
+        missing = problem.name or "?"
+        if missing.startswith("vmguard"):
+            text = f"this installation cannot run '{command.name}': {missing} is missing"
+            raise VmguardError(text, "reinstall vmguard") from problem
+        text = f"'{command.name}' needs the Python package {missing}, which is not installed"
+        raise VmguardError(text, f"apt install python3-{missing}, or pip install {missing}") from problem
+
+
+def _drop_output() -> None:
+    """Keep the interpreter from failing once more (with status 120) when it flushes what is left."""
+    if sys.stdout is None:
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

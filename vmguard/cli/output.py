@@ -1,0 +1,237 @@
+"""What the commands print: for people on a terminal, for people behind a pipe, for machines.
+
+::
+
+    out.status("CRITICAL", "VM 'web' runs twice")      the word coloured
+    out.table(["vm", "state"], [["web", "running"]])   a column named "status" is coloured, too
+    out.line("text")        a line for people; nothing with --json
+    out.warn("text")        "vmguard: warning: text" on stderr; nothing with --quiet
+    out.json(value)         one document, keys in the order in which the command gives them
+    out.block(text)         several lines of our own making (a help text, a file)
+
+Names of VMs and files come from outside: whatever they hold (escape sequences, newlines, rich's [markup]) is shown,
+never obeyed. Only ``block`` prints its text as it is.
+
+Colours and framed tables need a terminal and the rich package; otherwise there is plain, aligned text, of the same
+words. A file or a pipe gets whole lines, however long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from vmguard.core.refusal import printable
+from vmguard.errors import VmguardError
+
+_STYLES = {"OK": "green", "WARNING": "yellow", "CRITICAL": "bold red", "UNKNOWN": "magenta"}
+_STATUS_COLUMN = "status"
+_WIDTH = 80
+
+
+class OutputClosed(Exception):
+    """Nobody reads our output any more (``| head``)."""
+
+
+class Output:
+    """Where a command prints. Raises OutputClosed when the reader is gone, VmguardError when the disk is full."""
+
+    def __init__(
+        self,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+        *,
+        as_json: bool = False,
+        no_color: bool = False,
+        quiet: bool = False,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._stdout = stdout if stdout is not None else sys.stdout
+        self._stderr = stderr if stderr is not None else sys.stderr
+        self.as_json = as_json
+        self._quiet = quiet
+        environ = os.environ if environ is None else environ
+        self._terminal = _is_terminal(self._stdout)
+        self.width = _width(self._stdout, environ) if self._terminal else _WIDTH
+        plain = no_color or bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
+        self._rich: Any = (
+            _rich_console(self._stdout, self.width) if self._terminal and not plain and not as_json else None
+        )
+
+    # -- for people -------------------------------------------------------------------------------------------------
+
+    def line(self, text: str = "") -> None:
+        if not self.as_json:
+            self._print(printable(text))
+
+    def status(self, word: str, text: str) -> None:
+        """One of OK, WARNING, CRITICAL, UNKNOWN, and what it is about."""
+        if self.as_json:
+            return
+        if self._rich is None:
+            self._print(f"{printable(word)}: {printable(text)}")
+            return
+        from rich.text import Text
+
+        line = Text.assemble((printable(word), _STYLES.get(word, "")), f": {printable(text)}")
+        self._render(line, soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Rows of as many cells as there are columns; cells are shown with str()."""
+        if self.as_json:
+            return
+        cells = [[printable(str(cell)) for cell in row] for row in rows]
+        if self._rich is not None:
+            self._render(_rich_table(columns, cells))
+            return
+        lines = _aligned([[title.upper() for title in columns], *cells])
+        if self._terminal and max(map(_columns, lines)) > self.width:
+            lines = _records(columns, cells)  # a terminal would fold each row somewhere in the middle
+        for line in lines:
+            self._print(line)
+
+    def block(self, text: str) -> None:
+        """Text of our own making, printed as it is."""
+        if not self.as_json:
+            self._print(text.rstrip("\n"))
+
+    def warn(self, text: str) -> None:
+        if not self._quiet:
+            self._complain(f"vmguard: warning: {printable(text)}")
+
+    # -- for machines -----------------------------------------------------------------------------------------------
+
+    def json(self, value: Any) -> None:
+        self._print(json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False))
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def error(self, message: str, hint: str, exit_code: int) -> None:
+        """Why the command failed: on stderr, or as an object on stdout with --json."""
+        if self.as_json:
+            self.json({"error": {"message": message, "hint": hint, "exit_code": exit_code}})
+            return
+        text = "\n".join(printable(line) for line in message.split("\n"))
+        self._complain(f"vmguard: {text}")
+        if hint:
+            self._complain("  HINT: " + "\n        ".join(printable(line) for line in hint.split("\n")))
+
+    def flush(self) -> None:
+        self._write(self._stdout, "")
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _print(self, text: str) -> None:
+        self._write(self._stdout, text + "\n", flush=self._terminal)
+
+    def _complain(self, text: str) -> None:
+        with contextlib.suppress(VmguardError, OutputClosed):  # the flush at the end fails again, and is heard then
+            self.flush()  # with 2>&1 a warning must not come before the line that it is about
+        with contextlib.suppress(VmguardError, OutputClosed):  # the exit status still tells
+            self._write(self._stderr, text + "\n")
+
+    def _render(self, what: Any, soft_wrap: bool = False) -> None:
+        with self._rich.capture() as captured:
+            self._rich.print(what, soft_wrap=soft_wrap)
+        self._write(self._stdout, captured.get(), flush=True)
+
+    def _write(self, stream: TextIO | None, text: str, flush: bool = True) -> None:
+        if stream is None:  # started with a closed descriptor
+            return
+        encoding = stream.encoding or "utf-8"
+        try:
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            if flush:
+                stream.flush()
+        except BrokenPipeError:
+            raise OutputClosed from None
+        except OSError as problem:
+            raise VmguardError(f"the output cannot be written: {problem.strerror}") from problem
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def _width(stream: TextIO | None, environ: Mapping[str, str]) -> int:
+    """Columns of the terminal; COLUMNS comes first, as with ls."""
+    columns = environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    try:
+        return os.get_terminal_size(stream.fileno() if stream is not None else -1).columns or _WIDTH
+    except (OSError, ValueError):
+        return _WIDTH
+
+
+def _rich_console(stream: TextIO | None, width: int) -> Any:
+    """rich's console, or None where rich is not installed."""
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    # All that rich would guess from the environment was decided above; an emoji code in a name is a name.
+    return Console(
+        file=stream,
+        width=width,
+        force_terminal=True,
+        color_system="standard",
+        no_color=False,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        legacy_windows=False,
+    )
+
+
+def _rich_table(columns: Sequence[str], cells: list[list[str]]) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for title in columns:
+        table.add_column(Text(title.upper()), overflow="fold")
+    for row in cells:
+        table.add_row(
+            *(
+                Text(cell, style=_STYLES.get(cell, "") if title.lower() == _STATUS_COLUMN else "")
+                for title, cell in zip(columns, row, strict=True)
+            )
+        )
+    return table
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+    return len(text) + wide - sum(unicodedata.combining(char) != 0 for char in text)
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell + " " * (width - _columns(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _records(columns: Sequence[str], cells: list[list[str]]) -> list[str]:
+    """Each row as a small list of its own, for a table that is wider than the terminal."""
+    indent = max(map(_columns, columns))
+    lines = []
+    for row in cells:
+        pairs = zip(columns, row, strict=True)
+        lines += [f"{title.upper()}{' ' * (indent - _columns(title))}  {cell}".rstrip() for title, cell in pairs]
+        lines.append("")
+    return lines[:-1] if lines else [" ".join(title.upper() for title in columns)]

@@ -1,0 +1,104 @@
+"""``vmguard plan``: which files a start would lock, in which mode, and what stays unguarded and why."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from vmguard.adapters import bounded, proxmox_host
+from vmguard.adapters.chain import plan_of, resolve
+from vmguard.adapters.files import ReadOnlyOpener
+from vmguard.adapters.pools import Pools
+from vmguard.cli.output import Output
+from vmguard.config import load
+from vmguard.core.domain_xml import Domain, parse_domain
+from vmguard.core.pve_config import parse_config
+from vmguard.core.pve_plan import PveVm, plan_vm
+from vmguard.core.pve_storage import parse_storages
+from vmguard.core.report import Status
+from vmguard.errors import BadInput, VmguardError
+
+HELP = __doc__
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "vmguard plan SOURCE [--storage-cfg FILE] [--node NODE]"
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--domain-xml", metavar="FILE", help="a domain XML file; - reads standard input")
+    source.add_argument("--name", help="a VM of this host's libvirt, by name")
+    source.add_argument("--uuid", help="a VM of this host's libvirt, by uuid")
+    source.add_argument("--vmid", help="a VM of this Proxmox cluster, by its number")
+    source.add_argument("--pve-config", metavar="FILE", help="a VM's configuration file of Proxmox (VMID.conf)")
+    parser.add_argument("--storage-cfg", metavar="FILE", help="with --pve-config: the storages (/etc/pve/storage.cfg)")
+    parser.add_argument("--node", help="with --pve-config: the node that would start it; else all its storages count")
+
+
+def run(args: argparse.Namespace, out: Output) -> int:
+    timeout = 10.0 if args.timeout is None else args.timeout
+    if args.vmid or args.pve_config:
+        vm = _proxmox(args)
+        plan = bounded.run(lambda: _resolved(vm.domain), timeout, "reading the image headers")
+        for note in vm.notes:
+            out.warn(note)
+    else:
+        xml = _xml(args)
+        plan = bounded.run(lambda: plan_of(xml, pools=Pools()).as_json(), timeout, "reading the image headers")
+    if args.json:
+        out.json(plan)
+        return Status.OK
+    out.table(
+        ["mode", "role", "file", "from"],
+        [[file["mode"], file["role"], file["path"], file["source"]] for file in plan["files"]],
+    )
+    for item in plan["unguarded"]:
+        out.warn(f"{item['source']} is not guarded: {item['reason']}")
+    return Status.OK
+
+
+def _resolved(domain: Domain) -> dict[str, object]:
+    resolved = resolve(domain, ReadOnlyOpener())
+    resolved.close()
+    return resolved.plan.as_json()
+
+
+def _proxmox(args: argparse.Namespace) -> PveVm:
+    config_dir = load(args.config).proxmox.config_dir
+    if args.vmid:
+        node = args.node or next((node for _, node in proxmox_host.owners(config_dir, args.vmid)), "")
+        if not node:
+            raise BadInput(f"this cluster has no VM {args.vmid!r}", "qm list shows those of this node")
+        return proxmox_host.read_vm(config_dir, args.vmid, node)
+    vmid = os.path.basename(args.pve_config).removesuffix(".conf")
+    config = parse_config(_read(args.pve_config), vmid)
+    storages = parse_storages(_read(args.storage_cfg or os.path.join(config_dir, "storage.cfg")))
+    return plan_vm(config, storages, args.node or "")
+
+
+def _xml(args: argparse.Namespace) -> bytes:
+    if args.domain_xml == "-":
+        return sys.stdin.buffer.read()
+    if args.domain_xml:
+        return _read(args.domain_xml)
+    wanted = args.name or args.uuid
+    config = load(args.config)
+    for folder in (config.libvirt.run_dir, config.libvirt.config_dir):
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+            if not name.endswith(".xml"):
+                continue
+            xml = _read(os.path.join(folder, name))
+            try:
+                domain = parse_domain(xml)
+            except VmguardError:
+                continue
+            if wanted == (domain.name if args.name else domain.uuid):
+                return xml
+    raise BadInput(f"libvirt on this host has no VM {wanted!r}", "virsh list --all shows those it has")
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except OSError as problem:
+        raise BadInput(f"cannot read {path!r}: {problem.strerror}") from problem

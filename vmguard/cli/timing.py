@@ -1,0 +1,86 @@
+"""``vmguard timing``: when what happens in an outage, for each mount of this host, second by second."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from vmguard.adapters import mounts
+from vmguard.cli.output import Output
+from vmguard.config import load
+from vmguard.core.report import Status
+from vmguard.core.timing import ImpossibleTiming, Timeline, Wishes, timeline
+
+#: columns of the drawing
+_WIDTH = 72
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--lease", metavar="SECONDS", type=float, help="for a server with this lease time instead")
+
+
+def run(args: argparse.Namespace, out: Output) -> int:
+    watch = load(args.config).watch
+    wishes = Wishes(margin=watch.margin or None, probe=watch.probe or None, slow_round=watch.slow_round)
+    leases = {f"a lease of {args.lease:g} s": args.lease} if args.lease else _leases()
+    answers: list[dict[str, Any]] = []
+    status = Status.OK
+    for number, (name, lease) in enumerate(leases.items()):
+        try:
+            line = timeline(lease, wishes)
+        except ImpossibleTiming as problem:
+            status = Status.CRITICAL
+            answers.append({"mount": name, "lease": lease, "problem": str(problem)})
+            out.status("CRITICAL", f"{name}: {problem}; the daemon goes by its defaults there")
+            continue
+        answers.append({"mount": name, "lease": lease, "outage": line.outage(), "recovery": line.recovery()})
+        if number:
+            out.line()
+        _draw(name, line, out)
+    if args.json:
+        out.json({"schema": 1, "mounts": answers})
+    elif not leases:
+        out.line("no NFSv4 mount on this host; try: vmguard timing --lease 90")
+    return status
+
+
+def _leases() -> dict[str, float]:
+    return {point: seen.lease for point, seen in sorted(mounts.statistics().items()) if seen.lease}
+
+
+def _draw(name: str, line: Timeline, out: Output) -> None:
+    out.line(f"{name}: lease {line.lease:g} s, asked every {line.probe:g} s, then every {line.urgent:g} s")
+    out.line()
+    out.line("  the server falls silent:")
+    out.line("  " + bar(line))
+    out.line("  " + scale(line))
+    for second, what in line.outage():
+        out.line(f" {second:6.1f} s {what}")
+    out.line()
+    out.line("  and when it answers again:")
+    for second, what in line.recovery():
+        out.line(f" {second:6.1f} s {what}")
+
+
+def _column(line: Timeline, second: float) -> int:
+    return min(_WIDTH - 1, round(second / (line.expiry * 1.15) * _WIDTH))
+
+
+def bar(line: Timeline) -> str:
+    """One character for each stretch of time: '.' healthy, '-' late, '#' frozen, '!' others may have the locks."""
+    text = ""
+    for column in range(_WIDTH):
+        late, freeze, expiry = (_column(line, age) for age in (line.late, line.freeze, line.expiry))
+        text += "." if column < late else "-" if column < freeze else "#" if column < expiry else "!"
+    return text
+
+
+def scale(line: Timeline) -> str:
+    """The seconds below the bar, where there is room for them."""
+    text = [" "] * (_WIDTH + 6)
+    for second, word in ((0.0, "0"), (line.late, "late"), (line.freeze, "FREEZE"), (line.expiry, "expired")):
+        label = f"{word} {round(second, 1):.9g}" if second else word
+        at = min(_column(line, second), _WIDTH + 6 - len(label))
+        if all(char == " " for char in text[max(0, at - 1) : at + len(label)]):
+            text[at : at + len(label)] = label
+    return "".join(text).rstrip()

@@ -1,0 +1,58 @@
+"""The configuration as text: the shipped, commented file."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from vmguard.config.settings import VM_KEYS, Setting, sections, settings
+
+_WIDTH = 79
+
+_HEAD = """\
+The configuration of vmguard, which guards the disks of VMs on NFSv4.
+
+This file is /etc/vmguard/vmguard.yaml. It is complete: every setting is here, commented out, with its default. To \
+change one, remove the # before it, and nothing else: what stays commented out follows the defaults of later versions.
+
+Files /etc/vmguard/conf.d/*.yaml are read after this one, in the order of their names; the later value wins, key by \
+key. All files must belong to root, and nobody else may write to them.
+
+After a change: 'vmguard config check', then 'systemctl reload vmguard'. 'vmguard config show' says what is in force, \
+and where it was set. A configuration with any mistake in it is not taken: the daemon keeps the last good one and \
+says so.
+
+Durations: 3s, 500ms, 2m, 1h30m; a number alone means seconds."""
+
+
+def example() -> str:
+    """The whole file config/vmguard.yaml."""
+    lines = list(_comment(_HEAD, ""))
+    rows = list(settings())
+    for section, help in sections().items():
+        lines += ["", "", *_comment(help, ""), f"{section}:"]
+        blocks = [list(_setting(row)) for row in rows if row.section == section]
+        lines += "\n\n".join("\n".join(block) for block in blocks).split("\n")
+    lines += ["", "", *_comment(_VMS, ""), "vms:", "  #web:", "  #    on_lost: freeze", "  #    after_fence: off"]
+    return "\n".join(lines) + "\n"
+
+
+def _setting(row: Setting) -> Iterator[str]:
+    default = row.kind.show(row.default)
+    yield from _comment(row.help, "  ")
+    yield from _comment(f"Value: {row.kind.describe()}. Default: {default}." + _RESTART * row.restart, "  ")
+    yield f"  #{row.key}: {default}"
+
+
+_VMS = (
+    "What is set for one VM alone, by its name or uuid: any of " + ", ".join(VM_KEYS) + " as in section watch. Where "
+    "both name and uuid are given, the uuid's entry wins."
+)
+_RESTART = " A change needs a restart of the daemon."
+
+
+def _comment(text: str, indent: str) -> Iterator[str]:
+    prefix = f"{indent}# "
+    for paragraph in text.split("\n"):
+        lines = textwrap.wrap(paragraph, _WIDTH - len(prefix), break_on_hyphens=False, break_long_words=False)
+        yield from ((prefix + line).rstrip() for line in lines or [""])

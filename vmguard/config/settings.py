@@ -1,0 +1,390 @@
+"""The table of settings. Each class below is a section, each field a key: its type, unit, range, default and help.
+
+This table is all there is: the parser, the defaults, the shipped config/vmguard.yaml, ``vmguard config show`` and the
+manual page are made from it. To add a key, add a field, then ``vmguard config example > config/vmguard.yaml``.
+
+A key path is a tuple of words (``("hook", "wait")``), so a section with an entry for each VM
+(``vms: {NAME: {...}}``) needs only one more word in it, whatever characters the name has.
+"""
+
+# ruff: noqa: RUF009 - _setting() and _section() are dataclasses.field() with this table's metadata
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from vmguard.config.choices import LocalFiles, LogLevel, OnConflict, Verdict, Window
+from vmguard.config.proxmox import Proxmox
+from vmguard.config.row import section as _section
+from vmguard.config.row import setting as _setting
+from vmguard.config.values import AbsolutePath, Choice, Duration, Kind, Line, Name, YesNo
+from vmguard.core.watch_events import AfterFence, HostFence, Level, OnAtRisk, OnLost
+
+KeyPath = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table."""
+
+    section: str
+    key: str
+    kind: Kind[Any]
+    default: Any
+    help: str
+    #: whether a change is taken up only when the daemon is restarted, not at reload
+    restart: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.section}.{self.key}"
+
+    @property
+    def path(self) -> KeyPath:
+        return (self.section, self.key)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was set."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+_WINDOW = Choice(Window.AUTO, Window.ON, Window.OFF)
+
+
+@dataclass(frozen=True)
+class Hook:
+    wait: float = _setting(
+        Duration(0, 60),
+        3.0,
+        "How long libvirt's hook waits for a disk that is locked by another host before it refuses the start. "
+        "While it waits, libvirt answers nobody on this host: keep it short.",
+    )
+    timeout: float = _setting(
+        Duration(1, 600),
+        20.0,
+        "After this time the hook refuses the start, whatever it is waiting for: a server that does not answer, "
+        "or one in the grace period after its reboot. Must be longer than wait.",
+    )
+    daemon_absent: Verdict = _setting(
+        Choice(Verdict.REFUSE, Verdict.ALLOW),
+        Verdict.REFUSE,
+        "What a start does when the vmguard daemon does not answer. allow starts the VM UNGUARDED: another host can "
+        "then start it, too, and destroy its disks.",
+    )
+
+
+@dataclass(frozen=True)
+class Policy:
+    block_devices: Verdict = _setting(
+        Choice(Verdict.ALLOW, Verdict.WARN, Verdict.REFUSE),
+        Verdict.WARN,
+        "Disks on block devices (LVM, iSCSI, multipath). No byte-range lock reaches other hosts there, so vmguard "
+        "cannot guard them.",
+    )
+    network_disks: Verdict = _setting(
+        Choice(Verdict.ALLOW, Verdict.WARN, Verdict.REFUSE),
+        Verdict.WARN,
+        "Disks that QEMU reaches by itself over the network (rbd, iscsi, nbd, http). vmguard cannot guard them.",
+    )
+    unsafe_mounts: Verdict = _setting(
+        Choice(Verdict.REFUSE, Verdict.WARN),
+        Verdict.REFUSE,
+        "Disks on NFS mounts whose locks do not protect: mounted with nolock or local_lock, or with NFSv3, which keeps "
+        "the locks of a dead host until it returns.",
+    )
+    local_filesystems: LocalFiles = _setting(
+        Choice(LocalFiles.LOCK, LocalFiles.IGNORE),
+        LocalFiles.LOCK,
+        "Disks on this host's own file systems. lock guards them against a second start on this host; ignore leaves "
+        "them alone.",
+    )
+
+
+@dataclass(frozen=True)
+class Windows:
+    qemu: Window = _setting(
+        _WINDOW,
+        Window.AUTO,
+        "Bytes 100-299, QEMU's own image locks. auto leaves them free where QEMU locks them: with libvirt, but not on "
+        "Proxmox VE, whose QEMU takes no image locks.",
+    )
+    libvirt: Window = _setting(
+        _WINDOW,
+        Window.AUTO,
+        "Byte 1, which libvirt locks while it changes a disk's owner or label. auto leaves it free for VMs of libvirt.",
+    )
+    virtlockd: Window = _setting(
+        _WINDOW,
+        Window.AUTO,
+        'Byte 0, the lock of virtlockd. auto leaves it free where /etc/libvirt/qemu.conf says lock_manager = "lockd"; '
+        "held, it keeps out hosts that use virtlockd without vmguard.",
+    )
+
+
+@dataclass(frozen=True)
+class Libvirt:
+    run_dir: str = _setting(
+        AbsolutePath(),
+        "/run/libvirt/qemu",
+        "Where libvirt keeps the pid files of its QEMU processes.",
+    )
+    config_dir: str = _setting(
+        AbsolutePath(),
+        "/etc/libvirt/qemu",
+        "Where libvirt keeps the definitions of its VMs (NAME.xml).",
+    )
+    qemu_user: str = _setting(
+        Name("a user's name", r"[A-Za-z_][A-Za-z0-9_.-]{0,31}"),
+        "libvirt-qemu",
+        "The user that QEMU runs as. Disks are opened as this user where the NFS server does not let root in "
+        "(root_squash). Debian and Ubuntu: libvirt-qemu; Fedora, RHEL and SUSE: qemu.",
+    )
+
+
+@dataclass(frozen=True)
+class Daemon:
+    run_dir: str = _setting(
+        AbsolutePath(longest=90),  # a socket's path has room for 107 bytes, and /vmguard.sock follows
+        "/run/vmguard",
+        "Where the daemon keeps its socket and its state. The hooks look for it in the default place.",
+        restart=True,
+    )
+    start_deadline: float = _setting(
+        Duration(5, 3600),
+        120.0,
+        "A claim whose VM still has no QEMU after this time is looked at again, and released once it is proven that "
+        "no process of this host has the disks open.",
+    )
+    poll_interval: float = _setting(
+        Duration(0.05, 10),
+        0.2,
+        "How often the daemon looks for the QEMU of a VM that is just being started.",
+    )
+    log_level: LogLevel = _setting(
+        Choice(LogLevel.ERROR, LogLevel.WARNING, LogLevel.INFO, LogLevel.DEBUG),
+        LogLevel.INFO,
+        "error: a human must look. warning: may lead to that. info: each change of state. debug: everything.",
+    )
+    protected: bool = _setting(
+        YesNo(),
+        True,
+        "Whether the daemon keeps its memory resident (mlockall) and out of reach of the OOM killer.",
+        restart=True,
+    )
+    realtime: bool = _setting(
+        YesNo(),
+        False,
+        "Whether the daemon runs before all ordinary processes (SCHED_RR), for hosts that are overloaded at times.",
+        restart=True,
+    )
+
+
+@dataclass(frozen=True)
+class Watch:
+    on_at_risk: OnAtRisk = _setting(
+        Choice(OnAtRisk.FREEZE, OnAtRisk.FENCE, OnAtRisk.IGNORE),
+        OnAtRisk.FREEZE,
+        "What happens to a VM when its server has not answered for nearly a lease, so that another host may soon get "
+        "its locks. freeze stops it until the server answers and its locks are judged: a storage reboot of any length "
+        "then costs no VM. fence kills it. ignore lets it run: two hosts may then write to one disk.",
+    )
+    on_lost: OnLost = _setting(
+        Choice(OnLost.FENCE, OnLost.FREEZE, OnLost.IGNORE),
+        OnLost.FENCE,
+        "What happens to a VM whose lock is proven to be lost. fence kills it; freeze leaves it stopped for you to "
+        "look at; ignore lets it run into I/O errors.",
+    )
+    after_fence: AfterFence = _setting(
+        Choice(AfterFence.OFF, AfterFence.RESTART),
+        AfterFence.OFF,
+        "What happens after a fence: off leaves the VM off, restart starts it again through the hypervisor, as an "
+        "ordinary start that must claim its disks.",
+    )
+    host_fence: HostFence = _setting(
+        Choice(HostFence.NONE, HostFence.WATCHDOG),
+        HostFence.NONE,
+        "What happens when a VM that has lost its lock cannot be proven dead, or its last writes to be through. none: "
+        "an alarm. watchdog: an alarm, and the host is reset by its watchdog, with every VM on it.",
+    )
+    watchdog_device: str = _setting(
+        AbsolutePath(what="absolute path"),
+        "/dev/watchdog",
+        "The watchdog for host_fence. It is opened only in order to reset the host. On Proxmox VE: "
+        "/run/watchdog-mux.sock.",
+        restart=True,
+    )
+    log_only: bool = _setting(
+        YesNo(),
+        False,
+        "yes: everything is decided and reported, nothing is done to a VM.",
+    )
+    margin: float = _setting(
+        Duration(0, 600),
+        0.0,
+        "How long before the end of the lease VMs are frozen. 0s: a fifth of the lease, at least 2 s.",
+    )
+    probe: float = _setting(
+        Duration(0, 600),
+        0.0,
+        "How often each mount's lease is confirmed by one small request. 0s: a tenth of the lease, at most 10 s.",
+    )
+    slow_round: float = _setting(
+        Duration(10, 86400),
+        300.0,
+        "Each lock is asked at least this often, also when nothing happens.",
+    )
+
+
+@dataclass(frozen=True)
+class Unguarded:
+    take_up: bool = _setting(
+        YesNo(),
+        True,
+        "yes: a VM that was started without its hook (removed, not executable, added later) is guarded as soon as it "
+        "is seen to write on NFS, and that is logged. no: it is only logged, until you call vmguard adopt.",
+    )
+    action: OnConflict = _setting(
+        Choice(OnConflict.FREEZE, OnConflict.FENCE, OnConflict.REPORT, OnConflict.IGNORE),
+        OnConflict.FREEZE,
+        "What happens to a VM that writes to a disk which another host has locked, because no hook was asked or a disk "
+        "was plugged in. freeze stops it at once, fence kills it, report only raises the alarm. ignore: both go on.",
+    )
+    fence_after: float = _setting(
+        Duration(0, 86400),
+        30.0,
+        "After this time a VM that was frozen over a conflict is killed, if the other one still has its disk. 0s: "
+        "never, it stays frozen until you decide.",
+    )
+
+
+@dataclass(frozen=True)
+class Notify:
+    command: str = _setting(
+        Line("a shell command"),
+        "",
+        "Run by /bin/sh for each event, with VMGUARD_EVENT, VMGUARD_LEVEL, VMGUARD_TEXT, VMGUARD_HOST, VMGUARD_VM, "
+        'VMGUARD_MOUNT, VMGUARD_DISK and others in its environment. "" means none.',
+    )
+    timeout: float = _setting(Duration(1, 600), 10.0, "After this time it is killed. Nothing ever waits for it.")
+    level: Level = _setting(
+        Choice(Level.ERROR, Level.WARNING, Level.INFO),
+        Level.WARNING,
+        "Events of this level and above: error, a human must look; warning, may lead to that; info, all.",
+    )
+
+
+@dataclass(frozen=True)
+class OwnerRecord:
+    enabled: bool = _setting(
+        YesNo(),
+        True,
+        "Whether each claim writes a small record beside the disk, so that other hosts can say who holds it and since "
+        "when. It is never the lock.",
+    )
+    directory: str = _setting(
+        Name("the name of a directory, without /", r"(?!\.\.?$)[A-Za-z0-9._-]{1,64}"),
+        ".vmguard",
+        "The directory of these records, beside the disks. It must be the same on all hosts of a share.",
+    )
+    timeout: float = _setting(
+        Duration(0.1, 60),
+        5.0,
+        "After this time a record that the storage does not take is given up. The VM's start or stop never waits.",
+    )
+
+
+@dataclass(frozen=True)
+class Hosts:
+    name: str = _setting(
+        Name("a host's name", r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", may_be_empty=True),
+        "",
+        "This host's name as other hosts show it when they find a disk locked. \"\" means the system's host name.",
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration. ``Config()`` is that of a host without any file."""
+
+    hook: Hook = _section(Hook, "What happens before a VM starts.")
+    policy: Policy = _section(
+        Policy,
+        "What happens with storage that cannot be guarded: allow starts the VM silently, warn starts it and says so, "
+        "refuse does not start it.",
+    )
+    windows: Windows = _section(
+        Windows,
+        "vmguard locks each disk from byte 0 to its end. Others lock single bytes of it on the same host, and could "
+        "not work if vmguard kept those. on leaves the bytes free always, off never.",
+    )
+    libvirt: Libvirt = _section(Libvirt, "Where libvirt keeps what vmguard reads. It is never asked itself.")
+    proxmox: Proxmox = _section(Proxmox, "Starts on Proxmox VE, and where it keeps what vmguard reads.")
+    daemon: Daemon = _section(Daemon, "The process that holds the locks.")
+    watch: Watch = _section(
+        Watch, "The watchdog: is the server's lease alive, does it still honour each lock, and what if not."
+    )
+    unguarded: Unguarded = _section(
+        Unguarded, "VMs that run without a claim, and VMs that meet another host's lock while they run."
+    )
+    notify: Notify = _section(Notify, "A command of yours that is told what happens.")
+    owner_record: OwnerRecord = _section(OwnerRecord, "Who holds a disk, since when: written beside the disk.")
+    hosts: Hosts = _section(Hosts, "How hosts are named.")
+    #: by name or uuid: what is set for one VM alone, keys of VM_KEYS
+    vms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: where each value was set; what is not in it has its default
+    origins: Mapping[KeyPath, Origin] = field(default_factory=dict, compare=False, repr=False)
+
+    def value(self, setting: Setting) -> Any:
+        return getattr(getattr(self, setting.section), setting.key)
+
+    def origin(self, setting: Setting) -> str:
+        """``FILE:LINE`` or ``default``."""
+        return str(self.origins.get(setting.path, "default"))
+
+
+def sections() -> dict[str, str]:
+    """The names of all sections, in the order of the shipped file, with their help."""
+    return {item.name: item.metadata["help"] for item in fields(Config) if "help" in item.metadata}
+
+
+def settings() -> Iterator[Setting]:
+    """All rows of the table, in the order of the shipped file."""
+    defaults = Config()
+    for section in sections():
+        for item in fields(getattr(defaults, section)):
+            meta = item.metadata
+            yield Setting(section, item.name, meta["kind"], item.default, meta["help"], meta["restart"])
+
+
+#: the section with an entry for each VM: ``vms: {NAME or UUID: {on_lost: freeze}}``
+VMS = "vms"
+#: keys of section watch that an entry may have
+VM_KEYS = ("on_at_risk", "on_lost", "after_fence", "host_fence", "log_only")
+
+
+def vm_settings() -> dict[str, Setting]:
+    """The rows of the table that may be set for one VM alone."""
+    return {row.key: row for row in settings() if row.section == "watch" and row.key in VM_KEYS}
+
+
+def build(values: Mapping[KeyPath, Any], origins: Mapping[KeyPath, Origin]) -> Config:
+    """A configuration from values that were parsed; what is missing gets its default."""
+    defaults = Config()
+    parts: dict[str, Any] = {}
+    for section in sections():
+        given = {path[1]: value for path, value in values.items() if path[0] == section}
+        parts[section] = type(getattr(defaults, section))(**given)
+    vms: dict[str, dict[str, Any]] = {}
+    for path, value in values.items():
+        if path[0] == VMS:
+            vms.setdefault(path[1], {})[path[2]] = value
+    return Config(**parts, vms=vms, origins=dict(origins))

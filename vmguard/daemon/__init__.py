@@ -1,0 +1,1 @@
+"""The daemon: holds the descriptors, follows the processes, releases only on proof."""

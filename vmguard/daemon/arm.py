@@ -1,0 +1,76 @@
+"""``vmguard disarm`` and ``vmguard arm``: for a while nothing is done to VMs, by the will of a person, on record.
+
+Kept in a file, so that a restart of the daemon changes nothing about it; it ends by itself all the same, and with the
+boot. Both are reported, with who wanted it and why.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from vmguard.adapters import clock, identity, statefile
+from vmguard.core.watch_events import Arm, Disarm, Event
+
+log = logging.getLogger("vmguard.arm")
+
+FILE = "disarmed.json"
+#: seconds; whoever wants it for longer has forgotten it by then
+LONGEST = 7 * 86400.0
+
+
+class Arming:
+    """The watchdog's switch."""
+
+    def __init__(self, run_dir: str, feed: Callable[[Event], None]) -> None:
+        self._path = os.path.join(run_dir, FILE)
+        self._feed = feed
+        self._state: dict[str, Any] = {}
+
+    def disarm(self, seconds: float, reason: str, by: str) -> bool:
+        """Whether it would survive a restart of the daemon, too (it does unless /run is full)."""
+        now = clock.boottime()
+        self._state = {
+            "until": now + seconds,
+            "boot": identity.boot_id(),
+            "since": clock.wall(),
+            "reason": reason,
+            "by": by,
+        }
+        written = True
+        try:
+            statefile.write(self._path, self._state)
+        except OSError as problem:
+            log.error("disarmed, but a restart of the daemon will arm it again: %s", problem)
+            written = False
+        self._feed(Disarm(now, now + seconds, f"{reason} (by {by})"))
+        return written
+
+    def arm(self, by: str) -> None:
+        self._state = {}
+        statefile.remove(self._path)
+        self._feed(Arm(clock.boottime(), f"by {by}"))
+
+    def resume(self) -> None:
+        """Take up what was in force before a restart of the daemon."""
+        state = statefile.read(self._path) or {}
+        now = clock.boottime()
+        try:
+            until = float(state["until"])
+            reason, by = str(state["reason"]), str(state["by"])
+        except (KeyError, TypeError, ValueError):
+            return
+        if state.get("boot") != identity.boot_id() or not now < until <= now + LONGEST:
+            statefile.remove(self._path)
+            return
+        self._state = state
+        self._feed(Disarm(now, until, f"{reason} (by {by}, since {state.get('since', '?')})"))
+
+    def as_json(self) -> dict[str, Any] | None:
+        """None while the watchdog is armed."""
+        left = float(self._state.get("until", 0.0)) - clock.boottime()
+        if left <= 0:
+            return None
+        return {"seconds": round(left, 1), **{name: self._state[name] for name in ("since", "reason", "by")}}

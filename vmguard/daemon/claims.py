@@ -1,0 +1,94 @@
+"""Writes owner records for files that were locked without a hook: adopted VMs, hot-plugged disks, overlays."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import Any
+
+from vmguard.core.plan import EXCLUSIVE
+from vmguard.daemon import helpers
+from vmguard.daemon.loop import Loop
+from vmguard.daemon.records import Records, fields
+from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
+
+log = logging.getLogger("vmguard.claims")
+
+#: seconds for which files are collected before a process is started for them, and the most files for one process
+_COLLECT, _AT_ONCE = 0.2, 200
+_GONE = " (deleted)"
+
+Waiting = tuple[GuardedVm, GuardedFile]
+
+
+class Claims:
+    """One process at a time for each device: a storage that hangs keeps only its own records waiting."""
+
+    def __init__(self, loop: Loop, registry: Registry, records: Records) -> None:
+        self._loop = loop
+        self._registry = registry
+        self._records = records
+        self._waiting: dict[int, list[Waiting]] = {}
+
+    def pinned(self, vm: GuardedVm, file: GuardedFile) -> None:
+        """A file has got its lock: write who has it, unless a hook does."""
+        if not file.found or file.mode != EXCLUSIVE or file.epoch or not self._records.settings.folder:
+            return
+        device = file.key[0]
+        waiting = self._waiting.setdefault(device, [])
+        if any(other is file for _, other in waiting):
+            return
+        waiting.append((vm, file))
+        if len(waiting) == 1:
+            self._loop.call_in(_COLLECT, lambda: self._write(device))
+
+    def _write(self, device: int) -> None:
+        batch = self._waiting[device][:_AT_ONCE]
+        jobs = [self._job(vm, file) for vm, file in batch]
+        answer = os.memfd_create("vmguard-epochs", os.MFD_CLOEXEC)
+        settings = self._records.settings
+        try:
+            helpers.start(
+                self._loop,
+                "claim_job",
+                lambda status: self._written(device, batch, answer, status),
+                words=[str(answer)],
+                stdin=jobs,
+                fds=[answer],
+                seconds=settings.timeout * max(1, len(batch) // 20),
+            )
+        except OSError as problem:
+            log.warning("no owner records for %d files: %s", len(batch), problem)
+            self._written(device, batch, answer, -1)
+
+    def _written(self, device: int, batch: list[Waiting], answer: int, status: int) -> None:
+        with os.fdopen(answer, "rb") as stream:
+            stream.seek(0)
+            text = stream.read()
+        if status < 0:
+            log.warning("the storage did not take %d owner records in time", len(batch))
+        epochs = json.loads(text) if text else [0] * len(batch)
+        for (vm, file), epoch in zip(batch, epochs, strict=False):
+            file.epoch = int(epoch)
+            if self._registry.get(vm.id) is not vm or file not in vm.files:
+                self._records.mark_released(vm, [file])  # it was let go of meanwhile
+        for vm in {vm.id: vm for vm, _ in batch}.values():
+            if self._registry.get(vm.id) is vm:
+                self._registry.save(vm)
+        left = self._waiting[device] = self._waiting[device][len(batch) :]
+        if left:
+            self._write(device)
+
+    def _job(self, vm: GuardedVm, file: GuardedFile) -> dict[str, Any]:
+        settings = self._records.settings
+        about = {
+            **fields(settings),
+            "hypervisor": vm.hypervisor,
+            "vm": vm.name,
+            "uuid": vm.uuid,
+            "claimed": vm.claimed,
+            "path": file.path,
+        }
+        path = (file.real or file.path).removesuffix(_GONE)
+        return {"path": path, "folder": settings.folder, "inode": file.key[1], "fields": about}

@@ -1,0 +1,135 @@
+"""One VM's way up the fence ladder: what has to survive the daemon, and the evidence as it is found now."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from vmguard.adapters import libvirt_host, proc
+from vmguard.core.fence import Evidence, Life, Others, Process, Proof, Rung
+from vmguard.core.lifecycle import State
+from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.watch_events import AfterFence, HostFence, Policy
+from vmguard.daemon.loop import Timer
+from vmguard.daemon.registry import GuardedFile, GuardedVm
+
+
+@dataclass
+class Climb:
+    """Only what ``as_json`` has is kept in a file; all else is looked up anew by the next daemon."""
+
+    id: str
+    name: str
+    uuid: str
+    hypervisor: str
+    evidence: str
+    policy: Policy
+    pid: int = 0
+    #: None once its locks are let go of
+    vm: GuardedVm | None = None
+    since: dict[Rung, float] = field(default_factory=dict)
+    began: float = 0.0
+    mounts: set[str] = field(default_factory=set)
+    rung: Rung | None = None
+    sentence: str = ""
+    alarmed: set[Rung] = field(default_factory=set)
+    killed: set[int] = field(default_factory=set)
+    #: a cut or a start is under way, and when the next one may be
+    busy: bool = False
+    again: float = 0.0
+    followed: bool = False
+    pause: float = 0.0
+    timer: Timer | None = None
+
+    @property
+    def title(self) -> str:
+        return f"VM {self.name!r}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "name": self.name,
+            "uuid": self.uuid,
+            "hypervisor": self.hypervisor,
+            "evidence": self.evidence,
+            "pid": self.pid,
+            "after_fence": str(self.policy.after_fence),
+            "host_fence": str(self.policy.host_fence),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Climb:
+        """Raises KeyError, TypeError or ValueError when the value is not one."""
+        return cls(
+            id=str(value["id"]),
+            name=str(value["name"]),
+            uuid=str(value["uuid"]),
+            hypervisor=str(value["hypervisor"]),
+            evidence=str(value["evidence"]),
+            policy=Policy(after_fence=AfterFence(value["after_fence"]), host_fence=HostFence(value["host_fence"])),
+            pid=int(value["pid"]),
+        )
+
+
+def evidence(climb: Climb, others: Others, libvirt_run_dir: str) -> Evidence:
+    """Look everything up. No call here touches the share."""
+    vm = climb.vm
+    if vm is None:  # the keeper lets go only on proof of all that comes before
+        return Evidence(
+            processes=(),
+            pinned=True,
+            copied=Proof.YES,
+            drained=Proof.YES,
+            others=Others.NONE,
+            released=Proof.YES,
+            cleaned=_cleaned(climb, libvirt_run_dir),
+            followed=_proof(climb.followed),
+        )
+    releasing = vm.state is State.RELEASING
+    shielded = releasing or all(shield(file) for file in vm.files if file.mode == EXCLUSIVE)
+    return Evidence(
+        processes=tuple(_processes(climb, vm)),
+        pinned=shielded,
+        copied=_proof(shielded),
+        drained=_proof(vm.drained or releasing),
+        others=others,
+        released=Proof.NO,
+        cleaned=Proof.NO,
+        followed=Proof.NO,
+    )
+
+
+def shield(file: GuardedFile) -> bool:
+    """Whether we hold a copy of the very description that writes to it: a lost lock on it turns writes into EIO."""
+    return file.fd >= 0 and (file.pin is not None or file.was_pinned)
+
+
+def _proof(so: bool) -> Proof:
+    return Proof.YES if so else Proof.NO
+
+
+def _processes(climb: Climb, vm: GuardedVm) -> list[Process]:
+    climb.pid = vm.pid
+    return [Process(p.name or str(p.kind), p.pid, _life(p.pid, p.pidfd), p.pid in climb.killed) for p in vm.processes]
+
+
+def _life(pid: int, pidfd: int) -> Life:
+    if proc.is_dead(pidfd):
+        return Life.DEAD
+    try:
+        threads = {int(name): proc.thread_state(pid, int(name)) for name in os.listdir(f"/proc/{pid}/task")}
+    except OSError:
+        return Life.UNKNOWN
+    if "D" in threads.values():
+        return Life.BLOCKED
+    return Life.LEADER_GONE if threads.get(pid) == "Z" and len(threads) > 1 else Life.RUNNING
+
+
+def _cleaned(climb: Climb, run_dir: str) -> Proof:
+    """By the hypervisor's own books: libvirt keeps a status file for each VM that it believes to run."""
+    if climb.hypervisor != "libvirt" or not libvirt_host.believes_running(run_dir, climb.name):
+        return Proof.YES
+    now = libvirt_host.qemu_pid(run_dir, climb.name, climb.uuid)
+    # Another process already: somebody was faster and has started it again.
+    return _proof(now is not None and now != climb.pid)

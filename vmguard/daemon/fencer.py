@@ -1,0 +1,247 @@
+"""Climbs the fence ladder (vmguard/core/fence.py) for real: takes the rung that the evidence names.
+
+What is to be ended is written to /run/vmguard/fences before anything is done, and removed when all of it is done: a
+daemon that comes after a killed one finds its rung by the evidence. Letting go of the descriptors is the keeper's
+work, on the keeper's own proof; the fencer sees to it that it comes to that, cuts what may not wait, raises the alarms.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from vmguard import faults
+from vmguard.adapters import clock, mounts, statefile
+from vmguard.adapters.hostfence import HostFence
+from vmguard.core.fence import Next, Others, Rung, next_rung
+from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.timing import Rungs
+from vmguard.core.watch_events import Level, Policy, Report
+from vmguard.daemon import helpers
+from vmguard.daemon.acts import Acts
+from vmguard.daemon.climb import Climb, evidence
+from vmguard.daemon.loop import Loop
+from vmguard.daemon.registry import GuardedVm, Registry
+
+log = logging.getLogger("vmguard.fence")
+
+#: seconds between two looks at the evidence: soon at first, then less often
+_FIRST_LOOK, _LAST_LOOK = 0.01, 0.5
+#: seconds between two tries to cut a queue, and to start a VM again
+_CUT_AGAIN, _START_AGAIN = 1.0, 5.0
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Whom the fencer asks and tells."""
+
+    report: Callable[[Report], None]
+    #: whom a cut of this VM's mounts would hurt
+    others: Callable[[str], Others]
+    #: why a restart would only lose the locks of these mounts again, empty when it would not
+    why_no_restart: Callable[[set[str]], str]
+    #: the VM's locks are let go of
+    gone: Callable[[str], None]
+    host: HostFence
+    libvirt_run_dir: Callable[[], str]
+    spans: Rungs = field(default_factory=Rungs)
+
+
+class Fencer:
+    """All fences of this host."""
+
+    def __init__(self, loop: Loop, registry: Registry, acts: Acts, folder: str, around: Surroundings) -> None:
+        self._loop = loop
+        self._registry = registry
+        self._acts = acts
+        self._folder = folder
+        self._around = around
+        self.climbs: dict[str, Climb] = {}
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+
+    def begin(self, vm: GuardedVm, why: str, policy: Policy) -> None:
+        """Fence a VM: called right behind the report that says so."""
+        known = self.climbs.get(vm.id)
+        if known is not None and known.vm is vm:
+            return
+        climb = Climb(vm.id, vm.name, vm.uuid, vm.hypervisor, why, policy, vm.pid, vm, began=clock.boottime())
+        climb.mounts = set(_mounts(vm))
+        self.climbs[vm.id] = climb
+        self._save(climb)
+        vm.fencing = why
+        self._registry.save(vm)
+        vm.when_released.append(lambda: self._released(climb))
+        faults.point("fence-begun")
+        self._climb(climb)
+
+    def resume(self) -> None:
+        """Fences that a daemon before this one did not finish. The watchdog orders those of VMs that are still guarded
+        again by itself (VmInfo.fencing)."""
+        for name in sorted(os.listdir(self._folder)):
+            path = os.path.join(self._folder, name)
+            value = statefile.read(path) if name.endswith(".json") else None
+            try:
+                climb = Climb.from_json(value or {})
+            except (KeyError, TypeError, ValueError) as problem:
+                log.error("state file %s is not understood (%s); going on without it", name, problem)
+                statefile.remove(path)
+                continue
+            if self._registry.get(climb.id) is None:
+                climb.began = clock.boottime()
+                self.climbs[climb.id] = climb
+                self._say(climb, Level.WARNING, "fence.resumed", "the fence that was begun is taken up again")
+                self._climb(climb)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """What is being ended, and on which rung."""
+        return [
+            {**climb.as_json(), "rung": str(climb.rung or ""), "sentence": climb.sentence}
+            for climb in self.climbs.values()
+        ]
+
+    # -- climbing ---------------------------------------------------------------------------------------------------
+
+    def _climb(self, climb: Climb) -> None:
+        """Take rungs until one has to be waited for; look again soon."""
+        if self.climbs.get(climb.id) is not climb:
+            return
+        if climb.timer is not None:
+            climb.timer.cancel()
+        rung = climb.rung
+        while True:
+            others = self._around.others(climb.id) if climb.vm is not None else Others.NONE
+            seen = evidence(climb, others, self._around.libvirt_run_dir())
+            step = next_rung(seen, climb.since, clock.boottime(), self._around.spans, climb.policy)
+            self._tell(climb, step)
+            if step.done:
+                self._finish(climb)
+                return
+            if not self._take(climb, step):
+                break
+        climb.pause = _FIRST_LOOK if climb.rung is not rung else min(1.5 * climb.pause, _LAST_LOOK)
+        climb.timer = self._loop.call_in(climb.pause, lambda: self._climb(climb))
+
+    def _tell(self, climb: Climb, step: Next) -> None:
+        """Each rung once, before it is taken; each alarm once."""
+        is_new, climb.rung, climb.sentence = step.rung is not climb.rung, step.rung, step.sentence
+        if step.alarm and step.rung not in climb.alarmed:
+            climb.alarmed.add(step.rung)
+            self._say(climb, Level.ERROR, f"fence.{step.rung}", f"ALARM: {step.sentence}")
+        elif is_new:
+            self._say(climb, Level.INFO, f"fence.{step.rung}", step.sentence)
+        if step.host_fence:
+            self._fire(climb)
+        elif is_new:
+            self._cancel(climb)
+
+    def _take(self, climb: Climb, step: Next) -> bool:
+        """Do what the rung wants; whether to look at once."""
+        match step.rung:
+            case Rung.KILL if climb.vm is not None:
+                killed = self._acts.kill(climb.vm)
+                climb.killed |= killed
+                faults.point("fence-killed")
+                return bool(killed)
+            case Rung.CUT if step.may_cut:
+                self._cut(climb)
+            case Rung.AFTER:
+                self._start_again(climb)
+            case _:
+                faults.point(f"fence-{step.rung}")
+        return False
+
+    def _released(self, climb: Climb) -> None:
+        climb.vm = None
+        faults.point("fence-released")
+        self._around.gone(climb.id)
+        self._loop.call_in(0.0, lambda: self._climb(climb))
+
+    def _finish(self, climb: Climb) -> None:
+        faults.point("fence-finished")
+        self.climbs.pop(climb.id, None)
+        statefile.remove(self._path(climb))
+
+    # -- acts -------------------------------------------------------------------------------------------------------
+
+    def _cut(self, climb: Climb) -> None:
+        """Again and again: what the client sends after one cut waits for the next."""
+        vm, now = climb.vm, clock.boottime()
+        if vm is None or climb.busy or now < climb.again:
+            return
+        points = _mounts(vm)
+        if not points:
+            return
+        climb.again = now + _CUT_AGAIN
+        faults.point("fence-cut")
+        self._job(climb, "cut_job", points, lambda status: None, self._around.spans.cut)
+
+    def _start_again(self, climb: Climb) -> None:
+        """An ordinary start: the hook claims the disks, or refuses."""
+        now = clock.boottime()
+        if climb.busy or now < climb.again:
+            return
+        climb.again = now + _START_AGAIN
+        in_vain = self._around.why_no_restart(climb.mounts)
+        if in_vain:
+            self._say(climb, Level.ERROR, "fence.no-restart", f"not started again: {in_vain}")
+            climb.followed = True
+            return
+        faults.point("fence-start")
+
+        def started(status: int) -> None:
+            climb.followed = status == 0
+            self._climb(climb)
+
+        self._job(climb, "start_job", [climb.hypervisor, climb.uuid], started, self._around.spans.clean_up)
+
+    def _job(self, climb: Climb, module: str, words: list[str], done: Callable[[int], None], seconds: float) -> None:
+        def ended(status: int) -> None:
+            climb.busy = False
+            done(status)
+
+        climb.busy = True
+        try:
+            helpers.start(self._loop, module, ended, words=words, seconds=seconds)
+        except OSError as problem:
+            climb.busy = False
+            log.error("%s: %s cannot be started: %s", climb.title, module, problem)
+
+    def _fire(self, climb: Climb) -> None:
+        if self._around.host.fired:
+            return
+        self._say(climb, Level.ERROR, "fence.host", f"THE HOST IS RESET by its watchdog: {climb.sentence}")
+        faults.point("fence-host")
+        try:
+            self._around.host.fire()
+        except OSError as problem:
+            log.error("%s: the host's watchdog cannot be fired: %s", climb.title, problem)
+
+    def _cancel(self, climb: Climb) -> None:
+        waits = any(other.rung in other.alarmed for other in self.climbs.values() if other is not climb)
+        if self._around.host.fired and not waits and self._around.host.cancel():
+            self._say(climb, Level.WARNING, "fence.host-cancelled", "the proof came in time: the host is not reset")
+
+    # -- the rest ---------------------------------------------------------------------------------------------------
+
+    def _say(self, climb: Climb, level: Level, code: str, text: str) -> None:
+        fields = {"vm": climb.id, "name": climb.name, "uuid": climb.uuid, "evidence": climb.evidence}
+        fields["since_begin"] = f"{clock.boottime() - climb.began:.3f}"
+        self._around.report(Report(level, code, f"{climb.title}: fence: {text}", fields))
+
+    def _save(self, climb: Climb) -> None:
+        try:
+            statefile.write(self._path(climb), climb.as_json())
+        except OSError as problem:
+            log.error("%s: its fence cannot be written down (%s); it is begun all the same", climb.title, problem)
+
+    def _path(self, climb: Climb) -> str:
+        return os.path.join(self._folder, f"{climb.id}.json")
+
+
+def _mounts(vm: GuardedVm) -> list[str]:
+    """Where the NFS files are that it writes."""
+    devices = {file.key[0] for file in vm.files if file.mode == EXCLUSIVE}
+    return sorted({mount.point for mount in mounts.mounts() if mount.device in devices and mount.is_nfs})

@@ -1,0 +1,95 @@
+"""What happened, in order: each report once, to the journal, to `vmguard history` and to the admin's command.
+
+The history is a bounded file in /run/vmguard. A full disk, a dead journal and a command that hangs harm nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from vmguard.adapters import clock, journal
+from vmguard.core.watch_events import Level, Report
+from vmguard.daemon.notify import Notifier
+
+log = logging.getLogger("vmguard.watch")
+
+FILE = "history.jsonl"
+#: bytes after which the older half is dropped
+_LIMIT = 2 * 1024 * 1024
+
+_LEVELS = {Level.ERROR: logging.ERROR, Level.WARNING: logging.WARNING, Level.INFO: logging.INFO}
+
+
+class History:
+    """Appends reports to the file."""
+
+    def __init__(self, run_dir: str) -> None:
+        self._path = os.path.join(run_dir, FILE)
+
+    def add(self, report: Report, fields: dict[str, str]) -> None:
+        entry = {
+            "at": clock.wall(),
+            "boottime": round(clock.boottime(), 3),
+            "level": str(report.level),
+            "code": report.code,
+            "text": report.sentence,
+            "fields": fields,
+        }
+        try:
+            self._shorten()
+            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(fd, json.dumps(entry).encode() + b"\n")
+            finally:
+                os.close(fd)
+        except OSError as problem:
+            log.debug("history not written: %s", problem)
+
+    def _shorten(self) -> None:
+        try:
+            if os.stat(self._path).st_size <= _LIMIT:
+                return
+        except FileNotFoundError:
+            return
+        with open(self._path, "rb") as stream:
+            lines = stream.readlines()
+        with open(self._path + ".new", "wb") as stream:
+            stream.writelines(lines[len(lines) // 2 :])
+        os.replace(self._path + ".new", self._path)
+
+
+class Reporter:
+    """The one way out for a report. ``about`` adds the name and uuid of a VM that the report names by its id."""
+
+    def __init__(self, history: History, notifier: Notifier, about: Callable[[str], dict[str, str]]) -> None:
+        self._history = history
+        self._notifier = notifier
+        self._about = about
+
+    def __call__(self, report: Report) -> None:
+        fields = dict(report.fields)
+        if "vm" in fields:
+            fields |= self._about(fields["vm"])
+        extra = {journal.FIELDS: {"event": report.code, **fields}}
+        log.log(_LEVELS[report.level], "%s", report.sentence, extra=extra)
+        self._history.add(report, fields)
+        self._notifier.tell(report, fields)
+
+
+def read(run_dir: str) -> list[dict[str, Any]]:
+    """All entries, oldest first; a line that was cut short is passed over."""
+    entries = []
+    try:
+        with open(os.path.join(run_dir, FILE), encoding="utf-8", errors="replace") as stream:
+            for line in stream:
+                try:
+                    entries.append(json.loads(line))
+                except ValueError:
+                    continue
+    except FileNotFoundError:
+        pass
+    return [entry for entry in entries if isinstance(entry, dict)]

@@ -1,0 +1,220 @@
+"""Takes the steps of a pin, in a worker: each of them is a lock call on NFS and may hang."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vmguard import faults
+from vmguard.adapters import mounts, ofd, pidfd, proc, systemd
+from vmguard.adapters.proc import Key, OpenFile
+from vmguard.core.pin import Side, Step, Verb, move
+from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.ranges import WHOLE, Range, covers, subtract
+from vmguard.errors import LockConflict
+
+log = logging.getLogger("vmguard.mover")
+
+
+@dataclass(frozen=True)
+class Order:
+    """Bring the lock of one file onto a process's own description."""
+
+    path: str
+    key: Key
+    #: the process that does the I/O, and its descriptor's number
+    pid: int
+    pidfd: int
+    fd: int
+    mode: str
+    pieces: tuple[Range, ...]
+    #: our descriptor that has the lock now, -1 when nobody of this host has it
+    source: int
+    source_mode: str | None
+    #: the description has the lock already (a daemon before this one pinned it): only a copy is wanted
+    satisfied: bool = False
+    #: whether a copy of the description shall stay with us
+    keep: bool = True
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Somebody else's lock that was in the way."""
+
+    #: it excludes everybody; else it is a reader's
+    exclusive: bool
+    #: processes of this host with a lock on the file, in words
+    local: tuple[str, ...] = ()
+    #: this host holds all that it held before the try
+    restored: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """For people: ``locked by another host``."""
+        how = "locked" if self.exclusive else "locked for reading"
+        return f"{how} by {', '.join(self.local) if self.local else 'another host'}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an order.
+
+    ``copy`` is our copy of the process's description once it is done; where that is forbidden, a descriptor of our own
+    that has the lock, if nobody of this host had it before.
+    """
+
+    done: bool
+    copy: int = -1
+    #: whose lock was in the way
+    rival: Rival | None = None
+    #: the process has closed that descriptor in the meantime: look again
+    gone: bool = False
+    #: why the kernel does not let us do it at all
+    forbidden: str = ""
+
+
+def carry_out(order: Order) -> Outcome:
+    """In a worker. After a conflict the source holds what it held before; it stays open in any case."""
+    try:
+        copy = pidfd.copy_descriptor(order.pidfd, order.fd)
+    except OSError as problem:
+        if isinstance(problem, ProcessLookupError) or problem.errno == errno.EBADF:
+            return Outcome(False, gone=True)
+        return _hold(order, pidfd.why_forbidden(problem))
+    # The copy's mount is one of the process's own mount namespace: libvirt gives each QEMU one.
+    if proc.own_key(copy, mounts.devices(order.pid)) != order.key:
+        os.close(copy)
+        return Outcome(False, gone=True)
+    faults.point("pin-copied")
+    try:
+        if not order.satisfied:
+            _take(order, copy, move(order.source_mode, order.mode, order.pieces))
+    except LockConflict:
+        _undo(order, copy)
+        rival = _rival(order, order.source if order.source >= 0 else copy)
+        os.close(copy)
+        return Outcome(False, rival=rival)
+    except OSError:
+        _undo(order, copy)
+        os.close(copy)
+        raise
+    faults.point("pin-done")
+    if not order.keep:
+        os.close(copy)
+        copy = -1
+    return Outcome(True, copy=copy)
+
+
+def _hold(order: Order, forbidden: str) -> Outcome:
+    """The next best thing: a lock beside the process, on a descriptor of our own. The claim's own serves, if there is
+    one; else the file is opened through the process's link, which needs no path."""
+    if order.source >= 0:
+        return Outcome(False, forbidden=forbidden)
+    access = os.O_RDWR if order.mode == EXCLUSIVE else os.O_RDONLY
+    fd = os.open(f"/proc/{order.pid}/fd/{order.fd}", access | os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if proc.own_key(fd, mounts.devices(order.pid)) == order.key:
+            for piece in order.pieces:
+                ofd.lock(fd, order.path, ofd.WRITE if order.mode == EXCLUSIVE else ofd.READ, piece)
+            return Outcome(False, copy=fd, forbidden=forbidden)
+    except LockConflict:
+        rival = _rival(order, fd)
+        os.close(fd)
+        return Outcome(False, rival=rival)
+    except OSError:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return Outcome(False, gone=True)
+
+
+def _rival(order: Order, fd: int) -> Rival | None:
+    """Who is in the way of a description's locks; None when nobody is any more (try again)."""
+    kind = ofd.WRITE if order.mode == EXCLUSIVE else ofd.READ
+    found = [conflict for piece in order.pieces if (conflict := ofd.conflict(fd, kind, piece)) is not None]
+    restored = order.source >= 0 and _holds(order)
+    if not found:
+        return None
+    users = proc.users_of({order.key}, exclude={os.getpid(), *systemd.keepers()})
+    lockers = [user for user in users if _in_the_way(order, user)]
+    if any(user.pid == order.pid for user in lockers):
+        return None  # our own lock, on a description that the process is about to close: it comes over then
+    names = {f"{proc.name(user.pid)} (pid {user.pid})" for user in lockers}
+    return Rival(any(item.exclusive for item in found), tuple(sorted(names)), restored)
+
+
+def _holds(order: Order) -> bool:
+    """Whether our own descriptor carries what it carried before the move."""
+    locks = proc.lock_ranges(proc.fdinfo("self", order.source))
+    exclusive = order.source_mode == EXCLUSIVE
+    own = [(start, length) for write, start, length in locks if write or not exclusive]
+    return all(covers(own, piece) for piece in order.pieces)
+
+
+def _in_the_way(order: Order, user: OpenFile) -> bool:
+    locked = [(start, length) for _, start, length in user.locks]
+    return any(subtract(list(order.pieces), piece) != list(order.pieces) for piece in locked)
+
+
+def _take(order: Order, copy: int, steps: Sequence[Step]) -> None:
+    for number, step in enumerate(steps):
+        fd = copy if step.side is Side.TARGET else order.source
+        if step.verb is Verb.UNLOCK:
+            ofd.unlock(fd, step.piece)
+        else:
+            ofd.lock(fd, order.path, ofd.WRITE if step.exclusive else ofd.READ, step.piece)
+        faults.point(f"pin-{number}")
+
+
+def _undo(order: Order, copy: int) -> None:
+    """Give the target's parts back and restore the source; a rival cannot have come in between the two halves."""
+    for piece in order.pieces:
+        _quietly(lambda piece=piece: ofd.unlock(copy, piece))  # type: ignore[misc]
+    if order.source >= 0 and order.source_mode is not None:
+        kind = ofd.WRITE if order.source_mode == EXCLUSIVE else ofd.READ
+        for piece in order.pieces:
+            _quietly(lambda piece=piece: ofd.lock(order.source, order.path, kind, piece))  # type: ignore[misc]
+
+
+def _quietly(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except (OSError, LockConflict):
+        pass
+
+
+def let_go(fds: Sequence[int], names: Sequence[str] = ()) -> None:
+    """In a worker: unlock each description, then close. A copy that somebody else has must not keep the lock.
+
+    ``names``: what systemd keeps of them. Raises the first OSError, after all have been closed.
+    """
+    faults.point("release-before-unlock")
+    problems = []
+    for fd in fds:
+        try:
+            ofd.unlock(fd, WHOLE)
+        except OSError as problem:
+            problems.append(problem)
+        faults.point("release-unlocked")
+    for name in names:
+        systemd.forget(name)
+    faults.point("release-forgotten")
+    close_last(fds)
+    faults.point("release-closed")
+    if problems:
+        raise problems[0]
+
+
+def close_last(fds: Sequence[int]) -> None:
+    """In a worker: close descriptors that systemd was told to forget, when it has done so (see adapters/systemd.py).
+
+    When systemd does not answer they stay open, which is the lesser evil: they are not locked any more.
+    """
+    if fds and not systemd.barrier():
+        log.error("systemd does not answer; %d descriptors that it may still have are left open", len(fds))
+        return
+    for fd in fds:
+        os.close(fd)

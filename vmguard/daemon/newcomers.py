@@ -1,0 +1,63 @@
+"""Files that a VM opens and nobody announced are approached with care while QEMU still makes them.
+
+While QEMU makes a new image it opens it several times in a row. The image locks of its last description would live on
+in our copy of it and refuse the next one ("Failed to get shared "write" lock"): the snapshot would fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from vmguard.adapters import clock
+from vmguard.adapters.proc import Key, OpenFile
+
+#: seconds for which such a file must be open in the same way before it is pinned
+STEADY = 0.4
+#: seconds after which we keep a copy of its description. Until then the lock is put onto QEMU's description and no copy
+#: stays, for the same reason: making an image may take long on a slow storage.
+_YOUNG = 10.0
+
+_How = frozenset[tuple[int, int, bool]]
+
+
+class Newcomers:
+    """Those of one VM."""
+
+    __slots__ = ("_fresh", "_young")
+
+    def __init__(self) -> None:
+        #: how they are open, and since when
+        self._fresh: dict[Key, tuple[_How, float]] = {}
+        #: until when no copy of them is kept
+        self._young: dict[Key, float] = {}
+
+    def steady(self, key: Key, users: list[OpenFile]) -> bool | None:
+        """Whether it has been open in the same way for long enough; None when it was just seen to change."""
+        now = clock.boottime()
+        how = frozenset((user.pid, user.fd, user.info.writable) for user in users)
+        before, since = self._fresh.get(key, (None, now))
+        if before != how:
+            self._fresh[key] = (how, now)
+            return None
+        if now - since < STEADY:
+            return False
+        del self._fresh[key]
+        self._young[key] = now + _YOUNG
+        return True
+
+    def grown_up(self, key: Key) -> bool:
+        """Whether a copy of its description may be kept."""
+        if clock.boottime() < self._young.get(key, 0.0):
+            return False
+        self._young.pop(key, None)
+        return True
+
+    def next_change(self) -> float:
+        """CLOCK_BOOTTIME seconds at which the next one has grown up; infinite when none is young."""
+        return min(self._young.values(), default=float("inf"))
+
+    def only(self, keys: Collection[Key]) -> None:
+        """Forget the others: they are not open any more."""
+        for known in (self._fresh, self._young):
+            for key in known.keys() - keys:
+                del known[key]

@@ -1,0 +1,119 @@
+"""The admin's command, run for each event in a thread that may wait: the ladder never does.
+
+The command gets no arguments from us and this environment, besides PATH:
+
+VMGUARD_EVENT      what happened, a word for programs: ``vm.freeze``, ``vm.fence``, ``lock.lost``
+VMGUARD_LEVEL      error (a human must look), warning or info
+VMGUARD_TEXT       the sentence for people
+VMGUARD_HOST       this host's name
+VMGUARD_VM         the VM's name, VMGUARD_UUID its uuid (only where it is about one VM)
+VMGUARD_DISK, VMGUARD_MOUNT, VMGUARD_VERDICT, VMGUARD_EVIDENCE and so on: the other fields of the report
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import subprocess
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from vmguard.adapters import identity, memory
+from vmguard.core.watch_events import Level, Report
+
+log = logging.getLogger("vmguard.notify")
+
+#: events that wait for their turn at most; a thousand frozen VMs are a thousand events
+_WAITING = 2000
+_ORDER = {Level.INFO: 0, Level.WARNING: 1, Level.ERROR: 2}
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """``command`` is empty when there is none; ``seconds`` until it is killed; ``level`` and above are told."""
+
+    command: str = ""
+    seconds: float = 10.0
+    level: Level = Level.WARNING
+
+
+class Notifier:
+    """One command at a time, in the order of the events."""
+
+    def __init__(self, wanted: Callable[[], Wanted]) -> None:
+        self._wanted = wanted
+        self._events: queue.Queue[Mapping[str, str]] = queue.Queue(_WAITING)
+        self._thread: threading.Thread | None = None
+        self._dropped = 0
+
+    def tell(self, report: Report, fields: Mapping[str, str]) -> None:
+        """Never waits."""
+        wanted = self._wanted()
+        if not wanted.command or _ORDER[report.level] < _ORDER[wanted.level]:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="notify", daemon=True)
+            self._thread.start()
+        try:
+            self._events.put_nowait(environment(report, fields))
+        except queue.Full:
+            self._dropped += 1
+
+    def _run(self) -> None:
+        while True:
+            variables = self._events.get()
+            wanted = self._wanted()
+            if self._dropped:
+                log.warning("notify.command is too slow: it was not told of %d events", self._dropped)
+                self._dropped = 0
+            if wanted.command:
+                _call(wanted, variables)
+
+
+def environment(report: Report, fields: Mapping[str, str]) -> dict[str, str]:
+    """All variables for one event; a value from outside cannot end one (NUL)."""
+    known = {
+        "EVENT": report.code,
+        "LEVEL": str(report.level),
+        "TEXT": report.sentence,
+        "HOST": identity.host_name(),
+        "VM": fields.get("name", ""),
+        **{name.upper(): value for name, value in fields.items() if name not in ("vm", "name")},
+    }
+    return {"PATH": _PATH, **{f"VMGUARD_{name}": value.replace("\0", "") for name, value in known.items()}}
+
+
+def _call(wanted: Wanted, variables: Mapping[str, str]) -> None:
+    try:
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", wanted.command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=variables,
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as problem:
+        log.warning("notify.command cannot be started: %s", problem)
+        return
+    memory.ordinary(process.pid)
+    try:
+        status = process.wait(wanted.seconds)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        log.warning("notify.command took longer than %.0f s for %s", wanted.seconds, variables["VMGUARD_EVENT"])
+        return
+    if status:
+        log.warning("notify.command ended with status %d for %s", status, variables["VMGUARD_EVENT"])
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, 9)
+        process.wait(1.0)
+    except (OSError, subprocess.TimeoutExpired):
+        pass  # it hangs in the kernel: it is nobody's business any more

@@ -1,0 +1,89 @@
+"""Starts the processes that mark owner records as released, and sees to it that none of them stays."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import vmguard
+from vmguard.adapters import clock, identity
+from vmguard.core.plan import EXCLUSIVE
+from vmguard.daemon import helpers
+from vmguard.daemon.loop import Loop
+from vmguard.daemon.registry import GuardedFile, GuardedVm
+
+log = logging.getLogger("vmguard.records")
+
+MarkReleased = Callable[[GuardedVm, Sequence[GuardedFile]], None]
+
+
+@dataclass(frozen=True)
+class RecordSettings:
+    """``folder`` is empty when no records are wanted; ``timeout`` in seconds."""
+
+    folder: str
+    timeout: float
+    host: str
+
+
+def fields(settings: RecordSettings) -> dict[str, str]:
+    """What this host writes about itself into every record."""
+    return {
+        "host": settings.host or identity.host_name(),
+        "machine": identity.machine_id(),
+        "boot": identity.boot_id(),
+        "version": vmguard.__version__,
+    }
+
+
+class Records:
+    """Marks records as released, one process for each VM."""
+
+    def __init__(self, loop: Loop, settings: RecordSettings) -> None:
+        self._loop = loop
+        self.settings = settings
+
+    def mark_released(self, vm: GuardedVm, files: Sequence[GuardedFile]) -> None:
+        """Behind a release, never in its way."""
+        jobs = self._jobs(vm, files)
+        if not jobs:
+            return
+        try:
+            helpers.start(
+                self._loop,
+                "record_job",
+                lambda status: self._done(vm, status),
+                stdin=jobs,
+                seconds=self.settings.timeout,
+            )
+        except OSError as problem:
+            log.warning("%s: its owner records stay as they are: %s", vm.title, problem)
+
+    def _done(self, vm: GuardedVm, status: int) -> None:
+        if status < 0:
+            log.warning("%s: the storage did not take its owner records in time", vm.title)
+
+    def _jobs(self, vm: GuardedVm, files: Sequence[GuardedFile]) -> list[dict[str, Any]]:
+        if not self.settings.folder:
+            return []
+        about = {
+            **fields(self.settings),
+            "hypervisor": vm.hypervisor,
+            "vm": vm.name,
+            "uuid": vm.uuid,
+            "claimed": vm.claimed,
+            "released": clock.wall(),
+        }
+        return [
+            {
+                "path": file.real or file.path,
+                "folder": self.settings.folder,
+                "inode": file.key[1],
+                "epoch": file.epoch,
+                "fields": {**about, "path": file.path},
+            }
+            for file in files
+            if file.mode == EXCLUSIVE and file.epoch
+        ]

@@ -1,0 +1,314 @@
+"""The daemon's side of the wire protocol: who may speak, and what each operation does."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import vmguard
+from vmguard.adapters import clock, proc
+from vmguard.adapters.hypervisors import PROXMOX
+from vmguard.core.lifecycle import LIVING, SENTENCES, State
+from vmguard.core.plan import MODES
+from vmguard.daemon.keeper import Keeper
+from vmguard.daemon.loop import Loop
+from vmguard.daemon.oversight import Oversight
+from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.starters import Starters
+from vmguard.errors import BadInput, DaemonError, VmguardError, WireError
+from vmguard.protocol.wire import Connection, Message
+
+log = logging.getLogger("vmguard.service")
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_VMID = re.compile(r"[1-9][0-9]{2,8}")
+_HYPERVISORS = ("libvirt", PROXMOX)
+#: seconds a claim waits for this host's own leftover of the same VM to be released
+_LEFTOVER, _LONG_LEFTOVER = 2.0, 50.0
+#: messages read from one connection before the others get their turn
+_AT_ONCE = 64
+
+
+class Session:
+    """One connection: its peer, and the claim that it is making."""
+
+    def __init__(self, connection: Connection, pid: int, pidfd: int) -> None:
+        self.connection = connection
+        self.pid = pid
+        self.pidfd = pidfd
+        self.files: list[GuardedFile] = []
+        self.vm: GuardedVm | None = None
+        #: pidfd of the task whose hook this is, as far as there is one
+        self.task = -1
+
+
+class Service:
+    """Accepts connections and answers requests, in the loop's thread."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        registry: Registry,
+        keeper: Keeper,
+        settings: Callable[[str], dict[str, Any]],
+        oversight: Oversight,
+    ) -> None:
+        self._loop = loop
+        self._registry = registry
+        self._keeper = keeper
+        self._settings = settings
+        self._oversight = oversight
+        self._started = clock.wall()
+        #: carries out ``adopt``: the request and where its answer goes
+        self.adopt: Callable[[Message, Callable[[list[dict[str, Any]]], None]], None] | None = None
+        self._starters = Starters(loop)
+        self._operations: dict[str, Callable[[Session, Message, list[int]], Message | None]] = {
+            "claim": self._claim,
+            "hold": self._hold,
+            "commit": self._commit,
+            "recorded": self._recorded,
+            "started": self._has_started,
+            "ended": self._ended,
+            "adopt": self._adopt,
+            "status": self._status,
+            "who": self._who,
+            "ping": self._ping,
+            "health": lambda session, message, fds: self._oversight.health(),
+            "disarm": lambda session, message, fds: self._oversight.disarm(message),
+            "arm": lambda session, message, fds: self._oversight.arm(message),
+        }
+
+    def listen(self, listener: socket.socket) -> None:
+        listener.setblocking(False)
+        self._loop.watch(listener.fileno(), lambda: self._accept(listener))
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            accepted, _ = listener.accept()
+        except OSError:
+            return
+        accepted.setblocking(False)
+        connection = Connection(accepted)
+        pid, uid, _ = connection.peer()
+        if uid not in (0, os.geteuid()):
+            log.warning("a process of user %d (pid %d) was turned away", uid, pid)
+            connection.close()
+            return
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            connection.close()
+            return
+        session = Session(connection, pid, pidfd)
+        self._loop.watch(connection.fileno(), lambda: self._readable(session))
+
+    def _readable(self, session: Session) -> None:
+        # All that waits is read in one go: a hook's last words must be heard before its death is judged.
+        for _ in range(_AT_ONCE):
+            try:
+                received = session.connection.receive()
+            except BlockingIOError:
+                return
+            except WireError as problem:
+                self._answer(session, _refusal(problem))
+                continue
+            except OSError:
+                received = None
+            if received is None:
+                self._close(session)
+                return
+            self._serve(session, *received)
+
+    def _serve(self, session: Session, message: Message, fds: list[int]) -> None:
+        operation = self._operations.get(str(message.get("op")))
+        try:
+            if operation is None:
+                raise BadInput(f"unknown operation {message.get('op')!r}")
+            answer = operation(session, message, fds)
+        except (VmguardError, OSError) as problem:
+            answer = _refusal(problem)
+        finally:
+            for fd in fds:
+                os.close(fd)
+            fds.clear()
+        if answer is not None:
+            self._answer(session, answer)
+
+    def _answer(self, session: Session, answer: Message, fds: tuple[int, ...] = ()) -> None:
+        try:
+            session.connection.send({"ok": True, **answer}, fds)
+        except (OSError, WireError) as problem:
+            log.info("pid %d does not take its answer: %s", session.pid, problem)
+
+    def _close(self, session: Session) -> None:
+        self._loop.unwatch(session.connection.fileno())
+        session.connection.close()
+        os.close(session.pidfd)
+        if session.task >= 0:
+            os.close(session.task)
+        if session.files:
+            self._keeper.discard(session.files)
+
+    # -- a claim ----------------------------------------------------------------------------------------------------
+
+    def _claim(self, session: Session, message: Message, fds: list[int]) -> Message | None:
+        _, uuid, hypervisor = _subject(message)
+        old = self._registry.get(f"{hypervisor}-{uuid}")
+        if old is None:
+            return {"settings": self._settings(hypervisor)}
+        if old.state in LIVING:
+            raise DaemonError(
+                f"{old.title} is already running on this host (pid {old.pid}), claimed {old.claimed}",
+                "if it should not be: vmguard status",
+            )
+        if old.state is State.OFFERED and hypervisor != PROXMOX:
+            raise DaemonError(f"{old.title} is just being claimed by another start on this host", "wait for that one")
+        # A start before this one left its claim behind: let it go first, on the same proof as ever.
+        self._answer_when_released(session, old)
+        old.start_is_over = True
+        self._keeper.settle(old)
+        return None
+
+    def _answer_when_released(self, session: Session, old: GuardedVm) -> None:
+        answered: list[bool] = []
+
+        def go_on() -> None:
+            if not answered:
+                answered.append(True)
+                self._answer(session, {"settings": self._settings(old.hypervisor)})
+
+        def give_up() -> None:
+            if not answered:
+                answered.append(True)
+                reason = old.why or SENTENCES[old.state]
+                problem = DaemonError(
+                    f"an earlier run of {old.title} on this host is not over: {reason}", "see: vmguard status"
+                )
+                self._answer(session, _refusal(problem))
+
+        old.when_released.append(go_on)
+        # HA starts a VM again a few times only, and soon: who may wait gets the time for the proof.
+        self._loop.call_in(_LONG_LEFTOVER if old.hypervisor == PROXMOX else _LEFTOVER, give_up)
+
+    def _hold(self, session: Session, message: Message, fds: list[int]) -> Message:
+        name, uuid, hypervisor = _subject(message)
+        files = _files(message.get("files"))
+        if len(files) != len(fds):
+            raise BadInput(f"{len(files)} files were named and {len(fds)} descriptors came with them")
+        for file, fd in zip(files, fds, strict=True):
+            file.fd = os.dup(fd)
+        session.files.extend(files)
+        if message.get("final") is not True:
+            return {}
+        if self._registry.get(f"{hypervisor}-{uuid}") is not None:
+            raise DaemonError(f"VM {name!r} was claimed by another start on this host in the meantime")
+        if proc.is_dead(session.pidfd):
+            raise DaemonError("the hook that began this claim is gone")
+        vm = GuardedVm(hypervisor=hypervisor, name=name, uuid=uuid, files=session.files)
+        for warning in message.get("warnings") or []:
+            log.warning("%s: %s", vm.title, str(warning)[:500])
+        if hypervisor == PROXMOX and session.task < 0:
+            session.task = self._starters.find(session.pid)
+        try:
+            self._keeper.accept(vm, session.pidfd)
+        except OSError as problem:
+            raise DaemonError(
+                f"the state of {vm.title} cannot be written: {problem}", "free space in /run"
+            ) from problem
+        session.files = []
+        session.vm = vm
+        return {}
+
+    def _commit(self, session: Session, message: Message, fds: list[int]) -> None:
+        if session.vm is not None:
+            self._keeper.commit(session.vm)
+            if session.task >= 0:
+                task, session.task = session.task, -1
+                self._starters.follow(session.vm, task)
+
+    def _recorded(self, session: Session, message: Message, fds: list[int]) -> None:
+        if session.vm is not None:
+            epochs = {int(inode): int(epoch) for inode, epoch in dict(message.get("epochs") or {}).items()}
+            self._keeper.recorded(session.vm, epochs)
+            for problem in message.get("problems") or []:
+                log.warning("%s: %s", session.vm.title, str(problem)[:500])
+
+    def _has_started(self, session: Session, message: Message, fds: list[int]) -> Message:
+        _, uuid, hypervisor = _subject(message)
+        vm = self._registry.get(f"{hypervisor}-{uuid}")
+        if vm is not None:
+            self._keeper.started(vm)
+        return {}
+
+    def _ended(self, session: Session, message: Message, fds: list[int]) -> Message:
+        _, uuid, hypervisor = _subject(message)
+        vm = self._registry.get(f"{hypervisor}-{uuid}")
+        if vm is None:
+            return {}
+        # A post-stop of Proxmox may belong to a run before this one, and come while QEMU is being started.
+        if hypervisor == PROXMOX:
+            self._keeper.settle(vm)
+        else:
+            self._keeper.ended(vm)
+        return {}
+
+    # -- questions --------------------------------------------------------------------------------------------------
+
+    def _status(self, session: Session, message: Message, fds: list[int]) -> None:
+        self._answer_list(session, [{**vm.as_json(), "watch": self._oversight.of_vm(vm)} for vm in self._registry])
+
+    def _adopt(self, session: Session, message: Message, fds: list[int]) -> None:
+        if self.adopt is None:
+            raise DaemonError("this daemon does not adopt VMs")
+        self.adopt(message, lambda found: self._answer_list(session, found))
+
+    def _answer_list(self, session: Session, found: list[dict[str, Any]]) -> None:
+        # A thousand VMs do not fit into one message: the list travels in a memory file.
+        fd = os.memfd_create("vmguard-answer", os.MFD_CLOEXEC)
+        with os.fdopen(fd, "wb") as stream:
+            size = stream.write(json.dumps(found).encode())
+            stream.flush()
+            self._answer(session, {"version": vmguard.__version__, "bytes": size}, (fd,))
+
+    def _who(self, session: Session, message: Message, fds: list[int]) -> Message:
+        key = (int(message.get("device", 0)), int(message.get("inode", 0)))
+        return {"vms": [vm.as_json() for vm in self._registry.holder_of(key)]}
+
+    def _ping(self, session: Session, message: Message, fds: list[int]) -> Message:
+        return {"version": vmguard.__version__, "since": self._started, "pid": os.getpid(), "vms": len(self._registry)}
+
+
+def _refusal(problem: Exception) -> Message:
+    hint = problem.hint if isinstance(problem, VmguardError) else ""
+    return {"ok": False, "error": {"message": str(problem), "hint": hint}}
+
+
+def _subject(message: Message) -> tuple[str, str, str]:
+    """Name, uuid and hypervisor of the VM that a message speaks of. Raises BadInput."""
+    name, uuid, hypervisor = message.get("name"), message.get("uuid"), message.get("hypervisor")
+    if not isinstance(name, str) or not 0 < len(name) <= 4096:
+        raise BadInput(f"{name!r} is not a VM's name")
+    if hypervisor not in _HYPERVISORS:
+        raise BadInput(f"{hypervisor!r} is not a hypervisor")
+    identity = _VMID if hypervisor == PROXMOX else _UUID
+    if not isinstance(uuid, str) or not identity.fullmatch(uuid):
+        raise BadInput(f"{uuid!r} is not a VM's uuid")
+    return name, uuid, str(hypervisor)
+
+
+def _files(value: object) -> list[GuardedFile]:
+    if not isinstance(value, list):
+        raise BadInput("files is not a list")
+    try:
+        files = [GuardedFile.from_json(item) for item in value]
+    except (KeyError, TypeError, ValueError) as problem:
+        raise BadInput(f"a file of the claim is not understood: {problem!r}") from None
+    for file in files:
+        if file.mode not in MODES or not file.pieces:
+            raise BadInput(f"{file.path!r} has mode {file.mode!r} and {len(file.pieces)} ranges")
+    return files

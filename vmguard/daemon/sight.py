@@ -1,0 +1,117 @@
+"""Looks at what processes have open, again and again, at as little cost as keeps it right.
+
+Three looks, from cheap to dear; all of them through /proc, none asks a server:
+
+=======  ==================================================================  ==================
+count    how many descriptors there are (Linux 6.2 and later)                1 us a process
+links    the numbers and links of all descriptors                            4 us a descriptor
+full     fdinfo of each file: mount, inode, mode, and the locks on it        10 us a file
+=======  ==================================================================  ==================
+
+An open changes the count, or comes with a close; then the links differ, unless the same file was opened and closed
+twice and got its old number back. inotify tells of that, and in the end the slow full look.
+"""
+
+from __future__ import annotations
+
+from vmguard.adapters import clock, mounts, proc
+from vmguard.adapters.proc import FdFolder, FdInfo, Key, OpenFile
+from vmguard.core.pin import Description
+from vmguard.core.ranges import QEMU_WINDOW, covers
+
+#: links that are files, but never a disk
+_NO_IMAGES = ("/dev/", "/proc/", "/sys/", "/memfd:", "/anon_hugepage", "/[")
+#: seconds for which what is known about a mount namespace is believed; a pin asks anew
+_FRESH = 1.0
+
+
+class MountTables:
+    """From mount id to device, by mount namespace: read once for all processes that share one."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, tuple[float, dict[int, int]]] = {}
+        self._shares: frozenset[int] = frozenset()
+        self._shares_until = 0.0
+
+    def key(self, pid: int, info: FdInfo) -> Key:
+        """Raises OSError when the process is gone."""
+        namespace = proc.mount_namespace(pid)
+        now = clock.boottime()
+        until, table = self._tables.get(namespace, (0.0, {}))
+        if now >= until or info.mount_id not in table:
+            if len(self._tables) > 64:
+                self._tables.clear()
+            table = mounts.devices(pid)
+            self._tables[namespace] = (now + _FRESH, table)
+        return table.get(info.mount_id, 0), info.inode
+
+    def shares(self) -> frozenset[int]:
+        """The devices that are NFS mounts of this host."""
+        now = clock.boottime()
+        if now >= self._shares_until:
+            self._shares = frozenset(mount.device for mount in mounts.mounts() if mount.is_nfs)
+            self._shares_until = now + _FRESH
+        return self._shares
+
+
+class Sight:
+    """One process and what was last seen of it. Making one raises OSError when the process is gone by then."""
+
+    __slots__ = ("_count", "_folder", "_links", "forbidden", "pid")
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._folder = FdFolder(pid)
+        self._count = -1
+        self._links: list[tuple[str, str]] = []
+        #: the kernel does not let us see what it has open
+        self.forbidden = False
+
+    def close(self) -> None:
+        self._folder.close()
+
+    def count_changed(self) -> bool:
+        """Whether there are more or fewer than at the last full look; yes where the kernel does not count."""
+        count = self._folder.count()
+        return count == 0 or count != self._count
+
+    def links_changed(self) -> bool:
+        """Whether the links differ from those of the last full look."""
+        return self._look() != self._links
+
+    def full(self, tables: MountTables) -> list[OpenFile]:
+        """Every file that may be an image."""
+        self._count = self._folder.count()  # before the links: what opens in between must change it
+        self._links = self._look()
+        found = []
+        for number, path in self._links:
+            if not path.startswith("/") or path.startswith(_NO_IMAGES):
+                continue
+            try:
+                info = proc.fdinfo(self.pid, int(number))
+                found.append(OpenFile(self.pid, int(number), path, tables.key(self.pid, info), info))
+            except OSError:
+                continue
+        return found
+
+    def shows(self) -> bool:
+        """Whether the process's descriptors can be seen at all: not once it has begun to exit."""
+        return bool(self._look())
+
+    def _look(self) -> list[tuple[str, str]]:
+        try:
+            self.forbidden = False
+            return self._folder.links()
+        except PermissionError:
+            self.forbidden = True
+            return []
+
+
+def descriptions(users: list[OpenFile]) -> list[Description]:
+    """What the pure rules of the pin need to know."""
+    return [Description(user.pid, user.fd, user.info.writable, tuple(user.locks)) for user in users]
+
+
+def has_image_locks(user: OpenFile) -> bool:
+    """Whether QEMU itself treats it as a disk image: it locks permission bytes of those (where locking is on)."""
+    return any(covers([QEMU_WINDOW], (start, length or 1)) for _, start, length in user.locks)

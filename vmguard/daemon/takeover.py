@@ -1,0 +1,44 @@
+"""Puts together what guards VMs that no hook announced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vmguard.config.choices import LocalFiles
+from vmguard.config.settings import Config
+from vmguard.daemon.adopt import Adopter
+from vmguard.daemon.claims import Claims
+from vmguard.daemon.conflicts import Conflicts
+from vmguard.daemon.keeper import Keeper
+from vmguard.daemon.loop import Loop
+from vmguard.daemon.pinner import Pinner
+from vmguard.daemon.records import Records
+from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.service import Service
+from vmguard.daemon.unguarded import Census
+
+
+def furnish(
+    loop: Loop,
+    registry: Registry,
+    keeper: Keeper,
+    pinner: Pinner,
+    records: Records,
+    service: Service,
+    config: Callable[[], Config],
+) -> None:
+    """Wire the census, the conflicts, the owner records and ``adopt`` into a daemon, and start looking."""
+    conflicts = Conflicts(loop, registry, pinner, lambda: config().unguarded)
+    claims = Claims(loop, registry, records)
+    census = Census(loop, registry, keeper, pinner, lambda: config().unguarded)
+
+    def pinned(vm: GuardedVm, file: GuardedFile) -> None:
+        claims.pinned(vm, file)
+        conflicts.solved(vm)
+
+    def local() -> bool:
+        return config().policy.local_filesystems is LocalFiles.LOCK
+
+    pinner.on_pinned = pinned
+    service.adopt = Adopter(loop, registry, census, pinner, conflicts, local).adopt
+    census.start()

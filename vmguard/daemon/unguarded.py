@@ -1,0 +1,238 @@
+"""Finds the processes that do I/O for VMs and that nobody announced: VMs without their hook, helpers of guarded VMs.
+
+Hooks fail open: one that was added later, deleted or made not executable is simply not run. So this looks for itself,
+every few seconds, at what /proc shows of each process: program, arguments, links of its descriptors. No request is
+made to any server.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vmguard.adapters import identity as host
+from vmguard.adapters import libvirt_host, proc
+from vmguard.adapters.proc import Key, OpenFile
+from vmguard.config.settings import Unguarded
+from vmguard.core.lifecycle import LIVING, State
+from vmguard.core.processes import MASTERS, Kind, identity, kind_of, named_files, served, short_name
+from vmguard.daemon.keeper import Keeper
+from vmguard.daemon.loop import Loop
+from vmguard.daemon.pinner import Pinner
+from vmguard.daemon.registry import BARE, LIBVIRT, PROXMOX, GuardedFile, GuardedVm, Registry
+from vmguard.daemon.sight import Sight
+
+log = logging.getLogger("vmguard.unguarded")
+
+#: seconds between two rounds
+_EVERY = 2.0
+#: rounds after which the program of a process that is no QEMU is asked again: it may have become one (exec)
+_PATIENCE = 8
+#: rounds after which the links are compared, too
+_LINKS_EVERY = 4
+
+
+@dataclass
+class Stranger:
+    """A process that looks like QEMU, or like one of its helpers, and belongs to no guarded VM."""
+
+    pid: int
+    birth: int
+    kind: Kind
+    arguments: list[str]
+    sight: Sight
+    #: what it has open that a lock may guard
+    files: list[OpenFile]
+    told: bool = False
+
+
+class Census:
+    """Counts all processes of this host again and again."""
+
+    def __init__(
+        self, loop: Loop, registry: Registry, keeper: Keeper, pinner: Pinner, settings: Callable[[], Unguarded]
+    ) -> None:
+        self._loop = loop
+        self._registry = registry
+        self._keeper = keeper
+        self._pinner = pinner
+        self._settings = settings
+        self._strangers: dict[int, Stranger] = {}
+        #: pid: its birth, the round in which it is asked again, and the pause after that
+        self._others: dict[int, tuple[int, int, int]] = {}
+        self._rounds = 0
+
+    def start(self) -> None:
+        self.round()
+        self._loop.call_in(_EVERY, self.start)
+
+    def round(self) -> None:
+        """Look at all processes, take up what runs unguarded."""
+        self.count()
+        for stranger in list(self._strangers.values()):
+            if stranger.kind is not Kind.QEMU and self._join(stranger):
+                continue
+            if stranger.kind in MASTERS and self.on_share(stranger):
+                self._meet(stranger)
+
+    def strangers(self) -> list[Stranger]:
+        """Those that may run a VM of their own, as of the last count."""
+        return [stranger for stranger in self._strangers.values() if stranger.kind in MASTERS]
+
+    # -- counting ---------------------------------------------------------------------------------------------------
+
+    def count(self) -> None:
+        self._rounds += 1
+        guarded = {process.pid for vm in self._registry for process in vm.processes}
+        births = proc.births()
+        for pid, birth in births:
+            known = self._strangers.get(pid)
+            if known is not None and (known.birth != birth or pid in guarded):
+                self._forget(pid)
+                known = None
+            if known is not None:
+                self._refresh(known)
+            elif pid not in guarded:
+                self._ask(pid, birth)
+        alive = {pid for pid, _ in births}
+        for pid in self._strangers.keys() - alive:
+            self._forget(pid)
+        for pid in self._others.keys() - alive:
+            del self._others[pid]
+
+    def _refresh(self, stranger: Stranger) -> None:
+        sight = stranger.sight
+        if sight.count_changed() or (self._rounds % _LINKS_EVERY == 0 and sight.links_changed()):
+            stranger.files = sight.full(self._pinner.tables)
+
+    def _ask(self, pid: int, birth: int) -> None:
+        before, due, pause = self._others.get(pid, (-1, 0, 0))
+        if before == birth and self._rounds < due:
+            return
+        arguments = proc.cmdline(pid)
+        kind = kind_of(proc.program(pid), arguments) if arguments else None
+        if kind is None:
+            pause = min(2 * pause, _PATIENCE) if before == birth and pause else 1
+            self._others[pid] = (birth, self._rounds + pause, pause)
+            return
+        self._others.pop(pid, None)
+        try:
+            sight = Sight(pid)
+        except OSError:
+            return
+        self._strangers[pid] = Stranger(pid, birth, kind, arguments, sight, sight.full(self._pinner.tables))
+
+    def _forget(self, pid: int) -> None:
+        self._strangers.pop(pid).sight.close()
+
+    def on_share(self, stranger: Stranger) -> bool:
+        """Whether it writes to an image on NFS."""
+        shares = self._pinner.tables.shares()
+        return any(
+            user.key[0] in shares and user.info.writable and self._pinner.is_image(stranger.kind, user)
+            for user in stranger.files
+        )
+
+    # -- taking up --------------------------------------------------------------------------------------------------
+
+    def _meet(self, stranger: Stranger) -> None:
+        if self._claimed(stranger):
+            return
+        if self._settings().take_up:
+            self.take_up(stranger, "started without its hook")
+        elif not stranger.told:
+            stranger.told = True
+            about = identity(stranger.arguments)
+            log.warning(
+                "pid %d (VM %r) runs UNGUARDED, without a claim: vmguard adopt --pid %d",
+                stranger.pid,
+                about.name or about.uuid,
+                stranger.pid,
+            )
+
+    def _claimed(self, stranger: Stranger) -> bool:
+        """Whether it is the QEMU that a claim waits for, or may be; then it is no business of ours."""
+        about = identity(stranger.arguments)
+        keys = {user.key for user in stranger.files if user.info.writable}
+        for vm in self._registry:
+            if vm.state in LIVING or vm.state is State.RELEASING:
+                continue
+            if vm.uuid == about.uuid and vm.state in (State.CLAIMED, State.ENDED):
+                return self._keeper.runs(vm, stranger.pid, stranger.kind)
+            if vm.uuid == about.uuid or any(file.key in keys and file.fd >= 0 for file in vm.files):
+                return True
+        return False
+
+    def take_up(self, stranger: Stranger, why: str, extra: frozenset[Key] = frozenset()) -> GuardedVm | None:
+        """Guard it from now on, without touching it; None when it is gone.
+
+        ``extra``: files that are images for certain; the others are found, and looked at for a moment, by the pinner.
+        """
+        about = identity(stranger.arguments)
+        hypervisor, known = self._manager(stranger)
+        vm_uuid = about.uuid
+        if not vm_uuid or self._registry.get(f"{hypervisor}-{vm_uuid}") is not None:
+            hypervisor = BARE
+            birth = f"{host.boot_id()} {stranger.pid} {proc.started(stranger.pid)}"
+            vm_uuid = str(uuid.uuid5(uuid.NAMESPACE_OID, birth))
+        name = about.name or known or f"{proc.name(stranger.pid)}-{stranger.pid}"
+        vm = GuardedVm(hypervisor, name, vm_uuid, state=State.CLAIMED, why=why, without_hook=why)
+        vm.incoming = about.incoming
+        vm.files = [self._pinner.discovered([user]) for user in _once(stranger.files) if user.key in extra]
+        log.warning("%s (pid %d): %s; it is guarded from now on", vm.title, stranger.pid, why)
+        self._registry.take_up(vm)
+        if self._keeper.runs(vm, stranger.pid, stranger.kind):
+            return vm
+        self._registry.remove(vm)
+        return None
+
+    def images(self, stranger: Stranger, local: bool) -> list[GuardedFile]:
+        """Its files that a lock should guard. ``local``: those on this host's own file systems, too, if they are
+        images for certain: named as such by the arguments, or locked by QEMU itself."""
+        named = named_files(stranger.arguments) if local else set()
+        shares = self._pinner.tables.shares()
+        chosen = [
+            user
+            for user in _once(stranger.files)
+            if user.path in named or ((local or user.key[0] in shares) and self._pinner.is_image(stranger.kind, user))
+        ]
+        return [self._pinner.discovered([user]) for user in chosen]
+
+    def _manager(self, stranger: Stranger) -> tuple[str, str]:
+        """Who manages it, and the name by which that one knows it."""
+        about = identity(stranger.arguments)
+        run_dir = self._keeper.timing.libvirt_run_dir
+        if libvirt_host.qemu_pid(run_dir, about.name, about.uuid) == stranger.pid or (
+            about.uuid and libvirt_host.manages(stranger.arguments)
+        ):
+            return LIBVIRT, ""
+        if about.vmid and about.pid_file.endswith(f"/qemu-server/{about.vmid}.pid"):
+            return PROXMOX, about.vmid
+        return BARE, ""
+
+    def _join(self, stranger: Stranger) -> bool:
+        """A helper belongs to the VM that its arguments name, or whose file it has open."""
+        names = served(stranger.arguments)
+        keys = {user.key for user in stranger.files}
+        for vm in self._registry:
+            if vm.state not in LIVING:
+                continue
+            named = vm.uuid in names.uuids or short_name(vm.name) in names.short_names
+            if named or any(file.key in keys for file in vm.files):
+                if self._keeper.follow(vm, stranger.pid, stranger.kind):
+                    log.info("%s: its helper %s is followed, too", vm.title, vm.processes[-1].title)
+                    self._registry.save(vm)
+                    self._pinner.attend(vm)
+                return True
+        return False
+
+
+def _once(files: list[OpenFile]) -> list[OpenFile]:
+    """Each file once, its writer first."""
+    found: dict[Key, OpenFile] = {}
+    for user in files:
+        if user.key not in found or user.info.writable:
+            found[user.key] = user
+    return list(found.values())

@@ -1,0 +1,286 @@
+"""Drives the pure watchdog (vmguard/core/watch_machine.py) from the daemon's loop: tells it what happens, carries out
+what it orders. Nothing here touches the share: questions go to the prober's threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+from vmguard.adapters import clock, mounts
+from vmguard.adapters.kmsg import KernelLog
+from vmguard.adapters.mounts import Mount, NfsStatistics
+from vmguard.core.fence import Others
+from vmguard.core.lifecycle import State
+from vmguard.core.timing import Wishes
+from vmguard.core.watch_events import (
+    Act,
+    Acted,
+    Answer,
+    Ask,
+    Counters,
+    Effect,
+    Event,
+    Fence,
+    Freeze,
+    Hint,
+    HintKind,
+    LockId,
+    LockInfo,
+    MountSeen,
+    Policy,
+    Probe,
+    Reclaim,
+    Reclaimed,
+    Report,
+    Thaw,
+    Tick,
+    VmGone,
+    VmInfo,
+    VmSeen,
+    WokeUp,
+)
+from vmguard.core.watch_machine import Watch
+from vmguard.core.watch_states import Phase
+from vmguard.daemon.acts import Acts
+from vmguard.daemon.loop import Loop
+from vmguard.daemon.prober import Prober
+from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.shield import Shield, description
+
+log = logging.getLogger("vmguard.watch")
+
+#: seconds after which an unanswered question is a reason to shield a mount's VMs
+_OWED = 0.3
+#: seconds between two looks at mounts and VMs
+_LOOK = 1.0
+#: seconds that the boot clock may run ahead of the monotonic one before that counts as a suspend
+_SUSPENDED = 0.5
+
+
+class Watcher:
+    """The watchdog of this host. ``fence`` is set by whoever puts the daemon together."""
+
+    fence: Callable[[GuardedVm, str, Policy], None]
+
+    def __init__(
+        self,
+        loop: Loop,
+        registry: Registry,
+        acts: Acts,
+        report: Callable[[Report], None],
+        wishes: Wishes,
+        policy: Callable[[GuardedVm], Policy],
+    ) -> None:
+        self._loop = loop
+        self._registry = registry
+        self._acts = acts
+        self._report = report
+        self._policy = policy
+        self._prober = Prober(loop, self._answered)
+        #: questions on their way, and the device that they are about
+        self._owed: dict[tuple[LockId, int], int] = {}
+        self.shield: Shield | None = None
+        self.watch = Watch(wishes)
+        self._events: deque[Event] = deque()
+        self._busy = False
+        self._told: dict[str, tuple[GuardedVm, VmInfo]] = {}
+        self._leases: dict[str, float] = {}
+        #: the NFSv4 mounts; one that is gone from the table while a VM still has a file there stays known
+        self.mounts: dict[int, Mount] = {}
+        self._ahead = self._boot_ahead()
+
+    def start(self) -> None:
+        self._look_again()
+        self._tick()
+        try:
+            kernel_log = KernelLog()
+        except OSError as problem:
+            log.warning("the kernel's log cannot be read (%s): a lost lock is found by asking alone", problem)
+            return
+        self._loop.watch(kernel_log.fd, lambda: self._kernel_says(kernel_log.telling()))
+
+    # -- events in --------------------------------------------------------------------------------------------------
+
+    def feed(self, event: Event) -> None:
+        """Take an event in and do all that follows from it, in its order."""
+        self._events.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._events:
+                for effect in self.watch.step(self._events.popleft()):
+                    self._carry_out_guarded(effect)
+        finally:
+            self._busy = False
+
+    def look(self) -> None:
+        """Compare mounts and VMs with what the watchdog was told of them."""
+        now = clock.boottime()
+        statistics = mounts.statistics()
+        self._look_at_mounts(statistics)
+        for vm in self._registry:
+            before = self._told.get(vm.id)
+            if before is not None and before[0] is not vm:
+                self.gone(vm.id)  # released and claimed anew since the last look
+            info = self._info(vm)
+            self._tell_mounts(info, statistics, now)
+            if before is None or before != (vm, info):
+                self._told[vm.id] = (vm, info)
+                self.feed(VmSeen(now, info))
+        for vm_id in self._told.keys() - {vm.id for vm in self._registry}:
+            self.gone(vm_id)
+        for point in self._leases:
+            if point in statistics:
+                self.feed(_counters(now, statistics[point]))
+
+    def gone(self, vm_id: str) -> None:
+        """A VM's locks are let go of."""
+        if self._told.pop(vm_id, None) is not None:
+            self.feed(VmGone(clock.boottime(), vm_id))
+
+    def others(self, vm_id: str) -> Others:
+        """Whom it would hurt if the queues of this VM's mounts were cut by force."""
+        return self.watch.others(vm_id) if vm_id in self.watch.vms else Others.NONE
+
+    def _look_at_mounts(self, statistics: dict[str, NfsStatistics]) -> None:
+        seen: dict[int, Mount] = {}
+        for mount in mounts.mounts():
+            known = self.mounts.get(mount.device)
+            if mount.point in statistics and (mount.device not in seen or (known and known.point == mount.point)):
+                seen[mount.device] = mount  # mounted in two places, it keeps the name that it had
+        used = {lock.id.key[0] for _, info in self._told.values() for lock in info.locks}
+        self.mounts = {**{device: mount for device, mount in self.mounts.items() if device in used}, **seen}
+
+    def _tell_mounts(self, info: VmInfo, statistics: dict[str, NfsStatistics], now: float) -> None:
+        for point in {lock.mount for lock in info.locks} & statistics.keys():
+            lease = statistics[point].lease
+            if self._leases.get(point) != lease:
+                self._leases[point] = lease
+                self.feed(MountSeen(now, point, lease))
+
+    def _info(self, vm: GuardedVm) -> VmInfo:
+        return VmInfo(
+            id=vm.id,
+            title=vm.title,
+            locks=tuple(lock for file in vm.files if (lock := self._lock(vm, file)) is not None),
+            policy=self._policy(vm),
+            process=vm.state is State.RUNNING,
+            frozen=vm.frozen,
+            fencing=vm.fencing,
+        )
+
+    def _lock(self, vm: GuardedVm, file: GuardedFile) -> LockInfo | None:
+        mount = self.mounts.get(file.key[0])
+        if mount is None or (file.fd < 0 and file.pin is None):
+            return None
+        through = f"{file.pin.pid}.{file.pin.fd}" if file.pin is not None else "held"
+        return LockInfo(LockId(vm.id, file.key), mount.point, file.path, file.pin is not None, None, through)
+
+    def _look_again(self) -> None:
+        self._loop.call_in(_LOOK, self._look_again)
+        ahead = self._boot_ahead()
+        if ahead - self._ahead > _SUSPENDED:
+            self.feed(WokeUp(clock.boottime(), ahead - self._ahead, "the host was suspended"))
+        self._ahead = ahead
+        self.look()
+
+    def _tick(self) -> None:
+        now = clock.boottime()
+        try:
+            self.feed(Tick(now))
+        finally:
+            self._loop.call_at(min(max(self.watch.wake_at(), now + 0.01), now + _LOOK), self._tick)
+
+    def _kernel_says(self, lines: list[str]) -> None:
+        for line in lines:
+            for point in self._concerned(line):
+                self.feed(Hint(clock.boottime(), point, HintKind.KERNEL_LOG, line))
+
+    def _concerned(self, line: str) -> list[str]:
+        """The mounts of the server that the kernel names (``NFS: SERVER: lost 2 locks``); all when it names none."""
+        sources = {mount.point: mount.source for mount in self.mounts.values()}
+        named = [point for point, source in sources.items() if _server(source) in line.replace(":", " ").split()]
+        return [point for point in named if point in self._leases] or list(self._leases)
+
+    @staticmethod
+    def _boot_ahead() -> float:
+        return clock.boottime() - time.monotonic()
+
+    # -- effects out ------------------------------------------------------------------------------------------------
+
+    def _carry_out_guarded(self, effect: Effect) -> None:
+        """What fails for one VM must not keep the orders for the others from being carried out."""
+        try:
+            self._carry_out(effect)
+        except Exception:
+            log.exception("%s failed; please report it as a bug", type(effect).__name__)
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Report():
+                self._report(effect)
+            case Probe():
+                self._probe(effect)
+            case Freeze() | Thaw():
+                self._stop_or_go(effect)
+            case Fence():
+                vm = self._registry.get(effect.vm)
+                if vm is not None:
+                    if self.shield is not None:
+                        self.shield.take(vm)
+                    self.fence(vm, effect.evidence, self._policy(vm))
+            case Reclaim():
+                self.feed(Reclaimed(clock.boottime(), effect.vm, False, "locking anew is not offered by this version"))
+
+    def _probe(self, effect: Probe) -> None:
+        for ask in effect.asks:
+            vm = self._registry.get(ask.lock.vm)
+            file = next((file for file in vm.files if file.key == ask.lock.key), None) if vm is not None else None
+            fd = description(vm, file) if vm is not None and file is not None else -1
+            if file is None or fd < 0:
+                self._prober.refuse(ask, effect.mount, "EBADF")
+                continue
+            mount = self.mounts.get(file.key[0])
+            seek = mount is not None and mount.option("vers") == "4.2"
+            self._owed[ask.lock, ask.serial] = file.key[0]
+            self._loop.call_in(_OWED, lambda ask=ask: self._still_owed(ask))  # type: ignore[misc]
+            self._prober.ask(ask, effect.mount, fd, seek)
+
+    def _still_owed(self, ask: Ask) -> None:
+        device = self._owed.get((ask.lock, ask.serial))
+        if device is not None:
+            self._doubt(device, True)
+
+    def _doubt(self, device: int, doubted: bool) -> None:
+        if self.shield is not None:
+            self.shield.doubt(device, doubted)
+
+    def _answered(self, answer: Answer) -> None:
+        device = self._owed.pop((answer.lock, answer.serial), None)
+        self.feed(answer)
+        mount = self.watch.mounts.get(answer.mount)
+        healthy = mount is not None and mount.phase is Phase.HEALTHY
+        if device is not None and healthy and device not in self._owed.values():
+            self._doubt(device, False)
+
+    def _stop_or_go(self, effect: Freeze | Thaw) -> None:
+        vm = self._registry.get(effect.vm)
+        if vm is None:
+            return
+        act = Act.FREEZE if isinstance(effect, Freeze) else Act.THAW
+        do = self._acts.freeze if act is Act.FREEZE else self._acts.thaw
+        do(vm, lambda problem: self.feed(Acted(clock.boottime(), vm.id, act, not problem, problem)))
+
+
+def _server(source: str) -> str:
+    """``10.0.0.1:/vm`` or ``[fd00::1]:/vm``: the server as mount(8) was given it."""
+    server, colon, _ = source.partition(":/")
+    return server.strip("[]") if colon else ""
+
+
+def _counters(now: float, seen: NfsStatistics) -> Counters:
+    return Counters(now, seen.point, seen.exchange_id, seen.create_session, seen.reclaim_complete, seen.test_stateid)

@@ -1,0 +1,83 @@
+"""Every error that vmguard raises on purpose.
+
+::
+
+    VmguardError                 exit 3, something could not be done or known
+    ├── BadInput                 what was given is wrong: XML, paths, arguments
+    │   └── ConfigError          the configuration is wrong: file, line and key are named
+    ├── PlanError                the VM's files cannot be learned (missing disk, loop in a chain)
+    ├── LockUnavailable          the file cannot be locked here at all (ENOLCK, EOPNOTSUPP, a mount with local locks)
+    ├── LockConflict             another open file description holds a lock in the way
+    ├── StorageTimeout           the storage did not answer within the deadline
+    ├── DaemonError              the daemon cannot be reached or refused
+    └── WireError                a message is malformed, too large or of another version
+
+Only the command line and the hooks turn these into an exit status; libraries raise. A message is a lowercase
+sentence without full stop; ``hint`` says what to do now. Plain classes: the hook imports this on its hot path.
+"""
+
+from __future__ import annotations
+
+
+class VmguardError(Exception):
+    """Base of all of them.
+
+    ``exit_code`` follows the monitoring convention: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class BadInput(VmguardError):
+    """What was given is wrong: XML, a path, an argument."""
+
+
+class ConfigError(BadInput):
+    """The configuration is wrong. The message begins with ``file:line: key``."""
+
+
+class PlanError(VmguardError):
+    """The files of a VM cannot be learned, so nothing can be promised about them."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str = "", path: str = "") -> None:
+        super().__init__(message, hint)
+        self.path = path
+
+
+class LockUnavailable(VmguardError):
+    """The file cannot be locked here at all."""
+
+    exit_code = 2
+
+    def __init__(self, path: str, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.path = path
+
+
+class LockConflict(VmguardError):
+    """A lock of another open file description is in the way."""
+
+    exit_code = 2
+
+    def __init__(self, path: str, message: str = "", hint: str = "") -> None:
+        super().__init__(message or f"{path} is locked by another open file description", hint)
+        self.path = path
+
+
+class StorageTimeout(VmguardError):
+    """The storage did not answer in time. Nothing is known about the lock."""
+
+
+class DaemonError(VmguardError):
+    """The daemon cannot be reached, or it refused."""
+
+
+class WireError(VmguardError):
+    """A message on the socket is malformed, too large, or of a version that is not spoken here."""

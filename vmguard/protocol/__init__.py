@@ -1,0 +1,1 @@
+"""The one wire protocol between hooks, command line and daemon."""
