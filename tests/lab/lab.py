@@ -1,0 +1,130 @@
+"""The lab: a network with guests on it, built in seconds and gone without a trace.
+
+    with Lab() as lab:
+        srv = lab.nfs_server(lease=10, grace=10)
+        a = lab.hypervisor("hyp-a")
+        b = lab.hypervisor("hyp-b")
+        a.mount(srv)
+        lab.partition(a)
+
+Guests boot in the background as soon as they are named. Several labs may stand side by side, also in one process.
+The console and the log of commands of each guest are kept (VMGUARD_LAB_LOGS, else the lab's directory) when the
+`with` block fails or keep_logs() was called; else they are removed.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from types import TracebackType
+from typing import ClassVar, Literal, Self, TypeVar
+
+from tests.lab.guest import Guest, Hardware
+from tests.lab.hypervisor import Hypervisor
+from tests.lab.net import Network
+from tests.lab.nfs import EXPORT, NfsServer, ServerSettings
+from tests.lab.space import Space
+
+OPTIONS = "rw,sync,insecure,no_subtree_check"
+G = TypeVar("G", bound=Guest)
+
+
+class Lab:
+    living: ClassVar[weakref.WeakSet[Lab]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self.space = Space()
+        self.guests: list[Guest] = []
+        self._keep_logs = False
+        Lab.living.add(self)
+        try:
+            self._network = Network(self.space)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.keep_logs()
+        self.close()
+
+    def nfs_server(
+        self,
+        name: str = "storage",
+        lease: int = 10,
+        grace: int = 10,
+        mem: str = "256M",
+        mac: str | None = None,
+        root_squash: bool = False,
+        more_exports: Mapping[str, str] | None = None,
+        nfs3: bool = False,
+    ) -> NfsServer:
+        """A storage server. lease, grace: seconds. mac="random": another one at each boot.
+
+        more_exports: folder below /srv -> export options, besides /srv/vm.
+        """
+        squash = "root_squash" if root_squash else "no_root_squash"
+        folders = {EXPORT: f"{OPTIONS},{squash}", **(more_exports or {})}
+        exports = {path: f"{options},fsid={n}" for n, (path, options) in enumerate(folders.items(), 1)}
+        images = [self.space.directory / f"{name}-{part}.img" for part in ("data", "state")]
+        hardware = Hardware(name, name, self._network.add_port(mac == "random"), mem, ("nfsd", "ext4"), images)
+        server = NfsServer(self.space, hardware, ServerSettings(lease, grace, exports, nfs3))
+        return self._boot(server)
+
+    def hypervisor(
+        self,
+        name: str,
+        mem: str | None = None,
+        hostname: str | None = None,
+        mac: str | None = None,
+        libvirt: bool = False,
+        libvirt_user: str = "root",
+        init: Literal["agent", "systemd"] = "agent",
+    ) -> Hypervisor:
+        """A host for VMs. mem: "256M", with libvirt "1G" when None.
+
+        hostname: what it calls itself, when it shall be a clone of another. mac="random": another one at each boot.
+        libvirt: a libvirtd runs in it; libvirt_user: whom its QEMUs run as ("libvirt-qemu" as Debian has it).
+        init: "systemd" for a guest whose process 1 is systemd, for unit files of our own; nothing else is started.
+        """
+        port = self._network.add_port(mac == "random")
+        hardware = Hardware(name, hostname or name, port, mem or ("1G" if libvirt else "256M"), ("nfsv4",), init=init)
+        return self._boot(Hypervisor(self.space, hardware, libvirt_user if libvirt else None))
+
+    def start(self, *guests: Guest) -> None:
+        """Wait until these guests (all, when none is named) are up."""
+        for guest in guests or self.guests:
+            guest.wait()
+
+    def partition(self, *guests: Guest) -> None:
+        """Pull the guests' cables: nothing comes in or goes out, and neither side is told."""
+        for guest in guests:
+            self._network.disconnect(guest.hardware.port)
+
+    def heal(self, *guests: Guest) -> None:
+        for guest in guests:
+            self._network.connect(guest.hardware.port)
+
+    def keep_logs(self) -> None:
+        """Do not remove the guests' consoles and logs at the end."""
+        self._keep_logs = True
+
+    def close(self) -> None:
+        Lab.living.discard(self)
+        try:
+            for guest in self.guests:
+                guest.power_cut()
+        finally:
+            self.space.close(self._keep_logs)
+        if self._keep_logs:
+            print(f"lab: consoles and logs kept in {self.space.logs}")
+
+    def _boot(self, guest: G) -> G:
+        self.guests.append(guest)
+        guest.boot()
+        return guest
