@@ -1,0 +1,1 @@
+"""The watchdog in simulated time: see test_stories.py."""

@@ -1,0 +1,346 @@
+"""A hypervisor of the simulated world: its VMs, and the daemon around the real ``Watch``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from tests.stories.machine import Vm, lock_id
+from tests.stories.world import Description, Kernel, Request, Server, Sim
+from vmguard.core.fence import Evidence, Life, Process, Proof, Rung, next_rung
+from vmguard.core.timing import Rungs, Wishes
+from vmguard.core.watch_events import (
+    Act,
+    Acted,
+    Answer,
+    Cause,
+    Counters,
+    Effect,
+    Event,
+    Fence,
+    Freeze,
+    MountSeen,
+    Probe,
+    Reclaim,
+    Reclaimed,
+    Report,
+    Thaw,
+    Tick,
+    VmGone,
+    VmSeen,
+    WokeUp,
+)
+from vmguard.core.watch_machine import Watch
+
+#: seconds that a signal takes to be proven
+SIGNAL = 0.02
+
+
+class Host:
+    """One boot of one host with its daemon."""
+
+    def __init__(self, sim: Sim, name: str, identity: str, servers: dict[str, Server], wishes: Wishes) -> None:
+        self.sim, self.name, self.servers, self.wishes = sim, name, servers, wishes
+        self.kernel = Kernel(sim, name, identity)
+        self.vms: dict[str, Vm] = {}
+        self.watch: Watch | None = Watch(wishes)
+        self.confirmed: dict[str, float] = {}
+        #: the daemon is stopped: events wait here
+        self.waiting: list[Callable[[], None]] | None = None
+        self.peers: Callable[[str], list[Vm]] = lambda path: []
+        self.epochs: dict[str, int] = {}
+        self.on_fenced: Callable[[Vm], None] = lambda vm: None
+        self._ticks = 0
+        self._counted: dict[str, tuple[int, ...]] = {}
+        self.sim.after(0.75, self._look_at_counters)
+        self.asked: dict[str, int] = {}
+
+    def say(self, text: str) -> None:
+        self.sim.say(self.name, text)
+
+    # -- the daemon ---------------------------------------------------------------------------------------------------
+
+    def feed(self, make: Callable[[float], Event]) -> None:
+        """Something for the daemon's loop; it sees the time at which it comes round to it."""
+        if self.watch is None or self.kernel.dead:
+            return
+        if self.waiting is not None:
+            self.waiting.append(lambda: self.feed(make))
+            return
+        self.perform(self.watch.step(make(self.sim.now)))
+        self._ticks += 1
+        tick = self._ticks
+        when = self.watch.wake_at()
+        if when < math.inf:
+            self.sim.at(when, lambda: self._tick(tick))
+
+    def _look_at_counters(self) -> None:
+        """Each second; the core is told when they have changed."""
+        self.sim.after(1.0, self._look_at_counters)
+        for name, counters in self.kernel.counters.items():
+            if self._counted.get(name) != tuple(counters) and self.watch is not None and self.waiting is None:
+                self._counted[name] = tuple(counters)
+                self.feed(lambda now, name=name: Counters(now, name, *self._counted[name]))  # type: ignore[misc]
+
+    def _tick(self, tick: int) -> None:
+        if tick == self._ticks and self.waiting is None:
+            self.feed(Tick)
+
+    def perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Report):
+                self.say(f"{effect.level:7} {effect.code}: {effect.sentence}")
+            elif isinstance(effect, Probe):
+                self._probe(effect)
+            elif isinstance(effect, Freeze):
+                self._signal(effect.vm, Act.FREEZE)
+            elif isinstance(effect, Thaw):
+                self._signal(effect.vm, Act.THAW)
+            elif isinstance(effect, Fence):
+                self._fence(effect)
+            elif isinstance(effect, Reclaim):
+                self._reclaim(effect)
+
+    def _probe(self, probe: Probe) -> None:
+        for ask in probe.asks:
+            self.asked[probe.mount] = self.asked.get(probe.mount, 0) + 1
+            vm = self.vms[ask.lock.vm]
+            description = next(vm.locks[path] for path in vm.locks if lock_id(vm.name, path) == ask.lock)
+            sent = self.sim.now
+
+            def done(problem: str, from_server: bool, ask: object = ask, sent: float = sent) -> None:
+                lock, serial = ask.lock, ask.serial  # type: ignore[attr-defined]
+                self.feed(lambda now: Answer(now, probe.mount, lock, serial, sent, problem, from_server))
+
+            self.kernel.io(description, done)
+
+    def _signal(self, name: str, act: Act) -> None:
+        vm = self.vms[name]
+
+        def proven() -> None:
+            if vm.state not in ("running", "frozen"):
+                return
+            ok = vm.stubborn != act
+            if ok:
+                self._set(vm, "frozen" if act is Act.FREEZE else "running")
+                vm.was_frozen = act is Act.FREEZE
+            self.feed(lambda now: Acted(now, name, act, ok, "" if ok else "state R after SIGSTOP"))
+
+        self.sim.after(SIGNAL, proven)
+
+    def _set(self, vm: Vm, state: str) -> None:
+        vm.state = state
+        words = {"frozen": "stands still", "running": "runs", "dead": "is dead", "blocked": "is killed, but in state D"}
+        self.say(f"   {vm.name} {words[state]}")
+        for path in vm.locks if vm.executing else ():
+            for other in self.peers(path):
+                if other is not vm and other.executing:
+                    self.sim.violation(
+                        "runs", f"{vm.name} on {self.name} and {other.name} on {other.host.name}: {path}"
+                    )
+
+    # -- VMs ----------------------------------------------------------------------------------------------------------
+
+    def tell(self, vm: Vm) -> None:
+        """Tell the watchdog about a VM and its mounts."""
+        for name in sorted({description.server.name for description in vm.locks.values()}):
+            self.feed(lambda now, name=name: self._mount_seen(now, name))  # type: ignore[misc]
+        self.feed(lambda now: VmSeen(now, vm.info()))
+
+    def _mount_seen(self, now: float, name: str) -> MountSeen:
+        return MountSeen(now, name, self.servers[name].lease, self.confirmed.get(name))
+
+    def start(self, vm: Vm, paths: list[str]) -> None:
+        """A start: claim all disks, then run. A disk that somebody else has is tried again each second."""
+        missing = [path for path in paths if path not in vm.locks]
+        if not missing:
+            for path in paths:
+                vm.epochs[path] = self.epochs[path] = self.epochs.get(path, 0) + 1
+            self.vms[vm.name] = vm
+            self._set(vm, "running")
+            self.tell(vm)
+            vm.write()
+            return
+        self.claim(vm, missing[0], lambda: self.start(vm, paths))
+
+    def claim(self, vm: Vm, path: str, then: Callable[[], None]) -> None:
+        server_name, _, file = path.partition(":")
+        server = self.servers[server_name]
+        description = Description(self.kernel, server, file)
+        sent = self.sim.now
+
+        def done(problem: str, from_server: bool) -> None:
+            if problem:
+                self.sim.after(1.0, lambda: self.claim(vm, path, then))
+                return
+            self.kernel.hold(description)
+            vm.locks[path], vm.granted[path] = description, sent
+            self.say(f"   {vm.name} has the lock on {path}")
+            then()
+
+        self.kernel.send(Request(self.kernel, server, file, None, lambda: server.lock(description), done))
+
+    def end(self, vm: Vm, why: str) -> None:
+        """QEMU ends by itself; its locks are released once the server answers."""
+        self.say(f"   {vm.name} ends: {why}")
+        vm.state = "dead"
+        self.tell(vm)
+        self.release(vm, lambda: self.gone(vm))
+
+    def gone(self, vm: Vm) -> None:
+        vm.state = "gone"
+        self.feed(lambda now: VmGone(now, vm.name))
+        self.vms.pop(vm.name, None)
+
+    def release(self, vm: Vm, then: Callable[[], None]) -> None:
+        waiting = set(vm.locks)
+
+        def done(path: str) -> None:
+            waiting.discard(path)
+            if not waiting:
+                then()
+
+        for path, item in vm.locks.items():
+            self._unlock(item, lambda path=path: done(path))  # type: ignore[misc]
+        if not waiting:
+            then()
+
+    def _unlock(self, item: Description, then: Callable[[], None]) -> None:
+        if item.lost:  # the server knows nothing of it: no request
+            self.kernel.close(item)
+            self.sim.after(0.01, then)
+            return
+        server = item.server
+
+        def done(problem: str, from_server: bool) -> None:
+            self.kernel.close(item)
+            then()
+
+        self.kernel.send(Request(self.kernel, server, item.file, None, lambda: server.unlock(item), done))
+
+    # -- the fence ladder ---------------------------------------------------------------------------------------------
+
+    def _fence(self, order: Fence) -> None:
+        vm = self.vms[order.vm]
+        if order.cause is not Cause.POLICY and not vm.fencing and not any(item.lost for item in vm.locks.values()):
+            self.sim.violation("killed", f"{vm.name} is fenced although its locks were reclaimed")
+        vm.fencing = order.evidence
+        self.climb(vm)
+
+    def climb(self, vm: Vm) -> None:
+        """One look at the evidence, one rung; again until it is done, or the daemon is gone."""
+        if self.watch is None or self.kernel.dead or vm.state == "gone":
+            return
+        if self.waiting is not None:
+            self.waiting.append(lambda: self.climb(vm))
+            return
+        step = next_rung(self.evidence(vm), vm.rungs, self.sim.now, Rungs(), vm.policy)
+        text = f"{'ALARM ' if step.alarm else ''}{step.rung}: {step.sentence}"
+        if text != vm.said:
+            vm.said = text
+            self.say(f"   fence {vm.name}: {text}")
+        if step.done:
+            self.gone(vm)
+            self.on_fenced(vm)
+            return
+        if step.host_fence:
+            self.say("   the watchdog device is no longer petted: the host resets")
+            self.kernel.dead = True
+            return
+        self.take_rung(vm, step.rung, step.may_cut)
+        self.sim.after(0.05 if step.rung is not Rung.DRAIN else 0.25, lambda: self.climb(vm))
+
+    def evidence(self, vm: Vm) -> Evidence:
+        assert self.watch is not None
+        queued = sum(self.kernel.queued_writes(path) for path in vm.locks)
+        life = {"dead": Life.DEAD, "blocked": Life.BLOCKED}.get(vm.state, Life.RUNNING)
+        return Evidence(
+            processes=(Process("qemu", 100, life, killed=vm.state == "blocked"),),
+            pinned=vm.pinned,
+            copied=Proof.YES if vm.pinned else Proof.NO,
+            drained=Proof.NO if queued else Proof.YES,
+            others=self.watch.others(vm.name),
+            released=Proof.NO if any(item in self.kernel.descriptions for item in vm.locks.values()) else Proof.YES,
+            cleaned=Proof.YES if vm.cleaned else Proof.NO,
+            followed=Proof.YES if vm.followed else Proof.NO,
+        )
+
+    def take_rung(self, vm: Vm, rung: Rung, may_cut: bool) -> None:
+        if rung is Rung.KILL:
+            self._set(vm, "blocked" if vm.stubborn == "kill" else "dead")
+        elif rung is Rung.DEATH and vm.stubborn != "kill":
+            self._set(vm, "dead")
+        elif rung is Rung.CUT and may_cut:
+            for server in {item.server for item in vm.locks.values()}:
+                self.kernel.cut_queue(server)
+        elif rung is Rung.RELEASE and "release" not in vm.writing:
+            vm.writing.add("release")
+            self.release(vm, lambda: vm.writing.discard("release"))
+        elif rung is Rung.CLEAN_UP:
+            vm.cleaned = True
+        elif rung is Rung.AFTER:
+            vm.followed = True
+
+    def _reclaim(self, order: Reclaim) -> None:
+        """Unlock and lock again; the owner records say whether somebody else claimed in between."""
+        vm = self.vms[order.vm]
+        sent = self.sim.now
+        paths = sorted(vm.locks)
+
+        def again(index: int, problem: str) -> None:
+            if not problem and index < len(paths):
+                item = vm.locks[paths[index]]
+                item.locked = item.lost = False
+                serve = lambda: item.server.lock(item)  # noqa: E731
+                done = lambda problem, _: again(index + 1, problem)  # noqa: E731
+                self.kernel.send(Request(self.kernel, item.server, item.file, None, serve, done))
+                return
+            claimed = [path for path in paths if self.epochs.get(path, 0) != vm.epochs.get(path, 0)]
+            ok = not problem and not claimed
+            why = f"refused ({problem})" if problem else "nobody claimed its disks in between"
+            why = f"{claimed[0]} was claimed by another host" if claimed else why
+            if not ok:
+                for item in vm.locks.values():
+                    item.lost = True
+            self.feed(lambda now: Reclaimed(now, vm.name, ok, why, sent))
+
+        again(0, "")
+
+    # -- the daemon's own life ----------------------------------------------------------------------------------------
+
+    def stop_daemon(self) -> None:
+        self.waiting = []
+
+    def continue_daemon(self) -> None:
+        queued, self.waiting = self.waiting or [], None
+        self.feed(Tick)
+        for action in queued:
+            action()
+
+    def kill_daemon(self) -> None:
+        if self.watch is not None:
+            self.confirmed = {name: mount.confirmed for name, mount in self.watch.mounts.items()}
+        self.watch, self.waiting = None, None
+
+    def start_daemon(self) -> None:
+        """A new daemon reads the state files, and finds out the rest."""
+        self.watch, self._counted = Watch(self.wishes), {}
+        for vm in self.vms.values():
+            vm.granted.clear()
+            vm.rungs.clear()
+            self.tell(vm)
+
+    def sleep(self) -> None:
+        self.kernel.asleep = True
+        self.stop_daemon()
+
+    def awake(self, gap: float) -> None:
+        self.kernel.asleep = False
+        for vm in self.vms.values():
+            if vm.executing:
+                self._set(vm, "running")
+        self.kernel.wake()
+        queued, self.waiting = self.waiting or [], None
+        self.feed(lambda now: WokeUp(now, gap, "the host was suspended"))
+        for action in queued:
+            action()

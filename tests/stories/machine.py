@@ -1,0 +1,93 @@
+"""A VM of the simulated world: it writes to each of its disks each second while it executes."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tests.stories.world import Description, Request
+from vmguard.core.fence import Rung
+from vmguard.core.watch_events import LockId, LockInfo, Policy, VmInfo
+
+if TYPE_CHECKING:
+    from tests.stories.host import Host
+
+
+@dataclass(eq=False)
+class Vm:
+    """A VM on one host: its QEMU's state is what really is, whatever the watchdog believes."""
+
+    name: str
+    host: Host
+    policy: Policy
+    pinned: bool = True
+    locks: dict[str, Description] = field(default_factory=dict)
+    granted: dict[str, float] = field(default_factory=dict)
+    #: running, frozen, blocked (killed, in state D), dead
+    state: str = "claimed"
+    writing: set[str] = field(default_factory=set)
+    #: what it does not let be done to it
+    stubborn: str = ""
+    #: what the state file says
+    was_frozen: bool = False
+    fencing: str = ""
+    rungs: dict[Rung, float] = field(default_factory=dict)
+    said: str = ""
+    cleaned: bool = False
+    followed: bool = False
+    #: owner records at its claim
+    epochs: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def executing(self) -> bool:
+        return self.state == "running" and not self.host.kernel.asleep and not self.host.kernel.dead
+
+    def write(self) -> None:
+        """Each second, to each disk, one write on its way at a time."""
+        if self.state in ("dead", "gone") or self.host.kernel.dead:
+            return
+        for path in self.locks if self.executing else ():
+            if path not in self.writing:
+                self._write_to(path)
+        self.host.sim.after(1.0, self.write)
+
+    def _write_to(self, path: str) -> None:
+        description = self.locks[path]
+        server, file, kernel = description.server, description.file, self.host.kernel
+        self.writing.add(path)
+
+        def done(problem: str, from_server: bool) -> None:
+            self.writing.discard(path)
+            if problem and self.state in ("running", "frozen"):
+                self.host.say(f"   {self.name}: I/O error {problem} for the guest on {path}")
+                if not description.lost:
+                    self.host.sim.violation("guest-error", f"{self.name} has not lost {path}")
+
+        through = description if self.pinned else None
+        if through is not None and through.lost:
+            done("EIO", False)
+            return
+        serve = lambda: server.write(kernel, file, self.name)  # noqa: E731
+        kernel.send(Request(kernel, server, file, through, serve, done, write=True))
+
+    def info(self) -> VmInfo:
+        return VmInfo(
+            id=self.name,
+            title=f"VM '{self.name}'",
+            locks=tuple(self.lock_info(path) for path in sorted(self.locks)),
+            policy=self.policy,
+            process=self.state in ("running", "frozen", "blocked"),
+            frozen=self.was_frozen,
+            fencing=self.fencing,
+        )
+
+    def lock_info(self, path: str) -> LockInfo:
+        mount = self.locks[path].server.name
+        granted = self.granted.get(path)
+        return LockInfo(lock_id(self.name, path), mount, path, self.pinned, granted, through=str(id(self.locks[path])))
+
+
+def lock_id(vm: str, path: str) -> LockId:
+    server, _, file = path.partition(":")
+    return LockId(vm, (zlib.crc32(server.encode()), zlib.crc32(file.encode())))

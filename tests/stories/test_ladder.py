@@ -1,0 +1,155 @@
+"""The fence ladder: each rung waits for its proof, in order, and a daemon that was killed on any rung begins there."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmguard.core.fence import LADDER, Evidence, Life, Next, Others, Process, Proof, Rung, next_rung
+from vmguard.core.timing import Rungs
+from vmguard.core.watch_events import AfterFence, HostFence, Policy
+
+RESTART = Policy(after_fence=AfterFence.RESTART)
+BEGIN = Evidence(
+    processes=(Process("qemu", 10, Life.RUNNING), Process("swtpm", 11, Life.RUNNING)),
+    pinned=True,
+    copied=Proof.NO,
+    drained=Proof.UNKNOWN,
+    others=Others.WAITING,
+    released=Proof.NO,
+    cleaned=Proof.NO,
+    followed=Proof.NO,
+)
+ALONE = replace(BEGIN, pinned=False, others=Others.NONE)
+EVIDENCE = st.builds(
+    Evidence,
+    processes=st.lists(
+        st.builds(Process, st.just("qemu"), st.just(10), st.sampled_from(Life), st.booleans()), max_size=3
+    ).map(tuple),
+    pinned=st.booleans(),
+    copied=st.sampled_from(Proof),
+    drained=st.sampled_from(Proof),
+    others=st.sampled_from(Others),
+    released=st.sampled_from(Proof),
+    cleaned=st.sampled_from(Proof),
+    followed=st.sampled_from(Proof),
+)
+
+
+def look(seen: Evidence, since: dict[Rung, float] | None = None, now: float = 0.0, policy: Policy = RESTART) -> Next:
+    return next_rung(seen, since if since is not None else {}, now, Rungs(), policy)
+
+
+def climb(seen: Evidence) -> list[tuple[Rung, Evidence]]:
+    """Each rung does what it is there for."""
+    path = []
+    for _ in range(20):
+        rung = look(seen).rung
+        path.append((rung, seen))
+        if rung is Rung.DONE:
+            return path
+        seen = after(rung, seen)
+    raise AssertionError(f"the climb does not end: {[rung for rung, _ in path]}")
+
+
+def after(rung: Rung, seen: Evidence) -> Evidence:
+    if rung is Rung.KILL:
+        return replace(seen, processes=tuple(replace(item, killed=True) for item in seen.processes))
+    if rung is Rung.DEATH:
+        return replace(seen, processes=tuple(replace(item, life=Life.DEAD) for item in seen.processes))
+    name = {
+        Rung.COPY: "copied",
+        Rung.DRAIN: "drained",
+        Rung.CUT: "drained",
+        Rung.RELEASE: "released",
+        Rung.CLEAN_UP: "cleaned",
+        Rung.AFTER: "followed",
+    }[rung]
+    return replace(seen, **{name: Proof.YES})  # type: ignore[arg-type]
+
+
+def test_the_order_of_the_climb() -> None:
+    rungs = [rung for rung, _ in climb(BEGIN)]
+    assert rungs == [
+        Rung.COPY,
+        Rung.KILL,
+        Rung.DEATH,
+        Rung.DRAIN,
+        Rung.RELEASE,
+        Rung.CLEAN_UP,
+        Rung.AFTER,
+        Rung.DONE,
+    ]
+
+
+def test_the_order_of_the_climb_without_a_pin_and_alone() -> None:
+    rungs = [rung for rung, _ in climb(ALONE)]
+    assert rungs == [Rung.KILL, Rung.DEATH, Rung.CUT, Rung.RELEASE, Rung.CLEAN_UP, Rung.AFTER, Rung.DONE]
+
+
+@pytest.mark.parametrize(
+    "start", [BEGIN, replace(BEGIN, pinned=False), replace(BEGIN, pinned=False, others=Others.NONE)]
+)
+def test_a_killed_daemon_begins_again_where_the_evidence_says(start: Evidence) -> None:
+    path = climb(start)
+    for index, (_, seen) in enumerate(path):
+        assert climb(seen) == path[index:]
+
+
+@given(EVIDENCE, st.floats(0, 1000), st.booleans(), st.sampled_from(HostFence))
+def test_no_rung_is_reached_without_what_comes_before_it(
+    seen: Evidence, waited: float, known: bool, host: HostFence
+) -> None:
+    since = dict.fromkeys(Rung, 0.0) if known else {}
+    step = look(seen, since, waited, replace(RESTART, host_fence=host))
+    climbed = list(itertools.takewhile(lambda rung: rung is not step.rung, LADDER))
+    if Rung.DEATH in climbed:
+        assert seen.dead, "released although not everybody is dead"
+    if Rung.RELEASE in climbed or step.rung is Rung.RELEASE:
+        assert seen.drained is Proof.YES, "the shield is dropped while requests are queued"
+    if step.may_cut:
+        assert not seen.pinned
+        assert seen.others is not Others.WAITING
+        assert seen.dead
+    if step.host_fence:
+        assert step.alarm
+        assert host is HostFence.WATCHDOG
+    assert step.sentence
+
+
+@pytest.mark.parametrize("life", [Life.BLOCKED, Life.LEADER_GONE, Life.UNKNOWN, Life.RUNNING])
+def test_only_the_pidfd_says_dead(life: Life) -> None:
+    seen = replace(BEGIN, copied=Proof.YES, processes=(Process("qemu", 10, life, killed=True),), drained=Proof.YES)
+    assert look(seen).rung is Rung.DEATH
+
+
+@pytest.mark.parametrize(
+    ("change", "rung", "alarm", "text"),
+    [
+        ({}, Rung.KILL, True, "could not be copied: its queued writes can land; SIGKILL was not taken"),
+        ({"processes": (Process("qemu", 10, Life.BLOCKED, True),)}, Rung.DEATH, True, "qemu (pid 10) is killed, but"),
+        ({"processes": ()}, Rung.DRAIN, True, "whether requests of its files are still queued is not known"),
+        ({"processes": (), "drained": Proof.NO, "pinned": False}, Rung.CUT, True, "would hurt VMs that still wait"),
+        ({"processes": (), "drained": Proof.YES}, Rung.RELEASE, True, "its descriptors are not closed"),
+        (
+            {"processes": (), "drained": Proof.YES, "released": Proof.YES},
+            Rung.DONE,
+            True,
+            "the hypervisor does not confirm that it is off; it could not be started again; the fence is complete",
+        ),
+    ],
+)
+def test_when_the_deadline_passes(change: dict[str, object], rung: Rung, alarm: bool, text: str) -> None:
+    step = look(replace(BEGIN, **change), dict.fromkeys(Rung, 0.0), 1000.0)  # type: ignore[arg-type]
+    assert (step.rung, step.alarm) == (rung, alarm)
+    assert text in step.sentence
+
+
+def test_without_a_restart_nothing_is_started() -> None:
+    seen = replace(climb(BEGIN)[-1][1], followed=Proof.NO)
+    assert look(seen, policy=Policy()).rung is Rung.DONE
+    assert look(seen).rung is Rung.AFTER

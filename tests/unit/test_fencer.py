@@ -1,0 +1,287 @@
+"""The fence ladder as the daemon climbs it: who is killed and who must not be, what is written down, what survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.real.guard import eventually
+from vmguard.adapters import clock, hostfence, ofd, proc
+from vmguard.core.fence import Others, Rung
+from vmguard.core.lifecycle import State
+from vmguard.core.plan import DISK, EXCLUSIVE
+from vmguard.core.processes import Kind
+from vmguard.core.timing import Rungs
+from vmguard.core.watch_events import AfterFence, HostFence, Level, Policy, Report
+from vmguard.daemon.acts import Acts
+from vmguard.daemon.climb import Climb
+from vmguard.daemon.fencer import Fencer, Surroundings
+from vmguard.daemon.loop import Loop
+from vmguard.daemon.registry import GuardedFile, GuardedProcess, GuardedVm, Pin, Registry
+
+_WRITER = "import os, sys; os.open(sys.argv[1], os.O_RDWR); print(flush=True); sys.stdin.read()"
+_FAST = Rungs(copy=0.05, kill=0.1, death=0.2, drain=0.2, cut=0.2, release=0.3, clean_up=0.3)
+
+
+class World:
+    """A fencer with everything around it real but the keeper, whose part the test plays."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.disk = folder / "disk.raw"
+        self.disk.write_bytes(bytes(4096))
+        self.run_dir = folder / "run"
+        self.run_dir.mkdir()
+        self.loop = Loop()
+        self.registry = Registry(str(self.run_dir))
+        self.acts = Acts(self.loop, self.registry)
+        self.reports: list[Report] = []
+        self.gone: list[str] = []
+        self.host = hostfence.HostFence(str(folder / "watchdog"))
+        self.others = Others.NONE
+        around = Surroundings(
+            report=self.reports.append,
+            others=lambda vm_id: self.others,
+            why_no_restart=lambda mounts: "",
+            gone=self.gone.append,
+            host=self.host,
+            libvirt_run_dir=lambda: str(folder),
+            spans=_FAST,
+        )
+        self.fences = self.run_dir / "fences"
+        self.fencer = Fencer(self.loop, self.registry, self.acts, str(self.fences), around)
+        self.children: list[subprocess.Popen[bytes]] = []
+
+    def run(self, code: str, *words: str, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-IS", "-c", code, *words]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=pass_fds)
+        assert child.stdout is not None
+        child.stdout.readline()
+        self.children.append(child)
+        return child
+
+    def vm(self, pinned: bool = True) -> GuardedVm:
+        """A running VM whose QEMU is a process of ours."""
+        qemu = self.run(_WRITER, str(self.disk))
+        fd = os.open(self.disk, os.O_RDWR)
+        ofd.lock(fd, str(self.disk), ofd.WRITE, (0, 0))
+        file = GuardedFile(str(self.disk), EXCLUSIVE, DISK, "", proc.own_key(fd), [(0, 0)], fd=fd)
+        file.pin = Pin(qemu.pid, 3) if pinned else None
+        vm = GuardedVm("libvirt", "web", "0000", [file], State.RUNNING, pid=qemu.pid)
+        vm.processes = [GuardedProcess(qemu.pid, Kind.QEMU, pidfd=os.pidfd_open(qemu.pid))]
+        self.registry.add(vm)
+        return vm
+
+    def ended(self, vm: GuardedVm) -> None:
+        """The keeper's part: they are seen dead."""
+        for process in vm.processes:
+            os.close(process.pidfd)
+        vm.processes = []
+        vm.state = State.ENDED
+
+    def release(self, vm: GuardedVm) -> None:
+        os.close(vm.files[0].fd)
+        vm.files[0].fd = -1
+        vm.state = State.RELEASING
+        self.registry.remove(vm)
+        for callback in vm.when_released:
+            callback()
+
+    def turn(self, until: Callable[[], object], seconds: float = 5.0) -> bool:
+        deadline = clock.boottime() + seconds
+        while not until() and clock.boottime() < deadline:
+            self.loop.turn()
+        return bool(until())
+
+    @property
+    def codes(self) -> list[str]:
+        return [report.code for report in self.reports]
+
+    def close(self) -> None:
+        for child in self.children:
+            child.kill()
+            child.communicate()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+def climb(world: World, vm: GuardedVm, **policy: Any) -> None:
+    world.fencer.begin(vm, "the lock is lost", Policy(**policy))
+
+
+# -- the way up -----------------------------------------------------------------------------------------------------
+
+
+def test_each_rung_is_reported_once_and_before_it_is_taken(world: World) -> None:
+    vm = world.vm()
+    climb(world, vm)
+    assert world.codes[0] == "fence.kill"
+    assert world.turn(lambda: proc.is_dead(vm.pidfd))
+    assert json.loads(next(world.fences.iterdir()).read_text())["evidence"] == "the lock is lost"
+    world.ended(vm)
+    assert world.turn(lambda: "fence.drain" in world.codes)
+    vm.drained = True
+    assert world.turn(lambda: "fence.release" in world.codes)
+    world.release(vm)
+    assert world.turn(lambda: "fence.done" in world.codes)
+    kept = [code for code in world.codes if code != "fence.death"]
+    assert kept == ["fence.kill", "fence.drain", "fence.release", "fence.done"]
+    assert world.gone == [vm.id]
+    assert list(world.fences.iterdir()) == []
+    assert not any(report.level is Level.ERROR for report in world.reports)
+
+
+def test_a_deadline_that_passes_is_an_alarm_and_never_a_proof(world: World) -> None:
+    vm = world.vm()
+    climb(world, vm)
+    assert world.turn(lambda: proc.is_dead(vm.pidfd))
+    world.ended(vm)
+    assert world.turn(lambda: any("ALARM" in report.sentence for report in world.reports))
+    world.turn(lambda: False, 1.0)
+    alarms = [report.sentence for report in world.reports if report.level is Level.ERROR]
+    assert len(alarms) == 1
+    assert "still queued" in alarms[0]
+    assert vm.files[0].fd >= 0
+    assert world.fencer.climbs[vm.id].rung is Rung.DRAIN
+    assert not world.host.fired
+
+
+def test_host_fence_fires_only_where_it_is_wanted_and_is_taken_back_by_the_proof(world: World) -> None:
+    device = world.folder / "watchdog"
+    os.mkfifo(device)
+    reader = os.open(device, os.O_RDONLY | os.O_NONBLOCK)
+    vm = world.vm()
+    climb(world, vm, host_fence=HostFence.WATCHDOG)
+    assert world.turn(lambda: proc.is_dead(vm.pidfd))
+    world.ended(vm)
+    assert world.turn(lambda: world.host.fired)
+    assert world.codes.count("fence.host") == 1
+    vm.drained = True
+    assert world.turn(lambda: "fence.host-cancelled" in world.codes)
+    assert os.read(reader, 10) == b"V"
+    os.close(reader)
+
+
+def test_a_client_of_watchdog_mux_leaves_without_a_v(tmp_path: Path) -> None:
+    said: list[bytes] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as mux:
+        mux.bind(str(tmp_path / "mux"))
+        mux.listen(1)
+        listener = threading.Thread(target=lambda: said.append(mux.accept()[0].recv(10)))
+        listener.start()
+        fence = hostfence.HostFence(str(tmp_path / "mux"))
+        assert fence.missing() == ""
+        fence.fire()
+        listener.join(5)
+    assert said == [b""]
+    assert not fence.cancel()
+
+
+def test_a_host_without_a_watchdog_says_so_beforehand(tmp_path: Path) -> None:
+    assert "No such file" in hostfence.HostFence(str(tmp_path / "none")).missing()
+    (tmp_path / "file").touch()
+    assert "neither" in hostfence.HostFence(str(tmp_path / "file")).missing()
+
+
+def test_libvirts_own_books_are_waited_for_and_given_up(world: World) -> None:
+    (world.folder / "web.xml").touch()
+    vm = world.vm()
+    climb(world, vm)
+    assert world.turn(lambda: proc.is_dead(vm.pidfd))
+    world.ended(vm)
+    vm.drained = True
+    world.release(vm)
+    assert world.turn(lambda: "fence.clean-up" in world.codes)
+    assert world.turn(lambda: "fence.done" in world.codes)
+    assert "the hypervisor does not confirm" in world.reports[-1].sentence
+
+
+# -- a daemon that was killed ---------------------------------------------------------------------------------------
+
+
+def test_the_next_daemon_finishes_what_is_left_of_a_released_vm(world: World) -> None:
+    (world.folder / "web.xml").touch()
+    climb_file = Climb("libvirt-0000", "web", "0000", "libvirt", "lost", Policy(after_fence=AfterFence.OFF)).as_json()
+    (world.fences / "libvirt-0000.json").write_text(json.dumps(climb_file))
+    (world.fences / "broken.json").write_text("{")
+    world.fencer.resume()
+    assert world.turn(lambda: "fence.clean-up" in world.codes)
+    (world.folder / "web.xml").unlink()
+    assert world.turn(lambda: "fence.done" in world.codes)
+    assert list(world.fences.iterdir()) == []
+
+
+def test_a_full_run_directory_does_not_stop_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    vm = world.vm()
+
+    def full(path: str, value: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vmguard.adapters.statefile.write", full)
+    climb(world, vm)
+    assert world.turn(lambda: proc.is_dead(vm.pidfd))
+
+
+# -- helpers --------------------------------------------------------------------------------------------------------
+
+
+def helper(world: World, vm: GuardedVm) -> int:
+    child = world.run(_WRITER, str(world.disk))
+    vm.processes.append(GuardedProcess(child.pid, Kind.STORAGE_DAEMON, "qsd", pidfd=os.pidfd_open(child.pid)))
+    return child.pid
+
+
+def test_its_helpers_die_with_it(world: World) -> None:
+    vm = world.vm()
+    pid = helper(world, vm)
+    climb(world, vm)
+    assert world.turn(lambda: all(proc.is_dead(fd) for fd in vm.pidfds))
+    assert _state(pid) in "ZX"
+
+
+def test_a_helper_that_comes_late_is_killed_as_well(world: World) -> None:
+    vm = world.vm()
+    climb(world, vm)
+    helper(world, vm)
+    assert world.turn(lambda: all(proc.is_dead(fd) for fd in vm.pidfds))
+
+
+def test_freeze_and_thaw_stop_and_continue_qemu_and_its_helpers(world: World) -> None:
+    vm = world.vm()
+    pid = helper(world, vm)
+    done: list[str] = []
+    world.acts.freeze(vm, done.append)
+    assert world.turn(lambda: done == [""])
+    assert (_state(vm.pid), _state(pid)) == ("T", "T")
+    assert json.loads(next((world.run_dir / "vms").iterdir()).read_text())["frozen"] is True
+    world.acts.thaw(vm, done.append)
+    assert eventually(lambda: _state(vm.pid) == "S" and _state(pid) == "S")
+    assert done == ["", ""]
+
+
+def test_a_thaw_leaves_a_vm_alone_that_is_stopped_over_a_conflict(world: World) -> None:
+    vm = world.vm()
+    done: list[str] = []
+    world.acts.freeze(vm, done.append)
+    assert world.turn(lambda: done == [""])
+    vm.stopped = "another host writes, too"
+    world.acts.thaw(vm, done.append)
+    assert _state(vm.pid) == "T"
+
+
+def _state(pid: int) -> str:
+    return proc.thread_state(pid, pid)

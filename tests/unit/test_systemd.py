@@ -1,0 +1,215 @@
+"""What the daemon tells systemd, and what its unit files must and must not say."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.real.guard import eventually
+from vmguard.adapters import systemd
+
+UNITS = Path(__file__).resolve().parents[2] / "packaging" / "systemd"
+
+
+class Manager:
+    """PID 1's side of the notification socket."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(path))
+        self.socket.settimeout(3)
+
+    def next(self) -> tuple[list[str], list[int]]:
+        data, fds, _, _ = socket.recv_fds(self.socket, 4096, 16)
+        return data.decode().splitlines(), list(fds)
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    manager = Manager(tmp_path / "notify")
+    with manager.socket:
+        yield manager
+
+
+def test_a_descriptor_is_stored_under_its_name_and_not_watched(manager: Manager, tmp_path: Path) -> None:
+    with (tmp_path / "disk").open("wb") as disk:
+        assert systemd.store("libvirt-x.1f.2", disk.fileno())
+        said, [copy] = manager.next()
+        assert said == ["FDSTORE=1", "FDNAME=libvirt-x.1f.2", "FDPOLL=0"]
+        assert os.path.sameopenfile(copy, disk.fileno())
+        os.close(copy)
+    assert systemd.forget("libvirt-x.1f.2")
+    assert manager.next() == (["FDSTOREREMOVE=1", "FDNAME=libvirt-x.1f.2"], [])
+
+
+def test_the_barrier_falls_when_the_manager_closes_its_end(manager: Manager) -> None:
+    fallen: list[bool] = []
+    thread = threading.Thread(target=lambda: fallen.append(systemd.barrier()))
+    thread.start()
+    said, [end] = manager.next()
+    assert said == ["BARRIER=1"]
+    time.sleep(0.1)
+    assert not fallen
+    os.close(end)
+    thread.join(3)
+    assert fallen == [True]
+
+
+def test_a_manager_that_does_not_answer_is_reported(manager: Manager) -> None:
+    before = os.listdir("/proc/self/fd")
+    assert not systemd.barrier(0.05)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_without_systemd_all_of_it_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert systemd.barrier()
+    assert not systemd.store("libvirt-x.1.2", 0)
+    assert systemd.keepers() == set()
+    systemd.linger("/nowhere", [0])
+
+
+def test_a_manager_that_is_gone_is_no_barrier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    assert not systemd.barrier(1)
+
+
+class Calls:
+    """A loop's ``call_in`` that only remembers."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[float, Callable[[], None]]] = []
+
+    def call_in(self, seconds: float, callback: Callable[[], None]) -> None:
+        self.waiting.append((seconds, callback))
+
+
+def test_the_watchdog_is_pinged_three_times_in_its_interval(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    calls = Calls()
+    systemd.keep_alive(calls.call_in)
+    for _ in range(3):
+        assert manager.next()[0] == ["WATCHDOG=1"]
+        [(seconds, again)] = calls.waiting
+        assert seconds == pytest.approx(10)
+        calls.waiting.clear()
+        again()
+
+
+@pytest.mark.parametrize(("microseconds", "pid"), [("", "me"), ("soon", "me"), ("30000000", "1")])
+def test_somebody_elses_watchdog_is_left_alone(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, microseconds: str, pid: str
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", microseconds)
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "me" else pid)
+    calls = Calls()
+    systemd.keep_alive(calls.call_in)
+    assert calls.waiting == []
+
+
+def test_passed_descriptors_are_named_and_not_inherited_further() -> None:
+    code = (
+        "import os; from vmguard.adapters import systemd; os.environ['LISTEN_PID'] = str(os.getpid());"
+        "null = os.open('/dev/null', 0); other = os.dup(null);"
+        "[os.dup2(other, number) for number in (3, 4) if number != other];"
+        "print([(name, fd, os.get_inheritable(fd)) for name, fd in systemd.listen_fds()], systemd.listen_fds())"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "vmguard.socket:libvirt-x.1f.2", "PYTHONPATH": root}
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert answer.stdout == "[('vmguard.socket', 3, False), ('libvirt-x.1f.2', 4, False)] []\n", answer.stderr
+
+
+def test_what_is_local_or_cannot_write_may_be_stored(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.touch()
+    for flags in (os.O_RDWR, os.O_RDONLY):
+        fd = os.open(path, flags)
+        assert systemd.may_store(fd)
+        os.close(fd)
+
+
+def test_what_lingers_goes_when_the_next_daemon_has_come(manager: Manager, tmp_path: Path) -> None:
+    lock, disk = tmp_path / "daemon.lock", tmp_path / "disk"
+    with lock.open("w") as ours, disk.open("w+b") as file:
+        fcntl.lockf(ours, fcntl.LOCK_EX)  # we are the daemon that stops
+        systemd.linger(str(lock), [file.fileno()])
+        assert eventually(lambda: len(users(disk)) == 2)
+        time.sleep(0.5)
+        assert len(users(disk)) == 2, "our own lock is not the next daemon's"
+    assert len(users(disk)) == 1
+    with next_daemon(lock):
+        assert eventually(lambda: users(disk) == set())
+    os.wait()
+
+
+@contextlib.contextmanager
+def next_daemon(lock: Path) -> Iterator[None]:
+    code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE) as process:
+        yield
+        process.communicate()
+
+
+def users(path: Path) -> set[str]:
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{fd}") == str(path):
+                    found.add(pid)
+    return found
+
+
+# -- the unit files -------------------------------------------------------------------------------------------------
+
+
+def settings(name: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in (UNITS / name).read_text().splitlines():
+        if line and not line.startswith(("#", "[")):
+            key, _, value = line.partition("=")
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def test_the_service_has_no_mount_namespace_of_its_own() -> None:
+    """A claim's descriptor names its mount by an id of the host's namespace."""
+    private = ("Private", "Protect", "ReadOnly", "ReadWrite", "Inaccessible", "Bind", "Temporary", "Root", "MountFlags")
+    said = [key for key in settings("vmguard.service") if key.startswith(private) or "Directory" in key]
+    assert set(said) <= {"RuntimeDirectory", "RuntimeDirectoryMode", "RuntimeDirectoryPreserve"}
+
+
+def test_the_service_keeps_what_a_restart_needs() -> None:
+    service = settings("vmguard.service")
+    assert service["Type"] == ["notify"]
+    assert int(service["FileDescriptorStoreMax"][0]) >= 4000
+    assert service["RuntimeDirectoryPreserve"] == ["yes"]
+    assert service["KillMode"] == ["process"]
+    assert service["Restart"] == ["always"]
+    capabilities = " ".join(service["CapabilityBoundingSet"]).split()
+    assert {"CAP_SYS_PTRACE", "CAP_KILL", "CAP_DAC_OVERRIDE", "CAP_IPC_LOCK"} <= set(capabilities)
+
+
+def test_the_socket_is_where_the_daemon_and_its_clients_look() -> None:
+    from vmguard.hook.libvirt import RUN_DIR
+    from vmguard.protocol.wire import SOCKET_NAME
+
+    unit = settings("vmguard.socket")
+    assert unit["ListenSequentialPacket"] == [f"{RUN_DIR}/{SOCKET_NAME}"]
+    assert unit["SocketMode"] == ["0600"]
+    # systemd names the socket's descriptor like its unit; stored ones have a hyphen (vmguard/daemon/main.py).
+    assert "FileDescriptorName" not in unit
+    assert "-" not in "vmguard.socket"

@@ -1,0 +1,177 @@
+"""The watchdog inside the daemon: what it is told, whose orders it carries out, what it does when one of them fails."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.real.guard import Guard, eventually
+from vmguard import config
+from vmguard.adapters import mounts, probe
+from vmguard.adapters.mounts import Mount, NfsStatistics
+from vmguard.core.lifecycle import State
+from vmguard.core.plan import DISK, EXCLUSIVE
+from vmguard.core.timing import Wishes
+from vmguard.core.watch_events import Policy, Probe, Report, Thaw
+from vmguard.daemon.acts import Acts
+from vmguard.daemon.loop import Loop
+from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.watcher import Watcher, _server
+
+
+class World:
+    """A watcher over a made-up NFS mount at a folder of this machine."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.device = folder.stat().st_dev
+        self.point = "/srv/vm"
+        self.mounts = [Mount(1, self.device, self.point, "nfs4", "10.0.0.1:/vm", "vers=4.1")]
+        seen = NfsStatistics(self.point)
+        seen.lease = 10.0
+        self.statistics = {self.point: seen}
+        monkeypatch.setattr(mounts, "mounts", lambda: iter(self.mounts))
+        monkeypatch.setattr(mounts, "statistics", lambda: self.statistics)
+        self.loop = Loop()
+        self.registry = Registry(str(folder / "run"))
+        self.reports: list[Report] = []
+        acts = Acts(self.loop, self.registry)
+        self.watcher = Watcher(self.loop, self.registry, acts, self.reports.append, Wishes(), lambda vm: Policy())
+
+    def vm(self, name: str) -> GuardedVm:
+        path = self.folder / f"{name}.raw"
+        path.write_bytes(bytes(8192))
+        fd = os.open(path, os.O_RDWR)
+        file = GuardedFile(str(path), EXCLUSIVE, DISK, "", (self.device, path.stat().st_ino), [(0, 0)], fd=fd)
+        vm = GuardedVm("libvirt", name, name, [file], State.RUNNING)
+        self.registry.add(vm)
+        return vm
+
+    def verdicts(self) -> dict[str, str]:
+        return {lock.info.id.vm: str(lock.verdict) for lock in self.watcher.watch.mounts[self.point].locks.values()}
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    os.mkdir(tmp_path / "run")
+    return World(tmp_path, monkeypatch)
+
+
+def test_every_lock_on_an_nfs_mount_is_asked_and_found_kept(world: World) -> None:
+    for name in ("web", "db"):
+        world.vm(name)
+    world.watcher.look()
+    for _ in range(50):
+        world.loop.turn()
+        if set(world.verdicts().values()) == {"kept"}:
+            break
+    assert world.verdicts() == {"libvirt-web": "kept", "libvirt-db": "kept"}
+
+
+def test_a_vm_that_is_released_and_claimed_anew_between_two_looks_is_a_new_one(world: World) -> None:
+    old = world.vm("web")
+    world.watcher.look()
+    before = world.watcher.watch.vms[old.id]
+    world.registry.remove(old)
+    world.vm("web")
+    world.watcher.look()
+    assert world.watcher.watch.vms[old.id] is not before
+
+
+def test_a_mount_that_vanishes_from_the_table_is_watched_on_while_a_vm_has_a_file_there(world: World) -> None:
+    world.vm("web")
+    world.watcher.look()
+    world.mounts.clear()
+    world.statistics.clear()
+    world.watcher.look()
+    assert len(world.verdicts()) == 1
+    for vm in world.registry:
+        world.registry.remove(vm)
+    world.watcher.look()
+    world.watcher.look()
+    assert world.watcher.mounts == {}
+
+
+def test_a_mount_in_two_places_keeps_its_name(world: World) -> None:
+    world.vm("web")
+    world.watcher.look()
+    world.mounts.append(Mount(2, world.device, "/mnt/again", "nfs4", "10.0.0.1:/vm", "vers=4.1"))
+    world.statistics["/mnt/again"] = world.statistics[world.point]
+    world.watcher.look()
+    assert [lock.mount for lock in world.watcher.watch.vms["libvirt-web"].info.locks] == [world.point]
+
+
+def test_an_order_that_fails_keeps_the_others_from_nothing(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.watcher.fence = lambda vm, why, policy: None
+    broken = Probe(world.point, (None,))  # type: ignore[arg-type]
+    world.watcher._carry_out_guarded(broken)
+    world.watcher._carry_out_guarded(Thaw("nobody"))
+    assert "please report it as a bug" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("source", "server"), [("10.0.0.1:/vm", "10.0.0.1"), ("nas:/a:/b", "nas"), ("[fd00::1]:/vm", "fd00::1"), ("x", "")]
+)
+def test_the_server_of_a_mount(source: str, server: str) -> None:
+    assert _server(source) == server
+
+
+def test_the_errors_of_one_mount_and_one_operation_are_counted(tmp_path: Path) -> None:
+    stats = tmp_path / "mountstats"
+    block = "device 10.0.0.1:/a mounted on {} with fstype nfs4 statvers=1.1\n"
+    block += "\tREAD: 5 5 0 1 2 3 4 5 {}\n\tSEEK: 9 9 0 1 2 3 4 5 {}\n"
+    stats.write_text(
+        block.format("/a", 0, 3) + block.format("/ab", 7, 8) + "device x mounted on /proc with fstype proc\n"
+    )
+    assert probe.server_errors("/a", True, str(stats)) == 3
+    assert probe.server_errors("/ab", False, str(stats)) == 7
+    assert probe.server_errors("/nowhere", True, str(stats)) is None
+
+
+# -- a policy for one VM --------------------------------------------------------------------------------------------
+
+
+def load(tmp_path: Path, text: str) -> config.Config:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    return config.load([str(path)])
+
+
+def test_a_vms_own_policy(tmp_path: Path) -> None:
+    found = load(
+        tmp_path, "watch: {on_lost: freeze}\nvms:\n  web: {on_lost: fence}\n  '17':\n    after_fence: restart\n  x:\n"
+    )
+    assert found.vms == {"web": {"on_lost": "fence"}, "17": {"after_fence": "restart"}}
+    assert str(found.origins[("vms", "17", "after_fence")]).endswith(":5")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("vms: 3", "must hold names or uuids of VMs"),
+        ("vms: {web: 3}", "vms.web: must hold lines such as"),
+        ("vms: {web: {on_lots: fence}}", "vms.web.on_lots: unknown key; did you mean 'on_lost'?"),
+        ("vms: {web: {margin: 3s}}", "vms.web.margin: unknown key"),
+        ("vms: {web: {on_lost: perhaps}}", "vms.web.on_lost: 'perhaps' is not"),
+        ("vms: {web: {on_lost: [fence]}}", "vms.web.on_lost: takes a value"),
+        ("vms: {web: {on_lost: fence}, web: {}}", "is given twice"),
+    ],
+)
+def test_a_wrong_entry_is_named(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(config.BadConfig) as caught:
+        load(tmp_path, text)
+    assert problem in str(caught.value)
+
+
+def test_the_daemon_is_protected_and_says_what_it_cannot_do(tmp_path: Path) -> None:
+    watch = {"host_fence": "watchdog", "watchdog_device": str(tmp_path / "none")}
+    with Guard(tmp_path, daemon={"realtime": "yes"}, watch=watch) as guard:
+        status = Path(f"/proc/{guard.pid}/status").read_text()
+        locked = next(line for line in status.splitlines() if line.startswith("VmLck")).split()[1]
+        assert int(locked) > 1000
+        score = Path(f"/proc/{guard.pid}/oom_score_adj").read_text().strip()
+        assert score == "-1000" or "less protected than it should be" in guard.log
+        assert os.sched_getscheduler(guard.pid) & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR
+        assert eventually(lambda: "could not fire" in guard.log)

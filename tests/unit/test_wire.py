@@ -1,0 +1,131 @@
+"""The wire protocol: messages, descriptors, and everything a peer may send wrongly."""
+
+import json
+import os
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmguard.core import lean_json
+from vmguard.errors import DaemonError, WireError
+from vmguard.protocol import wire
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(JSON)
+def test_the_lean_codec_says_what_the_ordinary_one_says(value: object) -> None:
+    assert json.loads(lean_json.encode(value)) == value
+    assert lean_json.decode(json.dumps(value)) == value
+
+
+@given(st.text(max_size=60))
+def test_the_lean_codec_refuses_what_the_ordinary_one_refuses(text: str) -> None:
+    try:
+        expected = json.loads(text)
+    except ValueError:
+        with pytest.raises(ValueError):
+            lean_json.decode(text)
+    else:
+        if text == text.strip(" \t\r\n"):
+            assert repr(lean_json.decode(text)) == repr(expected)  # NaN is not equal to itself
+
+
+def test_descriptors_travel_with_their_message() -> None:
+    one, other = wire.pair()
+    with open(os.devnull) as stream:
+        one.send({"op": "hold"}, [stream.fileno()] * 3)
+    received = other.receive()
+    assert received is not None
+    message, fds = received
+    assert message == {"v": 1, "op": "hold"}
+    assert len(fds) == 3
+    assert not any(os.get_inheritable(fd) for fd in fds)
+    for fd in fds:
+        os.close(fd)
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"not json", "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"v":2,"op":"claim"}', "version 2"),
+        (b'{"op":"claim"}', "version None"),
+    ],
+)
+def test_a_bad_message_is_named_and_its_descriptors_are_closed(data: bytes, complaint: str) -> None:
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection = wire.Connection(right)
+    before = open_descriptors()
+    socket.send_fds(left, [data], [0, 1])
+    with pytest.raises(WireError, match=complaint):
+        connection.receive()
+    assert open_descriptors() == before
+    left.close()
+    right.close()
+
+
+def test_a_message_cut_by_the_kernel_is_refused() -> None:
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    left.send(b'{"v":1,"x":"' + b"a" * wire.MAX_MESSAGE + b'"}')
+    with pytest.raises(WireError, match="cut short"):
+        wire.Connection(right).receive()
+
+
+def test_a_message_too_large_is_not_sent() -> None:
+    one, _other = wire.pair()
+    with pytest.raises(WireError, match="larger"):
+        one.send({"x": "a" * wire.MAX_MESSAGE})
+
+
+def test_a_refusal_arrives_with_its_hint() -> None:
+    one, other = wire.pair()
+    other.send({"ok": False, "error": {"message": "no", "hint": "do this"}})
+    with pytest.raises(DaemonError, match="no") as caught:
+        one.answer()
+    assert caught.value.hint == "do this"
+
+
+def test_a_daemon_that_goes_away_is_an_error_not_an_answer() -> None:
+    one, other = wire.pair()
+    other.close()
+    with pytest.raises(DaemonError, match="closed"):
+        one.answer()
+
+
+def test_no_socket_and_nobody_listening_are_told_apart(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with pytest.raises(DaemonError, match="no socket"):
+        wire.connect(path, 1.0)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(path)
+    with pytest.raises(DaemonError, match="nobody listens"):
+        wire.connect(path, 1.0)
+
+
+def test_the_peer_is_known_by_its_credentials(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(path)
+        listener.listen()
+        connection = wire.connect(path, 1.0)
+        accepted, _ = listener.accept()
+        assert wire.Connection(accepted).peer() == (os.getpid(), os.getuid(), os.getgid())
+        accepted.close()
+        connection.close()
+    assert struct.calcsize("3i") == 12
