@@ -1,0 +1,52 @@
+"""How many requests a claim costs the server: counted by the client's own statistics, operation by operation."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import pytest
+
+from tests.lab import Lab
+from tests.scenarios.guarded import SHARE, Guarded, Guest
+
+pytestmark = pytest.mark.lab
+
+#: the budget: requests for each writable disk until the VM runs
+BUDGET = 8
+
+
+def requests(node: Guarded) -> Counter[str]:
+    """Requests so far, by operation, of the share's mount (per-op statistics of /proc/self/mountstats)."""
+    counted: Counter[str] = Counter()
+    ours = operations = False
+    for line in node.host.get("/proc/self/mountstats").decode().splitlines():
+        if line.startswith("device "):
+            ours, operations = f" mounted on {SHARE} " in line, False
+        elif line.strip() == "per-op statistics":
+            operations = True
+        elif ours and operations and ":" in line:
+            name, _, numbers = line.strip().partition(":")
+            counted[name] = int(numbers.split()[0])
+    return counted
+
+
+@pytest.mark.parametrize(("disks", "kind"), [(1, "qcow2"), (4, "raw")])
+def test_a_claim_costs_at_most_eight_requests_for_each_disk(disks: int, kind: str) -> None:
+    with Lab() as lab:
+        server = lab.nfs_server()
+        node = Guarded(lab.hypervisor("hyp-a"))
+        node.mount(server)
+        node.start_daemon()
+        guest = Guest("counted", tuple(f"{SHARE}/disk-{number}.{kind}" for number in range(disks)))
+        node.make_disks(guest)
+        for attempt in ("the first start", "a later start"):
+            before = requests(node)
+            assert node.claim(guest).returncode == 0
+            node.wait_for(guest, lambda found: all(file["epoch"] for file in found["files"]))
+            spent = requests(node) - before
+            print(f"{disks} {kind} disks, {attempt}: {sum(spent.values())} requests: {dict(spent)}")
+            node.hook(guest, "release")
+            node.wait_released(guest)
+            time.sleep(1)
+        assert sum(spent.values()) <= BUDGET * disks

@@ -1,0 +1,20 @@
+"""Many VMs on one mount: a storage reboot, and how soon all of them are judged. The bench is tests/bench/verdict."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bench.verdict_times import measure
+from tests.scenarios.watching import LONG
+
+pytestmark = pytest.mark.lab
+
+COUNT = 500 if LONG else 50
+#: seconds from the server's first answer until the last VM goes on
+BUDGET = 2.0
+
+
+def test_all_verdicts_come_soon_after_the_servers_first_answer() -> None:
+    found = measure(COUNT)
+    print(found)
+    assert found.verdicts[-1] < BUDGET
