@@ -24,6 +24,7 @@ KERNEL: Final = Path("/usr/bin/linux.uml")
 MODULES: Final = Path("/usr/lib/uml/modules")
 BASE: Final = Path(os.environ.get("TMPDIR", "/var/tmp")) / "vmguard-lab"
 RUN_AND_END: Final = '"$@"; exit $?'
+XSTATE: Final = Path(__file__).with_name("xstate.c")
 KEEPER: Final = 'echo ready; read -r word; kill -KILL -1 2>/dev/null; [ "$word" = keep ] || rm -rf "$0"'
 
 
@@ -60,6 +61,8 @@ class Space:
         wanted = os.environ.get("VMGUARD_LAB_LOGS")
         self.logs = Path(wanted) / self.directory.name if wanted else self.directory / "logs"
         self.logs.mkdir(parents=True)
+        self._xstate = self.directory / "xstate.so"
+        subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", str(self._xstate), str(XSTATE)], check=True, timeout=60)
         self._keeper = subprocess.Popen(
             ["unshare", "--net", "--pid", "--fork", "--kill-child", "--", "/bin/sh", "-c", KEEPER, str(self.directory)],
             stdin=subprocess.PIPE,
@@ -105,7 +108,11 @@ class Space:
                 stderr=output,
                 pass_fds=[line],
                 start_new_session=True,
-                env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(self.directory)},
+                env={
+                    "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
+                    "HOME": str(self.directory),
+                    "LD_PRELOAD": str(self._xstate),
+                },
             )
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
