@@ -244,10 +244,10 @@ def test_a_task_that_is_stopped_while_it_waits_leaves_nothing_behind(world: Worl
     time.sleep(2.5)
     assert start.poll() is None
     began = time.monotonic()
-    b.host.run("kill -TERM $(pgrep -f 'vmguard.hook.proxmox')")
+    b.host.run("kill -TERM $(pgrep -f '[v]mguard.hook.proxmox')")
     assert start.wait(5).returncode == 255
     assert time.monotonic() - began < 2
-    assert b.host.run("pgrep -f 'vmguard.hook.proxmox'", check=False).stdout == ""
+    assert b.host.run("pgrep -f '[v]mguard.hook.proxmox'", check=False).stdout == ""
     assert b.host.run("flock -n /var/lock/qemu-server/lock-116.conf true", check=False).returncode == 0
     assert b.guarded_vm("116") is None
     a.kill_qemu("116")

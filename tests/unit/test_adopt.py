@@ -18,6 +18,8 @@ from tests.real.guard import Guard, eventually, locks_on, make_disk
 from tests.real.space import Space
 from vmguard.core.processes import Kind, identity, kind_of, named_files, served
 
+pytestmark = pytest.mark.process
+
 #: opens what its arguments name as drives, and beats into the first
 _CODE = """
 import os, sys, time

@@ -19,6 +19,8 @@ import pytest
 from tests.real.guard import Answer, Guard, Vm, eventually, holders_of, locks_on, make_disk
 from vmguard.faults import CLAIM_POINTS
 
+pytestmark = pytest.mark.process
+
 #: points that the hook itself passes; its child passes all others
 IN_HOOK = ("start", "connected", "forked", "reported", "committed")
 VICTIMS = ("", "parent:", "both:")

@@ -20,6 +20,8 @@ from tests.real.guard import Guard, Vm, eventually, locks_on, make_disk
 from vmguard.adapters import ofd, record
 from vmguard.errors import LockConflict
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def guard(tmp_path: Path) -> Iterator[Guard]:
@@ -97,8 +99,8 @@ def test_a_vm_from_claim_to_release(guard: Guard, vm: Vm) -> None:
         assert (shown["state"], shown["pid"]) == ("running", qemu.pid)
         assert {file["through"].partition(" of ")[2] for file in shown["files"]} == {f"pid {qemu.pid}"}
         time.sleep(0.3)
-    assert rival.won == []
-    assert rival.tries > 50
+        assert rival.won == []  # from here on it may: the lock is QEMU's own and ends with it
+        assert rival.tries > 50
     assert eventually(lambda: guard.nothing_left(*vm.disks)), guard.leftovers(*vm.disks)
     for disk in vm.disks:
         assert eventually(lambda disk=disk: released(disk))  # type: ignore[misc]

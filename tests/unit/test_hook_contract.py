@@ -22,6 +22,8 @@ from tests.real.guard import REPOSITORY, Answer, Guard, Vm, eventually, holders_
 from tests.real.space import Space
 from vmguard.hook import operations
 
+pytestmark = pytest.mark.process
+
 WORKLESS = sorted(name for name, row in operations.LIBVIRT.items() if row.action == operations.NOTHING)
 UNKNOWN = ("attach2", "begin", "", "-", "PREPARE", "prepare ", "*", "re lease")
 #: libvirt kills the running VM when the hook fails here

@@ -20,6 +20,8 @@ from vmguard.adapters import proc
 from vmguard.cli.hook_script import text as hook_text
 from vmguard.hook import operations
 
+pytestmark = pytest.mark.process
+
 SLOW = "typing dataclasses enum re json collections socket logging yaml functools subprocess argparse pathlib signal"
 WORKER = "task UPID:node:0:0:0:qmstart:100:root@pam:"
 

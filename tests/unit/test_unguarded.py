@@ -32,6 +32,8 @@ from vmguard.daemon.registry import GuardedVm, Registry
 from vmguard.daemon.unguarded import Census
 from vmguard.daemon.workers import Workers
 
+pytestmark = pytest.mark.process
+
 #: opens what stdin says, locks QEMU's permission bytes on demand, and beats into the first file
 _CODE = """
 import fcntl, json, os, select, struct, sys

@@ -255,7 +255,7 @@ class Mount:
         if not self._past_is_known:
             self.confirmed = max(self.confirmed, self.now - self.timeline.freeze + self.timeline.verdict)
         self._past_is_known = False
-        self.next_probe = self.now
+        self.next_probe = max(self.now, self.confirmed + self.timeline.probe)
         self._transition(self._by_age())
 
     def _by_age(self) -> Phase:

@@ -22,7 +22,7 @@ from vmguard.daemon.mover import let_go
 from vmguard.daemon.pinner import Pinner
 from vmguard.daemon.records import MarkReleased
 from vmguard.daemon.registry import GuardedFile, GuardedProcess, GuardedVm, Registry
-from vmguard.daemon.workers import Workers
+from vmguard.daemon.workers import THIS_HOST, Workers
 from vmguard.errors import DaemonError
 
 log = logging.getLogger("vmguard.keeper")
@@ -121,19 +121,35 @@ class Keeper:
 
     def settle(self, vm: GuardedVm) -> None:
         """Decide about a claim without a living QEMU: release it on proof, else look again soon."""
+        if vm.state in (*LIVING, State.RELEASING) or vm.draining or vm.looking or self._registry.get(vm.id) is not vm:
+            return
+        # A file that is only shared may well be open in another VM: a template is in dozens of them.
+        own = {file.key for file in vm.files if file.mode == EXCLUSIVE}
+        vm.looking = True
+        # In a thread: with ten thousand descriptors on this host it takes a quarter of a second.
+        self._workers.run(
+            THIS_HOST,
+            f"who has the files of {vm.title} open",
+            lambda: proc.users_of(own, exclude={os.getpid(), *systemd.keepers()}),
+            lambda users: self._judge(vm, users),
+        )
+
+    def _judge(self, vm: GuardedVm, users: object) -> None:
+        """The files' users are known (a list of OpenFile, or the exception that hid them)."""
+        vm.looking = False
         if vm.state in (*LIVING, State.RELEASING) or vm.draining or self._registry.get(vm.id) is not vm:
             return
         if self._pinner.has_in_hand(vm):
             self._loop.call_in(_AGAIN, lambda: self.settle(vm))
             return
-        # A file that is only shared may well be open in another VM: a template is in dozens of them.
-        own = {file.key for file in vm.files if file.mode == EXCLUSIVE}
-        users = proc.users_of(own, exclude={os.getpid(), *systemd.keepers()})
-        helpers_left = {process.title for process in vm.processes}
+        names = None
+        if isinstance(users, list):
+            helpers_left = {process.title for process in vm.processes}
+            names = tuple(sorted({f"{proc.name(user.pid)} (pid {user.pid})" for user in users} | helpers_left))
         evidence = Evidence(
             claimant_alive=vm.claimant >= 0 and not proc.is_dead(vm.claimant),
             start_is_over=vm.start_is_over,
-            users=tuple(sorted({f"{proc.name(user.pid)} (pid {user.pid})" for user in users} | helpers_left)),
+            users=names,
             drained=vm.drained or vm.state is not State.ENDED,
         )
         action, why = decide(vm.state, evidence)

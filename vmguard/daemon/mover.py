@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vmguard import faults
-from vmguard.adapters import mounts, ofd, pidfd, proc, systemd
+from vmguard.adapters import clock, mounts, ofd, pidfd, proc, systemd
 from vmguard.adapters.proc import Key, OpenFile
 from vmguard.core.pin import Side, Step, Verb, move
 from vmguard.core.plan import EXCLUSIVE
@@ -74,6 +74,8 @@ class Outcome:
     gone: bool = False
     #: why the kernel does not let us do it at all
     forbidden: str = ""
+    #: CLOCK_BOOTTIME seconds when the first request that locked it was sent; 0: it was locked already
+    granted: float = 0.0
 
 
 def carry_out(order: Order) -> Outcome:
@@ -89,6 +91,7 @@ def carry_out(order: Order) -> Outcome:
         os.close(copy)
         return Outcome(False, gone=True)
     faults.point("pin-copied")
+    granted = 0.0 if order.satisfied else clock.boottime()
     try:
         if not order.satisfied:
             _take(order, copy, move(order.source_mode, order.mode, order.pieces))
@@ -105,7 +108,7 @@ def carry_out(order: Order) -> Outcome:
     if not order.keep:
         os.close(copy)
         copy = -1
-    return Outcome(True, copy=copy)
+    return Outcome(True, copy=copy, granted=granted)
 
 
 def _hold(order: Order, forbidden: str) -> Outcome:

@@ -38,10 +38,6 @@ log = logging.getLogger("vmguard.pinner")
 #: looks in a row that must miss a file before it counts as closed: a look is no snapshot, QEMU may be changing
 #: descriptors while it is taken
 _ABSENT_ENOUGH = 2
-#: seconds for which a file that no hook announced must be open in the same way before it is pinned. While QEMU makes a
-#: new image it opens it several times in a row, and the image locks of its last description would live on in our copy
-#: and refuse the next one ("Failed to get shared "write" lock"): the snapshot would fail.
-_STEADY = 0.4
 #: seconds after an event at which its VM is looked at again
 _AFTERWARDS = (0.0, 0.005, 0.015, 0.04, 0.1, 0.25, 0.5, 1.0)
 #: parts of a round: no VM is looked at less often than once in ``interval``, and the loop is never kept long
@@ -342,6 +338,7 @@ class Pinner:
         file.pin = Pin(wanted.target.pid, wanted.target.fd, process.name if process is not None else "")
         file.mode = wanted.mode
         file.fd = outcome.copy
+        file.granted = outcome.granted
         file.weaker = file.conflict = ""
         file.retry = 0.0
         systemd.forget(vm.store_name(file))

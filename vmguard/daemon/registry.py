@@ -92,6 +92,8 @@ class GuardedFile:
     conflict: str = ""
     #: CLOCK_BOOTTIME seconds before which a pin that failed is not tried again
     retry: float = 0.0
+    #: CLOCK_BOOTTIME seconds when the request that got this lock was sent; 0: a daemon before this one got it
+    granted: float = 0.0
 
     @property
     def guard(self) -> str:
@@ -139,6 +141,7 @@ class GuardedFile:
             role=str(value["role"]),
             source=str(value["source"]),
             real=str(value.get("real", value["path"])),
+            granted=float(value.get("granted", 0.0)),
             key=(int(value["device"]), int(value["inode"])),
             pieces=[(int(start), int(length)) for start, length in value["pieces"]],
             epoch=int(value.get("epoch", 0)),
@@ -177,6 +180,8 @@ class GuardedVm:
     #: QEMU's last writes are proven to be through; a process is just waiting for them
     drained: bool = False
     draining: bool = False
+    #: a worker looks who has its files open
+    looking: bool = False
     #: stopped by the watchdog (SIGSTOP)
     frozen: bool = False
     #: why it is being fenced, empty while it is not

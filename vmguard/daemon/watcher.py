@@ -178,7 +178,9 @@ class Watcher:
         if mount is None or (file.fd < 0 and file.pin is None):
             return None
         through = f"{file.pin.pid}.{file.pin.fd}" if file.pin is not None else "held"
-        return LockInfo(LockId(vm.id, file.key), mount.point, file.path, file.pin is not None, None, through)
+        return LockInfo(
+            LockId(vm.id, file.key), mount.point, file.path, file.pin is not None, file.granted or None, through
+        )
 
     def _look_again(self) -> None:
         self._loop.call_in(_LOOK, self._look_again)

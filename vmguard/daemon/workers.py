@@ -17,6 +17,10 @@ from vmguard.daemon.loop import Loop
 log = logging.getLogger("vmguard.workers")
 
 
+#: in place of a device's number: work on /proc that is too long for the loop
+THIS_HOST = -1
+
+
 class _Job:
     __slots__ = ("done", "name", "work")
 
@@ -67,7 +71,9 @@ class Workers:
         """Do ``work`` in the device's thread; ``done`` gets its result, or the exception, in the loop."""
         worker = self._by_device.get(device)
         if worker is None:
-            worker = self._by_device[device] = Worker(self._loop, f"{device:#x}")
+            worker = self._by_device[device] = Worker(
+                self._loop, "this host" if device == THIS_HOST else f"{device:#x}"
+            )
         worker.submit(_Job(name, work, done))
 
     def busy(self) -> dict[int, tuple[str, float]]:

@@ -47,7 +47,8 @@ def socket_path() -> str:
 
 def _claim(name: str) -> None:
     from vmguard.core.domain_xml import parse_domain
-    from vmguard.hook.claim import Subject, claim
+    from vmguard.hook.claim import claim
+    from vmguard.hook.subject import Subject
 
     xml = _read_xml()
     domain = parse_domain(xml)

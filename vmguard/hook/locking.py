@@ -16,13 +16,13 @@ from vmguard.adapters.pools import Pools
 from vmguard.core.plan import EXCLUSIVE, NETWORK, PlannedFile, Unguarded
 from vmguard.core.ranges import WHOLE, Range, held
 from vmguard.errors import LockConflict, LockUnavailable, PlanError
-from vmguard.hook.claim import LOCK_SLACK, SAY_EVERY
+from vmguard.hook.subject import LOCK_SLACK, SAY_EVERY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmguard.hook.claim import Ground, Reporter, Subject
+    from vmguard.hook.subject import Ground, Reporter, Subject
 
 #: seconds; the first pause between two tries, doubled up to the last
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 0.5
@@ -33,7 +33,7 @@ _USUAL_LEASE, _LEAST_MARGIN = 90.0, 5.0
 class ClaimedFile:
     """A file of the plan, opened and then locked."""
 
-    __slots__ = ("fd", "key", "pieces", "plan", "real")
+    __slots__ = ("fd", "granted", "key", "pieces", "plan", "real")
 
     def __init__(self, plan: PlannedFile, fd: int, key: tuple[int, int], pieces: list[Range]) -> None:
         self.plan = plan
@@ -41,10 +41,13 @@ class ClaimedFile:
         self.key = key
         self.pieces = pieces
         self.real = record.real_path(fd, plan.path)
+        #: when the request that got its lock was sent: the lease is proven from there on
+        self.granted = 0.0
 
     def as_json(self) -> dict[str, Any]:
         value: dict[str, Any] = dict(self.plan.as_json())
         value.update(real=self.real, device=self.key[0], inode=self.key[1], pieces=self.pieces)
+        value.update(granted=self.granted)
         return value
 
 
@@ -181,6 +184,7 @@ def _lock_all(files: list[ClaimedFile]) -> None:
     locked: list[ClaimedFile] = []
     try:
         for file in files:
+            file.granted = _now()
             ofd.lock(file.fd, file.plan.path, ofd.WRITE if file.plan.mode == EXCLUSIVE else ofd.READ, WHOLE)
             locked.append(file)
             faults.point("first-lock")

@@ -22,7 +22,7 @@ from vmguard.protocol import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmguard.hook.claim import Subject
+    from vmguard.hook.subject import Subject
 
 RUN_DIR = "/run/vmguard"
 CONFIG_DIR = "/etc/pve"
@@ -70,7 +70,8 @@ def config_dir() -> str:
 def _claim(vmid: str) -> None:
     from vmguard.adapters.proxmox_ground import Ground
     from vmguard.adapters.proxmox_host import node_name, read_vm
-    from vmguard.hook.claim import Subject, claim
+    from vmguard.hook.claim import claim
+    from vmguard.hook.subject import Subject
 
     source = os.environ.get("PVE_MIGRATED_FROM", "")  # present, but empty, at every start that is no migration
     if source:

@@ -123,18 +123,27 @@ def place(value: str) -> tuple[str, str]:
     return f"/mnt/pve/nas/images/{name[-2]}/{name[-1]}", name[-1].rpartition(".")[2]
 
 
+def blockdevs(name: str, path: str, format: str, read_only: str) -> list[str]:
+    """A disk and its backing chain, each file named: pve-qemu patch 0001 has locking off for all of them, and stock
+    QEMU, which stands in for it, would lock what it opens by itself."""
+    file = f"driver=file,node-name=file-{name},filename={path},locking=off,cache.direct=on,read-only={read_only}"
+    node = f"driver={format},node-name={name},file=file-{name},read-only={read_only}"
+    info = json.loads(subprocess.check_output(["qemu-img", "info", "-U", "--output=json", "-f", format, path]))
+    below = info.get("full-backing-filename")
+    if not below:
+        return ["-blockdev", file, "-blockdev", node]
+    lower = blockdevs(f"{name}-below", below, info["backing-filename-format"], "on")
+    return [*lower, "-blockdev", file, "-blockdev", f"{node},backing={name}-below"]
+
+
 def command(vmid: str, config: dict[str, str], paused: bool) -> list[str]:
     """QS config_to_command, as far as the guard can see it. (``-id VMID`` exists in Proxmox's own QEMU alone.)"""
     drives = []
     for key, value in config.items():
         if not key.startswith(("scsi", "virtio")) or not key[-1].isdigit():
             continue
-        path, format = place(value)
         read_only = "on" if config.get("template") == "1" or ",ro=1" in value else "off"
-        # pve-qemu patch 0001: locking is off. The default drive: cache=none; werror as the heartbeat wants it.
-        file = f"driver=file,node-name=file-{key},filename={path},locking=off,cache.direct=on,read-only={read_only}"
-        drives += ["-blockdev", file]
-        drives += ["-blockdev", f"driver={format},node-name={key},file=file-{key},read-only={read_only}"]
+        drives += blockdevs(key, *place(value), read_only)
         drives += ["-device", f"virtio-blk,drive={key},werror=report"]
     return [
         *(EMULATOR, "-name", f"{config.get('name', vmid)},debug-threads=on", "-no-shutdown"),
