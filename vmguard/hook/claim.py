@@ -32,11 +32,13 @@ def claim(subject: Subject, connection: wire.Connection) -> list[str]:
     """Claim all files of a VM; returns warnings for people. Raises VmguardError when the VM must not start."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     faults.point("connected")
+    who = {"hypervisor": subject.hypervisor, "name": subject.name, "uuid": subject.uuid}
+    connection.send({"op": "claim", **who})  # the daemon answers while the child gets ready
     parent = os.getpid()
     subject.child = os.fork()
     if subject.child == 0:
         os.close(read_end)
-        _in_child(subject, connection, Reporter(write_end, parent))
+        _in_child(subject, who, connection, Reporter(write_end, parent))
     os.close(write_end)
     faults.point("forked")
     try:
@@ -89,11 +91,11 @@ def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _in_child(subject: Subject, connection: wire.Connection, reporter: Reporter) -> None:
+def _in_child(subject: Subject, who: dict[str, str], connection: wire.Connection, reporter: Reporter) -> None:
     """Never returns. Keeps none of the hypervisor's pipes open: it may outlive the hook by a moment."""
     try:
         _leave_pipes()
-        _work(subject, connection, reporter)
+        _work(subject, who, connection, reporter)
     except VmguardError as problem:
         reporter.say({"refused": problem.message, "hint": problem.hint})
     except OSError as problem:
@@ -111,13 +113,12 @@ def _leave_pipes() -> None:
     os.close(null)
 
 
-def _work(subject: Subject, connection: wire.Connection, reporter: Reporter) -> None:
+def _work(subject: Subject, who: dict[str, str], connection: wire.Connection, reporter: Reporter) -> None:
     from vmguard.hook import locking
 
-    who = {"hypervisor": subject.hypervisor, "name": subject.name, "uuid": subject.uuid}
     # Who may wait gets more time: a run of the same VM that has just ended is released first.
     reporter.stage("asking the vmguard daemon", FIRST_DEADLINE if subject.speak is None else 3 * FIRST_DEADLINE)
-    settings = connection.ask({"op": "claim", **who})["settings"]
+    settings = connection.answer()["settings"]
     faults.point("asked")
     reporter.seconds = settings["timeout"]
     claimed = locking.open_and_lock(subject, settings, reporter)
