@@ -244,7 +244,7 @@ def test_a_task_that_is_stopped_while_it_waits_leaves_nothing_behind(world: Worl
     time.sleep(2.5)
     assert start.poll() is None
     began = time.monotonic()
-    b.host.run("kill -TERM $(pgrep -f '[v]mguard.hook.proxmox')")
+    b.host.run("kill -TERM $(pgrep -f '[v]mguard.hook.proxmox')", check=False)  # its child may be gone before its turn
     assert start.wait(5).returncode == 255
     assert time.monotonic() - began < 2
     assert b.host.run("pgrep -f '[v]mguard.hook.proxmox'", check=False).stdout == ""

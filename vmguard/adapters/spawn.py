@@ -10,6 +10,7 @@ fs/exec.c). The child may still hang there, and nobody waits for it.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping, Sequence
 
 _NULL = "/dev/null"
@@ -21,8 +22,12 @@ def spawn(
     stdin: int = -1,
     stderr: int = -1,
     env: Mapping[str, str] | None = None,
+    session: bool = False,
 ) -> int:
-    """The pid of the new process; its standard output goes nowhere. ``fds`` keep their numbers. Raises OSError."""
+    """The pid of the new process; its standard output goes nowhere. ``fds`` keep their numbers. Raises OSError.
+
+    ``session``: it leads a session and a process group of its own.
+    """
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [(os.POSIX_SPAWN_OPEN, 1, _NULL, os.O_WRONLY, 0)]
     if stdin >= 0:
         actions.append((os.POSIX_SPAWN_DUP2, stdin, 0))
@@ -32,4 +37,8 @@ def spawn(
         actions.append((os.POSIX_SPAWN_DUP2, stderr, 2))
     # Onto itself: that takes the close-on-exec flag away, in the child alone (posix_spawn_file_actions_adddup2(3)).
     actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds]
-    return os.posix_spawn(words[0], list(words), os.environ if env is None else env, file_actions=actions)
+    variables = os.environ if env is None else env
+    # Python ignores SIGPIPE for itself, which the new program would inherit.
+    return os.posix_spawn(
+        words[0], list(words), variables, file_actions=actions, setsid=session, setsigdef=[signal.SIGPIPE]
+    )

@@ -15,12 +15,13 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import subprocess
+import select
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vmguard.adapters import identity, memory
+from vmguard.adapters.spawn import spawn
 from vmguard.core.watch_events import Level, Report
 
 log = logging.getLogger("vmguard.notify")
@@ -88,32 +89,29 @@ def environment(report: Report, fields: Mapping[str, str]) -> dict[str, str]:
 
 def _call(wanted: Wanted, variables: Mapping[str, str]) -> None:
     try:
-        process = subprocess.Popen(
-            ["/bin/sh", "-c", wanted.command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=variables,
-            cwd="/",
-            start_new_session=True,
-        )
+        with open(os.devnull, "wb") as null:
+            command = ["/bin/sh", "-c", f"cd /\n{wanted.command}"]
+            pid = spawn(command, stderr=null.fileno(), env=variables, session=True)
     except OSError as problem:
         log.warning("notify.command cannot be started: %s", problem)
         return
-    memory.ordinary(process.pid)
+    memory.ordinary(pid)
+    pidfd = os.pidfd_open(pid)  # nobody else reaps it: the number is still its own
     try:
-        status = process.wait(wanted.seconds)
-    except subprocess.TimeoutExpired:
-        _end(process)
-        log.warning("notify.command took longer than %.0f s for %s", wanted.seconds, variables["VMGUARD_EVENT"])
-        return
-    if status:
+        if not _ends(pidfd, wanted.seconds):
+            log.warning("notify.command took longer than %.0f s for %s", wanted.seconds, variables["VMGUARD_EVENT"])
+            os.killpg(pid, 9)
+            if not _ends(pidfd, 1.0):
+                return  # it hangs in the kernel: it is nobody's business any more
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    finally:
+        os.close(pidfd)
+    if status > 0:
         log.warning("notify.command ended with status %d for %s", status, variables["VMGUARD_EVENT"])
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, 9)
-        process.wait(1.0)
-    except (OSError, subprocess.TimeoutExpired):
-        pass  # it hangs in the kernel: it is nobody's business any more
+def _ends(pidfd: int, seconds: float) -> bool:
+    """Whether the process is over within that time."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(1000 * seconds))
