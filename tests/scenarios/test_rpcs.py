@@ -34,7 +34,9 @@ def requests(node: Guarded) -> Counter[str]:
 @pytest.mark.parametrize(("disks", "kind"), [(1, "qcow2"), (4, "raw")])
 def test_a_claim_costs_at_most_eight_requests_for_each_disk(disks: int, kind: str) -> None:
     with Lab() as lab:
-        server = lab.nfs_server()
+        server = lab.nfs_server(
+            lease=60, grace=10
+        )  # the probe of the running lease, every sixth second, is not the claim
         node = Guarded(lab.hypervisor("hyp-a"))
         node.mount(server)
         node.start_daemon()
