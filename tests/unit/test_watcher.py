@@ -9,13 +9,15 @@ import pytest
 
 from tests.real.guard import Guard, eventually
 from vmguard import config
-from vmguard.adapters import mounts, probe
+from vmguard.adapters import clock, mounts, probe
 from vmguard.adapters.mounts import Mount, NfsStatistics
 from vmguard.core.lifecycle import State
 from vmguard.core.plan import DISK, EXCLUSIVE
 from vmguard.core.timing import Wishes
-from vmguard.core.watch_events import Policy, Probe, Report, Thaw
+from vmguard.core.watch_events import Act, Acted, Policy, Probe, Report, Thaw
+from vmguard.core.watch_states import Phase
 from vmguard.daemon.acts import Acts
+from vmguard.daemon.leases import Leases
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
 from vmguard.daemon.watcher import Watcher, _server
@@ -37,8 +39,15 @@ class World:
         self.loop = Loop()
         self.registry = Registry(str(folder / "run"))
         self.reports: list[Report] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """A daemon's watchdog, as after its start."""
         acts = Acts(self.loop, self.registry)
-        self.watcher = Watcher(self.loop, self.registry, acts, self.reports.append, Wishes(), lambda vm: Policy())
+        leases = Leases(str(self.folder / "run"))
+        self.watcher = Watcher(
+            self.loop, self.registry, acts, self.reports.append, Wishes(), lambda vm: Policy(), leases
+        )
 
     def vm(self, name: str) -> GuardedVm:
         path = self.folder / f"{name}.raw"
@@ -68,6 +77,38 @@ def test_every_lock_on_an_nfs_mount_is_asked_and_found_kept(world: World) -> Non
         if set(world.verdicts().values()) == {"kept"}:
             break
     assert world.verdicts() == {"libvirt-web": "kept", "libvirt-db": "kept"}
+
+
+@pytest.mark.parametrize(("age", "phase"), [(1.0, Phase.HEALTHY), (7.0, Phase.LATE), (9.0, Phase.AT_RISK)])
+def test_a_daemon_goes_by_the_age_of_the_lease_that_the_one_before_knew(
+    world: World, monkeypatch: pytest.MonkeyPatch, age: float, phase: Phase
+) -> None:
+    world.vm("web")
+    world.watcher.look()
+    assert world.watcher.watch.mounts[world.point].phase is Phase.LATE  # nothing known: the time of one verdict is left
+    world.watcher.watch.mounts[world.point].confirmed = clock.boottime() - age
+    world.watcher._keep_leases()
+    world.begin()
+    world.watcher.look()
+    assert world.watcher.watch.mounts[world.point].phase is phase
+
+
+def test_an_event_brings_the_next_tick_forward_and_never_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, wanted = 1000.0, 1060.0
+    monkeypatch.setattr(clock, "boottime", lambda: now)
+    monkeypatch.setattr(world.watcher.watch, "wake_at", lambda: wanted)
+    world.watcher._tick()
+    assert world.watcher._due == 1001.0  # the boot clock is looked at each second, whatever is due
+    for next_wish, due in ((1000.3, 1000.3), (1000.7, 1000.3), (999.0, 1000.01)):
+        wanted = next_wish
+        world.watcher.feed(Acted(now, "nobody", Act.THAW, True))
+        assert world.watcher._due == due
+    now, wanted = 1000.02, 1000.5
+    world.loop.turn()
+    assert world.watcher._due == 1000.5
+    now = 1000.4
+    world.loop.turn()  # the ticks that were planned later are cancelled
+    assert world.watcher._due == 1000.5
 
 
 def test_a_vm_that_is_released_and_claimed_anew_between_two_looks_is_a_new_one(world: World) -> None:

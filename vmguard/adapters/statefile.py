@@ -10,7 +10,7 @@ from typing import Any
 log = logging.getLogger("vmguard.state")
 
 
-def write(path: str, value: Any) -> None:
+def write(path: str, value: Any, sync: bool = True) -> None:
     """Replace a JSON file atomically. Raises OSError; the old one is untouched then."""
     aside = f"{path}.new"
     try:
@@ -18,7 +18,8 @@ def write(path: str, value: Any) -> None:
             json.dump(value, stream, indent=1, sort_keys=True)
             stream.write("\n")
             stream.flush()
-            os.fsync(stream.fileno())
+            if sync:
+                os.fsync(stream.fileno())
         os.replace(aside, path)
     except OSError:
         remove(aside)

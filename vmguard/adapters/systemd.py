@@ -25,14 +25,16 @@ import sys
 from collections.abc import Callable
 
 import vmguard
-from vmguard.adapters import mounts, proc
+from vmguard.adapters import clock, mounts, proc
 from vmguard.adapters.spawn import spawn
 
 log = logging.getLogger("vmguard.systemd")
 
 _FIRST = 3
+#: seconds that PID 1 gets to take a notification of the loop's, and for which it is not waited for after one it left
+_TAKE, _STUCK = 0.2, 10.0
 #: seconds that PID 1 gets to let go of a descriptor before it counts as stuck
-_BARRIER = 20.0
+BARRIER = 20.0
 #: pings for each interval of WatchdogSec=, so that one that comes late does not count as silence
 _PINGS = 3
 #: seconds that what a stopped daemon held stays open without a next one
@@ -56,8 +58,17 @@ def listen_fds() -> list[tuple[str, int]]:
     return found
 
 
-def notify(text: str, fds: tuple[int, ...] = ()) -> bool:
-    """Send one notification; False when nobody listens or it could not be sent."""
+#: CLOCK_BOOTTIME seconds until which PID 1 is not waited for
+_stuck_until = 0.0
+
+
+def notify(text: str, fds: tuple[int, ...] = (), patience: float = _TAKE) -> bool:
+    """Send one notification; False when nobody listens or it could not be sent.
+
+    A PID 1 that stands still takes a few hundred of them and then none: it must not stop the watchdog, too. In a
+    worker there may be more ``patience``, in seconds.
+    """
+    global _stuck_until
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return False
@@ -65,9 +76,12 @@ def notify(text: str, fds: tuple[int, ...] = ()) -> bool:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.settimeout(0.0 if clock.boottime() < _stuck_until and patience == _TAKE else patience)
             sock.connect(address)
             socket.send_fds(sock, [text.encode()], list(fds))
     except OSError as problem:
+        if isinstance(problem, TimeoutError):
+            _stuck_until = clock.boottime() + _STUCK
         log.error("cannot notify systemd: %s", problem)
         return False
     return True
@@ -81,12 +95,12 @@ def store(name: str, fd: int) -> bool:
     return notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", (fd,))
 
 
-def forget(name: str) -> bool:
+def forget(name: str, patience: float = _TAKE) -> bool:
     """Have systemd close its copies of that name."""
-    return notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+    return notify(f"FDSTOREREMOVE=1\nFDNAME={name}", patience=patience)
 
 
-def barrier(seconds: float = _BARRIER) -> bool:
+def barrier(seconds: float = BARRIER) -> bool:
     """Wait until systemd has acted on all that was sent before (sd_notify_barrier(3)); True without systemd.
 
     It may take a moment, so it belongs into a worker. False when systemd did not answer in time.
@@ -96,7 +110,7 @@ def barrier(seconds: float = _BARRIER) -> bool:
     ours, theirs = os.pipe2(os.O_CLOEXEC)
     try:
         try:
-            sent = notify("BARRIER=1", (theirs,))
+            sent = notify("BARRIER=1", (theirs,), seconds)
         finally:
             os.close(theirs)
         if not sent:

@@ -26,6 +26,7 @@ from vmguard.daemon.arm import Arming
 from vmguard.daemon.fencer import Fencer, Surroundings
 from vmguard.daemon.history import History, Reporter
 from vmguard.daemon.keeper import Keeper, Timing
+from vmguard.daemon.leases import Leases
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.notify import Notifier, Wanted
 from vmguard.daemon.oversight import Oversight
@@ -105,7 +106,8 @@ class Daemon:
         notifier = Notifier(self._notify)
         report = Reporter(History(self._run_dir), notifier, self._about)
         acts = Acts(self.loop, self.registry)
-        watcher = Watcher(self.loop, self.registry, acts, report, self._wishes(), self._policy)
+        leases = Leases(self._run_dir)
+        watcher = Watcher(self.loop, self.registry, acts, report, self._wishes(), self._policy, leases)
         around = Surroundings(
             report=report,
             others=watcher.others,

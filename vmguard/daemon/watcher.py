@@ -5,6 +5,7 @@ what it orders. Nothing here touches the share: questions go to the prober's thr
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -45,7 +46,8 @@ from vmguard.core.watch_events import (
 from vmguard.core.watch_machine import Watch
 from vmguard.core.watch_states import Phase
 from vmguard.daemon.acts import Acts
-from vmguard.daemon.loop import Loop
+from vmguard.daemon.leases import Leases
+from vmguard.daemon.loop import Loop, Timer
 from vmguard.daemon.prober import Prober
 from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
 from vmguard.daemon.shield import Shield, description
@@ -56,6 +58,8 @@ log = logging.getLogger("vmguard.watch")
 _OWED = 0.3
 #: seconds between two looks at mounts and VMs
 _LOOK = 1.0
+#: seconds between two ticks at least, however much is due
+_PAUSE = 0.01
 #: seconds that the boot clock may run ahead of the monotonic one before that counts as a suspend
 _SUSPENDED = 0.5
 
@@ -73,8 +77,10 @@ class Watcher:
         report: Callable[[Report], None],
         wishes: Wishes,
         policy: Callable[[GuardedVm], Policy],
+        leases: Leases | None = None,
     ) -> None:
         self._loop = loop
+        self._leases_kept = leases
         self._registry = registry
         self._acts = acts
         self._report = report
@@ -91,6 +97,8 @@ class Watcher:
         #: the NFSv4 mounts; one that is gone from the table while a VM still has a file there stays known
         self.mounts: dict[int, Mount] = {}
         self._ahead = self._boot_ahead()
+        self._timer = Timer(lambda: None)
+        self._due = math.inf
 
     def start(self) -> None:
         self._look_again()
@@ -116,6 +124,7 @@ class Watcher:
                     self._carry_out_guarded(effect)
         finally:
             self._busy = False
+            self._plan()
 
     def look(self) -> None:
         """Compare mounts and VMs with what the watchdog was told of them."""
@@ -160,7 +169,17 @@ class Watcher:
             lease = statistics[point].lease
             if self._leases.get(point) != lease:
                 self._leases[point] = lease
-                self.feed(MountSeen(now, point, lease))
+                self.feed(MountSeen(now, point, lease, self._confirmed_before(info, point)))
+
+    def _confirmed_before(self, info: VmInfo, point: str) -> float | None:
+        """When a daemon before this one last knew that the lease of this mount was alive."""
+        device = next(lock.id.key[0] for lock in info.locks if lock.mount == point)
+        return self._leases_kept.before(point, device) if self._leases_kept is not None else None
+
+    def _keep_leases(self) -> None:
+        if self._leases_kept is not None:
+            watched = ((name, mount) for name, mount in self.watch.mounts.items() if mount.locks)
+            self._leases_kept.keep({(name, next(iter(mount.locks)).key[0]): mount.confirmed for name, mount in watched})
 
     def _info(self, vm: GuardedVm) -> VmInfo:
         return VmInfo(
@@ -189,13 +208,20 @@ class Watcher:
             self.feed(WokeUp(clock.boottime(), ahead - self._ahead, "the host was suspended"))
         self._ahead = ahead
         self.look()
+        self._keep_leases()
 
     def _tick(self) -> None:
+        self._due = math.inf
+        self.feed(Tick(clock.boottime()))
+
+    def _plan(self) -> None:
+        """The next tick, no later than the watchdog wants it: each event may bring that time forward."""
         now = clock.boottime()
-        try:
-            self.feed(Tick(now))
-        finally:
-            self._loop.call_at(min(max(self.watch.wake_at(), now + 0.01), now + _LOOK), self._tick)
+        when = min(max(self.watch.wake_at(), now + _PAUSE), now + _LOOK)
+        if when < self._due:
+            self._timer.cancel()
+            self._due = when
+            self._timer = self._loop.call_at(when, self._tick)
 
     def _kernel_says(self, lines: list[str]) -> None:
         for line in lines:
