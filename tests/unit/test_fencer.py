@@ -236,6 +236,66 @@ def test_a_full_run_directory_does_not_stop_it(world: World, monkeypatch: pytest
     assert world.turn(lambda: proc.is_dead(vm.pidfd))
 
 
+# -- what it needs --------------------------------------------------------------------------------------------------
+
+_heard: list[tuple[str, str]] | None = None
+
+
+def _listen(event: str, args: tuple[object, ...]) -> None:
+    if _heard is not None:
+        _heard.append((event, str(args[0]) if args else ""))
+
+
+@pytest.fixture
+def heard() -> Iterator[list[tuple[str, str]]]:
+    """What Python is asked for meanwhile: sys.audit(3) tells of every open, connection and process."""
+    global _heard
+    if not hasattr(sys, "_vmguard_listens"):
+        sys.addaudithook(_listen)
+        sys._vmguard_listens = True  # type: ignore[attr-defined]
+    _heard = []
+    yield _heard
+    _heard = None
+
+
+def needs(heard: list[tuple[str, str]], share: Path) -> list[tuple[str, str]]:
+    """What would wait for somebody else: the share, a name server, a program, anything over a socket."""
+    others = ("socket.", "subprocess.", "os.posix_spawn", "os.fork", "os.exec", "os.system", "ctypes.dlopen", "import")
+    return [
+        (event, what)
+        for event, what in heard
+        if event.startswith(others) or (event in ("open", "os.listdir", "os.scandir") and what.startswith(str(share)))
+    ]
+
+
+def test_freeze_kill_and_proof_of_death_need_nobody_else(world: World, heard: list[tuple[str, str]]) -> None:
+    """Neither the share nor a name server nor libvirt nor a program: only signals, /proc and files below /run."""
+    world.disk = (world.folder / "share") / "disk.raw"
+    world.disk.parent.mkdir()
+    world.disk.write_bytes(bytes(4096))
+    vm = world.vm()
+    done: list[str] = []
+    heard.clear()
+    world.acts.freeze(vm, done.append)
+    assert world.turn(lambda: done == [""])
+    climb(world, vm)
+    assert world.turn(lambda: proc.is_dead(vm.pidfd))
+    assert needs(heard, world.disk.parent) == []
+    opened = {what for event, what in heard if event == "open"}
+    assert opened, "nothing was heard"
+    assert all(what.startswith(("/proc/", str(world.run_dir), "/sys/")) for what in opened), opened
+
+
+def test_negative_control_whoever_needs_the_share_or_a_name_is_heard(
+    world: World, heard: list[tuple[str, str]]
+) -> None:
+    world.disk.read_bytes()
+    socket.getaddrinfo("localhost", 1)
+    subprocess.run(["true"], check=True)
+    found = {event for event, _ in needs(heard, world.folder)}
+    assert {"open", "socket.getaddrinfo", "subprocess.Popen"} <= found
+
+
 # -- helpers --------------------------------------------------------------------------------------------------------
 
 

@@ -196,6 +196,8 @@ def test_a_vms_own_policy(tmp_path: Path) -> None:
         ("vms: {web: {on_lots: fence}}", "vms.web.on_lots: unknown key; did you mean 'on_lost'?"),
         ("vms: {web: {margin: 3s}}", "vms.web.margin: unknown key"),
         ("vms: {web: {on_lost: perhaps}}", "vms.web.on_lost: 'perhaps' is not"),
+        ("vms: {web: {on_lost: reclaim}}", "vms.web.on_lost: 'reclaim' is not"),  # told in stories, not offered
+        ("watch: {on_lost: reclaim}", "watch.on_lost: 'reclaim' is not"),
         ("vms: {web: {on_lost: [fence]}}", "vms.web.on_lost: takes a value"),
         ("vms: {web: {on_lost: fence}, web: {}}", "is given twice"),
     ],
