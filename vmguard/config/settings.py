@@ -20,7 +20,8 @@ from vmguard.config.proxmox import Proxmox
 from vmguard.config.row import section as _section
 from vmguard.config.row import setting as _setting
 from vmguard.config.values import AbsolutePath, Choice, Duration, Kind, Line, Name, YesNo
-from vmguard.core.watch_events import AfterFence, HostFence, Level, OnAtRisk, OnLost
+from vmguard.config.watch import Watch
+from vmguard.core.watch_events import Level
 
 KeyPath = tuple[str, ...]
 
@@ -189,62 +190,6 @@ class Daemon:
 
 
 @dataclass(frozen=True)
-class Watch:
-    on_at_risk: OnAtRisk = _setting(
-        Choice(OnAtRisk.FREEZE, OnAtRisk.FENCE, OnAtRisk.IGNORE),
-        OnAtRisk.FREEZE,
-        "What happens to a VM when its server has not answered for nearly a lease, so that another host may soon get "
-        "its locks. freeze stops it until the server answers and its locks are judged: a storage reboot of any length "
-        "then costs no VM. fence kills it. ignore lets it run: two hosts may then write to one disk.",
-    )
-    on_lost: OnLost = _setting(
-        Choice(OnLost.FENCE, OnLost.FREEZE, OnLost.IGNORE),
-        OnLost.FENCE,
-        "What happens to a VM whose lock is proven to be lost. fence kills it; freeze leaves it stopped for you to "
-        "look at; ignore lets it run into I/O errors.",
-    )
-    after_fence: AfterFence = _setting(
-        Choice(AfterFence.OFF, AfterFence.RESTART),
-        AfterFence.OFF,
-        "What happens after a fence: off leaves the VM off, restart starts it again through the hypervisor, as an "
-        "ordinary start that must claim its disks.",
-    )
-    host_fence: HostFence = _setting(
-        Choice(HostFence.NONE, HostFence.WATCHDOG),
-        HostFence.NONE,
-        "What happens when a VM that has lost its lock cannot be proven dead, or its last writes to be through. none: "
-        "an alarm. watchdog: an alarm, and the host is reset by its watchdog, with every VM on it.",
-    )
-    watchdog_device: str = _setting(
-        AbsolutePath(what="absolute path"),
-        "/dev/watchdog",
-        "The watchdog for host_fence. It is opened only in order to reset the host. On Proxmox VE: "
-        "/run/watchdog-mux.sock.",
-        restart=True,
-    )
-    log_only: bool = _setting(
-        YesNo(),
-        False,
-        "yes: everything is decided and reported, nothing is done to a VM.",
-    )
-    margin: float = _setting(
-        Duration(0, 600),
-        0.0,
-        "How long before the end of the lease VMs are frozen. 0s: a fifth of the lease, at least 2 s.",
-    )
-    probe: float = _setting(
-        Duration(0, 600),
-        0.0,
-        "How often each mount's lease is confirmed by one small request. 0s: a tenth of the lease, at most 10 s.",
-    )
-    slow_round: float = _setting(
-        Duration(10, 86400),
-        300.0,
-        "Each lock is asked at least this often, also when nothing happens.",
-    )
-
-
-@dataclass(frozen=True)
 class Unguarded:
     take_up: bool = _setting(
         YesNo(),
@@ -368,7 +313,7 @@ def settings() -> Iterator[Setting]:
 #: the section with an entry for each VM: ``vms: {NAME or UUID: {on_lost: freeze}}``
 VMS = "vms"
 #: keys of section watch that an entry may have
-VM_KEYS = ("on_at_risk", "on_lost", "after_fence", "host_fence", "log_only")
+VM_KEYS = ("on_at_risk", "on_lost", "after_fence", "host_fence", "log_only", "set_clock")
 
 
 def vm_settings() -> dict[str, Setting]:

@@ -57,6 +57,8 @@ class Policy:
     host_fence: HostFence = HostFence.NONE
     #: everything is decided and reported, nothing is done
     log_only: bool = False
+    #: after a thaw the guest's clock is set through its agent
+    set_clock: bool = False
 
 
 @dataclass(frozen=True, order=True)

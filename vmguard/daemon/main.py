@@ -214,6 +214,7 @@ class Daemon:
             after_fence=own.get("after_fence", watch.after_fence),
             host_fence=own.get("host_fence", watch.host_fence),
             log_only=own.get("log_only", watch.log_only),
+            set_clock=own.get("set_clock", watch.set_clock),
         )
 
     def _notify(self) -> Wanted:

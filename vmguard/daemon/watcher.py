@@ -46,6 +46,7 @@ from vmguard.core.watch_events import (
 from vmguard.core.watch_machine import Watch
 from vmguard.core.watch_states import Phase
 from vmguard.daemon.acts import Acts
+from vmguard.daemon.clocks import Clocks
 from vmguard.daemon.leases import Leases
 from vmguard.daemon.loop import Loop, Timer
 from vmguard.daemon.prober import Prober
@@ -85,6 +86,7 @@ class Watcher:
         self._acts = acts
         self._report = report
         self._policy = policy
+        self._clocks = Clocks(loop, registry)
         self._prober = Prober(loop, self._answered)
         #: questions on their way, and the device that they are about
         self._owed: dict[tuple[LockId, int], int] = {}
@@ -300,8 +302,16 @@ class Watcher:
         if vm is None:
             return
         act = Act.FREEZE if isinstance(effect, Freeze) else Act.THAW
+
+        def done(problem: str) -> None:
+            if act is Act.FREEZE:
+                self._clocks.frozen(vm)
+            elif not problem:
+                self._clocks.thawed(vm, self._policy(vm).set_clock)
+            self.feed(Acted(clock.boottime(), vm.id, act, not problem, problem))
+
         do = self._acts.freeze if act is Act.FREEZE else self._acts.thaw
-        do(vm, lambda problem: self.feed(Acted(clock.boottime(), vm.id, act, not problem, problem)))
+        do(vm, done)
 
 
 def _server(source: str) -> str:

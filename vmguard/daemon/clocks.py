@@ -1,0 +1,59 @@
+"""Sets the clocks of guests that stood still, where the admin wants it: one after the other, nobody waits for it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import deque
+
+from vmguard.adapters import clock
+from vmguard.daemon import helpers
+from vmguard.daemon.loop import Loop
+from vmguard.daemon.registry import GuardedVm, Registry
+
+log = logging.getLogger("vmguard.clocks")
+
+#: seconds that a guest must have stood still, and that its agent gets
+_WORTH_IT, _DEADLINE = 1.0, 30.0
+
+
+class Clocks:
+    """Who stood still since when, and whose clock is to be set."""
+
+    def __init__(self, loop: Loop, registry: Registry) -> None:
+        self._loop = loop
+        self._registry = registry
+        self._still: dict[str, float] = {}
+        self._waiting: deque[GuardedVm] = deque()
+        self._busy = False
+
+    def frozen(self, vm: GuardedVm) -> None:
+        self._still.setdefault(vm.id, clock.boottime())
+
+    def thawed(self, vm: GuardedVm, wanted: bool) -> None:
+        """It goes on. A daemon that was started meanwhile does not know since when it stood still: long enough."""
+        since = self._still.pop(vm.id, 0.0)
+        if wanted and clock.boottime() - since >= _WORTH_IT:
+            self._waiting.append(vm)
+            self._next()
+
+    def _next(self) -> None:
+        while self._waiting and not self._busy:
+            vm = self._waiting.popleft()
+            if self._registry.get(vm.id) is not vm or vm.frozen:
+                continue  # gone, or frozen again: the next thaw will do it
+            self._busy = True
+            try:
+                done = functools.partial(self._set, vm)
+                helpers.start(self._loop, "clock_job", done, [vm.hypervisor, vm.uuid], seconds=_DEADLINE)
+            except OSError as problem:
+                self._busy = False
+                log.warning("%s: its clock cannot be set: %s", vm.title, problem)
+
+    def _set(self, vm: GuardedVm, status: int) -> None:
+        self._busy = False
+        if status:
+            log.warning("%s: its clock is late: it could not be set (status %d; does its agent run?)", vm.title, status)
+        else:
+            log.info("%s: its clock is set", vm.title)
+        self._next()
