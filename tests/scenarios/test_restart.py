@@ -138,6 +138,40 @@ def test_a_daemon_killed_at_any_point_loses_nothing(
     assert a.names() == [], "the store still has its descriptors"
 
 
+def test_what_the_store_kept_is_enough_when_the_state_files_are_gone(
+    cluster: Cluster, expected: list[dict[str, Any]]
+) -> None:
+    """Once between claim and pin, and once when the VM runs."""
+    _, a, b = cluster
+    guest = Guest("forgotten")
+    a.make_disks(guest)
+    a.start_daemon()
+
+    def forget() -> None:
+        a.host.run("rm /run/vmguard/vms/*.json")
+        a.kill_daemon()
+
+    def as_before() -> bool:
+        wanted = [{**file, "source": "systemd's descriptor store"} for file in expected]
+        return is_pinned_as_qemu_has_it(a, guest) and shown(a, guest) == wanted
+
+    with Prober(b.host, *guest.paths) as rival:
+        assert a.claim(guest).returncode == 0
+        rival_was_in = len(rival.so_far())
+        forget()
+        vm = a.run_vm(guest, "off")
+        until(as_before, lambda: f"{a.guarded(guest)}\n{a.log()}")
+        until(lambda: len(a.names()) == 1, lambda: f"the copy is not kept yet: {a.names()}", 30)
+        forget()
+        until(as_before, lambda: f"{a.guarded(guest)}\n{a.log()}")
+        vm.wait_beats(3)
+        assert len(rival.so_far()) == rival_was_in
+        vm.kill()
+        a.wait_released(guest, 30)
+        until(lambda: len(rival.so_far()) > rival_was_in, lambda: f"the rival never gets the disk\n{a.log()}", 15)
+    assert a.names() == [], "the store still has its descriptors"
+
+
 def test_negative_control_without_a_store_a_claim_dies_with_the_daemon(cluster: Cluster) -> None:
     _, _, b = cluster
     b.start_daemon()

@@ -32,6 +32,21 @@ def qemu_pid(run_dir: str, name: str, uuid: str) -> int | None:
     return pid if pid > 1 and is_qemu_of(pid, uuid) else None
 
 
+def name_of(run_dir: str, uuid: str) -> str:
+    """The name of a VM that runs, by the pid files; empty when there is none of that uuid."""
+    try:
+        files = os.listdir(run_dir)
+    except OSError:
+        return ""
+    for file in files:
+        name, dot, kind = file.rpartition(".")
+        for plain, escaped in reversed(_ESCAPES):
+            name = name.replace(escaped, plain)
+        if dot and kind == "pid" and qemu_pid(run_dir, name, uuid) is not None:
+            return name
+    return ""
+
+
 def is_qemu_of(pid: int, uuid: str) -> bool:
     """Whether a process is the QEMU of a VM, by ``-uuid`` on its command line."""
     words = proc.cmdline(pid)

@@ -150,7 +150,7 @@ class Keeper:
             claimant_alive=vm.claimant >= 0 and not proc.is_dead(vm.claimant),
             start_is_over=vm.start_is_over,
             users=names,
-            drained=vm.drained or vm.state is not State.ENDED,
+            drained=vm.drained or (vm.state is not State.ENDED and not vm.rebuilt),
         )
         action, why = decide(vm.state, evidence)
         if action is Action.RELEASE:

@@ -20,7 +20,7 @@ from vmguard.core.ranges import LIBVIRT_WINDOW, QEMU_WINDOW, VIRTLOCKD_WINDOW, R
 from vmguard.core.timing import Wishes
 from vmguard.core.watch_events import HostFence as OnUnproven
 from vmguard.core.watch_events import Policy
-from vmguard.daemon import takeover
+from vmguard.daemon import orphans, takeover
 from vmguard.daemon.acts import Acts
 from vmguard.daemon.arm import Arming
 from vmguard.daemon.fencer import Fencer, Surroundings
@@ -134,11 +134,13 @@ class Daemon:
         return [file.fd for vm in waiting for file in vm.files if file.fd >= 0]
 
     def _resume(self, stored: dict[str, int]) -> None:
-        for vm in self.registry.load():
+        self.registry.load()
+        orphans.take_in(stored, self.registry, self._pieces, self.config.libvirt.run_dir)
+        for vm in self.registry:
             self.keeper.resume(vm, stored)
         for name, fd in stored.items():
             log.error(
-                "systemd kept descriptor %s, but no state file knows it; it stays locked until systemctl stop", name
+                "systemd kept descriptor %s, and nobody knows whose it is; it stays open until systemctl stop", name
             )
             os.set_inheritable(fd, False)
 

@@ -18,7 +18,7 @@ log = logging.getLogger("vmguard.registry")
 
 SCHEMA = 1
 #: who manages a VM; bare: nobody whom we know
-LIBVIRT, PROXMOX, BARE = "libvirt", "proxmox", "bare"
+LIBVIRT, PROXMOX, BARE = HYPERVISORS = ("libvirt", "proxmox", "bare")
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,8 @@ class GuardedVm:
     processes: list[GuardedProcess] = field(default_factory=list)
     #: it was started without its hook, or was adopted: how, in words
     without_hook: str = ""
+    #: nobody remembers its claim (orphans.py): whether a QEMU has written with these locks is not known
+    rebuilt: bool = False
     #: it waits for its memory from another host, which may rightly still have its disks
     incoming: bool = False
     #: why the guard has stopped it (SIGSTOP) over a conflict, empty when it has not
@@ -245,6 +247,7 @@ class GuardedVm:
             "pid": self.pid,
             "processes": [process.as_json() for process in self.processes],
             "without_hook": self.without_hook,
+            "rebuilt": self.rebuilt,
             "stopped": self.stopped,
             "frozen": self.frozen,
             "fencing": self.fencing,
@@ -267,6 +270,7 @@ class GuardedVm:
             pid=int(value["pid"]),
             processes=[GuardedProcess.from_json(item) for item in value.get("processes", [])],
             without_hook=str(value.get("without_hook", "")),
+            rebuilt=bool(value.get("rebuilt")),
             stopped=str(value.get("stopped", "")),
             frozen=bool(value.get("frozen")),
             fencing=str(value.get("fencing", "")),

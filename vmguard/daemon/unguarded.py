@@ -159,9 +159,13 @@ class Census:
         for vm in self._registry:
             if vm.state in LIVING or vm.state is State.RELEASING:
                 continue
+            has_its_disk = any(file.key in keys and file.fd >= 0 for file in vm.files)
+            if vm.rebuilt and (vm.uuid == about.uuid or has_its_disk):
+                vm.name = about.name or vm.name
+                return self._keeper.runs(vm, stranger.pid, stranger.kind) or has_its_disk
             if vm.uuid == about.uuid and vm.state in (State.CLAIMED, State.ENDED):
                 return self._keeper.runs(vm, stranger.pid, stranger.kind)
-            if vm.uuid == about.uuid or any(file.key in keys and file.fd >= 0 for file in vm.files):
+            if vm.uuid == about.uuid or has_its_disk:
                 return True
         return False
 

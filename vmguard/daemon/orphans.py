@@ -1,0 +1,78 @@
+"""What a daemon before this one left with systemd and no state file tells of: somebody tidied up /run, or it was full.
+
+The name under which a descriptor is kept says whose it is, and the kernel knows the locks on it. That is enough to go
+on with: otherwise this host's own forgotten lock would look like a rival's, and the VM that it is for would be stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+
+from vmguard.adapters import libvirt_host, proc
+from vmguard.core.lifecycle import State
+from vmguard.core.plan import BACKING, DISK, EXCLUSIVE, SHARED
+from vmguard.core.ranges import Range
+from vmguard.daemon.registry import HYPERVISORS, LIBVIRT, GuardedFile, GuardedVm, Registry
+
+log = logging.getLogger("vmguard.orphans")
+
+#: of a file whose claim nobody remembers
+_SOURCE = "systemd's descriptor store"
+
+
+def take_in(
+    stored: dict[str, int], registry: Registry, pieces_of: Callable[[str], list[Range]], libvirt_run_dir: str
+) -> list[GuardedVm]:
+    """Give each descriptor that no state file knows to its VM, which is made anew if need be.
+
+    Returns the VMs that were made; the descriptors stay in ``stored``, for Keeper.resume. What has no lock, or no name
+    of ours, stays there for good.
+    """
+    known = {vm.store_name(file) for vm in registry for file in vm.files}
+    made: dict[str, GuardedVm] = {}
+    for name, fd in stored.items():
+        owner = _owner(name)
+        file = _file(name, fd) if owner is not None and name not in known else None
+        if owner is None or file is None:
+            continue
+        hypervisor, uuid = owner
+        file.pieces = list(pieces_of(hypervisor))
+        vm = registry.get(f"{hypervisor}-{uuid}")
+        file.found = vm is not None and vm.id not in made  # its claim is known, and does not name it
+        if vm is None:
+            title = libvirt_host.name_of(libvirt_run_dir, uuid) if hypervisor == LIBVIRT else ""
+            vm = GuardedVm(hypervisor, title or uuid, uuid, state=State.CLAIMED, rebuilt=True)
+            vm.why = "its state file was lost"
+            registry.take_up(vm)
+            made[vm.id] = vm
+        vm.files.append(file)
+        log.warning("%s: %s was locked by the daemon before this one, but no state file says so", vm.title, file.path)
+    for vm in made.values():
+        registry.save(vm)
+    return list(made.values())
+
+
+def _owner(name: str) -> tuple[str, str] | None:
+    """Hypervisor and uuid, from what GuardedVm.store_name made of them."""
+    hypervisor, _, uuid = name.rsplit(".", 2)[0].partition("-")
+    return (hypervisor, uuid) if hypervisor in HYPERVISORS and uuid else None
+
+
+def _file(name: str, fd: int) -> GuardedFile | None:
+    """None when nothing is locked through it (any more)."""
+    device, inode = name.rsplit(".", 2)[1:]
+    info = proc.fdinfo("self", fd)
+    locks = proc.lock_ranges(info)
+    if not locks or str(info.inode) != inode:
+        return None
+    exclusive = any(write for write, _, _ in locks)
+    return GuardedFile(
+        path=os.readlink(f"/proc/self/fd/{fd}"),
+        mode=EXCLUSIVE if exclusive else SHARED,
+        role=DISK if exclusive else BACKING,
+        source=_SOURCE,
+        key=(int(device, 16), info.inode),
+        pieces=[],
+    )
