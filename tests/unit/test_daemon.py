@@ -222,6 +222,17 @@ def test_a_qemu_that_dies_in_the_middle_of_a_slow_pin(tmp_path: Path, vm: Vm, mi
 # -- what befalls a daemon ------------------------------------------------------------------------------------------
 
 
+def test_no_helper_inherits_what_the_daemon_has_open(guard: Guard, vm: Vm) -> None:
+    """A helper starts without closing anything itself (spawn.py); a copy of a locked description would outlive it."""
+    claim(guard, vm)
+    flags = {}
+    for link in Path(f"/proc/{guard.pid}/fd").iterdir():
+        info = Path(f"/proc/{guard.pid}/fdinfo/{link.name}").read_text()
+        flags[int(link.name), os.readlink(link)] = int(info.split("flags:")[1].split()[0], 8)
+    assert {path for _, path in flags} >= {str(disk) for disk in vm.disks}
+    assert {where for where, flag in flags.items() if where[0] > 2 and not flag & os.O_CLOEXEC} == set()
+
+
 def test_a_second_daemon_is_refused(guard: Guard, vm: Vm) -> None:
     claim(guard, vm)
     second = guard.launch()

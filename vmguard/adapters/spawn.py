@@ -1,10 +1,10 @@
 """Starts a process from one that has descriptors on NFS, without ever waiting for the storage.
 
 ``subprocess`` closes all other descriptors in the child before it becomes the new program, and its parent stands still
-until then (vfork). A close on NFS may wait without end, for pages that are dirty or for requests under way (measured:
-do_unlk, nfs_iocounter_wait): the daemon's loop then stood still for as long as the storage was away. Here the child
-closes nothing itself; the kernel does, at exec, after it has let the parent go on (close-on-exec, begin_new_exec in
-fs/exec.c). The child may still hang there, and nobody waits for it.
+until then, with all of its threads (vfork, and the interpreter's lock). A close on NFS may wait without end, for pages
+that are dirty or for requests under way (measured: do_unlk, nfs_iocounter_wait): the daemon's loop then stood still for
+as long as the storage was away. Here the child closes nothing itself; the kernel does, at exec, after it has let the
+parent go on (close-on-exec, begin_new_exec in fs/exec.c). The child may still hang there, and nobody waits for it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import signal
 from collections.abc import Mapping, Sequence
 
 _NULL = "/dev/null"
+#: ignored by Python, which is nothing that a new program should inherit
+_DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 def spawn(
@@ -26,7 +28,7 @@ def spawn(
 ) -> int:
     """The pid of the new process; its standard output goes nowhere. ``fds`` keep their numbers. Raises OSError.
 
-    ``session``: it leads a session and a process group of its own.
+    ``session``: it leads a session of its own, and all of that can be ended together.
     """
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [(os.POSIX_SPAWN_OPEN, 1, _NULL, os.O_WRONLY, 0)]
     if stdin >= 0:
@@ -37,8 +39,17 @@ def spawn(
         actions.append((os.POSIX_SPAWN_DUP2, stderr, 2))
     # Onto itself: that takes the close-on-exec flag away, in the child alone (posix_spawn_file_actions_adddup2(3)).
     actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds]
-    variables = os.environ if env is None else env
-    # Python ignores SIGPIPE for itself, which the new program would inherit.
     return os.posix_spawn(
-        words[0], list(words), variables, file_actions=actions, setsid=session, setsigdef=[signal.SIGPIPE]
+        words[0],
+        list(words),
+        os.environ if env is None else env,
+        file_actions=actions,
+        setsid=session,
+        setsigdef=_DEFAULT,
     )
+
+
+def ended(pid: int) -> int | None:
+    """A child's exit status, negative for a signal; None while it lives. To be asked only until it is known."""
+    found, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import vmguard
 from vmguard.adapters import clock
-from vmguard.adapters.spawn import spawn
+from vmguard.adapters.spawn import ended, spawn
 from vmguard.daemon.loop import Loop
 
 log = logging.getLogger("vmguard.helpers")
@@ -37,42 +38,35 @@ def start(
 
     It gets SIGKILL after ``seconds``. What it says on stderr goes to the log. Raises OSError when it cannot start.
     """
-    read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    command = [sys.executable, "-IS", "-c", _CODE.format(module), _ROOT, *words]
+    said, says = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         with os.fdopen(os.memfd_create("vmguard-stdin", os.MFD_CLOEXEC), "w+b") as stream:  # no disk: it may be full
             stream.write(json.dumps(stdin).encode())
             stream.seek(0)
-            command = [sys.executable, "-IS", "-c", _CODE.format(module), _ROOT, *words]
-            pid = spawn(command, fds, stdin=stream.fileno(), stderr=write_end)
+            pid = spawn(command, fds, stdin=stream.fileno(), stderr=says)
     except OSError:
-        os.close(read_end)
+        os.close(said)
         raise
     finally:
-        os.close(write_end)
-    _Helper(loop, pid, read_end, done, clock.boottime() + seconds).look()
+        os.close(says)
+    _follow(loop, pid, said, done, clock.boottime() + seconds, _FIRST_LOOK)
 
 
-class _Helper:
-    """One of them. Its pid is nobody else's until ``look`` has seen its end."""
-
-    def __init__(self, loop: Loop, pid: int, said: int, done: Done, deadline: float) -> None:
-        self._loop = loop
-        self._pid = pid
-        self._said = said
-        self._done = done
-        self._deadline = deadline
-        self._pause = _FIRST_LOOK
-
-    def look(self) -> None:
-        ended, status = os.waitpid(self._pid, os.WNOHANG)
-        if not ended:
-            if clock.boottime() >= self._deadline:
-                os.kill(self._pid, 9)
-                self._deadline = float("inf")
-            self._loop.call_in(self._pause, self.look)
-            self._pause = min(2 * self._pause, _LAST_LOOK)
-            return
-        with os.fdopen(self._said, "rb", buffering=0) as stream:
-            for line in (stream.read(4096) or b"").decode(errors="replace").splitlines():
-                log.warning("%s", line)
-        self._done(os.waitstatus_to_exitcode(status))
+def _follow(loop: Loop, pid: int, said: int, done: Done, deadline: float, pause: float) -> None:
+    status = ended(pid)
+    if status is None:
+        if clock.boottime() >= deadline:
+            os.kill(pid, signal.SIGKILL)
+            deadline = float("inf")
+        again = min(2 * pause, _LAST_LOOK)
+        loop.call_in(pause, lambda: _follow(loop, pid, said, done, deadline, again))
+        return
+    try:
+        for line in os.read(said, 4096).decode(errors="replace").splitlines():
+            log.warning("%s", line)
+    except BlockingIOError:
+        pass  # a child of its own still has the other end
+    finally:
+        os.close(said)
+    done(status)

@@ -16,12 +16,13 @@ import logging
 import os
 import queue
 import select
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vmguard.adapters import identity, memory
-from vmguard.adapters.spawn import spawn
+from vmguard.adapters.spawn import ended, spawn
 from vmguard.core.watch_events import Level, Report
 
 log = logging.getLogger("vmguard.notify")
@@ -89,29 +90,33 @@ def environment(report: Report, fields: Mapping[str, str]) -> dict[str, str]:
 
 def _call(wanted: Wanted, variables: Mapping[str, str]) -> None:
     try:
-        with open(os.devnull, "wb") as null:
-            command = ["/bin/sh", "-c", f"cd /\n{wanted.command}"]
-            pid = spawn(command, stderr=null.fileno(), env=variables, session=True)
+        pid = spawn(["/bin/sh", "-c", f"cd /\n{wanted.command}"], env=variables, session=True)
     except OSError as problem:
         log.warning("notify.command cannot be started: %s", problem)
         return
     memory.ordinary(pid)
-    pidfd = os.pidfd_open(pid)  # nobody else reaps it: the number is still its own
-    try:
-        if not _ends(pidfd, wanted.seconds):
-            log.warning("notify.command took longer than %.0f s for %s", wanted.seconds, variables["VMGUARD_EVENT"])
-            os.killpg(pid, 9)
-            if not _ends(pidfd, 1.0):
-                return  # it hangs in the kernel: it is nobody's business any more
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    finally:
-        os.close(pidfd)
-    if status > 0:
+    status = _wait(pid, wanted.seconds)
+    if status is None:
+        _end(pid)
+        log.warning("notify.command took longer than %.0f s for %s", wanted.seconds, variables["VMGUARD_EVENT"])
+    elif status:
         log.warning("notify.command ended with status %d for %s", status, variables["VMGUARD_EVENT"])
 
 
-def _ends(pidfd: int, seconds: float) -> bool:
-    """Whether the process is over within that time."""
-    poll = select.poll()
+def _wait(pid: int, seconds: float) -> int | None:
+    """Its exit status; None when it takes longer."""
+    pidfd, poll = os.pidfd_open(pid), select.poll()
     poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(1000 * seconds))
+    try:
+        poll.poll(1000 * seconds)
+    finally:
+        os.close(pidfd)
+    return ended(pid)
+
+
+def _end(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except OSError:
+        pass
+    _wait(pid, 1.0)  # if it hangs in the kernel, it is nobody's business any more
