@@ -160,7 +160,7 @@ class Guard:
         """Write the configuration anew; the daemon reads it at its start and on SIGHUP."""
         values: dict[str, dict[str, Any]] = {
             "daemon": {"run_dir": str(self.run_dir), "poll_interval": "50ms"},
-            "libvirt": {"run_dir": str(self.libvirt_dir), "config_dir": str(self.folder / "domains")},
+            "libvirt": {"run_dir": str(self.libvirt_dir), "config_dir": str(self.folder / "domains"), "events": "no"},
             "hook": {"wait": "500ms"},
             "hosts": {"name": "alpha"},
         }

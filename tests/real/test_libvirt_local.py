@@ -253,6 +253,23 @@ def test_a_disk_is_plugged_in_and_out(host: LibvirtHost, running: Domain, disks:
         assert locks_on(disks / "plugged.raw") == []
 
 
+def test_what_libvirt_tells_is_heard(host: LibvirtHost, running: Domain, disks: Path) -> None:
+    assert eventually(lambda: "libvirt's events are listened to" in host.log("vmguard"), 40), host.log("vmguard")
+    config = host.root / "etc/vmguard/vmguard.yaml"
+    config.write_text("daemon: {log_level: debug}\n")
+    host.run("kill", "-HUP", str(host.daemon_pid()))
+    assert eventually(lambda: "configuration reloaded" in host.log("vmguard"))
+    before = host.log("vmguard").count("libvirt tells of it")
+    plugged = disks / "plugged.xml"
+    plugged.write_text(disk_xml(make_disk(disks / "plugged.raw"), "sda"))
+    host.virsh("attach-device", running.uuid, str(plugged))
+    assert eventually(lambda: host.log("vmguard").count("libvirt tells of it") > before), host.log("vmguard")
+    took = host.wait_pinned(running)
+    print(f"a disk is pinned {took:.2f} s after it was plugged in")
+    config.unlink()
+    host.run("kill", "-HUP", str(host.daemon_pid()))
+
+
 def test_a_medium_is_changed(host: LibvirtHost, disks: Path) -> None:
     one, other = make_disk(disks / "one.iso"), make_disk(disks / "other.iso")
     drive = "<devices><disk type='file' device='cdrom'><target dev='hdc' bus='ide'/><readonly/></disk></devices>"

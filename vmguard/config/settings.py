@@ -143,6 +143,11 @@ class Libvirt:
         "/etc/libvirt/qemu",
         "Where libvirt keeps the definitions of its VMs (NAME.xml).",
     )
+    events: bool = _setting(
+        YesNo(),
+        True,
+        "A process listens to libvirt's events (it needs libvirt-python): disks that are plugged in are pinned sooner.",
+    )
     qemu_user: str = _setting(
         Name("a user's name", r"[A-Za-z_][A-Za-z0-9_.-]{0,31}"),
         "libvirt-qemu",
@@ -271,7 +276,7 @@ class Config:
         "vmguard locks each disk from byte 0 to its end. Others lock single bytes of it on the same host, and could "
         "not work if vmguard kept those. on leaves the bytes free always, off never.",
     )
-    libvirt: Libvirt = _section(Libvirt, "Where libvirt keeps what vmguard reads. It is never asked itself.")
+    libvirt: Libvirt = _section(Libvirt, "Where libvirt keeps what vmguard reads. It is never waited for.")
     proxmox: Proxmox = _section(Proxmox, "Starts on Proxmox VE, and where it keeps what vmguard reads.")
     daemon: Daemon = _section(Daemon, "The process that holds the locks.")
     watch: Watch = _section(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from vmguard.config.choices import LocalFiles
@@ -9,6 +10,7 @@ from vmguard.config.settings import Config
 from vmguard.daemon.adopt import Adopter
 from vmguard.daemon.claims import Claims
 from vmguard.daemon.conflicts import Conflicts
+from vmguard.daemon.hints import Hints
 from vmguard.daemon.keeper import Keeper
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.pinner import Pinner
@@ -42,3 +44,11 @@ def furnish(
     pinner.on_pinned = pinned
     service.adopt = Adopter(loop, registry, census, pinner, conflicts, local).adopt
     census.start()
+    Hints(loop, registry, pinner.attend, lambda: has_libvirt(config())).start()
+
+
+def has_libvirt(config: Config) -> bool:
+    """Whether a libvirtd, or a virtqemud, can be listened to."""
+    folder = os.path.dirname(config.libvirt.run_dir)
+    sockets = ("libvirt-sock-ro", "virtqemud-sock-ro")
+    return config.libvirt.events and any(os.path.exists(os.path.join(folder, name)) for name in sockets)

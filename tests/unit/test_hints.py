@@ -1,0 +1,104 @@
+"""What libvirt tells makes the daemon look at a VM; a listener that hangs, lies or dies makes nothing worse."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vmguard.adapters.events_job import MISSING
+from vmguard.core.lifecycle import State
+from vmguard.daemon import helpers, hints
+from vmguard.daemon.hints import Hints
+from vmguard.daemon.loop import Loop
+from vmguard.daemon.registry import GuardedVm, Registry
+
+
+class World:
+    """A loop, two VMs, and a listener in the test's own hands."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.loop = Loop()
+        registry = Registry(str(folder))
+        for uuid in ("one", "two"):
+            registry.add(GuardedVm("libvirt", uuid, uuid, state=State.RUNNING))
+        registry.add(GuardedVm("proxmox", "one", "one", state=State.RUNNING))
+        self.looked: list[str] = []
+        self.started = 0
+        self.wanted = True
+        self.tells = -1
+        self.over: Callable[[int], None] = lambda status: None
+        monkeypatch.setattr(helpers, "start", self._start)
+        monkeypatch.setattr(hints, "_AGAIN", 0.01)
+        monkeypatch.setattr(hints, "_LOOK", 0.01)
+        self.hints = Hints(self.loop, registry, lambda vm: self.looked.append(vm.id), lambda: self.wanted)
+
+    def _start(self, loop: Loop, module: str, done: Callable[[int], None], words: list[str], fds: list[int]) -> Any:
+        assert (module, words[1:]) == ("events_job", [str(fd) for fd in fds])
+        self.tells = os.dup(fds[0])
+        self.over = done
+        self.started += 1
+
+    def tell(self, text: bytes) -> list[str]:
+        """Who is looked at for that."""
+        self.looked.clear()
+        os.write(self.tells, text)
+        self.loop.turn()
+        return self.looked
+
+    def end(self, status: int) -> None:
+        os.close(self.tells)
+        self.loop.turn()
+        self.over(status)
+        for _ in range(3):
+            self.loop.call_in(0.02, lambda: None)
+            self.loop.turn()
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(tmp_path, monkeypatch)
+
+
+def test_a_vm_that_libvirt_speaks_of_is_looked_at(world: World) -> None:
+    world.hints.start()
+    assert world.tell(b"\n") == []
+    assert world.tell(b"two\n") == ["libvirt-two"]
+    assert world.tell(b"one\nthree\ntwo\n") == ["libvirt-one", "libvirt-two"]
+
+
+@pytest.mark.parametrize("text", [b"on", b"\xff\xfe\n", b"one two\n", b"../one\n" * 1000], ids=repr)
+def test_what_makes_no_sense_does_no_harm(world: World, text: bytes) -> None:
+    world.hints.start()
+    assert world.tell(text) == []
+    world.tell(b"\n")
+    assert world.tell(b"one\n") == ["libvirt-one"]
+
+
+def test_a_listener_that_ends_is_started_again(world: World) -> None:
+    world.hints.start()
+    world.end(1)
+    assert world.started == 2
+    assert world.tell(b"one\n") == ["libvirt-one"]
+    world.end(-9)
+    assert world.started == 3
+
+
+def test_without_libvirt_python_it_is_not_tried_again(world: World) -> None:
+    world.hints.start()
+    world.end(MISSING)
+    assert world.started == 1
+
+
+def test_a_host_without_libvirt_is_asked_again_later(world: World) -> None:
+    world.wanted = False
+    world.hints.start()
+    assert world.started == 0
+    world.wanted = True
+    world.loop.call_in(0.02, lambda: None)
+    world.loop.turn()
+    world.loop.turn()
+    assert world.started == 1

@@ -1,0 +1,57 @@
+"""A process of its own that passes on what libvirt tells of its VMs: ``events_job.py URI FD``.
+
+To FD it writes an empty line when libvirt has taken the order to tell, and then a VM's uuid, a line each, whenever
+something has happened that may have opened or closed one of its files. A hint, nothing more.
+
+It is no thread of the daemon: a call to libvirtd may hang, and a process can be ended then; and libvirt's library with
+all that it needs takes 16 MiB, a quarter of what the daemon may have.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+#: exit status: libvirt-python is not installed, it will not help to try again
+MISSING = 3
+#: seconds to connect and to be understood
+_DEADLINE = 15
+#: seconds between two signs of life that libvirtd is asked for, and how many of them it may miss
+_ALIVE = (5, 3)
+_EVENTS = ("LIFECYCLE", "BLOCK_JOB", "DISK_CHANGE", "TRAY_CHANGE", "DEVICE_ADDED", "DEVICE_REMOVED")
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    uri, fd = sys.argv[2], int(sys.argv[3])
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.alarm(_DEADLINE)
+    try:
+        import libvirt
+    except ImportError:
+        return MISSING
+    libvirt.registerErrorHandler(lambda *_: None, None)
+    libvirt.virEventRegisterDefaultImpl()
+    try:
+        connection = libvirt.openReadOnly(uri)
+        for event in _EVENTS:
+            number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{event}")
+            connection.domainEventRegisterAny(None, number, _tell, fd)
+        connection.setKeepAlive(*_ALIVE)
+    except libvirt.libvirtError:
+        return 1
+    signal.alarm(0)
+    os.write(fd, b"\n")
+    while connection.isAlive() == 1:
+        libvirt.virEventRunDefaultImpl()
+    return 1
+
+
+def _tell(_connection: object, domain: object, *words: object) -> None:
+    os.write(int(str(words[-1])), f"{domain.UUIDString()}\n".encode())  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""libvirt's own events: a reason to look at a VM at once. All is right without them, a second later.
+
+libvirt is never waited for: a process of its own listens to it (adapters/events_job.py), is ended when it hangs, and
+started again when it has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+
+from vmguard.adapters.events_job import MISSING
+from vmguard.daemon import helpers
+from vmguard.daemon.loop import Loop
+from vmguard.daemon.registry import LIBVIRT, GuardedVm, Registry
+
+log = logging.getLogger("vmguard.hints")
+
+_URI = "qemu:///system"
+#: seconds after which a listener that ended is started again, and between two looks whether there is a libvirt
+_AGAIN, _LOOK = 20.0, 5.0
+
+
+class Hints:
+    """One listener at a time."""
+
+    def __init__(
+        self, loop: Loop, registry: Registry, attend: Callable[[GuardedVm], None], wanted: Callable[[], bool]
+    ) -> None:
+        """``wanted``: whether there is a libvirt to listen to on this host."""
+        self._loop = loop
+        self._registry = registry
+        self._attend = attend
+        self._wanted = wanted
+
+    def start(self) -> None:
+        if not self._wanted():
+            self._loop.call_in(_LOOK, self.start)
+            return
+        heard, tells = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(heard, False)
+        try:
+            helpers.start(
+                self._loop, "events_job", lambda status: self._over(heard, status), [_URI, str(tells)], fds=[tells]
+            )
+        except OSError as problem:
+            log.warning("libvirt's events are not listened to: %s", problem)
+            os.close(heard)
+            self._loop.call_in(_AGAIN, self.start)
+        else:
+            self._loop.watch(heard, lambda: self._read(heard))
+        finally:
+            os.close(tells)
+
+    def _read(self, heard: int) -> None:
+        try:
+            text = os.read(heard, 65536).decode("ascii", "replace")
+        except BlockingIOError:
+            return
+        if not text:
+            self._loop.unwatch(heard)  # the listener has ended, or is about to
+            return
+        lines = text.split("\n")[:-1]  # what is cut off at the end of a full pipe only makes a hint less
+        if "" in lines:
+            log.info("libvirt's events are listened to")
+        for vm in self._registry:
+            if vm.hypervisor == LIBVIRT and vm.uuid in lines:
+                log.debug("%s: libvirt tells of it", vm.title)
+                self._attend(vm)
+
+    def _over(self, heard: int, status: int) -> None:
+        try:
+            self._loop.unwatch(heard)
+        except KeyError:
+            pass  # its end was seen already
+        os.close(heard)
+        if status == MISSING:
+            log.info("libvirt's events are not listened to: libvirt-python is not installed")
+        else:
+            self._loop.call_in(_AGAIN, self.start)
