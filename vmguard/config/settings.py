@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from vmguard.config.choices import LocalFiles, LogLevel, OnConflict, Verdict, Window
+from vmguard.config.libvirt import Libvirt
 from vmguard.config.proxmox import Proxmox
 from vmguard.config.row import section as _section
 from vmguard.config.row import setting as _setting
@@ -128,31 +129,6 @@ class Windows:
         Window.AUTO,
         'Byte 0, the lock of virtlockd. auto leaves it free where /etc/libvirt/qemu.conf says lock_manager = "lockd"; '
         "held, it keeps out hosts that use virtlockd without vmguard.",
-    )
-
-
-@dataclass(frozen=True)
-class Libvirt:
-    run_dir: str = _setting(
-        AbsolutePath(),
-        "/run/libvirt/qemu",
-        "Where libvirt keeps the pid files of its QEMU processes.",
-    )
-    config_dir: str = _setting(
-        AbsolutePath(),
-        "/etc/libvirt/qemu",
-        "Where libvirt keeps the definitions of its VMs (NAME.xml).",
-    )
-    events: bool = _setting(
-        YesNo(),
-        True,
-        "A process listens to libvirt's events (it needs libvirt-python): disks that are plugged in are pinned sooner.",
-    )
-    qemu_user: str = _setting(
-        Name("a user's name", r"[A-Za-z_][A-Za-z0-9_.-]{0,31}"),
-        "libvirt-qemu",
-        "The user that QEMU runs as. Disks are opened as this user where the NFS server does not let root in "
-        "(root_squash). Debian and Ubuntu: libvirt-qemu; Fedora, RHEL and SUSE: qemu.",
     )
 
 
@@ -276,7 +252,7 @@ class Config:
         "vmguard locks each disk from byte 0 to its end. Others lock single bytes of it on the same host, and could "
         "not work if vmguard kept those. on leaves the bytes free always, off never.",
     )
-    libvirt: Libvirt = _section(Libvirt, "Where libvirt keeps what vmguard reads. It is never waited for.")
+    libvirt: Libvirt = _section(Libvirt, "Where libvirt keeps what vmguard reads and where its hooks lie.")
     proxmox: Proxmox = _section(Proxmox, "Starts on Proxmox VE, and where it keeps what vmguard reads.")
     daemon: Daemon = _section(Daemon, "The process that holds the locks.")
     watch: Watch = _section(

@@ -19,6 +19,8 @@ RUN_DIR = "/run/vmguard"
 MAX_XML = 8 * 1024 * 1024
 CONNECT_TIMEOUT = 5.0
 INFORM_TIMEOUT = 2.0
+#: a VM of this name never starts: `vmguard enable` and `doctor` prove with it that libvirt calls the hook and obeys it
+PROOF = "vmguard-proof-"
 
 
 def main(argv: list[str]) -> int:
@@ -46,6 +48,8 @@ def socket_path() -> str:
 
 
 def _claim(name: str) -> None:
+    if name.startswith(PROOF):
+        raise VmguardError(f"the hook is active, VM '{name}' is only its proof")
     from vmguard.core.domain_xml import parse_domain
     from vmguard.hook.claim import claim
     from vmguard.hook.subject import Subject

@@ -1,0 +1,26 @@
+"""``vmguard enable HYPERVISOR``: from now on each start is guarded. Twice is as good as once; it can be undone."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from typing import Any
+
+from vmguard.cli.output import Output
+
+#: what can be enabled, and the module that does it: ``enable(args, out)``, ``disable(args, out)``
+HYPERVISORS = {"libvirt": "vmguard.cli.enable_libvirt"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("hypervisor", choices=sorted(HYPERVISORS), help="whose VMs to guard")
+    parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+    parser.add_argument("--adopt", action="store_true", help="also guard the VMs that run already")
+
+
+def run(args: argparse.Namespace, out: Output) -> int:
+    return int(module(args.hypervisor).enable(args, out))
+
+
+def module(hypervisor: str) -> Any:
+    return importlib.import_module(HYPERVISORS[hypervisor])
