@@ -16,6 +16,7 @@ import pytest
 
 from tests.real.guard import eventually
 from vmguard.adapters import clock, hostfence, ofd, proc
+from vmguard.adapters.hypervisors import RunDirs
 from vmguard.core.fence import Others, Rung
 from vmguard.core.lifecycle import State
 from vmguard.core.plan import DISK, EXCLUSIVE
@@ -54,7 +55,7 @@ class World:
             why_no_restart=lambda mounts: "",
             gone=self.gone.append,
             host=self.host,
-            libvirt_run_dir=lambda: str(folder),
+            run_dirs=lambda: RunDirs(str(folder), str(folder / "qemu-server")),
             spans=_FAST,
         )
         self.fences = self.run_dir / "fences"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vmguard.adapters import libvirt_host, proxmox_host
+from vmguard.adapters import libvirt_host, proxmox_helpers, proxmox_host
+from vmguard.core.processes import Kind
 
 PROXMOX = "proxmox"
 
@@ -22,6 +23,18 @@ def qemu_pid(run_dirs: RunDirs, hypervisor: str, name: str, uuid: str) -> int | 
     if hypervisor == PROXMOX:
         return proxmox_host.qemu_pid(run_dirs.proxmox, uuid)
     return libvirt_host.qemu_pid(run_dirs.libvirt, name, uuid)
+
+
+def helpers_of(run_dirs: RunDirs, hypervisor: str, uuid: str) -> list[tuple[int, Kind]]:
+    """The helpers that the hypervisor's own files name; those of libvirt are found by what they have open."""
+    return proxmox_helpers.helpers_of(run_dirs.proxmox, uuid) if hypervisor == PROXMOX else []
+
+
+def believes_running(run_dirs: RunDirs, hypervisor: str, name: str, uuid: str) -> bool:
+    """Whether the hypervisor has not noticed the end of this VM yet, by its own files."""
+    if hypervisor == PROXMOX:
+        return proxmox_host.believes_running(run_dirs.proxmox, uuid)
+    return hypervisor == "libvirt" and libvirt_host.believes_running(run_dirs.libvirt, name)
 
 
 def is_qemu_of(run_dirs: RunDirs, hypervisor: str, pid: int, uuid: str) -> bool:

@@ -101,12 +101,22 @@ def qemu_pid(run_dir: str, vmid: str) -> int | None:
     """QEMU's pid by its pid file; None while there is none or the pid is not this VM's QEMU."""
     if not is_vmid(vmid):
         return None
-    try:
-        with open(os.path.join(run_dir, f"{vmid}.pid"), encoding="ascii") as stream:
-            pid = int(stream.read(32).strip() or "0")
-    except (OSError, ValueError):
-        return None
+    pid = pid_in(os.path.join(run_dir, f"{vmid}.pid"))
     return pid if pid > 1 and is_qemu_of(pid, vmid, run_dir) else None
+
+
+def pid_in(path: str) -> int:
+    """0 when there is none."""
+    try:
+        with open(path, encoding="ascii") as stream:
+            return int(stream.read(32).strip() or "0")
+    except (OSError, ValueError):
+        return 0
+
+
+def believes_running(run_dir: str, vmid: str) -> bool:
+    """Whether the pid file is still there: it goes when Proxmox has cleaned up behind a VM (vm_stop_cleanup)."""
+    return is_vmid(vmid) and os.path.exists(os.path.join(run_dir, f"{vmid}.pid"))
 
 
 def is_qemu_of(pid: int, vmid: str, run_dir: str = RUN_DIR) -> bool:

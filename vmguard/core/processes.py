@@ -25,6 +25,8 @@ _GONE = " (deleted)"
 #: the longest name that libvirt puts into a helper's paths (virDomainDefGetShortName in conf/domain_conf.c)
 _SHORT_NAME = 20
 
+#: Proxmox's files of a VM: its own sockets and pid files, those of its swtpm and its qemu-storage-daemon
+_PVE_FILE = re.compile(r"/qemu-server/(?:qsd-)?([1-9]\d{2,8})\.(?:pid|qmp|swtpm)\b")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 #: file=, filename= and path= of a -drive or -blockdev, in both of their forms; a comma in a path is doubled
 _NAMED_FILE = re.compile(
@@ -60,12 +62,14 @@ class Identity:
 def identity(arguments: Sequence[str]) -> Identity:
     """Read the arguments as QEMU does, as far as they concern us."""
     following = {word.removeprefix("-"): after for word, after in zip(arguments, arguments[1:], strict=False)}
+    pid_file = following.get("pidfile", "")
+    of_proxmox = _PVE_FILE.search(pid_file)
     uuid = (following.get("uuid") or _option(following.get("smbios", ""), "uuid")).lower()
     return Identity(
         name=_name(following.get("name", "")),
         uuid=uuid if _UUID.fullmatch(uuid) else "",
-        pid_file=following.get("pidfile", ""),
-        vmid=following.get("id", ""),
+        pid_file=pid_file,
+        vmid=following.get("id", "") or (of_proxmox[1] if of_proxmox else ""),
         incoming="-incoming" in arguments or "--incoming" in arguments,
     )
 
@@ -98,16 +102,19 @@ def named_files(arguments: Sequence[str]) -> set[str]:
 
 @dataclass(frozen=True)
 class Served:
-    """Which VMs a helper's arguments name: by uuid (swtpm's state folder), or by libvirt's folder for the VM."""
+    """Which VMs a helper's arguments name: by uuid (swtpm's state folder), by libvirt's folder for the VM, or by the
+    number in the names of Proxmox's files."""
 
     uuids: frozenset[str]
     short_names: frozenset[str]
+    vmids: frozenset[str]
 
 
 def served(arguments: Sequence[str]) -> Served:
     words = "\n".join(arguments)
     uuids = frozenset(match[0] for match in _UUID.finditer(words.lower()))
-    return Served(uuids, frozenset(re.findall(r"/domain-\d+-([^/\n]+)/", words)))
+    short_names = frozenset(re.findall(r"/domain-\d+-([^/\n]+)/", words))
+    return Served(uuids, short_names, frozenset(_PVE_FILE.findall(words)))
 
 
 def short_name(name: str) -> str:

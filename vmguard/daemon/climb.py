@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmguard.adapters import libvirt_host, proc
+from vmguard.adapters import hypervisors, proc
+from vmguard.adapters.hypervisors import RunDirs
 from vmguard.core.fence import Evidence, Life, Others, Process, Proof, Rung
 from vmguard.core.lifecycle import State
 from vmguard.core.plan import EXCLUSIVE
@@ -39,6 +40,8 @@ class Climb:
     busy: bool = False
     again: float = 0.0
     followed: bool = False
+    #: the hypervisor was asked to clean up, and says that it has
+    tidied: bool = False
     pause: float = 0.0
     timer: Timer | None = None
 
@@ -72,7 +75,7 @@ class Climb:
         )
 
 
-def evidence(climb: Climb, others: Others, libvirt_run_dir: str) -> Evidence:
+def evidence(climb: Climb, others: Others, run_dirs: RunDirs) -> Evidence:
     """Look everything up. No call here touches the share."""
     vm = climb.vm
     if vm is None:  # the keeper lets go only on proof of all that comes before
@@ -83,7 +86,7 @@ def evidence(climb: Climb, others: Others, libvirt_run_dir: str) -> Evidence:
             drained=Proof.YES,
             others=Others.NONE,
             released=Proof.YES,
-            cleaned=_cleaned(climb, libvirt_run_dir),
+            cleaned=_cleaned(climb, run_dirs),
             followed=_proof(climb.followed),
         )
     releasing = vm.state is State.RELEASING
@@ -126,10 +129,15 @@ def _life(pid: int, pidfd: int) -> Life:
     return Life.LEADER_GONE if threads.get(pid) == "Z" and len(threads) > 1 else Life.RUNNING
 
 
-def _cleaned(climb: Climb, run_dir: str) -> Proof:
-    """By the hypervisor's own books: libvirt keeps a status file for each VM that it believes to run."""
-    if climb.hypervisor != "libvirt" or not libvirt_host.believes_running(run_dir, climb.name):
+def _cleaned(climb: Climb, run_dirs: RunDirs) -> Proof:
+    """By the hypervisor's own books: libvirt keeps a status file for each VM that it believes to run, Proxmox the pid
+    file."""
+    if climb.tidied or not hypervisors.believes_running(run_dirs, climb.hypervisor, climb.name, climb.uuid):
         return Proof.YES
-    now = libvirt_host.qemu_pid(run_dir, climb.name, climb.uuid)
-    # Another process already: somebody was faster and has started it again.
-    return _proof(now is not None and now != climb.pid)
+    return _proof(runs_again(climb, run_dirs))
+
+
+def runs_again(climb: Climb, run_dirs: RunDirs) -> bool:
+    """Another process already: somebody was faster (HA, a person) and has started it again."""
+    now = hypervisors.qemu_pid(run_dirs, climb.hypervisor, climb.name, climb.uuid)
+    return now is not None and now != climb.pid

@@ -16,13 +16,14 @@ from typing import Any
 from vmguard import faults
 from vmguard.adapters import clock, mounts, statefile
 from vmguard.adapters.hostfence import HostFence
+from vmguard.adapters.hypervisors import RunDirs
 from vmguard.core.fence import Next, Others, Rung, next_rung
 from vmguard.core.plan import EXCLUSIVE
 from vmguard.core.timing import Rungs
 from vmguard.core.watch_events import Level, Policy, Report
 from vmguard.daemon import helpers
 from vmguard.daemon.acts import Acts
-from vmguard.daemon.climb import Climb, evidence
+from vmguard.daemon.climb import Climb, evidence, runs_again
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry import GuardedVm, Registry
 
@@ -32,6 +33,10 @@ log = logging.getLogger("vmguard.fence")
 _FIRST_LOOK, _LAST_LOOK = 0.01, 0.5
 #: seconds between two tries to cut a queue, and to start a VM again
 _CUT_AGAIN, _START_AGAIN = 1.0, 5.0
+#: seconds in which the hypervisor notices the end of a VM by itself, if it does
+_NOTICES = 3.0
+#: hypervisors that may have to be told: Proxmox's qmeventd does not run again what it has missed
+_TOLD = ("proxmox",)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Surroundings:
     #: the VM's locks are let go of
     gone: Callable[[str], None]
     host: HostFence
-    libvirt_run_dir: Callable[[], str]
+    run_dirs: Callable[[], RunDirs]
     spans: Rungs = field(default_factory=Rungs)
 
 
@@ -113,7 +118,7 @@ class Fencer:
         rung = climb.rung
         while True:
             others = self._around.others(climb.id) if climb.vm is not None else Others.NONE
-            seen = evidence(climb, others, self._around.libvirt_run_dir())
+            seen = evidence(climb, others, self._around.run_dirs())
             step = next_rung(seen, climb.since, clock.boottime(), self._around.spans, climb.policy)
             self._tell(climb, step)
             if step.done:
@@ -147,6 +152,8 @@ class Fencer:
                 return bool(killed)
             case Rung.CUT if step.may_cut:
                 self._cut(climb)
+            case Rung.CLEAN_UP if climb.hypervisor in _TOLD:
+                self._clean_up(climb)
             case Rung.AFTER:
                 self._start_again(climb)
             case _:
@@ -178,10 +185,27 @@ class Fencer:
         faults.point("fence-cut")
         self._job(climb, "cut_job", points, lambda status: None, self._around.spans.cut)
 
+    def _clean_up(self, climb: Climb) -> None:
+        """What the hypervisor does at the end of a VM, where it has not noticed it."""
+        now = clock.boottime()
+        if climb.busy or now < max(climb.again, climb.since[Rung.CLEAN_UP] + _NOTICES):
+            return
+        climb.again = now + _START_AGAIN
+
+        def cleaned(status: int) -> None:
+            climb.tidied = status == 0
+            self._climb(climb)
+
+        words = ["clean-up", climb.hypervisor, climb.uuid]
+        self._job(climb, "hypervisor_job", words, cleaned, self._around.spans.clean_up)
+
     def _start_again(self, climb: Climb) -> None:
         """An ordinary start: the hook claims the disks, or refuses."""
         now = clock.boottime()
         if climb.busy or now < climb.again:
+            return
+        if runs_again(climb, self._around.run_dirs()):
+            climb.followed = True
             return
         climb.again = now + _START_AGAIN
         in_vain = self._around.why_no_restart(climb.mounts)
@@ -195,7 +219,8 @@ class Fencer:
             climb.followed = status == 0
             self._climb(climb)
 
-        self._job(climb, "start_job", [climb.hypervisor, climb.uuid], started, self._around.spans.clean_up)
+        words = ["start", climb.hypervisor, climb.uuid]
+        self._job(climb, "hypervisor_job", words, started, self._around.spans.clean_up)
 
     def _job(self, climb: Climb, module: str, words: list[str], done: Callable[[int], None], seconds: float) -> None:
         def ended(status: int) -> None:

@@ -21,7 +21,7 @@ from vmguard.daemon.loop import Loop
 from vmguard.daemon.mover import let_go
 from vmguard.daemon.pinner import Pinner
 from vmguard.daemon.records import MarkReleased
-from vmguard.daemon.registry import GuardedFile, GuardedProcess, GuardedVm, Registry
+from vmguard.daemon.registry import BARE, GuardedFile, GuardedProcess, GuardedVm, Registry
 from vmguard.daemon.workers import THIS_HOST, Workers
 from vmguard.errors import DaemonError
 
@@ -242,6 +242,9 @@ class Keeper:
             return False
         vm.pid = pid
         vm.move(State.RUNNING, f"QEMU is pid {pid}")
+        for helper, kind in hypervisors.helpers_of(self.timing.run_dirs, vm.hypervisor, vm.uuid):
+            if vm.process(helper) is None:
+                self.follow(vm, helper, kind)
         faults.point("running-before-state")
         self._registry.save(vm)
         faults.point("running")
@@ -265,7 +268,7 @@ class Keeper:
 
     def _is_qemu_of(self, vm: GuardedVm, pid: int) -> bool:
         run_dirs = self.timing.run_dirs
-        return not vm.has_uuid or hypervisors.is_qemu_of(run_dirs, vm.hypervisor, pid, vm.uuid)
+        return vm.hypervisor == BARE or hypervisors.is_qemu_of(run_dirs, vm.hypervisor, pid, vm.uuid)
 
     def _process_ended(self, vm: GuardedVm, process: GuardedProcess) -> None:
         if not proc.is_dead(process.pidfd):

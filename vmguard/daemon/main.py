@@ -114,7 +114,7 @@ class Daemon:
             why_no_restart=watcher.watch.why_no_restart,
             gone=watcher.gone,
             host=HostFence(self.config.watch.watchdog_device),
-            libvirt_run_dir=lambda: self.config.libvirt.run_dir,
+            run_dirs=lambda: self.keeper.timing.run_dirs,
         )
         self.fencer = Fencer(self.loop, self.registry, acts, os.path.join(self._run_dir, "fences"), around)
         watcher.fence = self.fencer.begin

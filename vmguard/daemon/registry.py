@@ -200,11 +200,6 @@ class GuardedVm:
         return f"VM {self.name!r}"
 
     @property
-    def has_uuid(self) -> bool:
-        """Whether QEMU has the uuid on its command line for certain."""
-        return self.hypervisor == LIBVIRT
-
-    @property
     def main(self) -> GuardedProcess | None:
         """The process whose end is the VM's end."""
         return next((process for process in self.processes if process.pid == self.pid), None)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vmguard.adapters import identity as host
-from vmguard.adapters import libvirt_host, proc
+from vmguard.adapters import libvirt_host, proc, proxmox_host
 from vmguard.adapters.proc import Key, OpenFile
 from vmguard.config.settings import Unguarded
 from vmguard.core.lifecycle import LIVING, State
@@ -176,7 +176,7 @@ class Census:
         """
         about = identity(stranger.arguments)
         hypervisor, known = self._manager(stranger)
-        vm_uuid = about.uuid
+        vm_uuid = known if hypervisor == PROXMOX else about.uuid  # as its hook and its task would call it
         if not vm_uuid or self._registry.get(f"{hypervisor}-{vm_uuid}") is not None:
             hypervisor = BARE
             birth = f"{host.boot_id()} {stranger.pid} {proc.started(stranger.pid)}"
@@ -212,7 +212,7 @@ class Census:
             about.uuid and libvirt_host.manages(stranger.arguments)
         ):
             return LIBVIRT, ""
-        if about.vmid and about.pid_file.endswith(f"/qemu-server/{about.vmid}.pid"):
+        if proxmox_host.is_qemu_of(stranger.pid, about.vmid, self._keeper.timing.proxmox_run_dir):
             return PROXMOX, about.vmid
         return BARE, ""
 
@@ -223,7 +223,10 @@ class Census:
         for vm in self._registry:
             if vm.state not in LIVING:
                 continue
-            named = vm.uuid in names.uuids or short_name(vm.name) in names.short_names
+            if vm.hypervisor == PROXMOX:
+                named = vm.uuid in names.vmids
+            else:
+                named = vm.uuid in names.uuids or short_name(vm.name) in names.short_names
             if named or any(file.key in keys for file in vm.files):
                 if self._keeper.follow(vm, stranger.pid, stranger.kind):
                     log.info("%s: its helper %s is followed, too", vm.title, vm.processes[-1].title)
