@@ -1,5 +1,7 @@
 """The section ``watch`` of the table of settings (vmguard/config/settings.py): the watchdog."""
 
+# ruff: noqa: RUF009 - setting() is dataclasses.field() with that table's metadata
+
 from __future__ import annotations
 
 from dataclasses import dataclass
