@@ -229,7 +229,7 @@ def test_the_next_daemon_finishes_what_is_left_of_a_released_vm(world: World) ->
 def test_a_full_run_directory_does_not_stop_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     vm = world.vm()
 
-    def full(path: str, value: object) -> None:
+    def full(path: str, value: object, sync: bool = True) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("vmguard.adapters.statefile.write", full)

@@ -16,13 +16,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
 import stat
 import time
 
 from vmguard.core.plan import EXCLUSIVE
 from vmguard.errors import LockUnavailable, PlanError, StorageTimeout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import mmap
 
 PAGE = 4096
 
@@ -93,6 +96,8 @@ class OpenedFile:
         """Bytes from the file, fewer at its end. Aligned as O_DIRECT wants it: 4096 from 0 are one READ on NFS."""
         start = offset - offset % PAGE
         length = -(-(offset + count - start) // PAGE) * PAGE
+        import mmap  # a VM without chains does not pay for it
+
         with mmap.mmap(-1, length) as buffer:
             try:
                 got = self._fill(buffer, start)
@@ -266,3 +271,15 @@ def _refusal(problem: OSError, what: str, path: str, call: str) -> PlanError | L
         return StorageTimeout(f"{what}: cannot {call} {path!r}: the storage does not answer ({problem.strerror})")
     reason, hint = _UNAVAILABLE.get(number, (problem.strerror or str(problem), ""))
     return LockUnavailable(path, f"{what}: cannot {call} {path!r}: {reason}", hint)
+
+
+def real_path(fd: int, path: str) -> str:
+    """Where an open disk really lies, whatever links led to it; known to the local kernel without a request.
+
+    Records belong beside the real file: another host may come to it by another name.
+    """
+    try:
+        real = os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return path
+    return real if real.startswith("/") else path

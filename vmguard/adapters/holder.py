@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vmguard.adapters import mounts, proc, record
+from vmguard.adapters import files, mounts, proc, record
 from vmguard.core.refusal import Holder
 
 
@@ -14,7 +14,7 @@ def describe(path: str, fd: int, folder: str) -> Holder:
     owner, problem = None, ""
     if folder:
         try:
-            owner = record.read_owner(record.real_path(fd, path), folder, info.st_ino)
+            owner = record.read_owner(files.real_path(fd, path), folder, info.st_ino)
         except OSError as error:
             problem = f"its owner record cannot be read: {error.strerror}"
     mount = mounts.mount_of_id(proc.fdinfo("self", fd).mount_id)

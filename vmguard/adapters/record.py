@@ -21,18 +21,6 @@ if TYPE_CHECKING:
 _READ_BACK = 4
 
 
-def real_path(fd: int, path: str) -> str:
-    """Where an open disk really lies, whatever links led to it; known to the local kernel without a request.
-
-    Records belong beside the real file: another host may come to it by another name.
-    """
-    try:
-        real = os.readlink(f"/proc/self/fd/{fd}")
-    except OSError:
-        return path
-    return real if real.startswith("/") else path
-
-
 def _folder(disk: str, name: str) -> str:
     return os.path.join(os.path.dirname(disk), name)
 

@@ -295,7 +295,7 @@ class Registry:
 
     def add(self, vm: GuardedVm) -> None:
         """Take a VM in and write its state. Raises OSError when that cannot be written: nothing is kept then."""
-        statefile.write(self._path(vm), vm.as_json())
+        statefile.write(self._path(vm), vm.as_json(), sync=False)  # locks and claims end with this boot anyway
         self._vms[vm.id] = vm
 
     def take_up(self, vm: GuardedVm) -> None:
@@ -306,7 +306,7 @@ class Registry:
     def save(self, vm: GuardedVm) -> None:
         """Write the state of a VM that lives on; a full disk is reported and harms nobody."""
         try:
-            statefile.write(self._path(vm), vm.as_json())
+            statefile.write(self._path(vm), vm.as_json(), sync=False)
         except OSError as problem:
             log.error(
                 "%s: its state cannot be written (%s); a crash of the daemon would find an older one", vm.title, problem

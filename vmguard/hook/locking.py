@@ -9,10 +9,9 @@ import os
 import time
 
 from vmguard import faults
-from vmguard.adapters import mounts, ofd, record
+from vmguard.adapters import mounts, ofd
 from vmguard.adapters.chain import resolve
-from vmguard.adapters.files import Opener
-from vmguard.adapters.pools import Pools
+from vmguard.adapters.files import Opener, real_path
 from vmguard.core.plan import EXCLUSIVE, NETWORK, PlannedFile, Unguarded
 from vmguard.core.ranges import WHOLE, Range, held
 from vmguard.errors import LockConflict, LockUnavailable, PlanError
@@ -40,7 +39,7 @@ class ClaimedFile:
         self.fd = fd
         self.key = key
         self.pieces = pieces
-        self.real = record.real_path(fd, plan.path)
+        self.real = real_path(fd, plan.path)
         #: when the request that got its lock was sent: the lease is proven from there on
         self.granted = 0.0
 
@@ -79,7 +78,7 @@ def open_and_lock(subject: Subject, settings: dict[str, Any], reporter: Reporter
         settings["wait"] = wait = _lease_and_grace()
         reporter.seconds = max(reporter.seconds, wait)
     reporter.stage("opening the disks")
-    resolved = resolve(subject.domain, opener, Pools())
+    resolved = resolve(subject.domain, opener)
     faults.point("opened")
     warnings = _judge_unguarded(resolved.plan.unguarded, settings["policy"])
     files = [ClaimedFile(planned, opened.fd, opened.key, pieces) for opened, planned in resolved.pairs()]
@@ -239,6 +238,8 @@ def write_records(subject: Subject, settings: dict[str, Any], claimed: Claimed) 
 
 
 def _write_record(file: ClaimedFile, folder: str, fields: dict[str, str]) -> int:
+    from vmguard.adapters import record  # behind the start
+
     return record.as_owner(file.real, lambda: record.write_claim(file.real, folder, file.key[1], fields))
 
 
