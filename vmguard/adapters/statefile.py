@@ -15,8 +15,8 @@ def write(path: str, value: Any, sync: bool = True) -> None:
     aside = f"{path}.new"
     try:
         with open(aside, "w", encoding="utf-8") as stream:
-            json.dump(value, stream, indent=1, sort_keys=True)
-            stream.write("\n")
+            # In one piece: a thousand VMs are frozen one by one, and json.dump takes four times as long.
+            stream.write(json.dumps(value, sort_keys=True) + "\n")
             stream.flush()
             if sync:
                 os.fsync(stream.fileno())
