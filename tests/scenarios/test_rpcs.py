@@ -9,6 +9,7 @@ import pytest
 
 from tests.lab import Lab
 from tests.scenarios.guarded import SHARE, Guarded, Guest
+from tests.scenarios.watching import started
 
 pytestmark = pytest.mark.lab
 
@@ -52,3 +53,23 @@ def test_a_claim_costs_at_most_eight_requests_for_each_disk(disks: int, kind: st
             node.wait_released(guest)
             time.sleep(1)
         assert sum(spent.values()) <= BUDGET * disks
+
+
+def test_a_quiet_mount_costs_one_small_request_in_each_interval() -> None:
+    """However many VMs are on it; what their guests write is theirs."""
+    with Lab() as lab:
+        server = lab.nfs_server(lease=10)
+        node = Guarded(lab.hypervisor("hyp-a"))
+        node.mount(server)
+        node.start_daemon()
+        vms = [started(node, f"quiet-{number}")[1] for number in range(4)]
+        time.sleep(3)
+        before, seconds = requests(node), 20
+        time.sleep(seconds)
+        spent = requests(node) - before
+        for vm in vms:
+            vm.kill()
+        print(f"four VMs, {seconds} s, asked each second: {dict(spent)}")
+        assert seconds / 2 < spent["SEEK"] <= seconds + 2
+        # DELEGRETURN: the kernel gives back in its own time what it got when the disks were made.
+        assert set(spent) <= {"SEEK", "WRITE", "DELEGRETURN"}
