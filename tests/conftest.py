@@ -1,8 +1,9 @@
-"""For all tests: the tally for tests/run, skips that fail in CI, and the lab's logs beside a failure."""
+"""For all tests: the tally for tests/run, skips that fail in CI, the lab's logs beside a failure, what was measured."""
 
 from __future__ import annotations
 
 import os
+import statistics
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -41,3 +42,27 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if tally:
         with Path(tally).open("a") as file:
             file.write(f"{passed} {failed + errors}\n")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests have measured (``record_property``), over all runs of a campaign."""
+    numbers: dict[str, list[float]] = {}
+    for report in [report for reports in terminalreporter.stats.values() for report in reports]:
+        for name, value in getattr(report, "user_properties", []) if getattr(report, "when", "") == "call" else []:
+            numbers.setdefault(name, []).append(value)
+    if numbers:
+        terminalreporter.section("measured")
+    for name, values in sorted(numbers.items()):
+        terminalreporter.write_line(f"{name}: {summary(values)}")
+
+
+def summary(values: list[float]) -> str:
+    """In a line; the 99th percentile of fewer than a hundred is the most."""
+    if len(values) == 1:
+        return f"{values[0]:.3g}"
+    ordered = sorted(values)
+    p99 = ordered[-1 - len(ordered) // 100]
+    return (
+        f"{len(ordered)} values, least {ordered[0]:.3g}, median {statistics.median(ordered):.3g}, p99 {p99:.3g},"
+        f" most {ordered[-1]:.3g}"
+    )

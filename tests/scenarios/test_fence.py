@@ -13,6 +13,8 @@ from tests.scenarios.kept import Stored
 from tests.scenarios.watching import (
     LEASE,
     LONG,
+    Measured,
+    Stillness,
     clean_up,
     codes,
     dead,
@@ -32,18 +34,17 @@ pytestmark = pytest.mark.lab
 BUDGET = 0.25
 CONFIG = "hook: {wait: 0s}\n"
 #: where a daemon is killed: each rung, and around freeze and thaw
-POINTS = ("fence-begun", "fence-killed", "fence-released", "fence-drain", "fence-finished")
-Cluster = tuple[Lab, NfsServer, Stored, Guarded]
+POINTS = ("fence-begun", "fence-killed", "fence-released", "fence-death", "fence-drain", "fence-finished")
+FREEZE_POINTS = ("freeze-sent", "freeze-saved", "thaw-sent", "thaw-saved")
 
 
-class Blind(Guarded):
+class Blind(Stored):
     """Its daemon may not look into QEMU: it cannot pin."""
 
-    def start_daemon(self, env: dict[str, str] | None = None) -> None:
-        self.install()
-        without = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]
-        self.daemon = self.host.spawn([*without, VMGUARD, "daemon"], env=env)
-        wait_until("ready", lambda: "ready" in self.log(), 20, self.log)
+    daemon_command = ("setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace", VMGUARD, "daemon")
+
+
+Cluster = tuple[Lab, NfsServer, Stored, Blind]
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +67,14 @@ def check_dead_and_gone(a: Guarded, guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("run", range(20 if LONG else 2))
-def test_a_server_that_forgot_its_clients(cluster: Cluster, run: int) -> None:
+def test_a_server_that_forgot_its_clients(cluster: Cluster, run: int, record_property: Measured) -> None:
     _, server, a, _ = cluster
     guest, vm = started(a, f"forgotten-{run}")
     server.reboot(forget=True)
     wait_until("dead", lambda: dead(vm), 60, a.log)
     wait_until("reported", lambda: "fence.drain" in codes(a, guest), 20, a.log)
     took = when(a, guest, "fence.drain") - kernel_said(a, r"NFS: .*: lost \d+ locks")
-    print(f"from the kernel's verdict to the proof of death: {took * 1000:.0f} ms")
+    record_property("forgotten: the kernel's verdict to the proof of death, ms", took * 1000)
     assert took < (BUDGET if LONG else 4 * BUDGET)
     [lost] = [entry for entry in history(a, guest) if entry["code"] == "lock.lost"]
     assert "EIO through its own descriptor" in lost["fields"]["evidence"]
@@ -119,31 +120,59 @@ def test_a_daemon_killed_on_a_rung_is_followed_by_one_that_finishes(cluster: Clu
     assert a.host.run("ls /run/vmguard/fences").stdout == ""
 
 
-@pytest.mark.parametrize("point", ["freeze-saved", "freeze-sent", "thaw-sent"] if LONG else ["freeze-sent"])
+@pytest.mark.parametrize("point", FREEZE_POINTS if LONG else FREEZE_POINTS[:1])
 def test_a_daemon_killed_while_it_freezes_or_thaws(cluster: Cluster, point: str) -> None:
     lab, _, a, _ = cluster
     a.start_daemon({"VMGUARD_FAULT": point})
     guest, vm = started(a, f"at-{point}")
     ended = a.told("ended")
     lab.partition(a.host)
-    if point != "thaw-sent":
+    if point.startswith("freeze"):
         wait_until(f"the daemon dies at {point}", lambda: a.told("ended") > ended, 30, a.log)
     wait_until("frozen", lambda: (a.guarded(guest) or {}).get("frozen"), 30, a.log)
     time.sleep(1)
     lab.heal(a.host)
     vm.wait_beats(10, timeout=60)
+    wait_until(f"the daemon has died at {point}", lambda: a.told("ended") > ended, 30, a.log)
     assert "E" not in vm.beats()
     wait_until("in order", lambda: a.check(guest.name)["summary"] == "guarded here, running", 20, a.log)
     clean_up(a, (guest, vm))
 
 
-def test_what_an_unpinned_vm_had_queued_is_cut_off_when_nobody_else_is_hurt(cluster: Cluster) -> None:
+def test_a_daemon_that_dies_again_and_again_in_an_outage_freezes_in_time_all_the_same(
+    cluster: Cluster, record_property: Measured
+) -> None:
+    """None of them lives long enough to see the lease get old by itself: each knows it from the one before."""
+    lab, _, a, _ = cluster
+    guest, vm = started(a, "in-time")
+    still = Stillness(a, {"vm": vm})
+    lab.partition(a.host)
+    cut = time.time()
+    time.sleep(3)
+    while not still.since() and time.time() - cut < LEASE:
+        a.kill_daemon()
+        time.sleep(0.7)
+    wait_until("it stands still", still.since, 20, a.log)
+    took = still.since()["vm"] - cut
+    record_property("daemon killed again and again: all stood still after the cut, s", took)
+    assert took < LEASE, "another host could have had its lock"
+    lab.heal(a.host)
+    still.end()
+    vm.wait_beats(10, timeout=60)
+    assert "E" not in vm.beats()
+    clean_up(a, (guest, vm))
+
+
+@pytest.mark.parametrize("fault", ["", *(["fence-cut"] if LONG else [])])
+def test_what_an_unpinned_vm_had_queued_is_cut_off_when_nobody_else_is_hurt(cluster: Cluster, fault: str) -> None:
     """on_at_risk: fence, a VM that cannot be pinned, alone on its mount: killed, its queue cut before the server is
     back. tests/scenarios/test_pin_shield.py has the negative control: without it the write lands on the rival's data.
 
     What TCP had already taken may still arrive; the rival's claim has ended the session that it belongs to."""
     lab, server, rival, blind = cluster
-    guest = Guest("unpinned")
+    if fault:
+        blind.start_daemon({"VMGUARD_FAULT": fault})
+    guest, ended = Guest(f"unpinned-{fault}"), blind.told("ended")
     blind.make_disks(guest)
     vm = start(blind, guest, pinned=False)
     assert blind.check(guest.name)["disks"][0]["guard"] == "held"
@@ -156,6 +185,7 @@ def test_what_an_unpinned_vm_had_queued_is_cut_off_when_nobody_else_is_hurt(clus
     rival.host.run(mark)
     lab.heal(blind.host)
     check_dead_and_gone(blind, guest)
+    assert blind.told("ended") == ended + bool(fault)
     time.sleep(5)
     assert server.get(guest.paths[0])[512:516] == b"BBBB"
     assert blind.host.run("grep -c /srv/vm /proc/self/mountinfo").stdout.strip() == "1"

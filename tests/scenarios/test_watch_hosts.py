@@ -11,6 +11,7 @@ from tests.lab import Lab
 from tests.lab.domain import domain_xml
 from tests.lab.heartbeat import heartbeat_disk
 from tests.scenarios.guarded import SHARE, Guarded, Guest
+from tests.scenarios.kept import Stored
 from tests.scenarios.watching import LEASE, clean_up, codes, dead, history, start, started, vmguard, wait_until
 
 pytestmark = pytest.mark.lab
@@ -78,11 +79,13 @@ def test_a_clone_with_the_same_host_name_is_seen_and_the_victims_vm_is_fenced(la
         on_a.kill()
 
 
-def test_after_fence_restart_is_an_ordinary_start_through_libvirt(lab: Lab) -> None:
+@pytest.mark.parametrize(("loss", "fault"), [("forgotten", ""), ("revoked", "fence-start")])
+def test_after_fence_restart_is_an_ordinary_start_through_libvirt(lab: Lab, loss: str, fault: str) -> None:
+    """Also when the daemon dies just as it starts the VM again."""
     server = lab.nfs_server(lease=LEASE, grace=LEASE)
-    a = Guarded(lab.hypervisor("hyp-a", libvirt=True), "watch: {after_fence: restart}\n")
+    a = Stored(lab.hypervisor("hyp-a", libvirt=True), "watch: {after_fence: restart}\n")
     a.mount(server)
-    a.start_daemon()
+    a.start_daemon({"VMGUARD_FAULT": fault})
     virsh = a.host.libvirt
     virsh.restart()  # it looks for hooks only when it starts
     disk = f"{SHARE}/web.qcow2"
@@ -91,10 +94,13 @@ def test_after_fence_restart_is_an_ordinary_start_through_libvirt(lab: Lab) -> N
     virsh.virsh("start", "web")
     wait_until("it beats", lambda: "..." in virsh.beats("web"), 20, a.log)
     wait_until("pinned", lambda: a.check("web")["disks"][0]["guard"] == "pinned", 20, a.log)
-    first = virsh.qemu_pid("web")
+    first, epoch = virsh.qemu_pid("web"), a.status()[0]["files"][0]["epoch"]
     time.sleep(2)
-    server.expire("hyp-a")
-    wait_until("the fence is complete", lambda: "fence.done" in codes(a), 60, a.log)
+    if loss == "forgotten":
+        server.reboot(forget=True)
+    else:
+        server.expire("hyp-a")
+    wait_until("the fence is complete", lambda: "fence.done" in codes(a), 90, a.log)
     text = vmguard(a, "history", "web")
     assert "LOST" in text
     assert "carrying out after_fence" in text
@@ -102,5 +108,7 @@ def test_after_fence_restart_is_an_ordinary_start_through_libvirt(lab: Lab) -> N
     wait_until("it runs again, by a new claim", lambda: a.check("web")["summary"] == "guarded here, running", 20, a.log)
     goal = virsh.beats("web").count(".") + 5
     wait_until("it beats again", lambda: virsh.beats("web").count(".") >= goal, 20, a.log)
-    assert a.check("web")["disks"][0]["guard"] == "pinned"
+    wait_until("pinned", lambda: a.check("web")["disks"][0]["guard"] == "pinned", 20, a.log)
+    assert a.status()[0]["files"][0]["epoch"] > epoch
+    assert a.told("ended") == bool(fault)
     virsh.virsh("destroy", "web")

@@ -16,6 +16,8 @@ from tests.scenarios.guarded import VMGUARD, Guarded, Guest
 
 LEASE = 10
 LONG = bool(os.environ.get("VMGUARD_LONG"))
+#: the fixture record_property: what is measured is printed at the end, over all runs (tests/conftest.py)
+Measured = Callable[[str, float], None]
 #: seconds by which what is seen here is late, at a busy time
 SEEN = 0.25
 RUN = "/run/vmguard"
