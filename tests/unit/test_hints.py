@@ -27,6 +27,7 @@ class World:
             registry.add(GuardedVm("libvirt", uuid, uuid, state=State.RUNNING))
         registry.add(GuardedVm("proxmox", "one", "one", state=State.RUNNING))
         self.looked: list[str] = []
+        self.failed: list[str] = []
         self.started = 0
         self.wanted = True
         self.tells = -1
@@ -34,7 +35,10 @@ class World:
         monkeypatch.setattr(helpers, "start", self._start)
         monkeypatch.setattr(hints, "_AGAIN", 0.01)
         monkeypatch.setattr(hints, "_LOOK", 0.01)
-        self.hints = Hints(self.loop, registry, lambda vm: self.looked.append(vm.id), lambda: self.wanted)
+        looked, failed = self.looked, self.failed
+        self.hints = Hints(
+            self.loop, registry, lambda vm: looked.append(vm.id), lambda vm: failed.append(vm.id), lambda: self.wanted
+        )
 
     def _start(self, loop: Loop, module: str, done: Callable[[int], None], words: list[str], fds: list[int]) -> Any:
         assert (module, words[1:]) == ("events_job", [str(fd) for fd in fds])
@@ -68,6 +72,12 @@ def test_a_vm_that_libvirt_speaks_of_is_looked_at(world: World) -> None:
     assert world.tell(b"\n") == []
     assert world.tell(b"two\n") == ["libvirt-two"]
     assert world.tell(b"one\nthree\ntwo\n") == ["libvirt-one", "libvirt-two"]
+
+
+def test_the_locks_of_a_vm_with_an_io_error_are_asked(world: World) -> None:
+    world.hints.start()
+    assert world.tell(b"one io-error\none io-error\n") == []
+    assert world.failed == ["libvirt-one"]
 
 
 @pytest.mark.parametrize("text", [b"on", b"\xff\xfe\n", b"one two\n", b"../one\n" * 1000], ids=repr)

@@ -112,6 +112,20 @@ def test_an_event_brings_the_next_tick_forward_and_never_back(world: World, monk
     assert world.watcher._due == 1000.5
 
 
+def test_an_io_error_of_qemu_is_a_reason_to_ask_its_locks_and_no_verdict(world: World) -> None:
+    vm, other = world.vm("web"), world.vm("db")
+    world.watcher.look()
+    while set(world.verdicts().values()) != {"kept"}:
+        world.loop.turn()
+    world.watcher.io_error(vm)
+    assert world.verdicts() == {vm.id: "unknown", other.id: "kept"}
+    while set(world.verdicts().values()) != {"kept"}:
+        world.loop.turn()
+    world.registry.remove(vm)
+    world.watcher.look()
+    world.watcher.io_error(vm)
+
+
 def test_a_vm_that_is_released_and_claimed_anew_between_two_looks_is_a_new_one(world: World) -> None:
     old = world.vm("web")
     world.watcher.look()

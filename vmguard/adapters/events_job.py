@@ -1,7 +1,8 @@
 """A process of its own that passes on what libvirt tells of its VMs: ``events_job.py URI FD``.
 
 To FD it writes an empty line when libvirt has taken the order to tell, and then a VM's uuid, a line each, whenever
-something has happened that may have opened or closed one of its files. A hint, nothing more.
+something has happened that may have opened or closed one of its files; the uuid and `` io-error`` when QEMU could not
+read or write one. A hint, nothing more.
 
 It is no thread of the daemon: a call to libvirtd may hang, and a process can be ended then; and libvirt's library with
 all that it needs takes 16 MiB, a quarter of what the daemon may have.
@@ -16,6 +17,8 @@ import sys
 
 #: exit status: libvirt-python is not installed, it will not help to try again
 MISSING = 3
+#: what follows the uuid of a VM whose QEMU could not read or write
+IO_ERROR = " io-error"
 #: seconds to connect and to be understood
 _DEADLINE = 15
 #: seconds between two signs of life that libvirtd is asked for, and how many of them it may miss
@@ -39,6 +42,7 @@ def main() -> int:
         for event in _EVENTS:
             number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{event}")
             connection.domainEventRegisterAny(None, number, _tell, fd)
+        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR, _tell_error, fd)
         connection.setKeepAlive(*_ALIVE)
     except libvirt.libvirtError:
         return 1
@@ -51,6 +55,10 @@ def main() -> int:
 
 def _tell(_connection: object, domain: object, *words: object) -> None:
     os.write(int(str(words[-1])), f"{domain.UUIDString()}\n".encode())  # type: ignore[attr-defined]
+
+
+def _tell_error(_connection: object, domain: object, *words: object) -> None:
+    os.write(int(str(words[-1])), f"{domain.UUIDString()}{IO_ERROR}\n".encode())  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

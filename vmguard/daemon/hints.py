@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable
 
-from vmguard.adapters.events_job import MISSING
+from vmguard.adapters.events_job import IO_ERROR, MISSING
 from vmguard.daemon import helpers
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry import LIBVIRT, GuardedVm, Registry
@@ -26,12 +26,18 @@ class Hints:
     """One listener at a time."""
 
     def __init__(
-        self, loop: Loop, registry: Registry, attend: Callable[[GuardedVm], None], wanted: Callable[[], bool]
+        self,
+        loop: Loop,
+        registry: Registry,
+        attend: Callable[[GuardedVm], None],
+        failed: Callable[[GuardedVm], None],
+        wanted: Callable[[], bool],
     ) -> None:
-        """``wanted``: whether there is a libvirt to listen to on this host."""
+        """``failed``: its QEMU met an I/O error. ``wanted``: whether there is a libvirt to listen to on this host."""
         self._loop = loop
         self._registry = registry
         self._attend = attend
+        self._failed = failed
         self._wanted = wanted
 
     def start(self) -> None:
@@ -65,9 +71,13 @@ class Hints:
         if "" in lines:
             log.info("libvirt's events are listened to")
         for vm in self._registry:
-            if vm.hypervisor == LIBVIRT and vm.uuid in lines:
+            if vm.hypervisor != LIBVIRT:
+                continue
+            if vm.uuid in lines:
                 log.debug("%s: libvirt tells of it", vm.title)
                 self._attend(vm)
+            if vm.uuid + IO_ERROR in lines:
+                self._failed(vm)
 
     def _over(self, heard: int, status: int) -> None:
         try:

@@ -84,7 +84,8 @@ class Daemon:
         )
         listener = self._listener([fd for name, fd in passed if "-" not in name])
         service.listen(listener)
-        takeover.furnish(self.loop, self.registry, self.keeper, pinner, self.records, service, lambda: self.config)
+        parts = (self.loop, self.registry, self.keeper, pinner, self.records, service)
+        takeover.furnish(*parts, lambda: self.config, watcher.io_error)
         watcher.shield = pinner.shield
         pinner.start()
         arming.resume()

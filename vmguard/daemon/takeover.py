@@ -28,6 +28,7 @@ def furnish(
     records: Records,
     service: Service,
     config: Callable[[], Config],
+    io_error: Callable[[GuardedVm], None],
 ) -> None:
     """Wire the census, the conflicts, the owner records and ``adopt`` into a daemon, and start looking."""
     conflicts = Conflicts(loop, registry, pinner, lambda: config().unguarded)
@@ -44,7 +45,7 @@ def furnish(
     pinner.on_pinned = pinned
     service.adopt = Adopter(loop, registry, census, pinner, conflicts, local).adopt
     census.start()
-    Hints(loop, registry, pinner.attend, lambda: has_libvirt(config())).start()
+    Hints(loop, registry, pinner.attend, io_error, lambda: has_libvirt(config())).start()
 
 
 def has_libvirt(config: Config) -> bool:

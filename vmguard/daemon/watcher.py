@@ -153,6 +153,13 @@ class Watcher:
         if self._told.pop(vm_id, None) is not None:
             self.feed(VmGone(clock.boottime(), vm_id))
 
+    def io_error(self, vm: GuardedVm) -> None:
+        """QEMU says that it could not read or write: a lost lock shows in that way, a broken disk, too. Ask."""
+        if vm.id in self.watch.vms:
+            for lock in self.watch.vms[vm.id].info.locks:
+                text = "QEMU reported an I/O error"
+                self.feed(Hint(clock.boottime(), lock.mount, HintKind.OTHER, text, lock.id))
+
     def others(self, vm_id: str) -> Others:
         """Whom it would hurt if the queues of this VM's mounts were cut by force."""
         return self.watch.others(vm_id) if vm_id in self.watch.vms else Others.NONE
