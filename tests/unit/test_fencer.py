@@ -211,6 +211,20 @@ def test_libvirts_own_books_are_waited_for_and_given_up(world: World) -> None:
     assert "the hypervisor does not confirm" in world.reports[-1].sentence
 
 
+def test_a_climb_that_fails_is_taken_up_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    vm, kill, failures = world.vm(), world.acts.kill, [MemoryError(), MemoryError()]
+
+    def sometimes(vm: GuardedVm) -> set[int]:
+        if failures:
+            raise failures.pop()
+        return kill(vm)
+
+    monkeypatch.setattr(world.acts, "kill", sometimes)
+    world.loop.call_in(0, lambda: climb(world, vm))
+    assert world.turn(lambda: proc.is_dead(vm.pidfd))
+    assert failures == []
+
+
 # -- a daemon that was killed ---------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,17 @@ from vmguard.adapters.mounts import Mount, NfsStatistics
 from vmguard.core.lifecycle import State
 from vmguard.core.plan import DISK, EXCLUSIVE
 from vmguard.core.timing import Wishes
-from vmguard.core.watch_events import Act, Acted, Policy, Probe, Report, Thaw
+from vmguard.core.watch_events import Act, Acted, Level, Policy, Probe, Report, Thaw
 from vmguard.core.watch_states import Phase
 from vmguard.daemon.acts import Acts
 from vmguard.daemon.clocks import Clocks
+from vmguard.daemon.history import History, Reporter
 from vmguard.daemon.leases import Leases
 from vmguard.daemon.loop import Loop
+from vmguard.daemon.notify import Notifier, Wanted
 from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
 from vmguard.daemon.watcher import Watcher, _server
+from vmguard.daemon.workers import Workers
 
 
 class World:
@@ -267,3 +271,51 @@ def test_the_daemon_is_protected_and_says_what_it_cannot_do(tmp_path: Path) -> N
         assert score == "-1000" or "less protected than it should be" in guard.log
         assert os.sched_getscheduler(guard.pid) & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR
         assert eventually(lambda: "could not fire" in guard.log)
+
+
+# -- no memory ------------------------------------------------------------------------------------------------------
+
+
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+
+def test_questions_wait_until_there_is_a_thread_for_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.vm("web")
+    with monkeypatch.context() as patched:
+        no_threads(patched)
+        world.watcher.look()
+        world.loop.turn()
+        assert world.verdicts() == {"libvirt-web": "unknown"}
+    while world.verdicts() != {"libvirt-web": "kept"}:
+        world.loop.turn()
+
+
+def test_a_job_waits_until_there_is_a_thread_for_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers, done = Workers(world.loop), list[object]()
+    with monkeypatch.context() as patched:
+        no_threads(patched)
+        workers.run(1, "a job", lambda: 7, done.append)
+        world.loop.turn()
+    while not done:
+        world.loop.turn()
+    assert done == [7]
+
+
+def test_a_report_that_cannot_be_made_keeps_nothing_from_being_done(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    notifier = Notifier(lambda: Wanted(f"touch {tmp_path}/told", level=Level.INFO))
+    history = History(str(tmp_path))
+    monkeypatch.setattr(history, "add", fail)
+    with monkeypatch.context() as patched:
+        no_threads(patched)
+        Reporter(history, notifier, lambda vm: {})(Report(Level.INFO, "vm.freeze", "is frozen"))
+    Reporter(history, notifier, lambda vm: {})(Report(Level.INFO, "vm.thaw", "goes on"))
+    assert eventually(lambda: (tmp_path / "told").exists(), 5)

@@ -31,6 +31,8 @@ log = logging.getLogger("vmguard.fence")
 
 #: seconds between two looks at the evidence: soon at first, then less often
 _FIRST_LOOK, _LAST_LOOK = 0.01, 0.5
+#: seconds after which a look that failed is taken again
+_AFTER_FAILURE = 0.1
 #: seconds between two tries to cut a queue, and to start a VM again
 _CUT_AGAIN, _START_AGAIN = 1.0, 5.0
 #: seconds in which the hypervisor notices the end of a VM by itself, if it does
@@ -115,6 +117,8 @@ class Fencer:
             return
         if climb.timer is not None:
             climb.timer.cancel()
+        # Whatever fails below, for want of memory, say: it is looked at again.
+        climb.timer = self._loop.call_in(_AFTER_FAILURE, lambda: self._climb(climb))
         rung = climb.rung
         while True:
             others = self._around.others(climb.id) if climb.vm is not None else Others.NONE
@@ -122,11 +126,13 @@ class Fencer:
             step = next_rung(seen, climb.since, clock.boottime(), self._around.spans, climb.policy)
             self._tell(climb, step)
             if step.done:
+                climb.timer.cancel()
                 self._finish(climb)
                 return
             if not self._take(climb, step):
                 break
         climb.pause = _FIRST_LOOK if climb.rung is not rung else min(1.5 * climb.pause, _LAST_LOOK)
+        climb.timer.cancel()
         climb.timer = self._loop.call_in(climb.pause, lambda: self._climb(climb))
 
     def _tell(self, climb: Climb, step: Next) -> None:

@@ -75,9 +75,16 @@ class Reporter:
         if "vm" in fields:
             fields |= self._about(fields["vm"])
         extra = {journal.FIELDS: {"event": report.code, **fields}}
-        log.log(_LEVELS[report.level], "%s", report.sentence, extra=extra)
-        self._history.add(report, fields)
-        self._notifier.tell(report, fields)
+        ways: tuple[Callable[[], None], ...] = (
+            lambda: log.log(_LEVELS[report.level], "%s", report.sentence, extra=extra),
+            lambda: self._history.add(report, fields),
+            lambda: self._notifier.tell(report, fields),
+        )
+        for tell in ways:
+            try:
+                tell()
+            except Exception:  # out of memory, say: what is reported must be done all the same
+                log.exception("a report is lost: %s", report.code)
 
 
 def read(run_dir: str) -> list[dict[str, Any]]:

@@ -184,7 +184,7 @@ class Keeper:
         vm.draining = True
         try:
             helpers.start(self._loop, "drain_job", drained, words=words, fds=fds)
-        except OSError as problem:
+        except (OSError, MemoryError) as problem:
             vm.draining = False
             log.error("%s: cannot prove that its writes are through: %s", vm.title, problem)
             self._loop.call_in(_AGAIN, lambda: self.settle(vm))

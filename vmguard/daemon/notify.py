@@ -56,13 +56,18 @@ class Notifier:
         wanted = self._wanted()
         if not wanted.command or _ORDER[report.level] < _ORDER[wanted.level]:
             return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="notify", daemon=True)
-            self._thread.start()
         try:
             self._events.put_nowait(environment(report, fields))
         except queue.Full:
             self._dropped += 1
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="notify", daemon=True)
+            try:
+                thread.start()
+            except (RuntimeError, MemoryError) as problem:
+                log.warning("notify.command has to wait: %s", problem)
+                return
+            self._thread = thread
 
     def _run(self) -> None:
         while True:

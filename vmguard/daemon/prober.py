@@ -6,6 +6,7 @@ answered exactly once, however late.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -15,6 +16,10 @@ from vmguard.adapters import clock, probe
 from vmguard.core.watch_events import Answer, Ask
 from vmguard.daemon.loop import Loop
 
+log = logging.getLogger("vmguard.watch")
+
+#: seconds after which a thread that could not be started is tried again
+_AGAIN = 0.5
 #: threads for each mount: 500 locks of one mount are asked in well under two seconds
 _THREADS = 8
 
@@ -38,16 +43,25 @@ class Prober:
         self._loop = loop
         self._answered = answered
         self._queues: dict[str, queue.SimpleQueue[_Question]] = {}
+        self._threads: dict[str, int] = {}
 
     def ask(self, ask: Ask, mount: str, fd: int, seek: bool) -> None:
         """Ask one lock, through a descriptor that is this question's own: it is closed with the answer."""
-        waiting = self._queues.get(mount)
-        if waiting is None:
-            waiting = self._queues[mount] = queue.SimpleQueue()
-            for number in range(_THREADS):
-                name = f"prober {number} {mount}"
-                threading.Thread(target=self._run, args=(waiting,), name=name, daemon=True).start()
+        waiting = self._queues.setdefault(mount, queue.SimpleQueue())
         waiting.put(_Question(ask, mount, fd, seek))
+        self._start_threads(mount)
+
+    def _start_threads(self, mount: str) -> None:
+        """Those that are missing. Without memory for one the question waits, which counts as silence of the server."""
+        for number in range(self._threads.get(mount, 0), _THREADS):
+            name = f"prober {number} {mount}"
+            try:
+                threading.Thread(target=self._run, args=(self._queues[mount],), name=name, daemon=True).start()
+            except (RuntimeError, MemoryError) as problem:
+                log.error("%s cannot be asked at full speed: %s", mount, problem)
+                self._loop.call_in(_AGAIN, lambda: self._start_threads(mount))
+                return
+            self._threads[mount] = number + 1
 
     def refuse(self, ask: Ask, mount: str, problem: str) -> None:
         """Answer a question that cannot be asked."""

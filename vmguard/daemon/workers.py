@@ -17,6 +17,8 @@ from vmguard.daemon.loop import Loop
 log = logging.getLogger("vmguard.workers")
 
 
+#: seconds after which a thread that could not be started is tried again
+_AGAIN = 0.5
 #: in place of a device's number: work on /proc that is too long for the loop
 THIS_HOST = -1
 
@@ -71,9 +73,14 @@ class Workers:
         """Do ``work`` in the device's thread; ``done`` gets its result, or the exception, in the loop."""
         worker = self._by_device.get(device)
         if worker is None:
-            worker = self._by_device[device] = Worker(
-                self._loop, "this host" if device == THIS_HOST else f"{device:#x}"
-            )
+            try:
+                worker = Worker(self._loop, "this host" if device == THIS_HOST else f"{device:#x}")
+            except (RuntimeError, MemoryError) as problem:
+                # The job is not lost: somebody waits for its end, and would wait for ever.
+                log.error("%s has to wait: %s", name, problem)
+                self._loop.call_in(_AGAIN, lambda: self.run(device, name, work, done))
+                return
+            self._by_device[device] = worker
         worker.submit(_Job(name, work, done))
 
     def busy(self) -> dict[int, tuple[str, float]]:
