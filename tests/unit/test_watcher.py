@@ -269,6 +269,11 @@ def test_the_daemon_is_protected_and_says_what_it_cannot_do(tmp_path: Path) -> N
         assert int(locked) > 1000
         score = Path(f"/proc/{guard.pid}/oom_score_adj").read_text().strip()
         assert score == "-1000" or "less protected than it should be" in guard.log
+        files = next(
+            line for line in Path(f"/proc/{guard.pid}/limits").read_text().splitlines() if "open files" in line
+        )
+        assert files.split()[3] == files.split()[4]  # the soft limit is the hard one
+        assert int(files.split()[3]) >= 65536 or "can be open" in guard.log
         assert os.sched_getscheduler(guard.pid) & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR
         assert eventually(lambda: "could not fire" in guard.log)
 

@@ -1,5 +1,7 @@
 """Keeps this process able to act when the host runs out of memory or time: mlockall(2), OOM score, SCHED_RR.
 
+And however many VMs there are: the usual limit of 1024 open files is enough for three hundred.
+
 Children inherit neither the locked memory nor, with SCHED_RESET_ON_FORK, the scheduling; the OOM score they do inherit,
 and ``ordinary`` gives it back to those that are somebody else's program.
 """
@@ -7,7 +9,9 @@ and ``ordinary`` gives it back to those that are somebody else's program.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import resource
 import threading
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -16,6 +20,8 @@ _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 #: threads that may hang need no more; the default of 8 MiB each would be locked, too
 _STACK = 512 * 1024
 _NEVER, _NORMAL = -1000, 0
+#: open files: two disks and a template for each of a thousand VMs, with room to spare (vmguard.service says the same)
+_FILES = 65536
 
 
 def lock() -> None:
@@ -27,6 +33,18 @@ def lock() -> None:
     if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"mlockall: {os.strerror(number)}")
+
+
+def open_files() -> None:
+    """As many as this process may have. Raises OSError."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    try:
+        more = max(most, _FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (more, more))
+    except (OSError, ValueError):  # who may not raise the hard limit takes what it allows
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        if most < _FILES:
+            raise OSError(errno.EPERM, f"no more than {most} files can be open: enough for {most // 3} VMs") from None
 
 
 def spare() -> None:

@@ -183,7 +183,7 @@ class Daemon:
 
     def _protect(self) -> None:
         """Be able to act when the host is out of memory or time."""
-        steps = [memory.lock, memory.spare] if self.config.daemon.protected else []
+        steps = [memory.open_files, *([memory.lock, memory.spare] if self.config.daemon.protected else [])]
         for step in [*steps, *([memory.realtime] if self.config.daemon.realtime else [])]:
             try:
                 step()
