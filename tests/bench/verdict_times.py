@@ -28,6 +28,8 @@ class Times:
 
     writers: int
     claims: float
+    #: claims that were refused once
+    again: int
     freezing: float
     verdicts: tuple[float, ...]
 
@@ -36,7 +38,7 @@ class Times:
         return (
             f"{self.writers} guarded writers on one mount, storage off for {DOWN:.0f} s: all frozen within"
             f" {self.freezing:.2f} s; verdict after the server's first answer: half of them {half:.2f} s, all"
-            f" {last:.2f} s (claims: {self.claims / self.writers * 1000:.0f} ms each)"
+            f" {last:.2f} s (claims: {self.claims / self.writers * 1000:.0f} ms each, {self.again} refused once)"
         )
 
 
@@ -62,16 +64,18 @@ def measure(count: int) -> Times:
         while codes(node).count("vm.thaw") < count:
             assert time.monotonic() < deadline, node.log()
             time.sleep(10)
-        assert writers.output()[0] == "ready\n", writers.output()
-        return times(history(node), count, claims)
+        before, after = writers.output()[0].split("ready\n")
+        assert after == "", writers.output()
+        print(before, end="")
+        return times(history(node), count, claims, before.count("again "))
 
 
-def times(entries: list[dict[str, Any]], count: int, claims: float) -> Times:
+def times(entries: list[dict[str, Any]], count: int, claims: float, again: int) -> Times:
     at = {code: [float(entry["boottime"]) for entry in entries if entry["code"] == code] for code in _CODES}
     freezes, thaws = sorted(at["vm.freeze"]), sorted(at["vm.thaw"])
     answer = max(second for second in at["mount.recovering"] if second <= thaws[0])
     assert len(freezes) == count
-    return Times(count, claims, freezes[-1] - freezes[0], tuple(second - answer for second in thaws))
+    return Times(count, claims, again, freezes[-1] - freezes[0], tuple(second - answer for second in thaws))
 
 
 _CODES = ("vm.freeze", "vm.thaw", "mount.recovering")

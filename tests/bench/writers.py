@@ -1,6 +1,7 @@
 """In a guest: many small VMs that write to a share, each claimed through the hook as libvirt would.
 
-    writers.py COUNT SHARE WRITER       prints "ready" when all are claimed and write, then each name that had an error
+    writers.py COUNT SHARE WRITER       prints "ready" when all are claimed and write, then each name that had an error;
+                                        before, "again NAME WHY" for a claim that was refused once
 
 A VM's QEMU is a C program of a few pages (WRITER_SOURCE): five hundred of them fit into a guest.
 """
@@ -47,9 +48,13 @@ def claim(name: str, identity: str, disk: str) -> None:
     with open(disk, "wb") as stream:
         stream.truncate(1 << 20)
     xml = XML.format(name=name, uuid=identity, disk=disk)
-    answer = subprocess.run([HOOK, name, "prepare", "begin", "-"], input=xml, text=True, capture_output=True)
-    if answer.returncode:
-        sys.exit(f"{name}: {answer.stderr}")
+    for attempt in range(2):
+        answer = subprocess.run([HOOK, name, "prepare", "begin", "-"], input=xml, text=True, capture_output=True)
+        if not answer.returncode:
+            return
+        if attempt:
+            sys.exit(f"{name}: {answer.stderr}")
+        print("again", name, " ".join(answer.stderr.split()), flush=True)
 
 
 def main() -> int:
