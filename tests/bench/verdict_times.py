@@ -46,7 +46,7 @@ def measure(count: int) -> Times:
     """Raises AssertionError when a writer had an error, or was not frozen, judged and thawed."""
     with Lab() as lab:
         server = lab.nfs_server(lease=LEASE, grace=LEASE)
-        node = Guarded(lab.hypervisor("hyp-a", mem="2G"), "hook: {wait: 1s, timeout: 60s}\n")
+        node = Guarded(lab.hypervisor("hyp-a", mem="2G"), "hook: {wait: 30s, timeout: 60s}\n")
         node.mount(server)
         node.start_daemon()
         source = node.host.share / "writer.c"
