@@ -27,6 +27,7 @@ begin:
 
 beat:
         incl    SECTOR
+        movw    $1, request + 2         # after an error the BIOS says here how many sectors it wrote: none
         movw    $request, %si
         movw    $0x4300, %ax            # extended write, without verify
         movb    drive, %dl

@@ -104,6 +104,12 @@ def cut_off_and_back(cluster: Cluster, guests: dict[Case, Guest], vms: dict[Case
     lab.heal(a.host)
 
 
+def refused_from_now_on(vm: Vm) -> None:
+    """Its guest is told that the pending write failed, and each one after it."""
+    until(lambda: vm.beats().count("E") > 20, lambda: f"no errors: {vm.beats()[-50:]}", 60)
+    assert "." not in vm.beats().partition("E")[2]
+
+
 def test_no_stale_write_of_a_pinned_vm_lands(cluster: Cluster) -> None:
     _, server, a, b = cluster
     guests = {case: case.guest("pinned") for case in CASES}
@@ -113,7 +119,7 @@ def test_no_stale_write_of_a_pinned_vm_lands(cluster: Cluster) -> None:
     cut_off_and_back(cluster, guests, vms, shielded=True)
     for case, vm in vms.items():
         if not case.killed:
-            vm.wait_beats(1, timeout=60, mark="E")
+            refused_from_now_on(vm)
             assert beat_on_disk(server, guests[case]) == MARK
             vm.kill()
     for guest in guests.values():
@@ -141,7 +147,7 @@ def test_control_with_the_lock_beside_qemu_the_stale_writes_land(cluster: Cluste
     own_pin = Case("auto", killed=False)
     for case, guest in guests.items():
         if case == own_pin:
-            vms[case].wait_beats(1, timeout=60, mark="E")
+            refused_from_now_on(vms[case])
             assert beat_on_disk(server, guest) == MARK
             continue
         until(
