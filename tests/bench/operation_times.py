@@ -42,6 +42,7 @@ class Corner:
 
     def __init__(self, guarded: bool, stack: ExitStack) -> None:
         self._host = stack.enter_context(LibvirtHost(guarded=guarded))
+        (self._host.root / "var/log/libvirt/qemu").mkdir(parents=True, exist_ok=True)  # for the VM's serial line
         disks = self._host.folder / "disks"
         disks.mkdir()
         self.folder = str(disks)

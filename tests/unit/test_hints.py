@@ -41,7 +41,7 @@ class World:
         )
 
     def _start(self, loop: Loop, module: str, done: Callable[[int], None], words: list[str], fds: list[int]) -> Any:
-        assert (module, words[1:]) == ("events_job", [str(fd) for fd in fds])
+        assert (module, words[1]) == ("events_job", str(fds[0]))
         self.tells = os.dup(fds[0])
         self.over = done
         self.started += 1

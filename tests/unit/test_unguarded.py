@@ -188,9 +188,8 @@ def test_helpers_are_followed_pinned_and_waited_for(corner: Corner) -> None:
     through = {os.path.basename(file.path): file.pin.pid for file in corner.vm.files if file.pin}
     assert through["tpm2-00.permall"] == swtpm.pid
     corner.writers[0].end()
-    corner.spin(0.7)
+    corner.until(lambda: f"pid {swtpm.pid}" in corner.vm.why)
     assert corner.vm.state is State.ENDED
-    assert f"pid {swtpm.pid}" in corner.vm.why
     swtpm.end()
     daemon.end()
     corner.until(lambda: not len(corner.registry))

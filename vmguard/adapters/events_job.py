@@ -1,8 +1,9 @@
-"""A process of its own that passes on what libvirt tells of its VMs: ``events_job.py URI FD``.
+"""A process of its own that passes on what libvirt tells of its VMs: ``events_job.py URI FD FOLDER``.
 
 To FD it writes an empty line when libvirt has taken the order to tell, and then a VM's uuid, a line each, whenever
 something has happened that may have opened or closed one of its files; the uuid and `` io-error`` when QEMU could not
-read or write one. A hint, nothing more.
+read or write one. A hint, nothing more. FOLDER is where libvirt-python lies: a helper starts without the folders of
+installed libraries.
 
 It is no thread of the daemon: a call to libvirtd may hang, and a process can be ended then; and libvirt's library with
 all that it needs takes 16 MiB, a quarter of what the daemon may have.
@@ -28,9 +29,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    uri, fd = sys.argv[2], int(sys.argv[3])
+    uri, fd, folder = sys.argv[2], int(sys.argv[3]), sys.argv[4]
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.alarm(_DEADLINE)
+    sys.path.append(folder)
     try:
         import libvirt
     except ImportError:

@@ -6,6 +6,7 @@ started again when it has ended.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from collections.abc import Callable
@@ -44,12 +45,13 @@ class Hints:
         if not self._wanted():
             self._loop.call_in(_LOOK, self.start)
             return
+        library = importlib.util.find_spec("libvirt")  # where it is, without loading it
+        folder = os.path.dirname(library.origin or "") if library is not None else ""
         heard, tells = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(heard, False)
         try:
-            helpers.start(
-                self._loop, "events_job", lambda status: self._over(heard, status), [_URI, str(tells)], fds=[tells]
-            )
+            words = [_URI, str(tells), folder]
+            helpers.start(self._loop, "events_job", lambda status: self._over(heard, status), words, fds=[tells])
         except OSError as problem:
             log.warning("libvirt's events are not listened to: %s", problem)
             os.close(heard)

@@ -42,8 +42,9 @@ _ABSENT_ENOUGH = 2
 _AFTERWARDS = (0.0, 0.005, 0.015, 0.04, 0.1, 0.25, 0.5, 1.0)
 #: parts of a round: no VM is looked at less often than once in ``interval``, and the loop is never kept long
 _SLICES = 5
-#: rounds after which the links are compared, too: an open hides behind a close of the same second from the count
-_LINKS_EVERY = 5
+#: rounds after which the links are compared, too: an open hides behind a close of the same second from the count. So
+#: many at most, where there are many VMs: one more for each so many of them
+_LINKS_EVERY, _LINKS_VMS = 5, 25
 #: seconds between two full looks when nothing seems to happen
 _FULL_EVERY = 60.0
 #: seconds before a pin that failed is tried again
@@ -135,7 +136,7 @@ class Pinner:
         if attention is None or now >= attention.due or len(attention.sights) != len(vm.processes):
             self.reconcile(vm)
             return
-        links = (self._rounds + vm.pid) % _LINKS_EVERY == 0
+        links = (self._rounds + vm.pid) % min(_LINKS_EVERY, 1 + len(self._registry) // _LINKS_VMS) == 0
         for sight in attention.sights.values():
             if sight.count_changed() or (links and sight.links_changed()):
                 self.reconcile(vm)
