@@ -44,13 +44,17 @@ def config_path(config_dir: str, vmid: str, node: str) -> str:
     return os.path.join(config_dir, "nodes", node, "qemu-server", f"{vmid}.conf")
 
 
+def nodes(config_dir: str) -> list[str]:
+    """The cluster's nodes; none where there is no cluster."""
+    try:
+        return sorted(os.listdir(os.path.join(config_dir, "nodes")))
+    except OSError:
+        return []
+
+
 def owners(config_dir: str, vmid: str = "") -> Iterator[tuple[str, str]]:
     """(VMID, node) of every VM of the cluster, or of one; the folder of a node owns its VMs."""
-    try:
-        nodes = sorted(os.listdir(os.path.join(config_dir, "nodes")))
-    except OSError:
-        return
-    for node in nodes:
+    for node in nodes(config_dir):
         try:
             names = sorted(os.listdir(os.path.join(config_dir, "nodes", node, "qemu-server")))
         except OSError:

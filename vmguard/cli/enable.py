@@ -6,21 +6,27 @@ import argparse
 import importlib
 from typing import Any
 
+from vmguard.cli import enroll
 from vmguard.cli.output import Output
+from vmguard.errors import BadInput
 
 #: what can be enabled, and the module that does it: ``enable(args, out)``, ``disable(args, out)``
-HYPERVISORS = {"libvirt": "vmguard.cli.enable_libvirt"}
+HYPERVISORS = {"libvirt": "vmguard.cli.enable_libvirt", "proxmox": "vmguard.cli.enroll"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("hypervisor", choices=sorted(HYPERVISORS), help="whose VMs to guard")
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     parser.add_argument("--adopt", action="store_true", help="also guard the VMs that run already")
+    enroll.add_arguments(parser)
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    return int(module(args.hypervisor).enable(args, out))
+    return int(module(args).enable(args, out))
 
 
-def module(hypervisor: str) -> Any:
-    return importlib.import_module(HYPERVISORS[hypervisor])
+def module(args: argparse.Namespace) -> Any:
+    """Raises BadInput when the options are another hypervisor's."""
+    if args.hypervisor != "proxmox" and enroll.chosen(args):
+        raise BadInput("--vmid, --storage, --all and --hook-only belong to proxmox", "libvirt has one hook for all VMs")
+    return importlib.import_module(HYPERVISORS[args.hypervisor])

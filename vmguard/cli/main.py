@@ -51,6 +51,7 @@ COMMANDS = (
     Command("adopt", "guard VMs that run already, without touching them", "vmguard.cli.adopt"),
     Command("enable", "install a hypervisor's hook and prove that it is called", "vmguard.cli.enable"),
     Command("disable", "take back what enable did", "vmguard.cli.disable"),
+    Command("audit", "what the guard of a Proxmox cluster misses", "vmguard.cli.audit"),
     Command("plan", "which files the start of a VM would lock, and which not", "vmguard.cli.plan"),
     Command("config", "check or show the configuration, or print an example", "vmguard.cli.config_cmd"),
     Command("hook-script", "print the hook for a hypervisor", "vmguard.cli.hook_script"),

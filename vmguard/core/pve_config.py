@@ -122,7 +122,7 @@ class Drive:
 class VmConfig:
     """A VM's configuration, as far as its storage is concerned."""
 
-    __slots__ = ("drives", "dropped", "options", "pending", "snapshots", "vmid")
+    __slots__ = ("drives", "dropped", "options", "pending", "snapshot_hooks", "snapshots", "vmid")
 
     def __init__(self, vmid: str) -> None:
         self.vmid = vmid
@@ -134,6 +134,8 @@ class VmConfig:
         #: keys of drives with a change that waits for the next start
         self.pending: list[str] = []
         self.snapshots: list[str] = []
+        #: the hookscript in each of them, empty for none: a rollback brings it back
+        self.snapshot_hooks: dict[str, str] = {}
 
     @property
     def name(self) -> str:
@@ -165,6 +167,8 @@ def parse_config(data: bytes, vmid: str) -> VmConfig:
             continue
         elif section in ("", "pending"):
             _line(text, section, config)
+        elif section == "snapshot" and text.startswith("hookscript:"):
+            config.snapshot_hooks[config.snapshots[-1]] = text.partition(":")[2].strip(_SPACE)
     return config
 
 
@@ -185,6 +189,7 @@ def _section(name: str, config: VmConfig) -> str:
         return low
     if len(low) > 1 and low[0] in _LOWER and _SECTION.issuperset(low):
         config.snapshots.append(name)
+        config.snapshot_hooks[name] = ""
         return "snapshot"
     if not low.startswith("special:"):
         config.dropped.append((f"[{name}]", "a section that Proxmox does not know"))

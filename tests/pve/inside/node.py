@@ -23,8 +23,8 @@ from tests.pve.inside.hooks import HookFailed, exec_hookscript
 
 PVE = os.environ.get("PVE_DIR", "/etc/pve")
 RUN = "/run/qemu-server"
-LOCKS = "/var/lock/qemu-server"
-SNIPPETS = "/var/lib/vz/snippets"
+LOCKS = os.environ.get("PVE_LOCK_DIR", "/var/lock/qemu-server")
+SNIPPETS = os.environ.get("PVE_SNIPPETS_DIR", "/var/lib/vz/snippets")
 EMULATOR = "/usr/bin/qemu-system-x86_64"
 NODE = os.uname().nodename.partition(".")[0]  # PVE::INotify, nodename
 

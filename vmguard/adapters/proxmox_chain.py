@@ -1,0 +1,96 @@
+"""The hookscripts that VMs had before vmguard took their place: /etc/pve/vmguard.cfg, a line ``VMID VOLUME PATH`` each.
+
+One file for the cluster, because a VM takes its hookscript along when it moves; the hook itself reads it on every node
+(vmguard/hook/proxmox.py). Two nodes may change it at once, and pmxcfs has no other lock between nodes than the making
+of a folder (pve-cluster Cluster.pm, cfs_lock: mkdir below priv/lock, given back by the cluster after 120 s).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from vmguard.errors import VmguardError
+
+NAME = "vmguard.cfg"
+_LOCK = "priv/lock/vmguard"
+#: seconds for the cluster's lock, and between two tries
+_PATIENCE, _PAUSE = 10.0, 0.2
+
+
+class Script(NamedTuple):
+    """A hookscript as its VM's configuration named it, and the file that this is."""
+
+    volume: str
+    path: str
+
+
+def read(config_dir: str) -> dict[str, Script]:
+    """By VMID. Raises VmguardError."""
+    try:
+        with open(os.path.join(config_dir, NAME), encoding="utf-8", errors="surrogateescape") as lines:
+            rows = [line.rstrip("\n").split(" ", 2) for line in lines]
+    except FileNotFoundError:
+        return {}
+    except OSError as problem:
+        raise VmguardError(f"cannot read {config_dir}/{NAME}: {problem.strerror}") from problem
+    return {row[0]: Script(row[1], row[2]) for row in rows if len(row) == 3}
+
+
+def change(config_dir: str, changes: Mapping[str, Script | None]) -> None:
+    """Set or remove entries, all of them or none. Raises VmguardError."""
+    try:
+        with _locked(os.path.join(config_dir, _LOCK)):
+            known = read(config_dir)
+            wanted = {**known, **changes}
+            left = {vmid: script for vmid, script in wanted.items() if script is not None}
+            if left != known:
+                _write(os.path.join(config_dir, NAME), left)
+    except OSError as problem:
+        raise VmguardError(
+            f"cannot write {config_dir}/{NAME}: {problem.strerror}",
+            "as root; and the cluster must have its quorum: pvecm status",
+        ) from problem
+
+
+def _write(path: str, scripts: Mapping[str, Script]) -> None:
+    if not scripts:
+        os.unlink(path)
+        return
+    lines = [f"{vmid} {script.volume} {script.path}\n" for vmid, script in sorted(scripts.items())]
+    aside = f"{path}.tmp.{os.getpid()}"
+    try:
+        with open(aside, "w", encoding="utf-8", errors="surrogateescape") as stream:
+            stream.writelines(lines)
+        os.replace(aside, path)
+    finally:
+        if os.path.exists(aside):
+            os.unlink(aside)
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Raises VmguardError when another node does not let go of it."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            os.mkdir(path)
+            break
+        except FileExistsError:
+            if time.monotonic() >= deadline:
+                raise VmguardError(
+                    "another node is changing vmguard.cfg, and does not get done", f"who died there? rmdir {path}"
+                ) from None
+        try:
+            os.utime(path, (0, 0))  # asks pmxcfs to take back a lock whose time is up
+        except OSError:
+            pass
+        time.sleep(_PAUSE)
+    try:
+        yield
+    finally:
+        os.rmdir(path)

@@ -1,0 +1,123 @@
+"""What an audit sees from a node of the cluster: the files of /etc/pve, this kernel's mounts, the shares themselves.
+
+Whatever asks a share runs in a child with a deadline; what it could not tell is a finding of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+from vmguard.adapters import bounded, mounts, proxmox_chain, proxmox_host
+from vmguard.core.owner import SLOT, Owner, parse_slot
+from vmguard.core.pve_audit import Finding, Ground, Record, View, is_guarded
+from vmguard.core.pve_plan import plan_vm
+from vmguard.core.report import Status
+from vmguard.errors import VmguardError
+
+#: owner records that are read of one storage, at most
+_MOST = 5000
+
+
+def view(config_dir: str, record_folder: str, hook: str, seconds: float) -> View:
+    """Raises VmguardError when /etc/pve cannot be read."""
+    node = proxmox_host.node_name()
+    nodes = proxmox_host.nodes(config_dir)
+    if not nodes:
+        raise VmguardError(f"{config_dir} knows no node: this is no Proxmox VE, or its cluster is down", "pvecm status")
+    found = View(nodes, proxmox_host.read_storages(config_dir), here=node, ground=grounds())
+    found.chained = {vmid: (script.volume, script.path) for vmid, script in proxmox_chain.read(config_dir).items()}
+    found.hook_problem = unusable(hook)
+    found.script_problem = unusable
+    for vmid, owner in proxmox_host.owners(config_dir):
+        try:
+            found.vms.append((vmid, owner, proxmox_host.read_config(config_dir, vmid, owner)))
+        except VmguardError as problem:
+            found.problems.append(Finding("unknown", Status.UNKNOWN, problem.message, problem.hint, vmid, owner))
+    _ask_shares(found, record_folder, seconds)
+    return found
+
+
+def unusable(script: str) -> str:
+    """Why Proxmox would not run a hookscript (GuestHelpers.pm, check_hookscript); empty when it would."""
+    if not os.path.isfile(script):
+        return "does not exist"
+    return "" if os.access(script, os.X_OK) else "is not executable"
+
+
+def grounds() -> Callable[[str], Ground | None]:
+    """The mount under a path, by this kernel's table as it is now. Nothing is asked of a share."""
+    table = sorted(mounts.mounts(), key=lambda mount: len(mount.point))
+
+    def ground(path: str) -> Ground | None:
+        for mount in reversed(table):
+            if f"{path}/".startswith(mount.point.rstrip("/") + "/"):
+                soft = "soft" in mount.options or "softerr" in mount.options
+                return Ground(mount.point, mount.is_nfs, mount.source, mounts.why_unsafe(mount), soft)
+        return None
+
+    return ground
+
+
+def _ask_shares(found: View, record_folder: str, seconds: float) -> None:
+    stores = [store for store in found.storages.by_id.values() if store.path and store.has_files]
+    paths = [store.path for store in stores]
+    for _, node, config in found.vms:
+        try:
+            vm = plan_vm(config, found.storages, node)
+        except VmguardError:
+            continue  # the audit says so
+        paths += [source.path for source in vm.domain.sources if source.kind == "file"]
+    try:
+        inodes = bounded.run(lambda: _inodes(paths), seconds, "looking at the VMs' disks")
+        found.inodes = {path: (int(device), int(inode)) for path, (device, inode) in inodes.items()}
+    except VmguardError as problem:
+        found.problems.append(Finding("unknown", Status.UNKNOWN, problem.message, problem.hint, node=found.here))
+        return  # the share hangs: do not hang in it once more for each storage
+    records: list[Record] = []
+    for store in stores:
+        if not record_folder or not is_guarded(store, found.ground):
+            continue
+        folder = store.folder("images")
+        try:
+            rows = bounded.run(lambda: list(_records(folder, record_folder)), seconds, f"reading {folder}")  # noqa: B023
+            records += [Record(store.id, *map(str, row)) for row in rows]
+        except VmguardError as problem:
+            text = f"owner records of storage '{store.id}': {problem.message}"
+            found.problems.append(Finding("unknown", Status.UNKNOWN, text, problem.hint, storage=store.id))
+    found.records = records
+
+
+def _inodes(paths: list[str]) -> dict[str, tuple[int, int]]:
+    found = {}
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        found[path] = (status.st_dev, status.st_ino)
+    return found
+
+
+def _records(folder: str, name: str) -> Iterator[tuple[str, str, str, str, str]]:
+    """Path, host, VM and times of the last claim of each disk."""
+    read = 0
+    for vmid in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        place = os.path.join(folder, vmid, name)
+        for record in sorted(os.listdir(place)) if os.path.isdir(place) else ():
+            owner = _last_slot(os.path.join(place, record)) if record.endswith(".owner") else None
+            if owner is not None:
+                yield owner.path, owner.host, owner.vm, owner.claimed, owner.released
+            read += 1
+            if read >= _MOST:
+                return
+
+
+def _last_slot(path: str) -> Owner | None:
+    try:
+        with open(path, "rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size // SLOT - 1) * SLOT)
+            return parse_slot(stream.read(SLOT))
+    except OSError:
+        return None

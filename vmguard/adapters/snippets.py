@@ -1,0 +1,90 @@
+"""The hookscript's place on a node: ``local:snippets/vmguard``, a file that Proxmox looks up at each start.
+
+Where the package's own file fits as it is, the place is a link to it, and an upgrade renews it by itself; for an
+installation elsewhere it is a copy with that one's paths filled in.
+"""
+
+from __future__ import annotations
+
+import os
+
+from vmguard.adapters import mounts
+from vmguard.errors import VmguardError
+
+NAME = "vmguard"
+#: what tells our hookscript from anybody else's
+_MARK = "# vmguard: the hookscript"
+_PACKAGED = "/usr/share/vmguard/hooks/vmguard-hookscript"
+
+OURS, FOREIGN, NOTHING = "ours", "foreign", "nothing"
+
+
+def place(folder: str) -> str:
+    return os.path.join(folder, NAME)
+
+
+def what_is_there(path: str) -> str:
+    """OURS, FOREIGN (somebody else's file of that name) or NOTHING. Raises VmguardError."""
+    if not os.path.lexists(path):
+        return NOTHING
+    if os.path.islink(path) and os.readlink(path) == _PACKAGED:
+        return OURS  # also while the package is away
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return OURS if _MARK in stream.read(4096) else FOREIGN
+    except OSError as problem:
+        raise VmguardError(f"cannot read {path}: {problem.strerror}", "run this as root") from problem
+
+
+def is_current(path: str, text: str) -> bool:
+    """Whether the hookscript there is this installation's and Proxmox may run it."""
+    if not os.access(path, os.X_OK):
+        return False
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        return stream.read() == text
+
+
+def why_not_here(folder: str) -> str:
+    """Why a folder must not have it; empty when it may. On a share each start would hang with the share."""
+    found = max(
+        (mount for mount in mounts.mounts() if f"{folder}/".startswith(mount.point.rstrip("/") + "/")),
+        key=lambda mount: len(mount.point),
+        default=None,
+    )
+    return f"{folder} lies on NFS ({found.source}): Proxmox would hang with it" if found and found.is_nfs else ""
+
+
+def install(path: str, text: str) -> None:
+    """Put the hookscript there, whole or not at all. Raises VmguardError."""
+    aside = f"{path}.new"
+    try:
+        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+        if os.path.lexists(aside):
+            os.unlink(aside)
+        if _reads(_PACKAGED) == text:
+            os.symlink(_PACKAGED, aside)
+        else:
+            with open(aside, "x", encoding="utf-8") as stream:
+                stream.write(text)
+                os.fchmod(stream.fileno(), 0o755)
+                stream.flush()
+                os.fsync(stream.fileno())
+        os.replace(aside, path)
+    except OSError as problem:
+        raise VmguardError(f"{path} cannot be written: {problem.strerror}", "run this as root") from problem
+
+
+def remove(path: str) -> None:
+    """Raises VmguardError."""
+    try:
+        os.unlink(path)
+    except OSError as problem:
+        raise VmguardError(f"{path} cannot be removed: {problem.strerror}", "run this as root") from problem
+
+
+def _reads(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.read()
+    except OSError:
+        return ""

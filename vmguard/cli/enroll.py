@@ -1,0 +1,314 @@
+"""``vmguard enable proxmox`` and ``vmguard disable proxmox``: which VMs ask vmguard before they start.
+
+A VM has one hookscript. One that it had before is run behind ours, in each phase (vmguard.cfg remembers which): it is
+written down BEFORE the VM's configuration changes and forgotten AFTER that has changed back, so whatever happens in
+between, it is not lost. Each VM is done whole or not at all; only its own node can do it, and only root there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vmguard.adapters import proxmox_chain, proxmox_host, qm, snippets
+from vmguard.adapters.proxmox_chain import Script
+from vmguard.adapters.proxmox_survey import grounds, unusable
+from vmguard.cli import hook_script
+from vmguard.cli.output import Output
+from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps
+from vmguard.config import load
+from vmguard.config.problems import did_you_mean
+from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.pve_audit import HOOK, guarded_files
+from vmguard.core.pve_config import VmConfig, parse_config
+from vmguard.core.pve_plan import plan_vm
+from vmguard.core.pve_storage import Storages, parse_volume
+from vmguard.errors import BadInput, DaemonError, VmguardError
+from vmguard.protocol.client import Daemon
+
+_START_DAEMON = "systemctl enable --now vmguard.socket vmguard.service"
+
+
+@dataclass(frozen=True)
+class _Vm:
+    vmid: str
+    node: str
+    config: VmConfig
+    #: of its file, as Proxmox makes it (sha1): a change by somebody else in between is refused then
+    digest: str
+
+    @property
+    def title(self) -> str:
+        return f"VM {self.vmid} ('{self.config.name}')"
+
+    @property
+    def script(self) -> str:
+        return self.config.options.get("hookscript", "")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of Proxmox alone."""
+    group = parser.add_argument_group("on Proxmox VE")
+    group.add_argument("--vmid", action="append", default=[], metavar="N", help="this VM; may be repeated")
+    group.add_argument("--storage", action="append", default=[], metavar="S", help="the VMs with a disk on it")
+    group.add_argument("--all", action="store_true", help="the VMs with disks that several hosts may open")
+    group.add_argument("--hook-only", action="store_true", help="only the hookscript on this node, no VM")
+
+
+def chosen(args: argparse.Namespace) -> bool:
+    """Whether any of them was given."""
+    return bool(args.vmid or args.storage or args.all or args.hook_only)
+
+
+def enable(args: argparse.Namespace, out: Output) -> int:
+    config = load(args.config)
+    steps = Steps("enable", "proxmox", args.dry_run, out)
+    cluster = _Cluster(config.proxmox.config_dir)
+    vms = cluster.choose(args)
+    _daemon(config.daemon.run_dir, steps)
+    _install(config.proxmox.snippets_dir, cluster.storages, steps)
+    for vm in vms:
+        if vm.node == cluster.node:
+            _attempt(vm, steps, _enroll, cluster)
+    if args.adopt:
+        _adopt(config.daemon.run_dir, [vm for vm in vms if vm.node == cluster.node], steps)
+    _elsewhere("enable", [vm for vm in vms if vm.node != cluster.node and vm.script != HOOK], steps)
+    _other_nodes(cluster, steps)
+    return steps.end()
+
+
+def disable(args: argparse.Namespace, out: Output) -> int:
+    config = load(args.config)
+    steps = Steps("disable", "proxmox", args.dry_run, out)
+    cluster = _Cluster(config.proxmox.config_dir)
+    vms = cluster.choose(args, enrolled=True)
+    for vm in vms:
+        if vm.node == cluster.node:
+            _attempt(vm, steps, _release, cluster)
+    _elsewhere("disable", [vm for vm in vms if vm.node != cluster.node], steps)
+    if args.all:
+        _forget_the_gone(cluster, steps)
+    if args.all or args.hook_only:
+        _uninstall(config.proxmox.snippets_dir, cluster, steps)
+    return steps.end()
+
+
+class _Cluster:
+    """The cluster's files, as they are now."""
+
+    def __init__(self, config_dir: str) -> None:
+        """Raises VmguardError."""
+        self.dir = config_dir
+        self.node = proxmox_host.node_name()
+        self.nodes = proxmox_host.nodes(config_dir)
+        if self.node not in self.nodes:
+            raise BadInput(f"{config_dir} does not know this host ({self.node})", "run this on a node of the cluster")
+        self.storages = proxmox_host.read_storages(config_dir)
+        self.owners = dict(proxmox_host.owners(config_dir))
+
+    @property
+    def chained(self) -> dict[str, Script]:
+        return proxmox_chain.read(self.dir)
+
+    def vm(self, vmid: str) -> _Vm:
+        """Raises VmguardError."""
+        node = self.owners.get(vmid)
+        if node is None:
+            raise BadInput(f"this cluster has no VM {vmid!r}", "qm list shows those of this node")
+        data = proxmox_host.contents(proxmox_host.config_path(self.dir, vmid, node), f"VM {vmid}")
+        return _Vm(vmid, node, parse_config(data, vmid), hashlib.sha1(data, usedforsecurity=False).hexdigest())
+
+    def choose(self, args: argparse.Namespace, enrolled: bool = False) -> list[_Vm]:
+        """The VMs that are meant, on whatever node. Raises VmguardError before anything is done."""
+        if not chosen(args):
+            raise BadInput("no VM given", "--all, --storage S or --vmid N; with --dry-run nothing is changed")
+        for storage in args.storage:
+            if storage not in self.storages.by_id:
+                raise BadInput(f"there is no storage {storage!r}{did_you_mean(storage, self.storages.by_id)}")
+        found = {vmid: self.vm(vmid) for vmid in args.vmid}
+        if args.all or args.storage:
+            everyone = (self.vm(vmid) for vmid in self.owners)
+            found.update({vm.vmid: vm for vm in everyone if self._is_meant(vm, args, enrolled)})
+        return [found[vmid] for vmid in sorted(found, key=int)]
+
+    def _is_meant(self, vm: _Vm, args: argparse.Namespace, enrolled: bool) -> bool:
+        if enrolled and vm.script != HOOK and vm.vmid not in self.chained:
+            return False
+        if any(drive.file.partition(":")[0] in args.storage for drive in vm.config.drives.values()):
+            return True
+        return bool(args.all and (enrolled or _writes_on_shares(vm, self.storages)))
+
+
+def _writes_on_shares(vm: _Vm, storages: Storages) -> bool:
+    if vm.config.is_template:
+        return True  # its clones' base: nobody may write to it while they run
+    try:
+        planned = plan_vm(vm.config, storages, vm.node)
+    except VmguardError:
+        return True  # it cannot start as it is; once it can, it shall be guarded
+    return any(mode == EXCLUSIVE for _, mode in guarded_files(planned, grounds()))
+
+
+# -- this node ------------------------------------------------------------------------------------------------------
+
+
+def _daemon(run_dir: str, steps: Steps) -> None:
+    """Without a daemon the hook would refuse every start: then nothing is changed."""
+    try:
+        with Daemon(run_dir) as daemon:
+            answer = daemon.ping()
+    except DaemonError as problem:
+        if not steps.dry_run:
+            raise DaemonError(f"{problem.message}; with the hookscript set no VM could start", _START_DAEMON) from None
+        steps.add("daemon", FAILED, f"{problem.message}; first: {_START_DAEMON}")
+        return
+    steps.add("daemon", ALREADY, f"vmguard {answer['version']} is running (pid {answer['pid']})")
+
+
+def _install(folder: str, storages: Storages, steps: Steps) -> None:
+    """The hookscript where Proxmox looks for ``local:snippets/vmguard``. Raises VmguardError."""
+    wanted = storages.by_id["local"].folder("snippets")
+    if folder != wanted and "content-dirs" in storages.by_id["local"].options:
+        raise BadInput(f"the snippets of storage 'local' are in {wanted}", f"set proxmox.snippets_dir to {wanted}")
+    why = snippets.why_not_here(folder)
+    if why:
+        raise VmguardError(why, "keep the storage local on a disk of this node")
+    path, text = snippets.place(folder), hook_script.text("proxmox")
+    there = snippets.what_is_there(path)
+    if there == snippets.FOREIGN:
+        raise VmguardError(
+            f"{path} is somebody else's, and is not touched", "rename it, and the VMs' hookscript with it"
+        )
+    if there == snippets.OURS and snippets.is_current(path, text):
+        steps.add("hook", ALREADY, f"{path} is there and up to date")
+        return
+    verb = "replaced by this version's" if there == snippets.OURS else "installed"
+    if steps.dry_run:
+        steps.add("hook", WOULD, f"{path} would be {verb}")
+        return
+    snippets.install(path, text)
+    steps.add("hook", DONE, f"{path} was {verb}")
+
+
+def _uninstall(folder: str, cluster: _Cluster, steps: Steps) -> None:
+    """Only when no configuration of the cluster names it any more: any of these VMs may come to this node."""
+    path = snippets.place(folder)
+    if snippets.what_is_there(path) != snippets.OURS:
+        steps.add("hook", ALREADY, f"no hookscript of vmguard at {path}")
+        return
+    users = [vmid for vmid, node in cluster.owners.items() if _names_hook(cluster, vmid, node)]
+    if users and not steps.dry_run:
+        steps.add("hook", UNSURE, f"{path} stays: VM {', '.join(users)} (or a snapshot of it) still names it")
+        return
+    if steps.dry_run:
+        steps.add("hook", WOULD, f"{path} would be removed, unless a VM of another node or a snapshot still names it")
+        return
+    snippets.remove(path)
+    steps.add("hook", DONE, f"{path} was removed")
+
+
+def _names_hook(cluster: _Cluster, vmid: str, node: str) -> bool:
+    try:
+        data = proxmox_host.contents(proxmox_host.config_path(cluster.dir, vmid, node), f"VM {vmid}")
+    except VmguardError:
+        return True  # not known: then it may
+    return HOOK.encode() in data
+
+
+# -- one VM ---------------------------------------------------------------------------------------------------------
+
+
+def _attempt(vm: _Vm, steps: Steps, act: Callable[[_Vm, _Cluster, Steps], None], cluster: _Cluster) -> None:
+    """One VM that cannot be done leaves the others to be done."""
+    try:
+        act(vm, cluster, steps)
+    except VmguardError as problem:
+        hint = f" ({problem.hint})" if problem.hint else ""
+        steps.add(f"vm {vm.vmid}", FAILED, f"{vm.title} is as it was: {problem.message}{hint}")
+
+
+def _enroll(vm: _Vm, cluster: _Cluster, steps: Steps) -> None:
+    step, known = f"vm {vm.vmid}", cluster.chained.get(vm.vmid)
+    if vm.script == HOOK:
+        steps.add(step, ALREADY, f"{vm.title} is enrolled" + (f", and runs {known.volume} too" if known else ""))
+        return
+    before = _script_of(vm, cluster.storages)
+    also = f", and its own hookscript {before.volume} is run behind vmguard's" if before else ""
+    if before and (why := unusable(before.path)):
+        steps.add(step, UNSURE, f"{vm.title}: its own hookscript {before.path} {why}: it cannot start before and after")
+    if steps.dry_run:
+        steps.add(step, WOULD, f"{vm.title} would be enrolled{also}")
+        return
+    proxmox_chain.change(cluster.dir, {vm.vmid: before})  # also forgets one that a VM of this number once had
+    try:
+        qm.set_hookscript(vm.vmid, HOOK, vm.digest)
+    except VmguardError:
+        if cluster.vm(vm.vmid).script != HOOK:
+            proxmox_chain.change(cluster.dir, {vm.vmid: known})
+            raise
+    steps.add(step, DONE, f"{vm.title} is enrolled{also}; from its next start on")
+
+
+def _script_of(vm: _Vm, storages: Storages) -> Script | None:
+    """The hookscript that a VM has of its own (PVE::Storage::path). Raises VmguardError."""
+    if not vm.script:
+        return None
+    storage, name = storages.of(vm.script, f"the hookscript of VM {vm.vmid}")
+    volume = parse_volume(name, f"the hookscript of VM {vm.vmid}")
+    return Script(vm.script, f"{storage.folder(volume.kind)}/{volume.name}")
+
+
+def _release(vm: _Vm, cluster: _Cluster, steps: Steps) -> None:
+    step, before = f"vm {vm.vmid}", cluster.chained.get(vm.vmid)
+    if vm.script != HOOK and before is None:
+        steps.add(step, ALREADY, f"{vm.title} is not enrolled")
+        return
+    back = f" and has its own hookscript {before.volume} back" if before else ""
+    if steps.dry_run:
+        steps.add(step, WOULD, f"{vm.title} would no longer be enrolled{back}")
+        return
+    if vm.script == HOOK:
+        qm.set_hookscript(vm.vmid, before.volume if before else "", vm.digest)
+    proxmox_chain.change(cluster.dir, {vm.vmid: None})
+    steps.add(step, DONE, f"{vm.title} is no longer enrolled{back}: its starts are UNGUARDED from now on")
+
+
+def _forget_the_gone(cluster: _Cluster, steps: Steps) -> None:
+    """A new VM with the number of a destroyed one must not get its hookscript."""
+    gone = sorted(set(cluster.chained) - set(cluster.owners))
+    if gone and steps.dry_run:
+        steps.add("vmguard.cfg", WOULD, f"the hookscripts of VMs that are gone would be forgotten: {', '.join(gone)}")
+    elif gone:
+        proxmox_chain.change(cluster.dir, dict.fromkeys(gone))
+        steps.add("vmguard.cfg", DONE, f"the hookscripts of VMs that are gone were forgotten: {', '.join(gone)}")
+
+
+def _adopt(run_dir: str, vms: list[_Vm], steps: Steps) -> None:
+    """Those that run already: guarded as they are, without a restart."""
+    if not vms:
+        return
+    wanted = {"names": [vm.vmid for vm in vms], "all": False, "pid": 0, "dry_run": steps.dry_run, "seconds": 10.0}
+    with Daemon(run_dir, 15.0) as daemon:
+        results = daemon.adopt(wanted)
+    bad = [f"{one['name']}: {one['result']}" for one in results if one["result"] in ("conflict", "pending")]
+    told = f"{len(results)} of them run, " + ("; ".join(bad) if bad else "and are guarded")
+    steps.add("adopt", WOULD if steps.dry_run else FAILED if bad else DONE, told)
+
+
+# -- other nodes ----------------------------------------------------------------------------------------------------
+
+
+def _elsewhere(verb: str, vms: list[_Vm], steps: Steps) -> None:
+    for node in sorted({vm.node for vm in vms}):
+        theirs = [vm.vmid for vm in vms if vm.node == node]
+        words = " ".join(f"--vmid {vmid}" for vmid in theirs)
+        steps.add(f"node {node}", UNSURE, f"only {node} itself can do its VMs; there: vmguard {verb} proxmox {words}")
+
+
+def _other_nodes(cluster: _Cluster, steps: Steps) -> None:
+    others = [node for node in cluster.nodes if node != cluster.node]
+    if others:
+        text = "an enrolled VM starts only where the hookscript is; on each: vmguard enable proxmox --hook-only"
+        steps.add("other nodes", UNSURE, f"{', '.join(others)}: {text}")

@@ -1,0 +1,324 @@
+"""What is wrong with the guard of a whole Proxmox cluster: ``audit(view)``. Pure: all that counts is in the View.
+
+kind            what it says
+not-enrolled    a VM has disks on a guarded storage, and its starts do not ask vmguard
+shared-file     two VMs open one file, and one of them writes to it
+aliased         two storages are one place: one image has two names there
+foreign         a host that is no node of this cluster has claimed disks there
+unsafe-mount    locks on a mount prove nothing (NFSv3, nolock), or I/O is given up early (soft)
+no-hook         VMs are enrolled, but the hookscript is not there on this node: they cannot start
+chain           a VM's own hookscript is not run any more, or the entry of one that is gone is left
+snapshot        a rollback would take the guard off, or bring it back after it was taken off
+hidden-drive    ``args:`` hands QEMU a drive that nobody can guard
+unknown         something could not be asked
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.pve_config import VmConfig
+from vmguard.core.pve_plan import PveVm, plan_vm
+from vmguard.core.pve_storage import Storage, Storages
+from vmguard.core.report import Status
+from vmguard.errors import VmguardError
+
+#: the hookscript as a VM's configuration names it
+HOOK = "local:snippets/vmguard"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The mount under a path, as this node's kernel tells of it."""
+
+    point: str
+    is_nfs: bool
+    #: ``server:/export``
+    source: str
+    #: why a lock there proves nothing; empty when it does
+    unsafe: str = ""
+    soft: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """The last claim in an owner record of a storage."""
+
+    storage: str
+    path: str
+    host: str
+    vm: str
+    claimed: str
+    released: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    kind: str
+    status: Status
+    text: str
+    todo: str = ""
+    vmid: str = ""
+    node: str = ""
+    storage: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        where = {"vmid": self.vmid, "node": self.node, "storage": self.storage}
+        return {"kind": self.kind, "status": self.status.name, **where, "text": self.text, "todo": self.todo}
+
+
+@dataclass
+class View:
+    """The cluster, as far as it can be seen from where the audit runs."""
+
+    nodes: list[str]
+    storages: Storages
+    #: (VMID, node, configuration)
+    vms: list[tuple[str, str, VmConfig]] = field(default_factory=list)
+    #: hookscripts that vmguard took the place of: VMID -> (volume, path)
+    chained: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    #: the mount under a path; None when that is not known from here
+    ground: Callable[[str], Ground | None] = lambda path: None
+    #: device and inode of files and of storages' folders, as far as they could be asked
+    inodes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    records: Sequence[Record] = ()
+    #: this node; empty when the audit runs elsewhere
+    here: str = ""
+    #: why the hookscript cannot be run on this node; empty when it can, or when that is not known
+    hook_problem: str = ""
+    #: why a recorded script cannot be run here, by its path
+    script_problem: Callable[[str], str] = lambda path: ""
+    problems: list[Finding] = field(default_factory=list)
+
+
+def audit(view: View) -> list[Finding]:
+    """The worst first."""
+    plans, found = _plans(view)
+    found += view.problems
+    for part in (_enrolment, _shared_files):
+        found += part(view, plans)
+    for whole in (_aliased, _mounts, _foreign, _chains):
+        found += whole(view)
+    order = [Status.CRITICAL, Status.UNKNOWN, Status.WARNING, Status.OK]
+    return sorted(found, key=lambda one: order.index(one.status))
+
+
+def is_guarded(storage: Storage, ground: Callable[[str], Ground | None]) -> bool:
+    """Whether its files lie where several hosts may open them: decided by what is mounted, not by the type alone."""
+    if not storage.has_files or not storage.path:
+        return False
+    under = ground(storage.path)
+    return (
+        storage.type == "nfs" or (storage.type == "dir" and storage.is_shared) or (under is not None and under.is_nfs)
+    )
+
+
+def guarded_files(vm: PveVm, ground: Callable[[str], Ground | None]) -> list[tuple[str, str]]:
+    """(path, mode) of a VM's files that other hosts may open."""
+    found = []
+    for source in vm.domain.sources:
+        if source.kind != "file":
+            continue
+        storage, under = vm.storages.get(source.path), ground(source.path)
+        if (storage is not None and is_guarded(storage, ground)) or (under is not None and under.is_nfs):
+            found.append((source.path, source.mode))
+    return found
+
+
+_Plans = list[tuple[str, str, VmConfig, PveVm]]
+
+
+def _plans(view: View) -> tuple[_Plans, list[Finding]]:
+    plans, found = [], []
+    for vmid, node, config in view.vms:
+        try:
+            plans.append((vmid, node, config, plan_vm(config, view.storages, node)))
+        except VmguardError as problem:
+            text = f"VM {vmid} cannot start as it is configured: {problem.message}"
+            found.append(Finding("unknown", Status.UNKNOWN, text, problem.hint, vmid, node))
+    return plans, found
+
+
+def _enrolment(view: View, plans: _Plans) -> Iterator[Finding]:
+    for vmid, node, config, vm in plans:
+        enrolled = config.options.get("hookscript", "") == HOOK
+        writes = [path for path, mode in guarded_files(vm, view.ground) if mode == EXCLUSIVE]
+        if writes and not enrolled:
+            text = f"VM {vmid} ('{config.name}') on {node} writes to {writes[0]}, and its starts are not guarded"
+            yield Finding(
+                "not-enrolled", Status.WARNING, text, f"on {node}: vmguard enable proxmox --vmid {vmid}", vmid, node
+            )
+        if enrolled and node == view.here and view.hook_problem:
+            text = f"VM {vmid} is enrolled, but cannot start on {node}: {view.hook_problem}"
+            yield Finding("no-hook", Status.CRITICAL, text, "vmguard enable proxmox --hook-only", vmid, node)
+        for name, script in config.snapshot_hooks.items():
+            if writes and enrolled and script != HOOK:
+                text = f"a rollback of VM {vmid} to its snapshot '{name}' takes the guard off: that is older"
+                yield Finding("snapshot", Status.WARNING, text, "after a rollback: vmguard audit", vmid, node)
+            elif not enrolled and script == HOOK:
+                text = f"a rollback of VM {vmid} to its snapshot '{name}' brings vmguard's hookscript back"
+                yield Finding("snapshot", Status.WARNING, text, "keep the hook where the VM may start", vmid, node)
+        if any(item.source == "args" for item in vm.domain.unguarded):
+            text = f"VM {vmid} on {node}: its args: hand QEMU a drive that nobody can guard"
+            yield Finding("hidden-drive", Status.WARNING, text, "make it a disk of the VM", vmid, node)
+
+
+def _shared_files(view: View, plans: _Plans) -> Iterator[Finding]:
+    users: dict[object, list[tuple[str, str, str, str]]] = {}
+    for vmid, node, _, vm in plans:
+        for path, mode in dict(_files(vm)).items():
+            for name in _names(path, node, vm.storages.get(path), view):
+                users.setdefault(name, []).append((vmid, node, path, mode))
+    told = set()
+    for several in users.values():
+        vmids = sorted({vmid for vmid, *_ in several})
+        if len(vmids) < 2 or EXCLUSIVE not in {mode for *_, mode in several} or tuple(vmids) in told:
+            continue
+        told.add(tuple(vmids))
+        names = " and ".join(f"VM {vmid} on {node} (as {path})" for vmid, node, path, _ in sorted(several))
+        text = f"one file, several VMs: {names}; only one of them can start at a time"
+        yield Finding(
+            "shared-file", Status.CRITICAL, text, "take the disk from all but one of them", vmids[0], several[0][1]
+        )
+
+
+def _names(path: str, node: str, storage: Storage | None, view: View) -> list[object]:
+    """What a file is called in the whole cluster. A folder of one node means nothing on another."""
+    name = place(path, storage, view.ground)
+    everywhere = not name.startswith("/") or (storage is not None and storage.is_shared)
+    names: list[object] = [name if everywhere else (node, name)]
+    if path in view.inodes and (everywhere or node == view.here):
+        names.append(view.inodes[path])
+    return names
+
+
+def _files(vm: PveVm) -> Iterator[tuple[str, str]]:
+    """A file that stands there twice counts with its stronger mode."""
+    sources = [source for source in vm.domain.sources if source.kind == "file"]
+    for source in sorted(sources, key=lambda source: source.mode == EXCLUSIVE):
+        yield source.path, source.mode
+
+
+def place(path: str, storage: Storage | None, ground: Callable[[str], Ground | None]) -> str:
+    """One name for one place of the cluster, whatever its path: ``server:/export/...``; a path where that is all."""
+    under = ground(path)
+    if under is not None and under.is_nfs:
+        return _joined(under.source, path[len(under.point) :])
+    if storage is not None and storage.type == "nfs":
+        server, export = storage.options.get("server", ""), storage.options.get("export", "")
+        return _joined(f"{server}:{export}", path[len(storage.path) :])
+    return path
+
+
+def _joined(source: str, rest: str) -> str:
+    return f"{source.rstrip('/')}/{rest.strip('/')}".rstrip("/")
+
+
+def _aliased(view: View) -> Iterator[Finding]:
+    stores = [storage for storage in view.storages.by_id.values() if storage.has_files and storage.path]
+    for number, one in enumerate(stores):
+        for other in stores[number + 1 :]:
+            if (
+                one.nodes
+                and other.nodes
+                and not set(one.nodes) & set(other.nodes)
+                and "nfs" not in (one.type, other.type)
+            ):
+                continue  # folders of different nodes
+            mine, theirs = (place(storage.path, storage, view.ground) for storage in (one, other))
+            inodes = [view.inodes.get(storage.path) for storage in (one, other)]
+            if mine == theirs or (inodes[0] is not None and inodes[0] == inodes[1]):
+                how = "are the same place"
+            elif f"{mine}/".startswith(f"{theirs}/") or f"{theirs}/".startswith(f"{mine}/"):
+                how = "lie one inside the other"
+            else:
+                continue
+            text = f"the storages '{one.id}' and '{other.id}' {how} ({mine}): one image has two names there"
+            yield Finding("aliased", Status.WARNING, text, "keep one of the two", storage=other.id)
+
+
+def _mounts(view: View) -> Iterator[Finding]:
+    for storage in view.storages.by_id.values():
+        if not storage.has_files or not storage.path or storage.is_disabled:
+            continue
+        under = view.ground(storage.path)
+        here = f" on {view.here}" if view.here else ""
+        if under is not None and under.is_nfs:
+            if under.unsafe:
+                text = f"storage '{storage.id}'{here}: {under.unsafe}"
+                todo = f"pvesm set {storage.id} --options vers=4.2; then mount it anew"
+                yield Finding("unsafe-mount", Status.CRITICAL, text, todo, node=view.here, storage=storage.id)
+            elif under.soft:
+                yield _soft(storage, f"{here}: {under.point} is mounted soft")
+            continue
+        if storage.type != "nfs":
+            continue
+        options = storage.options.get("options", "").split(",")
+        versions = [word.split("=")[1] for word in options if word.startswith(("vers=", "nfsvers=")) and "=" in word]
+        if "nolock" in options or any(version.startswith(("2", "3")) for version in versions):
+            text = f"storage '{storage.id}': its options ({','.join(options)}) make locks worthless"
+            yield Finding(
+                "unsafe-mount", Status.CRITICAL, text, f"pvesm set {storage.id} --options vers=4.2", storage=storage.id
+            )
+        elif "soft" in options or "softerr" in options:
+            yield _soft(storage, ": its options say soft")
+
+
+def _soft(storage: Storage, how: str) -> Finding:
+    text = f"storage '{storage.id}'{how}: in an outage the guest gets I/O errors instead of waiting"
+    return Finding(
+        "unsafe-mount", Status.WARNING, text, f"pvesm set {storage.id} --options hard,vers=4.2", storage=storage.id
+    )
+
+
+def _foreign(view: View) -> Iterator[Finding]:
+    seen: dict[tuple[str, str], list[Record]] = {}
+    for record in view.records:
+        if record.host.partition(".")[0] not in view.nodes and record.host not in view.nodes:
+            seen.setdefault((record.storage, record.host), []).append(record)
+    for (storage, host), records in seen.items():
+        last = max(records, key=lambda record: record.claimed)
+        held = [record for record in records if not record.released]
+        state = f"{len(held)} of them not released" if held else "all released"
+        text = (
+            f"storage '{storage}' is used by {host}, which is no node of this cluster: {len(records)} disks, {state}; "
+            f"last VM '{last.vm}' at {last.claimed}"
+        )
+        todo = "VMIDs and names of two clusters collide, and one destroys the other's images: give each its own export"
+        yield Finding("foreign", Status.WARNING, text, todo, storage=storage)
+
+
+def _chains(view: View) -> Iterator[Finding]:
+    scripts = {vmid: config.options.get("hookscript", "") for vmid, _, config in view.vms}
+    nodes = {vmid: node for vmid, node, _ in view.vms}
+    for vmid, (volume, path) in view.chained.items():
+        if vmid not in scripts:
+            text = f"vmguard.cfg remembers {volume} for VM {vmid}, which is gone: a new VM of that number would get it"
+            yield Finding(
+                "chain", Status.WARNING, text, "vmguard disable proxmox --all --dry-run shows what it would drop", vmid
+            )
+        elif scripts[vmid] != HOOK:
+            text = f"vmguard.cfg remembers {volume} for VM {vmid}, which is not enrolled"
+            yield Finding("chain", Status.WARNING, text, f"vmguard disable proxmox --vmid {vmid}", vmid, nodes[vmid])
+        elif nodes[vmid] == view.here and (why := view.script_problem(path)):
+            text = f"VM {vmid} cannot start on {view.here}: its own hookscript {path} {why}"
+            yield Finding("chain", Status.CRITICAL, text, "put it back", vmid, nodes[vmid])
+    for vmid, script in scripts.items():
+        origin = _cloned_from(view, vmid) if script == HOOK and vmid not in view.chained else ""
+        if origin in view.chained:
+            script = view.chained[origin][0]
+            text = f"VM {vmid} is a clone of {origin}, whose own hookscript {script} it does not run"
+            todo = f"if it shall: qm set {vmid} --hookscript {script}; vmguard enable proxmox --vmid {vmid}"
+            yield Finding("chain", Status.WARNING, text, todo, vmid, nodes[vmid])
+
+
+def _cloned_from(view: View, vmid: str) -> str:
+    """The template under a linked clone; empty when it is none."""
+    config = next(config for known, _, config in view.vms if known == vmid)
+    for drive in config.drives.values():
+        parts = drive.file.partition(":")[2].split("/")
+        if len(parts) == 4 and parts[1].startswith("base-"):
+            return parts[0]
+    return ""
