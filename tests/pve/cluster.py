@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,9 @@ from tests.scenarios.guarded import VMGUARD, Guarded
 STORE = "/mnt/pve/nas"
 HOOK = "/var/lib/vz/snippets/vmguard"
 NODE_SCRIPT = f"{REPOSITORY}/tests/pve/inside/node.py"
+QM_SCRIPT = f"{REPOSITORY}/tests/pve/inside/qm.py"
+#: seconds between two tries of HA: 20 s with a lease of 90 s (pve-ha-manager, test-resource-failure5), here of 10 s
+HA_SPACING = 2.2
 STORAGE_CFG = """\
 dir: local
 \tpath /var/lib/vz
@@ -69,6 +73,7 @@ class PveNode(Guarded):
         script = self.host.run([VMGUARD, "hook-script", "proxmox"]).stdout
         script = script.replace(f"VMGUARD_PYTHON={REPOSITORY}/.venv/bin/python3", f"VMGUARD_PYTHON={PYTHON}")
         self.host.put(HOOK, script.encode(), mode=0o755)
+        self.host.put("/usr/sbin/qm", f'#!/bin/sh\nexec {PYTHON} {QM_SCRIPT} "$@"\n'.encode(), mode=0o755)
         folders = " ".join(f"/etc/pve/nodes/{node}/qemu-server" for node in ("hyp-a", "hyp-b"))
         self.host.run(f"mkdir -p {folders} /run/qemu-server && ln -sfn nodes/{self.name} /etc/pve/local")
         self.host.put("/etc/pve/storage.cfg", STORAGE_CFG.encode())
@@ -76,12 +81,36 @@ class PveNode(Guarded):
     def qm_job(self, verb: str, vmid: str, **words: str) -> Job:
         return self.host.spawn([PYTHON, NODE_SCRIPT, verb, vmid, *(f"{key}={value}" for key, value in words.items())])
 
-    def qm(self, verb: str, vmid: str, timeout: float = 60.0, check: bool = True, **words: str) -> Result:
+    def qm(self, verb: str, vmid: str, within: float = 60.0, check: bool = True, **words: str) -> Result:
         """Run a task to its end."""
         job = self.qm_job(verb, vmid, **words)
-        result = job.wait(timeout)
+        result = job.wait(within)
         assert not check or result.returncode == 0, f"{verb}: {result.stderr}\n{self.log()}"
         return result
+
+    def ha_start(self, vmid: str) -> tuple[str, int]:
+        """As HA starts it: the state in which that ends, and how many tries it took (max_restart 1; LRM.pm)."""
+        for tries in (1, 2):
+            if self.qm_job("start", vmid).wait(120).returncode == 0:
+                return "started", tries
+            time.sleep(HA_SPACING)
+        return "error", tries
+
+    def reconfigure(self, config: str) -> None:
+        """Another configuration for the daemon, which goes on."""
+        before = self.log().count("configuration reloaded")
+        self.config = config
+        self.host.put("/etc/vmguard/vmguard.yaml", config.encode())
+        self.host.run("kill -HUP $(pgrep -f '[v]mguard daemon')")
+        deadline = time.monotonic() + 10.0
+        while self.log().count("configuration reloaded") == before:
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.1)
+
+    def events(self, vmid: str) -> list[str]:
+        """What the daemon has reported of a VM."""
+        lines = self.host.run("cat /run/vmguard/history.jsonl", check=False).stdout.splitlines()
+        return [entry["code"] for entry in map(json.loads, lines) if entry["fields"].get("uuid") == vmid]
 
     def pid(self, vmid: str) -> int:
         return int(self.host.run([PYTHON, NODE_SCRIPT, "running", vmid]).stdout)
@@ -109,6 +138,12 @@ class PveNode(Guarded):
         found = self.guarded_vm(vmid)
         files = found["files"] if found is not None else []
         return {file["inode"]: (file["mode"], file["guard"]) for file in files}
+
+    def wait_event(self, vmid: str, code: str, timeout: float = 60.0) -> None:
+        deadline = time.monotonic() + timeout
+        while code not in self.events(vmid):
+            assert time.monotonic() < deadline, f"{self.name}: no {code}: {self.events(vmid)}\n{self.log()}"
+            time.sleep(0.2)
 
     def wait_until(self, vmid: str, wanted: dict[str, tuple[str, str]], timeout: float = 10.0) -> float:
         """Until the VM's files are guarded like this; the seconds it took. {} means: not guarded at all."""
@@ -140,6 +175,11 @@ class Cluster:
         for node in self.nodes:
             if node.host.is_on():
                 node.host.put(self._path(guest.vmid, owner), guest.config.encode())
+
+    def forget(self, vmid: str, owner: PveNode) -> None:
+        """Its configuration is gone on all nodes (qm destroy without its disks, a lost pmxcfs)."""
+        for node in self.nodes:
+            node.host.run(["rm", self._path(vmid, owner)])
 
     def move(self, vmid: str, old: PveNode, new: PveNode) -> None:
         for node in self.nodes:
