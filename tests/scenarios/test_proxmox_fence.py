@@ -101,6 +101,39 @@ def test_swtpm_is_pinned_frozen_killed_and_waited_for(world: World) -> None:
     world.assert_free("120")
 
 
+def test_a_storage_daemon_of_the_vm_is_pinned_and_killed_with_it(world: World) -> None:
+    """As Proxmox starts one for a TPM state that is no raw file (QSD.pm), but for the FUSE mount in front of it."""
+    a = world.a
+    start(world, "123", "exported")
+    state = f"{STORE}/images/123/vm-123-disk-1.qcow2"
+    run = "/var/run/qemu-server/qsd-123"
+    a.host.run(["qemu-img", "create", "-q", "-f", "qcow2", state, "4M"])
+    file = f"driver=file,node-name=file,filename={state},locking=off,cache.direct=on"
+    export = (
+        f"qemu-storage-daemon --daemonize --blockdev {file} --blockdev driver=qcow2,node-name=tpm,file=file "
+        f"--chardev socket,id=qmp,path={run}.qmp,server=on,wait=off --monitor chardev=qmp --pidfile {run}.pid"
+    )
+    a.host.run(export)
+    qsd = a.host.run(["cat", f"{run}.pid"]).stdout.strip()
+    a.wait_until("123", {**disk("123"), "vm-123-disk-1.qcow2": PINNED}, 15)
+    kinds = {process["kind"]: str(process["pid"]) for process in (a.guarded_vm("123") or {})["processes"]}
+    assert kinds["qemu-storage-daemon"] == qsd
+    a.kill_qemu("123")
+    time.sleep(3)
+    assert world.b.check("123")["summary"] == "held by hyp-a"  # the VM is not dead while one of its writers lives
+    a.host.run(["kill", "-9", qsd])
+    world.assert_free("123")
+    a.qm("start", "123")
+    a.wait_until("123", disk("123"))
+    a.host.run(export)
+    a.wait_until("123", {**disk("123"), "vm-123-disk-1.qcow2": PINNED}, 15)
+    qsd = a.host.run(["cat", f"{run}.pid"]).stdout.strip()
+    world.server.expire("hyp-a")
+    a.wait_event("123", "fence.done")
+    assert a.host.run(f"test -d /proc/{qsd}", check=False).returncode == 1
+    world.assert_free("123")
+
+
 def test_a_vm_that_was_started_without_the_hook_is_known_by_its_vmid(world: World) -> None:
     a = world.a
     guest = PveGuest("121", "bare", more={"hookscript": ""})

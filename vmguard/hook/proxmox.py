@@ -104,9 +104,14 @@ def _incoming(vmid: str, source: str) -> None:
 
 
 def _inform(vmid: str, operation: str) -> None:
-    """A word to the daemon, which looks for itself. Any trouble here is the daemon's to overcome."""
+    """A word to the daemon, which looks for itself. Any trouble here is the daemon's to overcome.
+
+    At the end of a VM nobody waits for the answer: the daemon knows of it by QEMU's pidfd, and is busy with just that.
+    """
     connection = wire.connect(socket_path(), INFORM_TIMEOUT)
-    connection.ask({"op": operation, "hypervisor": "proxmox", "name": vmid, "uuid": vmid})
+    connection.send({"op": operation, "hypervisor": "proxmox", "name": vmid, "uuid": vmid})
+    if operation == "started":
+        connection.answer()
 
 
 def _end_at_once(subject: Subject) -> None:
