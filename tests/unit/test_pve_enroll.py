@@ -212,6 +212,15 @@ def test_a_vm_that_qm_does_not_change_is_as_it_was_and_the_others_are_done(place
     assert OURS in other.read_text()
 
 
+def test_a_configuration_that_is_none_leaves_the_others_to_be_done(place: Place) -> None:
+    place.conf("099").write_bytes(b"")  # no VMID
+    place.conf("100").write_bytes(bytes(9))
+    good = place.vm("101")
+    answer = place.json("enable", "proxmox", "--all")
+    assert states(answer)["vm 100"] == "unsure"
+    assert OURS in good.read_text()
+
+
 def test_a_qm_that_did_it_and_failed_to_say_so_has_done_it(place: Place) -> None:
     place.script()
     path = place.vm("100", "hookscript: store:snippets/own.sh")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.real.guard import eventually
 from tests.unit.test_fencer import World
-from vmguard.adapters import proc, proxmox_helpers, proxmox_host
+from vmguard.adapters import hypervisor_job, proc, proxmox_helpers, proxmox_host
 from vmguard.core.processes import Kind, identity, served
 from vmguard.core.watch_events import AfterFence, Policy
 from vmguard.daemon import fencer
@@ -92,6 +92,9 @@ class Node:
         self.pid_file.parent.mkdir()
         self.pid_file.write_text("1\n")
         self.qm("exit 0")
+        systemd_run = world.folder / "systemd-run"  # where systemd runs this machine
+        systemd_run.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift; exec "$@"\n')
+        systemd_run.chmod(0o755)
         monkeypatch.setenv("PATH", f"{world.folder}:{os.environ['PATH']}")
         monkeypatch.setattr(fencer, "_NOTICES", 0.1)
         monkeypatch.setattr(fencer, "_START_AGAIN", 0.05)
@@ -173,6 +176,13 @@ def test_a_vm_that_ha_has_started_already_is_not_started_twice(
     assert node.world.turn(lambda: node.is_done)
     assert node.called == []
     assert not proc.is_dead(os.pidfd_open(pid)), "the new one is no business of that fence"
+
+
+def test_qm_starts_qemu_itself_and_must_not_do_so_inside_the_daemons_unit() -> None:
+    apart = hypervisor_job.words("start", "proxmox", "100", True)
+    assert (apart[0], apart[-4:]) == ("systemd-run", ["--", "qm", "start", "100"])
+    assert hypervisor_job.words("start", "proxmox", "100", False) == ["qm", "start", "100"]
+    assert hypervisor_job.words("start", "libvirt", "x", True)[0] == "virsh"  # which only asks libvirt
 
 
 @pytest.mark.parametrize("words", [("start", "proxmox", "-rf"), ("start", "bare", "100"), ("clean-up", "libvirt", "x")])

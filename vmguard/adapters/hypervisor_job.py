@@ -4,6 +4,9 @@ start       an ordinary start: the hypervisor calls vmguard's hook, which claims
 clean-up    after a kill: what the hypervisor does when it sees the end of a VM itself (tap devices, pid file, hooks)
 
 The daemon itself never speaks to a hypervisor; this process may hang in it and is killed then.
+
+``virsh`` only asks libvirt, but ``qm`` starts QEMU itself: below the daemon it would inherit the daemon's name spaces,
+its scheduling and its protection against the OOM killer. So systemd runs it, in a unit of its own.
 """
 
 from __future__ import annotations
@@ -22,14 +25,28 @@ _COMMANDS = {
 }
 
 
-def main() -> int:
-    verb, hypervisor, uuid = sys.argv[2:5]
+#: there when systemd runs this host (sd_booted(3))
+_SYSTEMD = "/run/systemd/system"
+_APART = ("systemd-run", "--quiet", "--collect", "--wait", "--description=vmguard: {} VM {}", "--")
+
+
+def words(verb: str, hypervisor: str, uuid: str, with_systemd: bool) -> list[str]:
+    """The command; empty when there is none."""
     command = _COMMANDS.get((verb, hypervisor))
     if command is None or (hypervisor == "proxmox" and not is_vmid(uuid)):
+        return []
+    apart = [word.format(verb, uuid) for word in _APART] if hypervisor == "proxmox" and with_systemd else []
+    return apart + [word.format(uuid) for word in command]
+
+
+def main() -> int:
+    verb, hypervisor, uuid = sys.argv[2:5]
+    command = words(verb, hypervisor, uuid, os.path.isdir(_SYSTEMD))
+    if not command:
         sys.stderr.write(f"{verb} {uuid}: this version cannot do that for a VM of {hypervisor}\n")
         return 1
     try:
-        os.execvp(command[0], [word.format(uuid) for word in command])
+        os.execvp(command[0], command)
     except OSError as problem:
         sys.stderr.write(f"{command[0]}: {problem.strerror}\n")
         return 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from vmguard.adapters import proxmox_chain, proxmox_host, qm, snippets
@@ -74,6 +74,7 @@ def enable(args: argparse.Namespace, out: Output) -> int:
             _attempt(vm, steps, _enroll, cluster)
     if args.adopt:
         _adopt(config.daemon.run_dir, [vm for vm in vms if vm.node == cluster.node], steps)
+    _unreadable(cluster, steps)
     _elsewhere("enable", [vm for vm in vms if vm.node != cluster.node and vm.script != HOOK], steps)
     _other_nodes(cluster, steps)
     return steps.end()
@@ -87,6 +88,7 @@ def disable(args: argparse.Namespace, out: Output) -> int:
     for vm in vms:
         if vm.node == cluster.node:
             _attempt(vm, steps, _release, cluster)
+    _unreadable(cluster, steps)
     _elsewhere("disable", [vm for vm in vms if vm.node != cluster.node], steps)
     if args.all:
         _forget_the_gone(cluster, steps)
@@ -107,6 +109,8 @@ class _Cluster:
             raise BadInput(f"{config_dir} does not know this host ({self.node})", "run this on a node of the cluster")
         self.storages = proxmox_host.read_storages(config_dir)
         self.owners = dict(proxmox_host.owners(config_dir))
+        #: VMs whose configuration could not be read, and why
+        self.unreadable: dict[str, str] = {}
 
     @property
     def chained(self) -> dict[str, Script]:
@@ -120,6 +124,13 @@ class _Cluster:
         data = proxmox_host.contents(proxmox_host.config_path(self.dir, vmid, node), f"VM {vmid}")
         return _Vm(vmid, node, parse_config(data, vmid), hashlib.sha1(data, usedforsecurity=False).hexdigest())
 
+    def _everyone(self) -> Iterator[_Vm]:
+        for vmid in self.owners:
+            try:
+                yield self.vm(vmid)
+            except VmguardError as problem:  # destroyed just now, or no configuration at all: the others go on
+                self.unreadable[vmid] = problem.message
+
     def choose(self, args: argparse.Namespace, enrolled: bool = False) -> list[_Vm]:
         """The VMs that are meant, on whatever node. Raises VmguardError before anything is done."""
         if not chosen(args):
@@ -129,8 +140,7 @@ class _Cluster:
                 raise BadInput(f"there is no storage {storage!r}{did_you_mean(storage, self.storages.by_id)}")
         found = {vmid: self.vm(vmid) for vmid in args.vmid}
         if args.all or args.storage:
-            everyone = (self.vm(vmid) for vmid in self.owners)
-            found.update({vm.vmid: vm for vm in everyone if self._is_meant(vm, args, enrolled)})
+            found.update({vm.vmid: vm for vm in self._everyone() if self._is_meant(vm, args, enrolled)})
         return [found[vmid] for vmid in sorted(found, key=int)]
 
     def _is_meant(self, vm: _Vm, args: argparse.Namespace, enrolled: bool) -> bool:
@@ -298,6 +308,11 @@ def _adopt(run_dir: str, vms: list[_Vm], steps: Steps) -> None:
 
 
 # -- other nodes ----------------------------------------------------------------------------------------------------
+
+
+def _unreadable(cluster: _Cluster, steps: Steps) -> None:
+    for vmid, why in cluster.unreadable.items():
+        steps.add(f"vm {vmid}", UNSURE, f"VM {vmid} was left out: {why}")
 
 
 def _elsewhere(verb: str, vms: list[_Vm], steps: Steps) -> None:
