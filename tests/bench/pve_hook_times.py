@@ -64,7 +64,7 @@ def _turn(place: Place, script: str) -> dict[str, float]:
         assert said == "", said
         if script == "vmguard" and phase == "pre-start":
             assert place.guard.states() == {"vm100": "claimed"}, "it must have claimed what it is measured for"
-    assert eventually(lambda: place.guard.status() == [], 10), place.guard.log
+    assert eventually(lambda: place.guard.status() == [], 60), place.guard.log
     return found
 
 

@@ -245,15 +245,16 @@ class Service:
             self._keeper.started(vm)
         return {}
 
-    def _ended(self, session: Session, message: Message, fds: list[int]) -> Message:
+    def _ended(self, session: Session, message: Message, fds: list[int]) -> Message | None:
         _, uuid, hypervisor = _subject(message)
         vm = self._registry.get(f"{hypervisor}-{uuid}")
-        if vm is None:
-            return {}
-        # A post-stop of Proxmox may belong to a run before this one, and come while QEMU is being started.
         if hypervisor == PROXMOX:
-            self._keeper.settle(vm)
-        else:
+            # A post-stop may belong to a run before this one, and come while QEMU is being started. Its hook does not
+            # wait for an answer.
+            if vm is not None:
+                self._keeper.settle(vm)
+            return None
+        if vm is not None:
             self._keeper.ended(vm)
         return {}
 
