@@ -27,7 +27,8 @@ ARROWS: dict[str, set[str]] = {
     "hook": {"core", "adapters", "protocol", "errors", "faults"},
     "daemon": {"core", "adapters", "protocol", "config", "errors", "faults", "version"},
     "survey": {"core", "adapters", "protocol", "errors"},
-    "cli": {"core", "adapters", "protocol", "config", "daemon", "survey", "errors", "version"},
+    "doctor": {"core", "adapters", "protocol", "config", "survey", "errors", "version"},
+    "cli": {"core", "adapters", "protocol", "config", "daemon", "survey", "doctor", "errors", "version"},
     "__main__": {"cli"},
 }
 #: module -> parts that it may know besides, and why

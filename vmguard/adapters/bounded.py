@@ -16,32 +16,41 @@ from vmguard.adapters import clock
 from vmguard.errors import StorageTimeout, VmguardError
 
 
-def run(work: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The result of ``work`` (anything JSON can carry), done in a child within ``seconds``.
+class Child:
+    """Work under way. Several of them may be, each with its own time: start all, then ask for their results."""
 
-    Raises StorageTimeout when it does not end in time, VmguardError with the child's message when it failed.
-    """
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    child = os.fork()
-    if child == 0:
-        _child(work, write_end)
-    os.close(write_end)
-    try:
-        answer = json.loads(_read(read_end, clock.boottime() + seconds))
-    except TimeoutError:
-        os.kill(child, signal.SIGKILL)
-        raise StorageTimeout(
-            f"the storage did not answer within {seconds:.0f} s while {what}",
-            "the server is down, unreachable, or in the grace period after a reboot",
-        ) from None
-    except ValueError:
-        raise VmguardError(f"the work was ended from outside while {what}") from None
-    finally:
-        os.close(read_end)
-        os.waitpid(child, os.WNOHANG)
-    if "error" in answer:
-        raise VmguardError(answer["error"], answer["hint"])
-    return answer["result"]
+    def __init__(self, work: Callable[[], Any], seconds: float, what: str) -> None:
+        self._seconds, self._what = seconds, what
+        self._deadline = clock.boottime() + seconds
+        self._pipe, write_end = os.pipe2(os.O_CLOEXEC)
+        self._pid = os.fork()
+        if self._pid == 0:
+            _child(work, write_end)
+        os.close(write_end)
+
+    def result(self) -> Any:
+        """Raises StorageTimeout when it does not end in time, VmguardError with the child's message when it failed."""
+        try:
+            answer = json.loads(_read(self._pipe, self._deadline))
+        except TimeoutError:
+            os.kill(self._pid, signal.SIGKILL)
+            raise StorageTimeout(
+                f"the storage did not answer within {self._seconds:.0f} s while {self._what}",
+                "the server is down, unreachable, or in the grace period after a reboot",
+            ) from None
+        except ValueError:
+            raise VmguardError(f"the work was ended from outside while {self._what}") from None
+        finally:
+            os.close(self._pipe)
+            os.waitpid(self._pid, os.WNOHANG)
+        if "error" in answer:
+            raise VmguardError(answer["error"], answer["hint"])
+        return answer["result"]
+
+
+def run(work: Callable[[], Any], seconds: float, what: str) -> Any:
+    """The result of ``work`` (anything JSON can carry), done in a child within ``seconds``. Raises as Child.result."""
+    return Child(work, seconds, what).result()
 
 
 def _child(work: Callable[[], Any], write_end: int) -> None:

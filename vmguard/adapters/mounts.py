@@ -14,9 +14,11 @@ NFS_TYPES = ("nfs", "nfs4")
 class Mount:
     """One line of mountinfo (proc(5))."""
 
-    __slots__ = ("device", "id", "options", "point", "source", "type")
+    __slots__ = ("device", "id", "options", "point", "read_only", "source", "type")
 
-    def __init__(self, mount_id: int, device: int, point: str, kind: str, source: str, options: str) -> None:
+    def __init__(
+        self, mount_id: int, device: int, point: str, kind: str, source: str, options: str, read_only: bool = False
+    ) -> None:
         self.id = mount_id
         self.device = device
         self.point = point
@@ -24,6 +26,8 @@ class Mount:
         self.source = source
         #: the file system's own options: ``vers=4.2,hard,local_lock=none,...``
         self.options = options.split(",")
+        #: this mount of it, whatever the file system's own options say
+        self.read_only = read_only
 
     def option(self, name: str) -> str:
         """The value of ``name=value``, empty when it is absent."""
@@ -37,7 +41,7 @@ class Mount:
         return self.type in NFS_TYPES
 
 
-def _unescape(text: str) -> str:
+def unescape(text: str) -> str:
     """Undo the kernel's octal escapes of space, tab, newline and backslash."""
     if "\\" not in text:
         return text
@@ -58,7 +62,8 @@ def mounts(pid: int | str = "self") -> Iterator[Mount]:
                 continue
             major, _, minor = before[2].partition(":")
             device = os.makedev(int(major), int(minor))
-            yield Mount(int(before[0]), device, _unescape(before[4]), after[0], _unescape(after[1]), after[2])
+            point, source, read_only = unescape(before[4]), unescape(after[1]), "ro" in before[5].split(",")
+            yield Mount(int(before[0]), device, point, after[0], source, after[2], read_only)
 
 
 def mount_of_id(mount_id: int) -> Mount | None:
@@ -123,7 +128,7 @@ def statistics(path: str = "/proc/self/mountstats") -> dict[str, NfsStatistics]:
     with open(path, encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             if line.startswith("device "):
-                point = _unescape(line.partition(" mounted on ")[2].partition(" with fstype ")[0])
+                point = unescape(line.partition(" mounted on ")[2].partition(" with fstype ")[0])
                 current = NfsStatistics(point)
             elif current is None:
                 continue

@@ -30,6 +30,7 @@ from vmguard.core.refusal import printable
 from vmguard.errors import VmguardError
 
 _STYLES = {"OK": "green", "WARNING": "yellow", "CRITICAL": "bold red", "UNKNOWN": "magenta"}
+_STYLES |= {"WARN": _STYLES["WARNING"], "FAIL": _STYLES["CRITICAL"]}  # the doctor's words
 _STATUS_COLUMN = "status"
 _WIDTH = 80
 
@@ -78,7 +79,7 @@ class Output:
             return
         from rich.text import Text
 
-        line = Text.assemble((printable(word), _STYLES.get(word, "")), f": {printable(text)}")
+        line = Text.assemble((printable(word), _STYLES.get(word.strip(), "")), f": {printable(text)}")
         self._render(line, soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

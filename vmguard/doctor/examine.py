@@ -1,0 +1,148 @@
+"""The whole examination. Whatever touches a share runs in children, all of them at once, each with its few seconds."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from vmguard import survey
+from vmguard.adapters.bounded import Child
+from vmguard.config import Config
+from vmguard.core.timing import Wishes
+from vmguard.doctor import look_guard, look_host, look_mount, look_share, scratch
+from vmguard.doctor.facts import DiskFacts, HostFacts, MountFacts, RecordFacts, ScratchFacts, ShareFacts, VmFacts
+from vmguard.doctor.finding import Finding, Level
+from vmguard.doctor.judge_guard import judge_guard, judge_libvirt, judge_proxmox, judge_qemus, judge_vm
+from vmguard.doctor.judge_host import judge_host
+from vmguard.doctor.judge_mount import judge_mount, judge_mounts
+from vmguard.doctor.judge_storage import judge_scratch, judge_share
+from vmguard.errors import BadInput, StorageTimeout, VmguardError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to examine: everything, or one VM or path with its mounts. ``seconds``: what a storage gets to answer."""
+
+    subject: str = ""
+    seconds: float = 5.0
+    prove: bool = True
+    config_paths: list[str] | None = None
+
+
+def examine(config: Config, places: survey.Places, wanted: Wanted) -> list[Finding]:
+    """All findings, the host's first. Raises BadInput when the subject is neither a path nor a VM."""
+    everything = look_mount.look()
+    vm, chosen = _subject(wanted, places, everything)
+    host = look_host.look(config)
+    tries = [_Try(mount, config, wanted.seconds) for mount in chosen]
+    findings = [*judge_host(host), *_guard(config, wanted)]
+    findings += judge_mounts(everything)
+    for attempt in tries:
+        findings += attempt.findings(config, host)
+    return findings + (judge_vm(vm) if vm is not None else [])
+
+
+def _guard(config: Config, wanted: Wanted) -> list[Finding]:
+    guard = look_guard.look(config, wanted.config_paths, wanted.seconds)
+    libvirt = look_guard.look_libvirt(config, wanted.prove, max(wanted.seconds, 10.0))
+    return [
+        *judge_guard(guard),
+        *judge_libvirt(libvirt),
+        *judge_proxmox(look_guard.proxmox_version()),
+        *judge_qemus(look_guard.look_qemus()),
+    ]
+
+
+class _Try:
+    """What is tried on one share, in two children that may hang."""
+
+    def __init__(self, mount: MountFacts, config: Config, seconds: float) -> None:
+        self._mount = mount
+        self._seconds = seconds
+        record = config.owner_record
+        folder = record.directory if record.enabled else ""
+        seek, user = mount.version == "4.2", config.libvirt.qemu_user
+        what = f"locks on {mount.point} were tried"
+        self._scratch = Child(lambda: scratch.attempt(mount.point, mount.point, seek, user), seconds, what)
+        self._share = Child(lambda: look_share.look(mount.point, folder), seconds, f"{mount.point} was looked through")
+
+    def findings(self, config: Config, host: HostFacts) -> list[Finding]:
+        watch = config.watch
+        wishes = Wishes(margin=watch.margin or None, probe=watch.probe or None, slow_round=watch.slow_round)
+        found = judge_mount(self._mount, host, wishes)
+        tried = self._tried()
+        found += judge_scratch(self._mount, tried)
+        share = self._looked_through()
+        if tried.hung:
+            return found  # once is enough
+        return found + judge_share(self._mount, share, host.identity)
+
+    def _tried(self) -> ScratchFacts:
+        try:
+            facts: dict[str, Any] = self._scratch.result()
+        except StorageTimeout:
+            return ScratchFacts(hung=self._seconds)
+        except VmguardError as problem:
+            return ScratchFacts(error=("EIO", problem.message))
+        if "error" in facts:
+            name, sentence = facts["error"]
+            facts["error"] = (str(name), str(sentence))
+        return ScratchFacts(**facts)
+
+    def _looked_through(self) -> ShareFacts:
+        try:
+            facts = self._share.result()
+        except VmguardError as problem:
+            return ShareFacts(problem=problem.message)
+        records = tuple(RecordFacts(**record) for record in facts["records"])
+        return ShareFacts(records, tuple(facts["unlocked_writes"]))
+
+
+# -- the subject ----------------------------------------------------------------------------------------------------
+
+
+def _subject(
+    wanted: Wanted, places: survey.Places, everything: list[MountFacts]
+) -> tuple[VmFacts | None, list[MountFacts]]:
+    """The VM that was asked for, and the mounts to try."""
+    if not wanted.subject:
+        return None, everything
+    if "/" in wanted.subject:
+        path = os.path.abspath(wanted.subject)
+        mount = look_mount.mount_of(path, everything)
+        if mount is None:
+            raise BadInput(f"{path} is on no NFS mount of this host", "findmnt -t nfs,nfs4 shows those it has")
+        return None, [mount]
+    report = survey.check(wanted.subject, places)
+    paths = [disk.path for disk in report.disks if disk.path]
+    vm = VmFacts(
+        name=report.name,
+        disks=_disks(paths, wanted.seconds),
+        unguarded=tuple((item["source"], item["reason"]) for item in report.unguarded),
+    )
+    found = [look_mount.mount_of(disk.real or disk.path, everything) for disk in vm.disks]
+    return vm, list({mount.point: mount for mount in found if mount is not None}.values())
+
+
+def _disks(paths: list[str], seconds: float) -> tuple[DiskFacts, ...]:
+    """Where they really lie, each asked in a child of its own, all at once."""
+    asked = [(path, Child(functools.partial(_place, path), seconds, f"{path} was looked at")) for path in paths]
+    found = []
+    for path, child in asked:
+        try:
+            real, links = child.result()
+            found.append(DiskFacts(path, str(real), int(links)))
+        except VmguardError as problem:
+            found.append(DiskFacts(path, path, problem=problem.message))
+    return tuple(found)
+
+
+def _place(path: str) -> list[str | int]:
+    return [os.path.realpath(path), os.stat(path).st_nlink]
+
+
+def by_level(findings: list[Finding]) -> dict[Level, int]:
+    """How many there are of each."""
+    return {level: sum(finding.level is level for finding in findings) for level in Level}

@@ -1,0 +1,213 @@
+"""Findings about vmguard itself, libvirt, Proxmox and the VMs that run. Pure."""
+
+from __future__ import annotations
+
+from vmguard.doctor.facts import DiskFacts, GuardFacts, LibvirtFacts, QemuFacts, VmFacts
+from vmguard.doctor.finding import Finding, fail, ok, warn
+
+#: up to this version `virsh destroy` reports success although QEMU hangs in the kernel (virProcessKillPainfullyDelay);
+#: seen in 9.0.0, not in 11.3.0
+_FALSE_DESTROY = (11, 3, 0)
+_FOLDER_SINCE = (6, 5, 0)
+_DATA_STORE = (10, 10, 0)
+_OLDEST_PVE = (8, 0)
+
+
+def judge_guard(guard: GuardFacts) -> list[Finding]:
+    return [_daemon(guard), *_armed(guard), *_boot(guard), _config(guard), *_vms(guard)]
+
+
+def _daemon(guard: GuardFacts) -> Finding:
+    if guard.daemon:
+        mend = "systemctl enable --now vmguard.socket vmguard.service; journalctl -u vmguard"
+        return fail("guard.daemon", "vmguard", guard.daemon, mend)
+    if guard.version != guard.own_version:
+        text = f"the daemon is {guard.version}, this command {guard.own_version}"
+        return warn("guard.daemon", "vmguard", text, "systemctl restart vmguard   # no lock is lost by it")
+    return ok("guard.daemon", "vmguard", f"the daemon answers, version {guard.version}")
+
+
+def _armed(guard: GuardFacts) -> list[Finding]:
+    found = []
+    if guard.disarmed:
+        text = (
+            f"DISARMED for {guard.disarmed['seconds']:.0f} s more, by {guard.disarmed['by']}: "
+            f"{guard.disarmed['reason']}"
+        )
+        found.append(warn("guard.armed", "vmguard", text, "vmguard arm"))
+    found += [
+        warn(
+            "guard.armed",
+            "vmguard",
+            f"{setting}: nothing protects a disk then",
+            "vmguard config show; edit /etc/vmguard",
+        )
+        for setting in guard.lame
+    ]
+    return found or ([] if guard.daemon else [ok("guard.armed", "vmguard", "the watchdog is armed")])
+
+
+def _boot(guard: GuardFacts) -> list[Finding]:
+    if guard.enabled is None:
+        return []
+    if guard.enabled:
+        return [ok("guard.boot", "vmguard", "systemd starts it at boot")]
+    mend = "systemctl enable vmguard.socket vmguard.service"
+    return [warn("guard.boot", "vmguard", "systemd does not start it at boot", mend)]
+
+
+def _config(guard: GuardFacts) -> Finding:
+    if guard.config_problems:
+        return fail("guard.config", "vmguard", "; ".join(guard.config_problems[:3]), "vmguard config check")
+    return ok("guard.config", "vmguard", "the configuration is right")
+
+
+def _vms(guard: GuardFacts) -> list[Finding]:
+    found = [
+        fail("guard.vms", f"VM {name}", "runs on this host without its locks", f"vmguard adopt {_quoted(name)}")
+        for name in guard.unguarded
+    ]
+    found += [
+        warn("guard.vms", f"VM {name}", f"guarded, but weaker: {why}", f"vmguard check {_quoted(name)}")
+        for name, why in guard.weaker
+    ]
+    return found or ([] if guard.daemon else [ok("guard.vms", "vmguard", "every VM that runs here has its locks")])
+
+
+def _quoted(name: str) -> str:
+    return (
+        name
+        if name.replace("-", "a").replace(".", "a").replace("_", "a").isalnum()
+        else "'" + name.replace("'", "'\\''") + "'"
+    )
+
+
+# -- libvirt --------------------------------------------------------------------------------------------------------
+
+
+def judge_libvirt(libvirt: LibvirtFacts) -> list[Finding]:
+    """Nothing where there is no libvirt."""
+    if libvirt.version is None:
+        return []
+    return [_hook(libvirt), _version(libvirt.version), *_windows(libvirt)]
+
+
+def _hook(libvirt: LibvirtFacts) -> Finding:
+    at, enable = "libvirt", "vmguard enable libvirt"
+    if not libvirt.hooks:
+        return fail("libvirt.hook", at, "vmguard's hook is not installed: VMs start unguarded", enable)
+    if len(libvirt.hooks) > 1:
+        paths = [path for path, _, _ in libvirt.hooks]
+        return fail(
+            "libvirt.hook", at, f"vmguard's hook is there twice: {', '.join(paths)}", f"rm {' '.join(paths[1:])}"
+        )
+    [(path, executable, missing)] = libvirt.hooks
+    if not executable:
+        return fail(
+            "libvirt.hook", at, f"{path} is not executable: libvirt goes past it without a word", f"chmod 755 {path}"
+        )
+    if missing:
+        return fail("libvirt.hook", at, f"{path} names {missing}, which is not there: every start is refused", enable)
+    if libvirt.proof == "not-called":
+        return fail("libvirt.hook", at, f"libvirt does not call {path}: {libvirt.proof_words}", enable)
+    if libvirt.proof == "called":
+        return ok("libvirt.hook", at, f"libvirt calls {path} and obeys it (proven with a VM that cannot start)")
+    if not libvirt.running:
+        return ok("libvirt.hook", at, f"{path} is installed; libvirt does not run, and will read it when it starts")
+    return warn("libvirt.hook", at, f"whether libvirt calls {path} could not be seen: {libvirt.proof_words}", enable)
+
+
+def _version(version: tuple[int, ...]) -> Finding:
+    name, traps = ".".join(map(str, version)), []
+    if version < _FOLDER_SINCE:
+        return warn(
+            "libvirt.version",
+            "libvirt",
+            f"{name} runs one hook only, no folder qemu.d",
+            "upgrade libvirt to 6.5 or later",
+        )
+    if version < _FALSE_DESTROY:
+        traps.append(
+            "'virsh destroy' may report success while QEMU hangs in the kernel (vmguard waits for its real end)"
+        )
+    if version < _DATA_STORE:
+        traps.append("external data files are not in the domain XML (vmguard reads them from the image)")
+    return ok("libvirt.version", "libvirt", f"{name}" + "".join(f"; known: {trap}" for trap in traps))
+
+
+def _windows(libvirt: LibvirtFacts) -> list[Finding]:
+    found = [
+        fail(
+            "libvirt.windows",
+            "libvirt",
+            f"{setting} is off, but {who}",
+            f"set {setting}: auto in /etc/vmguard/vmguard.yaml",
+        )
+        for setting, who in libvirt.closed_windows
+    ]
+    return found or [
+        ok("libvirt.windows", "libvirt", "the bytes that QEMU and libvirt lock themselves are left to them")
+    ]
+
+
+def judge_qemus(qemus: list[QemuFacts]) -> list[Finding]:
+    """How the QEMUs that run now lock their images themselves."""
+    if not qemus:
+        return []
+    off = [qemu for qemu in qemus if qemu.libvirt and not qemu.image_locks]
+    if off:
+        names = ", ".join(f"{qemu.name} (pid {qemu.pid})" for qemu in off)
+        text = f"QEMU's own image locks are off, although libvirt manages it: {names}"
+        return [warn("qemu.locking", "QEMU", text, "remove locking=off from the domain's <qemu:commandline>")]
+    count = sum(qemu.image_locks for qemu in qemus)
+    return [
+        ok(
+            "qemu.locking",
+            "QEMU",
+            f"{count} of {len(qemus)} QEMUs lock their images themselves, as their hypervisor has it",
+        )
+    ]
+
+
+def judge_proxmox(version: tuple[int, ...] | None) -> list[Finding]:
+    """Nothing where there is no Proxmox VE."""
+    if version is None:
+        return []
+    name = ".".join(map(str, version))
+    if version < _OLDEST_PVE:
+        return [warn("proxmox.version", "Proxmox VE", f"{name} is out of support", "upgrade to Proxmox VE 8 or 9")]
+    return [
+        ok("proxmox.version", "Proxmox VE", f"{name}; its QEMU takes no image locks, so vmguard's are the only ones")
+    ]
+
+
+# -- one VM ---------------------------------------------------------------------------------------------------------
+
+
+def judge_vm(vm: VmFacts) -> list[Finding]:
+    """The disks of the VM that was asked for."""
+    at = f"VM {vm.name}"
+    found = [finding for disk in vm.disks for finding in [_disk(at, disk)] if finding is not None]
+    found += [
+        warn(
+            "disk.guardable",
+            at,
+            f"{what} is not guarded: {why}",
+            "move it to a file on NFSv4.2, or accept it in policy",
+        )
+        for what, why in vm.unguarded
+    ]
+    if vm.disks and not vm.unguarded:
+        found.append(ok("disk.guardable", at, f"all of its {len(vm.disks)} files can be locked"))
+    return found
+
+
+def _disk(at: str, disk: DiskFacts) -> Finding | None:
+    if disk.problem:
+        return fail("disk.paths", at, f"{disk.path}: {disk.problem}", "vmguard plan --name VM")
+    if disk.links > 1:
+        text = f"{disk.path} has {disk.links} names (hard links): another VM may have it under another one"
+        return warn("disk.paths", at, text, f"find {disk.real.rpartition('/')[0] or '/'} -samefile {disk.real}")
+    if disk.real != disk.path:
+        return ok("disk.paths", at, f"{disk.path} is {disk.real}, which is what is locked")
+    return ok("disk.paths", at, f"{disk.path} has one name")

@@ -1,0 +1,183 @@
+"""Findings about a mount, from what the kernel says of it. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from vmguard.core.timing import ImpossibleTiming, Wishes, timeline
+from vmguard.doctor.facts import HostFacts, MountFacts
+from vmguard.doctor.finding import Finding, fail, ok, warn
+
+#: mounts made earlier after boot than this may skip renewals (jiffies start at -5 min), seconds
+_EARLY = 300.0
+#: series -> the first patch level with the lease-renewal fix
+_RENEWAL_FIXED = {(6, 1): 159, (6, 12): 59}
+_RENEWAL_MAINLINE = (6, 18)
+_FLEXFILES_FIXED = (6, 12, 117)
+#: kernels before this never notice a dead connection sooner than in 18 s (rpc_set_connect_timeout,
+#: xs_tcp_set_socket_timeouts)
+_QUICK_KERNEL, _SLOWEST_NOTICE = (6, 12, 0), 18.0
+#: a lease beyond this makes people wait, seconds
+_LONG_LEASE = 120.0
+
+
+def judge_mount(mount: MountFacts, host: HostFacts, wishes: Wishes) -> list[Finding]:
+    """All findings about one mount."""
+    found = [_version(mount), _hard(mount), _local_locks(mount), _transport(mount), _writable(mount)]
+    if mount.version.startswith("4"):
+        found += [*_lease(mount, host, wishes), _pnfs(mount, host), _early(mount, host)]
+    return found
+
+
+def judge_mounts(mounts: list[MountFacts]) -> list[Finding]:
+    """What several mounts mean together."""
+    if not mounts:
+        return [
+            warn(
+                "mount.nfs",
+                "host",
+                "no NFS mount on this host: there is no shared disk to guard yet",
+                "mount the share",
+            )
+        ]
+    by_source: dict[str, list[MountFacts]] = {}
+    for mount in mounts:
+        by_source.setdefault(mount.source.rstrip("/"), []).append(mount)
+    found = []
+    for source, same in by_source.items():
+        if len({mount.device for mount in same}) > 1:
+            points = ", ".join(f"{mount.point} (vers={mount.version})" for mount in same)
+            text = f"{source} is mounted as {len({mount.device for mount in same})} separate file systems: {points}"
+            found.append(warn("mount.two-ways", source, text, f"umount {same[-1].point}"))
+    return found or [ok("mount.two-ways", "host", "no share is mounted as two file systems")]
+
+
+def _remount(mount: MountFacts, options: str) -> str:
+    """NFS options of this kind cannot be changed by remount: the kernel keeps those of the first mount."""
+    return f"umount {mount.point} && mount -t nfs -o {options} {mount.source} {mount.point}   # and in /etc/fstab"
+
+
+def _version(mount: MountFacts) -> Finding:
+    better = _remount(mount, "vers=4.2,hard")
+    if mount.version in ("4.1", "4.2"):
+        return ok("mount.version", mount.point, f"NFSv{mount.version}")
+    if mount.version.startswith("4"):
+        text = "NFSv4.0: no sessions, so a reboot that was missed and a stolen identity are noticed late or never"
+        return fail("mount.version", mount.point, text, better)
+    text = f"NFSv{mount.version or '?'}: a lost lock is never noticed, and vmguard refuses to start VMs here"
+    return fail("mount.version", mount.point, text, better)
+
+
+def _hard(mount: MountFacts) -> Finding:
+    soft = next((word for word in mount.options if word in ("soft", "softerr")), "")
+    if soft:
+        text = f"mounted {soft}: in an outage guests get I/O errors instead of waiting"
+        return fail("mount.hard", mount.point, text, _remount(mount, f"vers={mount.version or '4.2'},hard"))
+    return ok("mount.hard", mount.point, "mounted hard")
+
+
+def _local_locks(mount: MountFacts) -> Finding:
+    local = mount.option("local_lock")
+    if "nolock" in mount.options or local in ("all", "posix"):
+        word = "nolock" if "nolock" in mount.options else f"local_lock={local}"
+        return fail(
+            "mount.local-locks",
+            mount.point,
+            f"mounted {word}: locks stay on this host",
+            _remount(mount, "vers=4.2,hard"),
+        )
+    return ok("mount.local-locks", mount.point, "locks go to the server")
+
+
+def _transport(mount: MountFacts) -> Finding:
+    transport = mount.option("proto") or "tcp"
+    if transport.startswith("udp"):
+        return fail("mount.transport", mount.point, "mounted over UDP", _remount(mount, "vers=4.2,hard,proto=tcp"))
+    return ok("mount.transport", mount.point, f"over {transport}")
+
+
+def _writable(mount: MountFacts) -> Finding:
+    if "ro" in mount.options:
+        text = "mounted read-only: VMs with a writable disk here are refused"
+        return warn("mount.writable", mount.point, text, f"mount -o remount,rw {mount.point}")
+    return ok("mount.writable", mount.point, "mounted read-write")
+
+
+def _lease(mount: MountFacts, host: HostFacts, wishes: Wishes) -> list[Finding]:
+    lease = mount.lease
+    try:
+        times = timeline(lease, wishes)
+    except ImpossibleTiming as problem:
+        return [
+            fail("mount.lease", mount.point, f"lease {lease:g} s: {problem}", "vmguard config show; vmguard timing")
+        ]
+    text = (
+        f"lease {lease:g} s: VMs freeze {times.freeze:.4g} s after the server's last word, another host may "
+        "take over after"
+        f" {times.expiry:.4g} s"
+    )
+    mend = "on the server: /etc/nfs.conf, [nfsd] lease-time=30 and grace-time=45, then restart it at a quiet hour"
+    if lease > _LONG_LEASE:
+        return [
+            warn("mount.lease", mount.point, f"{text}: a long wait after a host has died", mend),
+            _reconnect(mount, host),
+        ]
+    return [ok("mount.lease", mount.point, text), _reconnect(mount, host)]
+
+
+def _reconnect(mount: MountFacts, host: HostFacts) -> Finding:
+    slowest = mount.lease if (kernel_version(host) or (0,)) >= _QUICK_KERNEL else max(mount.lease, _SLOWEST_NOTICE)
+    need = (
+        f"a dead connection is noticed within {slowest:g} s; the server's grace period must be longer (it is "
+        "not visible from here)"
+    )
+    if slowest > mount.lease:
+        return warn(
+            "mount.reconnect",
+            mount.point,
+            f"{need}, and with a lease of {mount.lease:g} s it may well be shorter",
+            f"on the server: /etc/nfs.conf, [nfsd] grace-time={slowest + 12:.0f} (and lease-time=30)",
+        )
+    return ok("mount.reconnect", mount.point, need)
+
+
+def _pnfs(mount: MountFacts, host: HostFacts) -> Finding:
+    if mount.pnfs == "not configured":
+        return ok("mount.pnfs", mount.point, "no pNFS layouts")
+    old = (kernel_version(host) or (0,)) < _FLEXFILES_FIXED
+    text = f"pNFS with {mount.pnfs}" + (f", on kernel {host.release}" if old else "")
+    make = fail if old else warn
+    return make("mount.pnfs", mount.point, text, "on the server: turn pNFS off for this export (exports(5): no_pnfs)")
+
+
+def _early(mount: MountFacts, host: HostFacts) -> Finding:
+    after_boot = host.uptime - mount.age
+    if renewals_fixed(host) or after_boot >= _EARLY:
+        return ok("mount.early", mount.point, "not touched by the lease-renewal bug of early mounts")
+    text = f"mounted {max(after_boot, 0):.0f} s after boot on kernel {_named(host)}, which may skip lease renewals then"
+    return warn(
+        "mount.early", mount.point, text, "apt full-upgrade && reboot   # a kernel from 6.1.159, 6.12.59 or 6.18 on"
+    )
+
+
+def kernel_version(host: HostFacts) -> tuple[int, int, int] | None:
+    """The upstream version: Debian's is in uname -v, because its uname -r names the ABI only (6.1.0-28-amd64)."""
+    found = re.search(r"Debian (\d+)\.(\d+)\.(\d+)", host.kernel) or re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", host.release)
+    if found is None:
+        return None
+    major, minor, patch = (int(number or 0) for number in found.groups())
+    return major, minor, patch
+
+
+def renewals_fixed(host: HostFacts) -> bool:
+    """Whether this kernel surely has the fix of the skipped renewals."""
+    version = kernel_version(host)
+    if version is None:
+        return False
+    fixed = _RENEWAL_FIXED.get(version[:2])
+    return version >= _RENEWAL_MAINLINE or (fixed is not None and version[2] >= fixed)
+
+
+def _named(host: HostFacts) -> str:
+    version = kernel_version(host)
+    return ".".join(map(str, version)) if version else host.release

@@ -1,0 +1,135 @@
+"""Findings about what the storage did with a scratch file, and about what lies on it. Pure."""
+
+from __future__ import annotations
+
+from vmguard.doctor.facts import IdentityFacts, MountFacts, ScratchFacts, ShareFacts
+from vmguard.doctor.finding import Finding, fail, ok, warn
+
+_FIX = "vmguard doctor --fix identity"
+
+
+def judge_scratch(mount: MountFacts, scratch: ScratchFacts) -> list[Finding]:
+    """Whether the storage answers, and whether a lock there is one."""
+    at = mount.point
+    if scratch.hung:
+        text = (
+            f"{mount.source} did not answer within {scratch.hung:g} s: it is down, unreachable, or in the "
+            "grace period after"
+            " a reboot"
+        )
+        return [fail("storage.answers", at, text, f"ping -c 3 {_server(mount)}; rpcinfo -t {_server(mount)} nfs 4")]
+    name, sentence = scratch.error
+    if name == "EROFS" or (name and "ro" in mount.options):
+        return [ok("storage.answers", at, "it answers; nothing can be tried on a read-only share")]
+    if name in ("EACCES", "EPERM"):
+        text = f"neither root nor QEMU's user may create a file here ({sentence}): whether locks work cannot be tried"
+        return [ok("storage.answers", at, "it answers"), fail("storage.root", at, text, _owner(mount))]
+    if name:
+        mend = "df -h and df -i on the server" if name in ("ENOSPC", "EDQUOT") else f"umount -l {at} && mount {at}"
+        return [fail("storage.answers", at, f"a scratch file could not be made: {sentence}", mend)]
+    return [
+        ok("storage.answers", at, "it answers"),
+        *_lock(at, scratch),
+        _root(mount, scratch),
+        *_delegation(at, scratch),
+    ]
+
+
+def _server(mount: MountFacts) -> str:
+    return mount.source.rpartition(":/")[0] or mount.source
+
+
+def _owner(mount: MountFacts) -> str:
+    return (
+        f"on the server: chown libvirt-qemu {mount.source.partition(':')[2] or 'the export'}, or export it "
+        "with no_root_squash"
+    )
+
+
+def _lock(at: str, scratch: ScratchFacts) -> list[Finding]:
+    broken = [
+        words
+        for holds, words in (
+            (scratch.locked, "no exclusive lock can be had"),
+            (scratch.conflict, "a second description got the same lock"),
+            (scratch.sub_range, "a part of a locked range cannot be freed for others"),
+            (
+                None if scratch.lock_requests is None else scratch.lock_requests > 0,
+                "no LOCK request reached the server",
+            ),
+            (
+                None if scratch.answer is None else not scratch.answer,
+                f"the server does not honour the lock ({scratch.answer})",
+            ),
+        )
+        if holds is False
+    ]
+    if broken:
+        mend = "on the server: is lockd or nfsd limited, is this a gateway without byte-range locks? nfsstat -s"
+        return [fail("storage.lock", at, "a scratch file shows: " + "; ".join(broken), mend)]
+    text = "locked, conflict seen, a part freed, and the server confirms the lock"
+    return [ok("storage.lock", at, text)]
+
+
+def _root(mount: MountFacts, scratch: ScratchFacts) -> Finding:
+    if scratch.squashed:
+        text = f"root is squashed here: files are made as {scratch.squashed}"
+        return warn("storage.root", mount.point, text, "on the server: export with no_root_squash, then exportfs -ra")
+    return ok("storage.root", mount.point, "root is root here")
+
+
+def _delegation(at: str, scratch: ScratchFacts) -> list[Finding]:
+    if scratch.delegated:
+        text = "the server hands out write delegations: a lock on a file opened without O_DIRECT stayed in this client"
+        return [warn("mount.delegations", at, text, "on a Linux server: sysctl fs.leases-enable=0")]
+    return [ok("mount.delegations", at, "no lock stays in this client")]
+
+
+def judge_share(mount: MountFacts, share: ShareFacts, identity: IdentityFacts) -> list[Finding]:
+    """What the owner records of all hosts say, and who writes without a lock."""
+    if share.problem:
+        return [warn("storage.foreign-writers", mount.point, f"it could not be looked through: {share.problem}", "")]
+    return [*_writers(mount, share), *_twins(mount, share, identity)]
+
+
+def _writers(mount: MountFacts, share: ShareFacts) -> list[Finding]:
+    if not share.unlocked_writes:
+        return [
+            ok(
+                "storage.foreign-writers",
+                mount.point,
+                "no image is being written to without a lock, as far as is visible",
+            )
+        ]
+    shown = ", ".join(share.unlocked_writes[:3]) + (", ..." if len(share.unlocked_writes) > 3 else "")
+    text = f"written to just now, locked by nobody and open nowhere on this host: {shown}"
+    mend = f"look for QEMU or qemu-img on the other hosts that mount {mount.source}, and install vmguard there"
+    return [fail("storage.foreign-writers", mount.point, text, mend)]
+
+
+def _twins(mount: MountFacts, share: ShareFacts, me: IdentityFacts) -> list[Finding]:
+    at = mount.point
+    later = [record for record in share.records if record.boot != me.boot and record.claimed >= me.booted]
+    same_both = [record for record in later if (record.host, record.machine) == (me.name, me.machine)]
+    same_name = [record for record in later if record.host == me.name and record.machine != me.machine]
+    same_machine = [
+        record for record in later if record.host != me.name and me.machine and record.machine == me.machine
+    ]
+    if same_both:
+        text = (
+            "another host with this name AND this machine id has claimed disks (last at "
+            f"{same_both[-1].claimed}): a clone"
+        )
+        mend = (
+            f"on the clone: rm /etc/machine-id && systemd-machine-id-setup && hostnamectl hostname NEW; {_FIX} on both"
+        )
+        return [fail("storage.twins", at, text, mend)]
+    if same_name:
+        text = f"another machine calls itself {me.name}, too (machine id {same_name[-1].machine[:8]}...)"
+        make = warn if me.unique_id else fail
+        return [make("storage.twins", at, text, f"hostnamectl hostname NEW on one of them; {_FIX} on both")]
+    if same_machine:
+        text = f"host {same_machine[-1].host} has the machine id of this host: one is a clone of the other"
+        mend = "on the clone: rm /etc/machine-id && systemd-machine-id-setup, then reboot"
+        return [warn("storage.twins", at, text, mend)]
+    return [ok("storage.twins", at, "no other host of this share claims to be this one")]

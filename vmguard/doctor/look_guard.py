@@ -1,0 +1,167 @@
+"""Looks at vmguard itself, at libvirt, Proxmox VE and the VMs that run. Nothing here touches a share."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from typing import Any
+
+import vmguard
+from vmguard import config as configuration
+from vmguard import survey
+from vmguard.adapters import libvirt_hook, libvirt_host, proc
+from vmguard.config import Config
+from vmguard.doctor.facts import GuardFacts, LibvirtFacts, QemuFacts
+from vmguard.errors import DaemonError
+from vmguard.protocol.client import Daemon
+
+#: QEMU's own image locks (block/file-posix.c)
+_QEMU_FIRST, _QEMU_LAST = 100, 299
+_ASSIGNMENT = re.compile(rb"^(VMGUARD_PYTHON|VMGUARD_LIB)=(.*)$", re.M)
+_PVE_VERSION = "/usr/share/perl5/PVE/pvecfg.pm"
+
+
+def look(config: Config, config_paths: list[str] | None, seconds: float) -> GuardFacts:
+    problems = _config_problems(config_paths)
+    try:
+        with Daemon(config.daemon.run_dir, seconds) as daemon:
+            version = str(daemon.ping().get("version", ""))
+            health = daemon.health()
+            vms = daemon.status()
+            wanted = {"names": [], "all": True, "pid": 0, "dry_run": True, "seconds": seconds}
+            others = daemon.adopt(wanted)
+    except DaemonError as problem:
+        return GuardFacts(
+            daemon=problem.message,
+            own_version=vmguard.__version__,
+            lame=_lame(config),
+            enabled=_enabled(),
+            config_problems=problems,
+        )
+    return GuardFacts(
+        version=version,
+        own_version=vmguard.__version__,
+        disarmed=health.get("disarmed"),
+        lame=_lame(config),
+        enabled=_enabled(),
+        config_problems=problems,
+        unguarded=tuple(str(vm["name"]) for vm in others if vm["result"] == "would-adopt"),
+        weaker=tuple((str(vm["name"]), why) for vm in vms for why in [_weaker(vm)] if why),
+    )
+
+
+def _weaker(vm: dict[str, Any]) -> str:
+    if survey.stance(vm) in ("frozen", "fencing", "conflict"):
+        return f"it is {survey.stance(vm)}: {vm.get('why', '')}"
+    return next((f"{file['path']}: {file['weaker']}" for file in vm["files"] if file.get("weaker")), "")
+
+
+def _lame(config: Config) -> tuple[str, ...]:
+    """Settings with which a VM may write to a disk that is not its own any more."""
+    found = [] if not config.watch.log_only else ["watch.log_only: yes"]
+    found += [f"watch.{key}: ignore" for key in ("on_at_risk", "on_lost") if getattr(config.watch, key) == "ignore"]
+    found += ["hook.daemon_absent: allow"] if config.hook.daemon_absent == "allow" else []
+    for name, entry in config.vms.items():
+        found += [f"vms.{name}.{key}: {value}" for key, value in entry.items() if value == "ignore"]
+        found += [f"vms.{name}.log_only: yes"] if entry.get("log_only") is True else []
+    return tuple(found)
+
+
+def _config_problems(paths: list[str] | None) -> tuple[str, ...]:
+    try:
+        configuration.load(paths)
+    except configuration.BadConfig as bad:
+        return tuple(str(problem) for problem in bad.problems)
+    return ()
+
+
+def _enabled() -> bool | None:
+    """None where there is no systemd to ask."""
+    if not os.path.isdir("/run/systemd/system"):
+        return None
+    try:
+        done = subprocess.run(
+            ["systemctl", "is-enabled", "vmguard.socket"], capture_output=True, timeout=5, check=False, text=True
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() in ("enabled", "enabled-runtime", "static")
+
+
+# -- libvirt --------------------------------------------------------------------------------------------------------
+
+
+def look_libvirt(config: Config, prove: bool, seconds: float) -> LibvirtFacts:
+    version = libvirt_hook.version()
+    if version is None:
+        return LibvirtFacts()
+    hooks = tuple(
+        (path, os.access(path, os.X_OK), _missing(path)) for path in libvirt_hook.installed(config.libvirt.hooks_dir)
+    )
+    running = bool(libvirt_hook.running())
+    proof = libvirt_hook.prove(seconds) if prove and running and hooks else None
+    return LibvirtFacts(
+        version=version,
+        hooks=hooks,
+        proof=proof.answer if proof is not None else "",
+        proof_words=proof.words if proof is not None else "it was not tried",
+        running=running,
+        closed_windows=_closed_windows(config),
+    )
+
+
+def _missing(hook: str) -> str:
+    """What a hook of ours names and what is not there: after vmguard was removed, or Python replaced."""
+    named = {name: os.fsdecode(value) for name, value in _ASSIGNMENT.findall(libvirt_hook.content(hook))}
+    python, library = named.get(b"VMGUARD_PYTHON", ""), named.get(b"VMGUARD_LIB", "")
+    if not os.access(python, os.X_OK):
+        return python or "no interpreter"
+    return "" if os.path.exists(os.path.join(library, "vmguard/hook/libvirt.py")) else f"{library}/vmguard"
+
+
+def _closed_windows(config: Config) -> tuple[tuple[str, str], ...]:
+    windows, found = config.windows, []
+    if windows.qemu == "off":
+        found.append(("windows.qemu", "libvirt's QEMU locks bytes 100-299 of each image"))
+    if windows.libvirt == "off":
+        found.append(("windows.libvirt", "libvirt locks byte 1 while it changes a disk's owner"))
+    if windows.virtlockd == "off" and libvirt_host.uses_virtlockd():
+        found.append(("windows.virtlockd", "this host's libvirt uses virtlockd, which locks byte 0"))
+    return tuple(found)
+
+
+# -- QEMU, Proxmox --------------------------------------------------------------------------------------------------
+
+
+def look_qemus() -> list[QemuFacts]:
+    """Every QEMU of this host with an image open for writing."""
+    found = []
+    for pid in proc.pids():
+        if not proc.name(pid).startswith(("qemu-", "kvm")):
+            continue
+        files = [file for file in proc.open_files(pid) if file.info.writable and not file.info.appends]
+        if not files:
+            continue
+        words = proc.cmdline(pid)
+        locks = any(_QEMU_FIRST <= start <= _QEMU_LAST for file in files for _, start, _ in file.locks)
+        found.append(QemuFacts(pid, _name(words), libvirt_host.manages(words), locks))
+    return found
+
+
+def _name(words: list[str]) -> str:
+    """The VM's name by QEMU's ``-name``."""
+    for word, following in zip(words, words[1:], strict=False):
+        if word == "-name":
+            return following.removeprefix("guest=").partition(",")[0]
+    return "?"
+
+
+def proxmox_version() -> tuple[int, ...] | None:
+    """By the package's own file; None where there is no Proxmox VE."""
+    try:
+        with open(_PVE_VERSION, encoding="utf-8", errors="replace") as stream:
+            found = re.search(r"version\s*=>\s*'(\d+)\.(\d+)(?:\.(\d+))?", stream.read())
+    except OSError:
+        return None
+    return tuple(int(number) for number in found.groups() if number is not None) if found else (0,)

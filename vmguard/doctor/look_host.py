@@ -1,0 +1,75 @@
+"""Looks at this host: kernel, clock, identity, watchdog device. Nothing here touches a share."""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import os
+
+from vmguard.adapters import clock, identity, nfs_identity
+from vmguard.adapters.hostfence import HostFence
+from vmguard.config import Config
+from vmguard.doctor.facts import HostFacts, IdentityFacts
+
+_RECOVER = "/sys/module/nfs/parameters/recover_lost_locks"
+#: struct timex: status is an int behind modes and four longs; adjtimex(2), linux/timex.h
+_TIMEX_SIZE, _STATUS_AT = 208, 40
+_STA_UNSYNC = 0x0040
+_TIME_ERROR = 5
+
+
+def look(config: Config) -> HostFacts:
+    uname = os.uname()
+    return HostFacts(
+        identity=look_identity(config.hosts.name),
+        uptime=clock.boottime(),
+        release=uname.release,
+        kernel=uname.version,
+        clock_synchronised=clock_synchronised(),
+        recover_lost_locks=_flag(_RECOVER),
+        watchdog=_watchdog(config),
+    )
+
+
+def look_identity(configured_name: str = "") -> IdentityFacts:
+    unique_id, path, made_on = nfs_identity.persistent()
+    booted = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=clock.boottime())
+    return IdentityFacts(
+        name=configured_name or identity.host_name(),
+        machine=identity.machine_id(),
+        boot=identity.boot_id(),
+        booted=f"{booted:%Y-%m-%dT%H:%M:%SZ}",
+        unique_id=nfs_identity.in_force(),
+        persistent=unique_id,
+        persistent_in=path,
+        hardware=nfs_identity.machine(),
+        made_on=made_on,
+    )
+
+
+def clock_synchronised() -> bool | None:
+    """What the kernel was told by whoever keeps the time (adjtimex(2)); None when it cannot be asked."""
+    buffer = ctypes.create_string_buffer(_TIMEX_SIZE)
+    try:
+        state = ctypes.CDLL(None, use_errno=True).adjtimex(buffer)
+    except AttributeError:
+        return None
+    if state < 0:
+        return None
+    status = int.from_bytes(buffer.raw[_STATUS_AT : _STATUS_AT + 4], "little")
+    return state != _TIME_ERROR and not status & _STA_UNSYNC
+
+
+def _flag(path: str) -> bool | None:
+    try:
+        with open(path, encoding="ascii") as stream:
+            return stream.read(1) in ("Y", "1")
+    except OSError:
+        return None
+
+
+def _watchdog(config: Config) -> str:
+    wanted = [config.watch.host_fence, *(entry.get("host_fence") for entry in config.vms.values())]
+    if "watchdog" not in wanted:
+        return ""
+    return HostFence(config.watch.watchdog_device).missing() or "ready"

@@ -1,0 +1,61 @@
+"""What the doctor mends itself: ``--fix identity``, an NFS client id of this host's own that survives reboots."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+
+from vmguard.adapters import nfs_identity
+from vmguard.doctor.facts import IdentityFacts, MountFacts
+
+KEEP = "keep"
+SET = "set"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done: ``write`` the file, put it ``now`` in force; ``text`` says so, and what is left to do."""
+
+    write: bool
+    now: bool
+    text: str
+
+
+def plan(me: IdentityFacts, mounts: list[MountFacts]) -> Plan:
+    """Pure. An id that was chosen for this machine is kept, whoever chose it."""
+    cloned = bool(me.made_on and me.hardware and me.made_on != me.hardware)
+    mounted = [mount.point for mount in mounts if mount.version.startswith("4")]
+    write = cloned or not me.persistent
+    now = me.unique_id is not None and not mounted and (write or me.unique_id != me.persistent)
+    if not write and not now:
+        left = _left(mounted) if me.unique_id not in (None, me.persistent) else ""
+        return Plan(False, False, f"this host has its own NFS client id, {me.persistent} ({me.persistent_in}){left}")
+    words = "a new NFS client id, because the old one was made on another machine" if cloned else "an NFS client id"
+    if not write:
+        return Plan(False, True, f"the NFS client id {me.persistent} comes into force now")
+    if me.unique_id is None:
+        return Plan(True, False, f"{words}: in force from the first mount on")
+    return Plan(True, now, f"{words}: in force now" if now else f"{words}{_left(mounted)}")
+
+
+def _left(mounted: list[str]) -> str:
+    return (
+        f"; {', '.join(mounted)} goes on under the old identity until the next boot, or until every NFS share was"
+        " unmounted and this command ran again"
+    )
+
+
+def carry_out(chosen: Plan, me: IdentityFacts, conf: str = nfs_identity.CONF) -> str:
+    """The id. Raises OSError."""
+    unique_id = str(uuid.uuid4()) if chosen.write else me.persistent
+    if chosen.write:
+        aside = conf + ".new"
+        with open(aside, "w", encoding="ascii") as stream:
+            stream.write(nfs_identity.conf_text(unique_id, me.hardware))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(aside, conf)
+    if chosen.now:
+        nfs_identity.set_now(unique_id)
+    return unique_id
