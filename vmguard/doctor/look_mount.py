@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TextIO
+
 from vmguard.adapters import mounts
 from vmguard.doctor.facts import MountFacts
 
@@ -67,10 +69,10 @@ def _facts(mount: mounts.Mount, counted: Counters) -> MountFacts:
     )
 
 
-def lock_requests(point: str) -> int | None:
-    """How many LOCK and LOCKU a mount has sent so far; None where it is not told."""
-    with open("/proc/self/mountstats", encoding="utf-8", errors="surrogateescape") as stream:
-        found = counters(stream.read()).get(point)
+def lock_requests(point: str, stream: TextIO) -> int | None:
+    """How many LOCK and LOCKU a mount has sent so far, by an open mountstats; None where it is not told."""
+    stream.seek(0)
+    found = counters(stream.read()).get(point)
     if found is None or not found.operations:
         return None
     return found.operations.get("LOCK", 0) + found.operations.get("LOCKU", 0)

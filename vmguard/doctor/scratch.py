@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import pwd
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,26 +21,70 @@ _PART: Range = (100, 200)
 _NOBODY = 65534
 
 
+class Attempt:
+    """One attempt on one mount. ``user`` tries where root may not."""
+
+    def __init__(self, folder: str, point: str, seek: bool, user: str) -> None:
+        self._folder, self._point, self._seek, self._user = folder, point, seek, user
+        # Opened as root: who has become another user may not open it any more.
+        self._mountstats = open("/proc/self/mountstats", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+
+    def run(self) -> dict[str, Any]:
+        """The facts of ScratchFacts as far as they were reached."""
+        with self._mountstats:
+            try:
+                return self._try("")
+            except OSError as problem:
+                if problem.errno not in (errno.EACCES, errno.EPERM) or os.geteuid() != 0:
+                    return _error(problem)
+            return self._try_as_user()
+
+    def _try_as_user(self) -> dict[str, Any]:
+        user = self._user
+        try:
+            entry = pwd.getpwnam(user)
+            os.setgroups([])
+            os.setegid(entry.pw_gid)
+            os.seteuid(entry.pw_uid)
+            return self._try(user)
+        except KeyError:
+            words = f"root may not write there, and this host has no user {user}"
+            return {"error": ["EACCES", words], "squashed": "nobody"}
+        except OSError as problem:
+            return {**_error(problem), "squashed": user}
+
+    def _try(self, squashed: str) -> dict[str, Any]:
+        with _scratch(self._folder, self._point, "lock") as path:
+            owner = os.stat(path).st_uid
+            if not squashed and os.geteuid() == 0 and owner != 0:
+                squashed = "nobody" if owner == _NOBODY else f"user {owner}"
+            before = self._requests()
+            facts: dict[str, Any] = {"squashed": squashed, **_locks(path, self._seek)}
+            after = self._requests()
+        facts["lock_requests"] = None if before is None or after is None else after - before
+        if facts["locked"]:
+            with _scratch(self._folder, self._point, "plain") as path:
+                facts["delegated"] = self._stays_here(path)
+        return facts
+
+    def _stays_here(self, path: str) -> bool | None:
+        """Whether a lock is kept in this client: a write delegation, for which a plain open is enough."""
+        fd = _open(path, False)
+        try:
+            before = self._requests()
+            _lock(fd, path, ofd.WRITE, WHOLE)
+            after = self._requests()
+        finally:
+            os.close(fd)
+        return None if before is None or after is None else after == before
+
+    def _requests(self) -> int | None:
+        return lock_requests(self._point, self._mountstats)
+
+
 def attempt(folder: str, point: str, seek: bool, user: str) -> dict[str, Any]:
-    """The facts of ScratchFacts as far as they were reached. ``user`` tries where root may not."""
-    try:
-        return _attempt(folder, point, seek, "")
-    except OSError as problem:
-        if problem.errno not in (errno.EACCES, errno.EPERM) or os.geteuid() != 0:
-            return _error(problem)
-    try:
-        entry = pwd.getpwnam(user)
-        os.setgroups([])
-        os.setegid(entry.pw_gid)
-        os.seteuid(entry.pw_uid)
-        return _attempt(folder, point, seek, user)
-    except KeyError:
-        return {
-            "error": ["EACCES", f"root may not write there, and this host has no user {user}"],
-            "squashed": "nobody",
-        }
-    except OSError as problem:
-        return {**_error(problem), "squashed": user}
+    """Make it: for a child of its own, which may become another user."""
+    return Attempt(folder, point, seek, user).run()
 
 
 def _error(problem: OSError) -> dict[str, Any]:
@@ -47,22 +92,12 @@ def _error(problem: OSError) -> dict[str, Any]:
     return {"error": [name, f"{problem.strerror} ({name})"]}
 
 
-def _attempt(folder: str, point: str, seek: bool, squashed: str) -> dict[str, Any]:
-    with _scratch(folder, "lock") as path:
-        owner = os.stat(path).st_uid
-        if not squashed and os.geteuid() == 0 and owner != 0:
-            squashed = "nobody" if owner == _NOBODY else f"user {owner}"
-        facts: dict[str, Any] = {"squashed": squashed, **_locks(path, point, seek)}
-    if facts["locked"]:
-        with _scratch(folder, "plain") as path:
-            facts["delegated"] = _stays_here(path, point)
-    return facts
-
-
 @contextlib.contextmanager
-def _scratch(folder: str, what: str) -> Iterator[str]:
+def _scratch(folder: str, point: str, what: str) -> Iterator[str]:
     """A new file there, for a moment; what an attempt that was killed left behind goes, too."""
-    path = os.path.join(folder, f"{_PREFIX}{os.uname().nodename}-{what}")
+    # The mount's name keeps two mounts of one share apart, which are tried at the same time.
+    mount = f"{zlib.crc32(point.encode()):08x}"
+    path = os.path.join(folder, f"{_PREFIX}{os.uname().nodename}-{mount}-{what}")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
@@ -82,9 +117,8 @@ def _open(path: str, direct: bool) -> int:
         return os.open(path, flags)  # a file system without O_DIRECT
 
 
-def _locks(path: str, point: str, seek: bool) -> dict[str, Any]:
+def _locks(path: str, seek: bool) -> dict[str, Any]:
     """Lock, conflict, a part freed, the server's own answer. As a claim does it: opened with O_DIRECT."""
-    before = lock_requests(point)
     mine, other = _open(path, True), _open(path, True)
     try:
         if not _lock(mine, path, ofd.WRITE, WHOLE):
@@ -97,8 +131,6 @@ def _locks(path: str, point: str, seek: bool) -> dict[str, Any]:
     finally:
         os.close(other)
         os.close(mine)
-    after = lock_requests(point)
-    facts["lock_requests"] = None if before is None or after is None else after - before
     return facts
 
 
@@ -108,15 +140,3 @@ def _lock(fd: int, path: str, kind: int, piece: Range) -> bool:
     except (LockConflict, LockUnavailable):
         return False
     return True
-
-
-def _stays_here(path: str, point: str) -> bool | None:
-    """Whether a lock is kept in this client: a write delegation, for which a plain open is enough."""
-    fd = _open(path, False)
-    try:
-        before = lock_requests(point)
-        _lock(fd, path, ofd.WRITE, WHOLE)
-        after = lock_requests(point)
-    finally:
-        os.close(fd)
-    return None if before is None or after is None else after == before

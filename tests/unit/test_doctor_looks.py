@@ -1,0 +1,262 @@
+"""What the doctor sees: of mounts in the kernel's own words, of a scratch file, of a share, of this host's identity."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import threading
+import time
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vmguard.adapters import mounts, nfs_identity
+from vmguard.adapters.mounts import Mount
+from vmguard.cli import doctor as command
+from vmguard.cli.main import main
+from vmguard.core.owner import Owner, slot
+from vmguard.doctor import look_mount, look_share, mend, scratch
+from vmguard.doctor.examine import examine
+from vmguard.doctor.facts import IdentityFacts, MountFacts
+from vmguard.doctor.finding import Finding, Level
+
+#: of a Debian 12 client: an NFSv4.2 mount, an NFSv3 mount, and something that is none
+MOUNTSTATS = """\
+device proc mounted on /proc with fstype proc
+device nas:/vm mounted on /srv/v\\040m with fstype nfs4 statvers=1.1
+\topts:\trw,vers=4.2,rsize=131072,hard,proto=tcp,timeo=600,retrans=2,sec=sys,local_lock=none
+\tage:\t4321
+\tnfsv4:\tbm0=0xfdffbfff,acl=0x3,sessions,pnfs=LAYOUT_FLEX_FILES,lease_time=90,lease_expired=0
+\tevents:\t1 2 3
+\tper-op statistics
+\t        READ: 7 7 0 1176 29000 0 3 3 0
+\t        LOCK: 5 5 0 1000 560 0 4 4 1
+\t       LOCKU: 4 4 0 800 448 0 2 2 0
+\t DELEGRETURN: 3 3 0 1 1 0 1 1 0
+\tRECLAIM_COMPLETE: 1 1 0 1 1 0 1 1 0
+device old:/x mounted on /mnt/old with fstype nfs statvers=1.1
+\tage:\t10
+\tper-op statistics
+\t        NULL: 1 1 0 44 24 0 0 0 0
+"""
+
+
+def test_mounts_are_read_from_the_kernels_own_words(tmp_path: Path) -> None:
+    (tmp_path / "mountstats").write_text(MOUNTSTATS)
+    table = [
+        Mount(1, 20, "/", "ext4", "/dev/vda", "rw"),
+        Mount(2, 50, "/srv/v m", "nfs4", "nas:/vm", "rw,vers=4.2,hard,proto=tcp,local_lock=none"),
+        Mount(3, 51, "/mnt/old", "nfs", "old:/x", "rw,vers=3,nolock", read_only=True),
+    ]
+    new, old = look_mount.look(table, str(tmp_path / "mountstats"))
+    assert (new.point, new.version, new.lease, new.age, new.pnfs) == ("/srv/v m", "4.2", 90, 4321, "LAYOUT_FLEX_FILES")
+    assert (new.delegations, new.reclaim_complete) == (3, 1)
+    assert (old.version, old.lease, "ro" in old.options, "nolock" in old.options) == ("3", 0, True, True)
+    assert "ro" not in new.options
+
+
+def test_a_mount_that_another_one_hides_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "mountstats").write_text("")
+    table = [
+        Mount(1, 50, "/srv", "nfs4", "nas:/a", "vers=4.2"),
+        Mount(2, 51, "/srv", "nfs4", "nas:/b", "vers=4.2"),
+    ]
+    assert [mount.source for mount in look_mount.look(table, str(tmp_path / "mountstats"))] == ["nas:/b"]
+
+
+def test_this_hosts_own_mounts_can_be_read() -> None:
+    assert all(isinstance(mount, MountFacts) for mount in look_mount.look(list(mounts.mounts())))
+
+
+@pytest.mark.parametrize(("path", "point"), [("/a/b/c", "/a/b"), ("/a/bc", "/a"), ("/a", "/a"), ("/x", None)])
+def test_the_mount_below_which_a_path_lies(path: str, point: str | None) -> None:
+    known = [MountFacts(name, "nas:/", "4.2") for name in ("/a", "/a/b")]
+    found = look_mount.mount_of(path, known)
+    assert (found.point if found else None) == point
+
+
+# -- a scratch file -------------------------------------------------------------------------------------------------
+
+
+def test_locks_on_a_file_system_that_has_them(tmp_path: Path) -> None:
+    facts = scratch.attempt(str(tmp_path), "/nowhere", False, "nobody")
+    assert (facts["locked"], facts["conflict"], facts["sub_range"]) == (True, True, True)
+    assert facts["lock_requests"] is None, "no NFS, no requests"
+    assert facts["squashed"] == ""
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_an_attempt_that_was_killed_left_behind_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    left = tmp_path / f".vmguard-doctor-{os.uname().nodename}-{zlib.crc32(b'/nowhere'):08x}-lock"
+    left.write_text("")
+    assert scratch.attempt(str(tmp_path), "/nowhere", False, "nobody")["locked"]
+    assert not left.exists()
+
+
+def test_a_folder_that_is_not_there_is_an_answer(tmp_path: Path) -> None:
+    assert scratch.attempt(str(tmp_path / "gone"), "/nowhere", False, "nobody")["error"][0] == "ENOENT"
+
+
+# -- what lies on a share -------------------------------------------------------------------------------------------
+
+
+def _write_now_and_then(folder: Path, names: tuple[str, ...], stop: threading.Event) -> None:
+    """As a VM of a host without vmguard would; none of these files stays open. The old one begins late."""
+    while not stop.wait(0.4):
+        for name in names:
+            (folder / name).write_text(str(time.time()))
+
+
+def test_claims_of_all_hosts_and_images_that_are_written_to_without_a_lock(tmp_path: Path) -> None:
+    folder = tmp_path / "vms/.vmguard"
+    folder.mkdir(parents=True)
+    claims = [Owner(n, host=f"hyp-{n}", machine="m", boot="b", claimed="2026-11-21T09:00:00Z") for n in (1, 2)]
+    (folder / "7.owner").write_bytes(b"".join(map(slot, claims)) + b"torn")
+    for name in ("fresh.raw", "old.raw", "held.raw", "just-made.raw", "notes.txt"):
+        (tmp_path / "vms" / name).write_text("x")
+    long_ago = time.time() - 3600
+    os.utime(tmp_path / "vms/old.raw", (long_ago, long_ago))
+    stop = threading.Event()
+    writer = threading.Thread(target=_write_now_and_then, args=(tmp_path / "vms", ("fresh.raw", "old.raw"), stop))
+    writer.start()
+    with (tmp_path / "vms/held.raw").open("r+"):
+        found = look_share.look(str(tmp_path), ".vmguard")
+    stop.set()
+    writer.join()
+    assert [record["host"] for record in found["records"]] == ["hyp-1", "hyp-2"]
+    assert [os.path.basename(path) for path in found["unlocked_writes"]] == ["fresh.raw"]
+
+
+# -- identity -------------------------------------------------------------------------------------------------------
+
+ME = IdentityFacts(name="hyp-a", unique_id="", hardware="cafe")
+MOUNTED = [MountFacts("/srv/vm", "nas:/vm", "4.2")]
+
+
+def test_an_id_is_made_once_and_before_the_first_mount_it_counts_at_once() -> None:
+    chosen = mend.plan(ME, [])
+    assert (chosen.write, chosen.now) == (True, True)
+    assert mend.plan(replace(ME, unique_id=None), []).now is False, "without the module there is nothing to set"
+    settled = replace(ME, unique_id="x", persistent="x", made_on="cafe")
+    assert (mend.plan(settled, []).write, mend.plan(settled, []).now) == (False, False)
+
+
+def test_under_a_mount_the_id_in_force_is_left_alone() -> None:
+    """A client id that changed under its mounts would be another client: its locks would be nobody's."""
+    chosen = mend.plan(ME, MOUNTED)
+    assert (chosen.write, chosen.now) == (True, False)
+    assert "/srv/vm goes on under the old identity" in chosen.text
+
+
+def test_an_id_that_came_with_a_clone_is_replaced_and_one_that_an_admin_chose_is_kept() -> None:
+    assert mend.plan(replace(ME, unique_id="x", persistent="x", made_on="beef"), []).write
+    assert not mend.plan(replace(ME, unique_id="x", persistent="x", made_on=""), []).write
+
+
+def test_the_id_is_written_so_that_modprobe_and_the_doctor_read_it(tmp_path: Path) -> None:
+    conf = tmp_path / "vmguard-nfs.conf"
+    unique_id = mend.carry_out(mend.Plan(True, False, ""), ME, str(conf))
+    assert nfs_identity.persistent((str(tmp_path),)) == (unique_id, str(conf), "cafe")
+    assert f"options nfs nfs4_unique_id={unique_id}\n" in conf.read_text()
+
+
+def test_of_several_lines_of_modprobe_the_last_counts_and_other_options_do_not_disturb(tmp_path: Path) -> None:
+    (tmp_path / "a.conf").write_text("options nfs nfs4_unique_id=first\n")
+    (tmp_path / "b.conf").write_text(
+        "# options nfs nfs4_unique_id=no\noptions nfs max_session_slots=9 nfs4_unique_id=b\n"
+    )
+    assert nfs_identity.persistent((str(tmp_path),))[0] == "b"
+    assert nfs_identity.persistent((str(tmp_path / "none"),)) == ("", "", "")
+
+
+# -- the command ----------------------------------------------------------------------------------------------------
+
+FINDINGS = [
+    Finding("host.clock", "host", Level.OK, "the clock is synchronised"),
+    Finding("mount.hard", "/srv/vm", Level.FAIL, "mounted soft", "umount it"),
+    Finding("host.identity", "host", Level.WARN, "it is the host name", "vmguard doctor --fix identity"),
+]
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(command, "examine", lambda *_: FINDINGS)
+
+
+def test_findings_stand_by_their_subject_with_why_and_what_mends(
+    root: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr().out.splitlines() == [
+        "host",
+        "  OK: the clock is synchronised",
+        "  WARN: it is the host name",
+        f"      why : {FINDINGS[2].why}",
+        "      mend: vmguard doctor --fix identity",
+        "/srv/vm",
+        "  FAIL: mounted soft",
+        f"      why : {FINDINGS[1].why}",
+        "      mend: umount it",
+        "",
+        "1 FAIL, 1 WARN, 1 OK",
+    ]
+
+
+def test_machines_get_every_finding_and_the_exit_code(root: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 2
+    said: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert (said["schema"], said["status"]) == (1, "CRITICAL")
+    assert [set(item) for item in said["findings"]] == [{"check", "subject", "level", "text", "why", "mend"}] * 3
+
+
+def test_only_root_can_look(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert main(["doctor"]) == 3
+    assert "sudo vmguard doctor" in capsys.readouterr().err
+
+
+def test_a_wrong_configuration_is_a_finding_and_the_rest_is_examined(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    (tmp_path / "bad.yaml").write_text("hook: {wiat: 3}")
+    assert main(["doctor", "--no-proof", "--json", "--config", str(tmp_path / "bad.yaml")]) == 2
+    said = json.loads(capsys.readouterr().out)
+    levels = {item["check"]: item["level"] for item in said["findings"]}
+    assert levels["guard.config"] == "FAIL"
+    assert "host.clock" in levels
+
+
+def test_a_subject_that_is_on_no_share_is_told(root: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "examine", examine)
+    assert main(["doctor", "/proc/self"]) == 3
+
+
+def test_storages_that_hang_are_given_up_together_and_not_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vmguard.config import Config
+    from vmguard.doctor import examine as module
+    from vmguard.survey import Places
+
+    hanging = [MountFacts(f"/srv/{n}", f"nas{n}:/vm", "4.2", device=n, lease=90) for n in range(5)]
+    monkeypatch.setattr(look_mount, "look", lambda: hanging)
+    monkeypatch.setattr(scratch, "attempt", lambda *_: time.sleep(60))
+    monkeypatch.setattr(look_share, "look", lambda *_: time.sleep(60))
+    monkeypatch.setattr(module, "_guard", lambda *_: [])
+    began = time.monotonic()
+    found = module.examine(Config(), Places("/run/x", "", "", ""), module.Wanted(seconds=0.5))
+    assert time.monotonic() - began < 2
+    away = [finding for finding in found if finding.check == "storage.answers"]
+    assert [(finding.subject, finding.level) for finding in away] == [(f"/srv/{n}", Level.FAIL) for n in range(5)]
+
+
+def test_booted_is_a_time_of_day_that_compares_with_claims() -> None:
+    from vmguard.doctor.look_host import look_identity
+
+    booted = look_identity().booted
+    assert booted < f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+    assert len(booted) == len("2026-11-21T09:00:00Z")
