@@ -56,6 +56,8 @@ COMMANDS = (
     Command("plan", "which files the start of a VM would lock, and which not", "vmguard.cli.plan"),
     Command("config", "check or show the configuration, or print an example", "vmguard.cli.config_cmd"),
     Command("hook-script", "print the hook for a hypervisor", "vmguard.cli.hook_script"),
+    Command("man", "print a manual page", "vmguard.cli.man"),
+    Command("completion", "print the completion for a shell", "vmguard.cli.completion"),
     Command("daemon", "hold the locks of this host (systemd starts it)", "vmguard.cli.daemon"),
 )
 
@@ -230,6 +232,11 @@ def command_parser(command: Command, module: Any) -> Parser:
     )
     module.add_arguments(parser)
     return parser
+
+
+def all_parsers() -> dict[str, Parser]:
+    """The parser of every command: for the manual and the shells' completion."""
+    return {command.name: command_parser(command, _module(command)) for command in COMMANDS}
 
 
 def _duration(text: str) -> float:

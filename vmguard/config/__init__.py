@@ -24,7 +24,7 @@ from vmguard.config.loader import (
     needs_restart,
 )
 from vmguard.config.problems import BadConfig, Problem, did_you_mean
-from vmguard.config.render import example
+from vmguard.config.render import example, introduction, vms_help
 from vmguard.config.settings import (
     Config,
     Origin,
@@ -51,6 +51,7 @@ __all__ = [
     "did_you_mean",
     "example",
     "format_duration",
+    "introduction",
     "load",
     "load_or_last_good",
     "needs_restart",
@@ -58,4 +59,5 @@ __all__ = [
     "sections",
     "settings",
     "vm_settings",
+    "vms_help",
 ]

@@ -37,6 +37,16 @@ def example() -> str:
     return "\n".join(lines) + "\n"
 
 
+def introduction() -> str:
+    """What the file is, where it lies, and how a change comes into force."""
+    return _HEAD
+
+
+def vms_help() -> str:
+    """What may be set for one VM alone."""
+    return _VMS
+
+
 def _setting(row: Setting) -> Iterator[str]:
     default = row.kind.show(row.default)
     yield from _comment(row.help, "  ")

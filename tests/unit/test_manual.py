@@ -1,0 +1,148 @@
+"""Manual pages and completion: made from the program, so nothing in it can be missing from them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vmguard import config
+from vmguard.cli import completion, man
+from vmguard.cli.main import COMMANDS, all_parsers, main, top_parser
+from vmguard.cli.manual.roff import Page, escape
+from vmguard.doctor.catalogue import CHECKS
+from vmguard.hook import operations
+from vmguard.hook.libvirt import PROOF
+
+Capture = pytest.CaptureFixture[str]
+
+
+def shown(page: str) -> str:
+    """A page as a person reads it, in very long lines."""
+    environment = {**os.environ, "MANWIDTH": "4000", "MAN_KEEP_FORMATTING": "", "LC_ALL": "C.UTF-8", "MANPAGER": "cat"}
+    done = subprocess.run(
+        ["man", "-l", "-"], input=man.page(page), env=environment, capture_output=True, text=True, check=True
+    )
+    plain: str = subprocess.run(["col", "-bx"], input=done.stdout, capture_output=True, text=True, check=True).stdout
+    return plain.replace("‐", "-")
+
+
+@pytest.mark.parametrize("page", man.PAGES)
+def test_a_page_is_shown_without_a_warning(page: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{page}.{man.PAGES[page]}"
+    path.write_text(man.page(page))
+    done = subprocess.run(
+        ["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", str(path)],
+        env={**os.environ, "MANROFFSEQ": "", "MANWIDTH": "80", "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+
+
+def test_every_command_and_every_option_is_in_vmguard_8() -> None:
+    text = shown("vmguard")
+    for name, parser in {"": top_parser(), **all_parsers()}.items():
+        assert f"vmguard {name}" in text
+        for action in parser._actions:
+            if action.option_strings and action.dest != "help":
+                assert all(option in text for option in action.option_strings), (name, action.option_strings)
+                assert action.help, f"{name} {action.option_strings} has no help text"
+    for check, why in CHECKS.items():
+        assert check in text
+        assert why[1:] in text
+
+
+def test_every_setting_is_in_vmguard_yaml_5() -> None:
+    text = shown("vmguard.yaml")
+    for row in config.settings():
+        assert row.name in text
+        assert row.help.split(". ")[0] in text
+        assert f"Default: {row.kind.show(row.default)}" in text
+
+
+def test_every_operation_of_the_hooks_is_in_vmguard_hooks_7() -> None:
+    text = shown("vmguard-hooks")
+    for row in (*operations.LIBVIRT.values(), *operations.PROXMOX.values()):
+        assert row.why in text
+    assert PROOF in text
+
+
+def test_nothing_in_a_text_is_obeyed_by_roff() -> None:
+    assert escape(".so /etc/passwd") == "\\&.so /etc/passwd"
+    assert escape("'br") == "\\&'br"
+    assert escape("a\\fBb --c") == "a\\efBb \\-\\-c"
+    page = Page("x", 1, "1", "2026-11-21", "y")
+    page.tagged("-rf", "")
+    assert page.text().endswith("\\fB\\-rf\\fR\n\\&\n")
+
+
+# -- completion -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def complete(tmp_path: Path) -> Any:
+    """What bash offers behind some words; the VMs are those of a vmguard of ours."""
+    script = tmp_path / "completion.bash"
+    script.write_text(completion.bash())
+    vmguard = tmp_path / "vmguard"
+    vmguard.write_text("#!/bin/sh\nprintf 'web\\nweb two\\nmail\\n'\n")
+    vmguard.chmod(0o755)
+
+    def ask(*words: str) -> list[str]:
+        code = (
+            f'source {script}; COMP_WORDS=(vmguard "$@"); COMP_CWORD=$#; _vmguard; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        )
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            ["bash", "-u", "-c", code, "bash", *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,
+        )
+        assert done.stderr == ""
+        return done.stdout.split("\n")[:-1]
+
+    return ask
+
+
+def test_commands_are_completed(complete: Any) -> None:
+    assert complete("") == [*(command.name for command in COMMANDS), "help"]
+    assert complete("hist") == ["history"]
+    assert complete("--json", "hist") == ["history"]
+    assert complete("--config", "check", "hist") == ["history"]
+
+
+def test_vms_are_completed_by_name_whatever_they_are_called(complete: Any) -> None:
+    assert complete("check", "w") == ["web", "web\\ two"]
+    assert complete("check", "") == ["web", "web\\ two", "mail"]
+    assert complete("plan", "--name", "m") == ["mail"]
+
+
+def test_options_words_and_files_are_completed(complete: Any, tmp_path: Path) -> None:
+    assert complete("adopt", "--dr") == ["--dry-run"]
+    assert "--json" in complete("status", "--")
+    assert complete("enable", "lib") == ["libvirt"]
+    assert complete("config", "ex") == ["example"]
+    (tmp_path / "disk.raw").write_text("")
+    assert complete("who", "dis") == ["disk.raw"]
+
+
+def test_names_are_those_that_this_hosts_files_know(tmp_path: Path, capsys: Capture) -> None:
+    for path in ("libvirt/web.xml", "etc/two words.xml", "etc/notes.txt"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("")
+    (tmp_path / "run/vms").mkdir(parents=True)
+    (tmp_path / "run/vms/x.json").write_text(json.dumps({"name": "held", "uuid": "u-1", "files": []}))
+    folders = {"libvirt": {"run_dir": f"{tmp_path}/libvirt", "config_dir": f"{tmp_path}/etc"}}
+    settings = {**folders, "daemon": {"run_dir": f"{tmp_path}/run"}, "proxmox": {"config_dir": f"{tmp_path}/pve"}}
+    (tmp_path / "c.yaml").write_text(json.dumps(settings))
+    assert main(["completion", "names", "--config", str(tmp_path / "c.yaml")]) == 0
+    assert capsys.readouterr().out.splitlines() == ["held", "two words", "u-1", "web"]

@@ -1,0 +1,116 @@
+"""``vmguard completion bash|names``: a shell's completion, made from the commands themselves; and the VMs it offers."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from vmguard.adapters import proxmox_host, statefile
+from vmguard.cli import main, places
+from vmguard.cli.output import Output
+from vmguard.core.report import Status
+from vmguard.survey import Places
+
+_HEAD = """\
+# bash completion of vmguard; made by: vmguard completion bash
+_vmguard_vms() {
+    local name
+    COMPREPLY=()
+    while IFS= read -r name; do
+        [[ $name == "$1"* ]] && COMPREPLY+=("$(printf %q "$name")")
+    done < <(vmguard completion names 2> /dev/null)
+}
+
+_vmguard() {
+    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} command= at options= words= vms= files=
+    for ((at = 1; at < COMP_CWORD; at++)); do
+        case ${COMP_WORDS[at]} in
+            --config|--timeout) ((at++)) ;;
+            -*) ;;
+            *) command=${COMP_WORDS[at]}; break ;;
+        esac
+    done
+    COMPREPLY=()
+    case $before in
+        --config|--storage-cfg|--domain-xml|--pve-config|--output) COMPREPLY=($(compgen -f -- "$word")); return ;;
+        --name|--uuid) _vmguard_vms "$word"; return ;;
+    esac
+    case $command in
+"""
+_TAIL = """\
+    esac
+    if [[ $word == -* ]]; then
+        COMPREPLY=($(compgen -W "@GLOBALS@ $options" -- "$word"))
+    elif [[ -n $words ]]; then
+        COMPREPLY=($(compgen -W "$words" -- "$word"))
+    elif [[ -n $vms ]]; then
+        _vmguard_vms "$word"
+    fi
+    if [[ -n $files && ${#COMPREPLY[@]} -eq 0 ]]; then
+        COMPREPLY=($(compgen -f -- "$word"))
+    fi
+}
+complete -o filenames -F _vmguard vmguard
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=["bash", "names"], help="the shell's script, or this host's VMs, a line each")
+
+
+def run(args: argparse.Namespace, out: Output) -> int:
+    if args.what == "bash":
+        text = bash()
+        out.json({"schema": 1, "bash": text}) if args.json else out.block(text)
+        return Status.OK
+    names = known_names(places.of(args))
+    if args.json:
+        out.json({"schema": 1, "names": names})
+    for name in names:
+        if "\n" not in name:
+            out.block(name)
+    return Status.OK
+
+
+def known_names(where: Places) -> list[str]:
+    """Names and ids of all VMs that this host knows of: from files of this host alone, so it never waits."""
+    found = set()
+    for path in _below(os.path.join(where.run_dir, "vms"), ".json"):
+        vm = statefile.read(path) or {}
+        found |= {str(vm[key]) for key in ("name", "uuid") if vm.get(key)}
+    for folder in (where.libvirt_run_dir, where.libvirt_config_dir):
+        found |= {os.path.basename(path).removesuffix(".xml") for path in _below(folder, ".xml")}
+    return sorted(found | {vmid for vmid, _ in proxmox_host.owners(where.proxmox_config_dir)})
+
+
+def _below(folder: str, suffix: str) -> list[str]:
+    try:
+        return [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(suffix)]
+    except OSError:
+        return []
+
+
+def bash() -> str:
+    """The whole script."""
+    parsers = main.all_parsers()
+    lines = [f'        "") words="{" ".join(parsers)} help" ;;']
+    for name, parser in parsers.items():
+        lines.append(f"        {name}) {_case(parser)} ;;")
+    options = " ".join(option for action in main.top_parser()._actions for option in action.option_strings)
+    return _HEAD + "\n".join(lines) + "\n" + _TAIL.replace("@GLOBALS@", options)
+
+
+def _case(parser: argparse.ArgumentParser) -> str:
+    """What may follow this command: its options, fixed words, VMs or files."""
+    options = [option for action in parser._actions for option in action.option_strings]
+    said = [f'options="{" ".join(options)}"']
+    for action in parser._actions:
+        if action.option_strings:
+            continue
+        if action.choices:
+            said.append(f'words="{" ".join(map(str, action.choices))}"')
+        if "VM" in str(action.metavar):
+            said.append("vms=yes")
+        if "FILE" in str(action.metavar) or "PATH" in str(action.metavar):
+            said.append("files=yes")
+    return "; ".join(said)

@@ -1,0 +1,194 @@
+"""The three manual pages: vmguard(8), vmguard.yaml(5), vmguard-hooks(7)."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+
+import vmguard
+from vmguard import config
+from vmguard.cli.manual.roff import Page
+from vmguard.doctor.catalogue import CHECKS
+from vmguard.hook import operations
+
+#: of the pages, for their last line
+_DATE = "2026-11-21"
+_NOT_OPTIONS = ("help",)
+_DESCRIPTION = (
+    "vmguard sees to it that at any instant at most one host can run, and write to the disks of, a virtual "
+    "machine whose "
+    "disks lie on an NFSv4 server. A hook takes an exclusive lock on each disk before the VM starts. The daemon moves "
+    "these locks onto QEMU's own open files, proves all the while that the server still honours them, "
+    "freezes VMs while "
+    "nobody can know, and fences a VM whose lock is proven lost."
+)
+_FILES = {
+    "/etc/vmguard/vmguard.yaml, /etc/vmguard/conf.d/*.yaml": "The configuration, see vmguard.yaml(5).",
+    "/run/vmguard/vmguard.sock": "The daemon's socket, for root only.",
+    "/run/vmguard/vms/": "What the daemon guards, for the daemon that follows it.",
+    "FOLDER/.vmguard/INODE.owner": "Beside each disk: who has claimed it, and since when. Never the lock.",
+    "/etc/libvirt/hooks/qemu.d/50-vmguard": "libvirt's hook, put there by vmguard enable libvirt.",
+    "/etc/modprobe.d/vmguard-nfs.conf": "This host's NFS client id, made by vmguard doctor --fix identity.",
+}
+_ENVIRONMENT = {
+    "NO_COLOR": "When set to anything, nothing is coloured.",
+    "COLUMNS": "The width of the terminal, before what the terminal itself says.",
+}
+_JOURNAL = {
+    "VMGUARD_EVENT": "What happened, a word for programs: vm.freeze, vm.fence, lock.lost.",
+    "VMGUARD_NAME, VMGUARD_UUID, VMGUARD_VM": "The VM that it is about; VMGUARD_VM is HYPERVISOR-ID.",
+    "VMGUARD_MOUNT, VMGUARD_DISK, VMGUARD_VERDICT, VMGUARD_EVIDENCE": "What it is about, and on what it rests.",
+}
+_STATUS = {
+    "0": "OK: all is well, or it was done.",
+    "1": "WARNING: it works, and somebody should look.",
+    "2": "CRITICAL: a disk is in danger, or a VM runs unguarded.",
+    "3": "UNKNOWN: it could not be found out or not be done; also wrong arguments.",
+}
+_LIBVIRT_CALL = "/etc/libvirt/hooks/qemu NAME OPERATION SUB-OPERATION EXTRA    (the domain XML on standard input)"
+_PROXMOX_CALL = "SNIPPET VMID PHASE"
+
+
+def vmguard_8(top: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser]) -> str:
+    """The program: every command with its own help text."""
+    page = Page("vmguard", 8, vmguard.__version__, _DATE, "guards the disks of VMs on NFSv4: one host at a time")
+    page.section("synopsis")
+    page.literal([_usage(top)])
+    page.section("description")
+    page.paragraph(_DESCRIPTION)
+    page.section("options")
+    page.paragraph("Every command takes these, before or behind its name.")
+    _arguments(page, top)
+    page.section("commands")
+    for name, parser in commands.items():
+        _command(page, name, parser)
+    page.section("the checks of vmguard doctor")
+    page.paragraph("Each finding is OK, WARN or FAIL, and comes with a command that mends it.")
+    for check, why in CHECKS.items():
+        page.tagged(check, f"{why[0].upper()}{why[1:]}.")
+    page.section("exit status")
+    page.paragraph("That of monitoring plugins, for every command.")
+    _list(page, _STATUS)
+    page.section("files")
+    _list(page, _FILES)
+    page.section("environment")
+    _list(page, _ENVIRONMENT)
+    page.section("journal fields")
+    page.paragraph(
+        "Besides its text, each event of the watchdog carries fields, for journalctl VMGUARD_EVENT=vm.freeze."
+    )
+    _list(page, _JOURNAL)
+    page.section("see also")
+    page.paragraph("vmguard.yaml(5), vmguard-hooks(7), nfs(5), exports(5), fcntl(2)")
+    return page.text()
+
+
+def _usage(parser: argparse.ArgumentParser) -> str:
+    return " ".join(parser.format_usage().split()).removeprefix("usage: ")
+
+
+def _command(page: Page, name: str, parser: argparse.ArgumentParser) -> None:
+    page.subsection(f"vmguard {name}")
+    page.paragraph(parser.description or "")
+    page.literal([_usage(parser)])
+    _arguments(page, parser)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, below in action.choices.items():
+                page.tagged(f"{name} {word}", str(below.description or ""))
+
+
+def _arguments(page: Page, parser: argparse.ArgumentParser) -> None:
+    for action in parser._actions:
+        if action.dest in _NOT_OPTIONS or isinstance(action, argparse._SubParsersAction):
+            continue
+        help = action.help or ""
+        choices = f" One of: {', '.join(map(str, action.choices))}." if action.choices else ""
+        page.tagged(_name(action), f"{help[:1].upper()}{help[1:]}.{choices}")
+
+
+def _name(action: argparse.Action) -> str:
+    value = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+    if not action.option_strings:
+        return value
+    takes = "" if action.nargs == 0 else f" {value if not action.choices else '|'.join(map(str, action.choices))}"
+    return ", ".join(action.option_strings) + takes
+
+
+def _list(page: Page, entries: dict[str, str]) -> None:
+    for tag, text in entries.items():
+        page.tagged(tag, text)
+
+
+def yaml_5() -> str:
+    """The configuration: every row of the table of settings."""
+    page = Page("vmguard.yaml", 5, vmguard.__version__, _DATE, "the configuration of vmguard")
+    page.section("synopsis")
+    page.literal(["/etc/vmguard/vmguard.yaml", "/etc/vmguard/conf.d/*.yaml"])
+    page.section("description")
+    for paragraph in config.introduction().split("\n\n"):
+        page.paragraph(paragraph)
+    rows = list(config.settings())
+    for section, help in config.sections().items():
+        page.section(section)
+        page.paragraph(help)
+        for row in rows:
+            if row.section == section:
+                page.tagged(f"{section}.{row.key}", " ".join(_setting(row)))
+    page.section("vms")
+    page.paragraph(config.vms_help())
+    page.literal(["vms:", "  web:", "    on_lost: freeze", "    after_fence: off"])
+    page.section("see also")
+    page.paragraph("vmguard(8), vmguard-hooks(7)")
+    return page.text()
+
+
+def _setting(row: config.Setting) -> Iterator[str]:
+    yield row.help
+    yield f"Value: {row.kind.describe()}. Default: {row.kind.show(row.default)}."
+    if row.restart:
+        yield "A change needs a restart of the daemon."
+
+
+def hooks_7() -> str:
+    """The hooks: when each hypervisor calls them, what they do, what their failure does."""
+    page = Page(
+        "vmguard-hooks", 7, vmguard.__version__, _DATE, "what vmguard does when a hypervisor starts or stops a VM"
+    )
+    page.section("description")
+    page.paragraph(
+        "Each hook is a small program that the hypervisor calls. It uses Python's standard library alone, is "
+        "bounded in "
+        "time, and refuses in words: which disk, who has it, since when, is that host alive, what to do now."
+    )
+    page.paragraph(
+        "CLAIM means: every disk of the VM gets its lock, all or none, or the start is refused. INFORM "
+        "means: the daemon "
+        "is told, as a hint and never as a proof. NOTHING means: the hook leaves at once."
+    )
+    for title, call, table in (
+        ("libvirt", _LIBVIRT_CALL, operations.LIBVIRT),
+        ("proxmox ve", _PROXMOX_CALL, operations.PROXMOX),
+    ):
+        page.section(title)
+        page.literal([call])
+        for name, row in table.items():
+            fails = (
+                "Its failure refuses the start." if row.on_failure == operations.REFUSE else "Its failure does nothing."
+            )
+            page.tagged(name, f"{row.action.upper()}: {row.why}. {fails}")
+    page.section("the proof")
+    page.paragraph(
+        f"libvirt's hook refuses every VM whose name begins with {PROOF}: vmguard enable libvirt and vmguard "
+        "doctor ask "
+        "libvirt to start one, in order to see whether it calls the hook and obeys it. Its only disk does "
+        "not exist, so "
+        "nothing runs if it does not."
+    )
+    page.section("see also")
+    page.paragraph("vmguard(8), vmguard.yaml(5)")
+    return page.text()
+
+
+#: of vmguard/hook/libvirt.py, which is not imported here: it belongs to the hot path
+PROOF = "vmguard-proof-"
