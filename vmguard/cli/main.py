@@ -56,6 +56,8 @@ COMMANDS = (
     Command("plan", "which files the start of a VM would lock, and which not", "vmguard.cli.plan"),
     Command("config", "check or show the configuration, or print an example", "vmguard.cli.config_cmd"),
     Command("hook-script", "print the hook for a hypervisor", "vmguard.cli.hook_script"),
+    Command("metrics", "what Prometheus may know: printed, written or served", "vmguard.cli.metrics"),
+    Command("report", "an archive for a bug report, without secrets", "vmguard.cli.report"),
     Command("man", "print a manual page", "vmguard.cli.man"),
     Command("completion", "print the completion for a shell", "vmguard.cli.completion"),
     Command("daemon", "hold the locks of this host (systemd starts it)", "vmguard.cli.daemon"),

@@ -1,0 +1,160 @@
+"""Metrics: what a host with this state tells Prometheus; and the bug report, which must not tell too much."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vmguard.cli import metrics as command
+from vmguard.cli.main import main
+from vmguard.cli.report import clean
+from vmguard.core.metrics import HELP, Seen, families, text
+
+Capture = pytest.CaptureFixture[str]
+
+
+def vm(name: str, **other: Any) -> dict[str, Any]:
+    files = [{"guard": "pinned"}, {"guard": other.pop("guard", "pinned")}]
+    return {"name": name, "uuid": f"uuid-{name}", "state": "running", "files": files, **other}
+
+
+MOUNT = {
+    "mount": "/srv/vm",
+    "source": "nas:/vm",
+    "phase": "healthy",
+    "lease": 90.0,
+    "lease_age": 4.5,
+    "freeze_in": 67.5,
+    "locks": 4,
+    "unsure": 0,
+    "lost": 1,
+}
+SEEN = Seen(
+    problem="",
+    version="1.2",
+    vms=[vm("web", frozen=True), vm('a "b"\\\n', state="claimed", guard="lost")],
+    health={"mounts": [MOUNT], "fences": [{}], "disarmed": {"seconds": 60.0}},
+    history=[{"code": "vm.freeze", "level": "warning"}] * 3 + [{"code": "vm.thaw", "level": "info"}],
+)
+
+
+def lines(seen: Seen) -> list[str]:
+    return [line for line in text(families(seen)).splitlines() if not line.startswith("#")]
+
+
+def test_a_host_tells_all_of_this() -> None:
+    said = lines(SEEN)
+    for line in (
+        "vmguard_up 1",
+        'vmguard_build_info{version="1.2"} 1',
+        'vmguard_vms{state="running"} 1',
+        'vmguard_vms{state="claimed"} 1',
+        'vmguard_vm_frozen{vm="web",uuid="uuid-web"} 1',
+        'vmguard_vm_fencing{vm="web",uuid="uuid-web"} 0',
+        'vmguard_vm_files{vm="web",uuid="uuid-web",guard="pinned"} 2',
+        'vmguard_vm_files{vm="web",uuid="uuid-web",guard="lost"} 0',
+        'vmguard_mount_lease_seconds{mount="/srv/vm",server="nas:/vm"} 90',
+        'vmguard_mount_lease_age_seconds{mount="/srv/vm",server="nas:/vm"} 4.5',
+        'vmguard_mount_phase{mount="/srv/vm",server="nas:/vm",phase="healthy"} 1',
+        'vmguard_mount_locks_lost{mount="/srv/vm",server="nas:/vm"} 1',
+        "vmguard_fences 1",
+        "vmguard_disarmed_seconds 60",
+        'vmguard_events_total{event="vm.freeze",level="warning"} 3',
+    ):
+        assert line in said
+    assert {line.partition("{")[0].partition(" ")[0] for line in said} == {f"vmguard_{name}" for name in HELP}
+
+
+def test_a_name_of_any_kind_stays_one_label_on_one_line() -> None:
+    assert any(line.startswith('vmguard_vm_frozen{vm="a \\"b\\"\\\\\\n",') for line in lines(SEEN))
+
+
+def test_without_a_daemon_it_says_so_and_claims_nothing_of_vms() -> None:
+    said = lines(Seen("nobody answers", "", [], {}, SEEN.history))
+    assert said[0] == "vmguard_up 0"
+    assert {line.partition("{")[0] for line in said[1:]} == {"vmguard_events_total"}
+
+
+def test_a_host_without_a_vm_has_zero_running_ones() -> None:
+    assert 'vmguard_vms{state="running"} 0' in lines(Seen("", "1", [], {"mounts": [], "fences": []}, []))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        json.dumps({"daemon": {"run_dir": str(tmp_path / "run")}, "notify": {"command": "tell -p hunter2"}})
+    )
+    return str(path)
+
+
+def test_the_file_for_node_exporter_is_whole_and_readable(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "look", lambda where: SEEN)
+    old = os.umask(0o077)
+    try:
+        assert main(["metrics", "--config", config, "--output", str(tmp_path / "vmguard.prom")]) == 0
+    finally:
+        os.umask(old)
+    path = tmp_path / "vmguard.prom"
+    assert path.read_text() == text(families(SEEN))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert sorted(os.listdir(tmp_path)) == ["c.yaml", "vmguard.prom"]
+
+
+def test_a_dead_daemon_is_in_the_exit_status_too(config: str, capsys: Capture) -> None:
+    assert main(["metrics", "--config", config]) == 2
+    assert "vmguard_up 0\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--listen", "x"], ["--listen", "0"], ["--listen", "1", "--output", "f"], ["--every", "5s"], ["--every", "0"]],
+)
+def test_wrong_arguments_are_told(words: list[str]) -> None:
+    assert main(["metrics", *words]) == 3
+
+
+# -- the report -----------------------------------------------------------------------------------------------------
+
+
+def test_a_report_has_its_parts_and_no_secret(config: str, tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "report.tar.gz"
+    assert main(["report", "--config", config, "--output", str(path), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with tarfile.open(path) as archive:
+        parts = {name.partition("/")[2]: archive.extractfile(name).read().decode() for name in archive.getnames()}  # type: ignore[union-attr]
+    assert set(parts) == set(said["parts"])
+    assert {"version.txt", "config.yaml", "status.json", "doctor.json", "history.jsonl", "proc-locks"} <= set(parts)
+    assert "notify.command: ***" in parts["config.yaml"]
+    assert not any("hunter2" in content for content in parts.values())
+    assert json.loads(parts["doctor.json"])["findings"]
+    assert parts["status.json"].startswith("not to be had: DaemonError"), "a part that is missing says why"
+
+
+def test_a_report_never_overwrites(config: str, tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("mine")
+    assert main(["report", "--config", config, "--output", str(tmp_path / "there")]) == 3
+    assert (tmp_path / "there").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        ("password: hunter2", "password: ***"),
+        ("smtp_token=abc def", "smtp_token=***"),
+        ("API-KEY: x", "API-KEY: ***"),
+        ("https://eva:geheim@nas/x", "https://***@nas/x"),
+        ("lease 90 s, mount nas:/vm", "lease 90 s, mount nas:/vm"),
+    ],
+)
+def test_what_looks_like_a_secret_is_left_out(told: str, kept: str) -> None:
+    assert clean(told) == kept

@@ -1,0 +1,121 @@
+"""``vmguard metrics``: what Prometheus may know of this host, printed, written for node_exporter, or served.
+
+A program of its own, so that whoever asks for metrics, however often, can never hold up the daemon.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from vmguard.cli import places
+from vmguard.cli.output import Output
+from vmguard.config import parse_duration
+from vmguard.core import metrics
+from vmguard.core.report import Status
+from vmguard.daemon.history import read
+from vmguard.errors import BadInput, DaemonError, VmguardError
+from vmguard.protocol.client import Daemon
+from vmguard.survey import Places
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", metavar="FILE", help="write this file, whole or not at all (node_exporter: *.prom)")
+    parser.add_argument("--every", metavar="TIME", type=_time, help="with --output: again and again, this far apart")
+    parser.add_argument("--listen", metavar="[HOST:]PORT", help="serve them by HTTP; HOST is 127.0.0.1 unless given")
+
+
+def run(args: argparse.Namespace, out: Output) -> int:
+    if args.listen and (args.output or args.every):
+        raise BadInput("--listen serves, --output writes: only one of them", "vmguard metrics --help")
+    if args.every and not args.output:
+        raise BadInput("--every needs --output", "vmguard metrics --output FILE --every 15s")
+    where = places.of(args)
+    if args.listen:
+        return _serve(args.listen, where)
+    while True:
+        seen = look(where)
+        found = metrics.families(seen)
+        if args.output:
+            _write(args.output, metrics.text(found))
+        elif args.json:
+            out.json({"schema": 1, "metrics": [family._asdict() for family in found]})
+        else:
+            out.block(metrics.text(found))
+        if not args.every:
+            return Status.CRITICAL if seen.problem else Status.OK
+        time.sleep(args.every)
+
+
+def look(where: Places) -> metrics.Seen:
+    """Ask the daemon; without one the history is still there."""
+    history = read(where.run_dir)
+    try:
+        with Daemon(where.run_dir, where.timeout) as daemon:
+            return metrics.Seen("", str(daemon.ping()["version"]), daemon.status(), daemon.health(), history)
+    except DaemonError as problem:
+        return metrics.Seen(problem.message, "", [], {}, history)
+
+
+def _write(path: str, text: str) -> None:
+    """node_exporter may read at any moment: it finds the old file or the new one. Readable for its own user."""
+    aside = f"{path}.{os.getpid()}"
+    try:
+        with open(aside, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except OSError as problem:
+        raise VmguardError(f"{path} cannot be written: {problem.strerror}") from problem
+
+
+def _serve(address: str, where: Places) -> int:
+    """Until interrupted. Each request asks the daemon anew."""
+    from prometheus_client import start_http_server
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.registry import CollectorRegistry
+
+    class Collector:
+        def collect(self) -> Iterator[Any]:
+            for family in metrics.families(look(where)):
+                names = list(family.samples[0][0])
+                make = CounterMetricFamily if family.kind == metrics.COUNTER else GaugeMetricFamily
+                made = make(family.name, family.help, labels=names)
+                for labels, value in family.samples:
+                    made.add_metric([labels[name] for name in names], value)
+                yield made
+
+        def describe(self) -> list[Any]:
+            """Nothing: else it would be collected at registration."""
+            return []
+
+    host, port = _address(address)
+    registry = CollectorRegistry()
+    registry.register(Collector())
+    try:
+        start_http_server(port, host, registry)
+    except OSError as problem:
+        raise VmguardError(f"cannot listen on {host}:{port}: {problem.strerror}") from problem
+    while True:
+        time.sleep(3600)
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise BadInput(f"{text!r} is not [HOST:]PORT", "vmguard metrics --listen 9797")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _time(text: str) -> float:
+    try:
+        seconds = parse_duration(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
+    if seconds < 1:
+        raise argparse.ArgumentTypeError("must be 1s or more")
+    return seconds

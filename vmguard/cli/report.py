@@ -1,0 +1,160 @@
+"""``vmguard report``: one archive with all that a bug report needs, and no secret in it."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import re
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import vmguard
+from vmguard import config as configuration
+from vmguard.cli.output import Output
+from vmguard.core.report import Status
+from vmguard.errors import VmguardError
+from vmguard.protocol.client import Daemon
+
+#: seconds that any one part may take
+_PATIENCE = 10.0
+#: bytes of one part at most
+_LARGEST = 4 * 1024 * 1024
+#: whatever follows such a word is no business of a bug report
+_SECRET = re.compile(r"(?i)((?:passw(?:or)?d|passwd|secret|token|api[_-]?key|credential\w*)\s*[:=]\s*)\S.*")
+_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
+_FILES = (
+    "/proc/version",
+    "/proc/uptime",
+    "/proc/locks",
+    "/proc/self/mountinfo",
+    "/proc/self/mountstats",
+    "/etc/os-release",
+    "/etc/modprobe.d/vmguard-nfs.conf",
+)
+_COMMANDS = {
+    "systemctl.txt": ["systemctl", "status", "--no-pager", "--full", "vmguard.socket", "vmguard.service"],
+    "journal.txt": ["journalctl", "--no-pager", "-o", "short-precise", "-n", "5000", "-u", "vmguard"],
+    "kernel.txt": ["journalctl", "--no-pager", "-k", "-n", "500", "-g", "nfs|NFS"],
+    "libvirt.txt": ["libvirtd", "--version"],
+    "packages.txt": ["dpkg-query", "-W", "vmguard", "libvirt-daemon", "qemu-system-x86", "nfs-common", "python3"],
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", metavar="FILE", help="where to put it; ./vmguard-report-HOST-TIME.tar.gz else")
+
+
+def run(args: argparse.Namespace, out: Output) -> int:
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    name = f"vmguard-report-{os.uname().nodename}-{stamp}"
+    path = args.output or f"{name}.tar.gz"
+    parts = _parts(args)
+    try:
+        _pack(path, name, parts)
+    except OSError as problem:
+        raise VmguardError(f"{path} cannot be written: {problem.strerror}") from problem
+    if args.json:
+        out.json({"schema": 1, "file": os.path.abspath(path), "parts": {key: len(data) for key, data in parts.items()}})
+        return Status.OK
+    out.status("OK", f"{path} has {len(parts)} parts: {', '.join(parts)}")
+    out.line("  values that look like secrets were left out; look through it before you give it away:")
+    out.line(f"  tar -xOzf {path} | less")
+    return Status.OK
+
+
+def _parts(args: argparse.Namespace) -> dict[str, bytes]:
+    """Name in the archive -> content. A part that cannot be had says why, and never stops the others."""
+    run_dir = "/run/vmguard"
+    try:
+        run_dir = configuration.load(args.config).daemon.run_dir
+    except configuration.BadConfig:
+        pass  # the doctor's part says what is wrong with it
+    makers: dict[str, Callable[[], str]] = {"version.txt": lambda: f"vmguard {vmguard.__version__}\n"}
+    makers["config.yaml"] = lambda: _config(args)
+    makers["status.json"] = lambda: _asked(run_dir, "status")
+    makers["health.json"] = lambda: _asked(run_dir, "health")
+    makers["doctor.json"] = lambda: _command([*_self(args), "doctor", "--json", "--no-proof"])
+    makers["history.jsonl"] = lambda: _file(os.path.join(run_dir, "history.jsonl"))
+    for file in _state_files(run_dir):
+        makers[f"state/{os.path.basename(file)}"] = lambda file=file: _file(file)  # type: ignore[misc]
+    for file in _FILES:
+        makers[file.strip("/").replace("/", "-")] = lambda file=file: _file(file)  # type: ignore[misc]
+    for name, command in _COMMANDS.items():
+        makers[name] = lambda command=command: _command(command)  # type: ignore[misc]
+    return {name: _made(maker) for name, maker in makers.items()}
+
+
+def _made(maker: Callable[[], str]) -> bytes:
+    try:
+        return clean(maker()).encode(errors="surrogateescape")[:_LARGEST]
+    except Exception as problem:
+        return f"not to be had: {type(problem).__name__}: {problem}\n".encode(errors="replace")
+
+
+def clean(text: str) -> str:
+    """The text without what looks like a secret: passwords, tokens, and names of users in addresses."""
+    return _USERINFO.sub("***@", _SECRET.sub(r"\1***", text))
+
+
+def _config(args: argparse.Namespace) -> str:
+    """What is in force. A command of the admin's may hold anything: only that there is one is told."""
+    effective = configuration.load(args.config)
+    lines = []
+    for row in configuration.settings():
+        value = row.kind.show(effective.value(row))
+        shown = "***" if row.name == "notify.command" and effective.value(row) else value
+        lines.append(f"{row.name}: {shown}    # {effective.origin(row)}")
+    lines += [f"vms.{name}: {dict(entry)}" for name, entry in effective.vms.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _self(args: argparse.Namespace) -> list[str]:
+    import sys
+
+    return [sys.executable, "-m", "vmguard", *(word for path in args.config or () for word in ("--config", path))]
+
+
+def _asked(run_dir: str, what: str) -> str:
+    with Daemon(run_dir, _PATIENCE) as daemon:
+        answer: Any = daemon.status() if what == "status" else daemon.health()
+    return json.dumps(answer, indent=1) + "\n"
+
+
+def _state_files(run_dir: str) -> list[str]:
+    folder = os.path.join(run_dir, "vms")
+    try:
+        return sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".json"))
+    except OSError:
+        return []
+
+
+def _file(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+        return stream.read(_LARGEST)
+
+
+def _command(command: list[str]) -> str:
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=_PATIENCE * 2,
+        check=False,
+    )
+    return done.stdout.decode(errors="replace")
+
+
+def _pack(path: str, name: str, parts: dict[str, bytes]) -> None:
+    """For its owner's eyes alone: it names VMs, hosts and paths."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for part, data in parts.items():
+            entry = tarfile.TarInfo(f"{name}/{part}")
+            entry.size, entry.mtime, entry.mode = len(data), int(time.time()), 0o600
+            archive.addfile(entry, io.BytesIO(data))
