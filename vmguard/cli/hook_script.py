@@ -19,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    sys.stdout.write(text(args.hypervisor))
+    script = text(args.hypervisor)
+    if args.json:
+        out.json({"schema": 1, "hypervisor": args.hypervisor, "script": script})
+    else:
+        out.block(script)
     return Status.OK
 
 

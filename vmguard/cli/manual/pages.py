@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import vmguard
 from vmguard import config
 from vmguard.cli.manual.roff import Page
+from vmguard.cli.schemas import ERROR, SCHEMAS, drawn
 from vmguard.doctor.catalogue import CHECKS
 from vmguard.hook import operations
 
@@ -69,6 +70,15 @@ def vmguard_8(top: argparse.ArgumentParser, commands: Mapping[str, argparse.Argu
     page.section("exit status")
     page.paragraph("That of monitoring plugins, for every command.")
     _list(page, _STATUS)
+    page.section("json")
+    page.paragraph(
+        "With --json each command prints one document of this shape, null where there is nothing. Keys may "
+        "be added in a "
+        "later version; those that are here stay as long as schema is the same. A command that fails prints an error."
+    )
+    for name, shape in {**SCHEMAS, "(an error)": ERROR}.items():
+        page.subsection(name)
+        page.literal(drawn(shape))
     page.section("files")
     _list(page, _FILES)
     page.section("environment")

@@ -1,0 +1,141 @@
+"""The JSON that each command prints with --json: for the manual page, and for the tests that hold commands to it.
+
+A shape is a type's name (``text``, ``number``, ``yes/no``, ``any``; ``or null`` behind it), a list of one shape, or an
+object: its keys with their shapes, or ``NAME`` for any key. Keys may be added in a later version; those that are here
+stay, with their meaning, as long as ``schema`` is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+T, N, B = "text", "number", "yes/no"
+
+_OWNER = {
+    "epoch": N,
+    **dict.fromkeys(
+        ("host", "machine", "boot", "hypervisor", "vm", "uuid", "path", "claimed", "released", "version"), T
+    ),
+}
+_DISK = {"path": T, "role": T, "mode": T, "verdict": T, "text": T, "todo": T, "ranges": T, "guard": T, "owner": _OWNER}
+_UNGUARDED = [{"source": T, "reason": T}]
+_FILE = {"path": T, "mode": T, "role": T, "source": T, "device": N, "inode": N, "ranges": T, "guard": T}
+_FILE |= {"through": T, "weaker": T, "epoch": N}
+_VM = {"name": T, "uuid": T, "hypervisor": T, "state": T, "why": T, "claimed": T, "pid": "number or null"}
+_VM |= {"frozen": B, "fencing": T}
+_MOUNT = {"mount": T, "source": T, "phase": T, "lease": N, "lease_age": "number or null", "freeze_in": "number or null"}
+_MOUNT |= {"locks": N, "unsure": N, "lost": N}
+_DISARMED = {"seconds": N, "since": T, "reason": T, "by": T}
+_EVENT = {"at": T, "boottime": N, "level": T, "code": T, "text": T, "fields": {"NAME": T}}
+_STEPS = {"schema": N, "command": T, "subject": T, "dry_run": B, "status": T}
+_STEPS_DONE = {**_STEPS, "steps": [{"step": T, "state": T, "text": T}]}
+
+#: command (with its action, where it has some) -> what it prints; null may stand for an object that is not there
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "check": {
+        "schema": N,
+        "status": T,
+        "name": T,
+        "uuid": T,
+        "hypervisor": T,
+        "state": T,
+        "summary": T,
+        "daemon": T,
+        "watch": "any",
+        "disks": [_DISK],
+        "unguarded": _UNGUARDED,
+    },
+    "status": {
+        "schema": N,
+        "daemon": T,
+        "disarmed": _DISARMED,
+        "mounts": [_MOUNT],
+        "vms": [{**_VM, "watch": "any", "files": [_FILE]}],
+    },
+    "history": {"schema": N, "incidents": [[_EVENT]]},
+    "timing": {"schema": N, "mounts": [{"mount": T, "lease": N, "outage": [["any"]], "recovery": [["any"]]}]},
+    "disarm": {"schema": N, "disarmed": _DISARMED, "survives_restart": B},
+    "arm": {"schema": N, "disarmed": _DISARMED, "was": _DISARMED},
+    "who": {
+        "schema": N,
+        "status": T,
+        **_DISK,
+        "vms": [_VM],
+        "processes": [{"pid": N, "name": T, "writable": B}],
+        "daemon": T,
+    },
+    "adopt": {
+        "schema": N,
+        "status": T,
+        "dry_run": B,
+        "vms": [{"name": T, "uuid": T, "pid": "number or null", "result": T, "why": T, "status": T, "files": [_FILE]}],
+    },
+    "doctor": {
+        "schema": N,
+        "status": T,
+        "findings": [{"check": T, "subject": T, "level": T, "text": T, "why": T, "mend": T}],
+    },
+    "doctor --fix": _STEPS_DONE,
+    "enable": _STEPS_DONE,
+    "disable": _STEPS_DONE,
+    "plan": {"files": [{"path": T, "mode": T, "role": T, "source": T}], "unguarded": _UNGUARDED},
+    "config check": {"status": T, "files": [T], "problems": [{"file": T, "line": N, "key": T, "text": T}]},
+    "config show": {
+        "settings": {"NAME": {"value": "any", "text": T, "default": "any", "set_in": T}},
+        "vms": {"NAME": {"NAME": "any"}},
+    },
+    "config example": {"example": T},
+    "hook-script": {"schema": N, "hypervisor": T, "script": T},
+    "metrics": {"schema": N, "metrics": [{"name": T, "kind": T, "help": T, "samples": [["any"]]}]},
+    "report": {"schema": N, "file": T, "parts": {"NAME": N}},
+    "man": {"schema": N, "page": T, "section": N, "roff": T},
+    "completion bash": {"schema": N, "bash": T},
+    "completion names": {"schema": N, "names": [T]},
+}
+#: what any command prints with --json when it fails
+ERROR = {"error": {"message": T, "hint": T, "exit_code": N}}
+
+_TYPES: dict[str, tuple[type, ...]] = {T: (str,), N: (int, float), B: (bool,)}
+
+
+def drawn(shape: Any, indent: int = 0) -> Iterator[str]:
+    """The shape as lines for people."""
+    space = "  " * indent
+    for key, value in shape.items():
+        inner, opening, closing = value, "", ""
+        while isinstance(inner, list):
+            inner, opening, closing = inner[0], opening + "[", closing + "]"
+        if isinstance(inner, dict):
+            yield f"{space}{key}: {opening}{{"
+            yield from drawn(inner, indent + 1)
+            yield f"{space}}}{closing}"
+        else:
+            yield f"{space}{key}: {opening}{inner}{closing}"
+
+
+def wrong(value: Any, shape: Any, where: str = "") -> list[str]:
+    """Where a value is not of a shape; empty when it is."""
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return [f"{where}: {type(value).__name__} is no list"]
+        return [text for number, item in enumerate(value) for text in wrong(item, shape[0], f"{where}[{number}]")]
+    if isinstance(shape, dict):
+        if value is None:
+            return []
+        if not isinstance(value, dict):
+            return [f"{where}: {type(value).__name__} is no object"]
+        if "NAME" in shape:
+            return [text for key, item in value.items() for text in wrong(item, shape["NAME"], f"{where}.{key}")]
+        missing = [f"{where}.{key}: missing" for key in shape if key not in value]
+        present = [key for key in shape if key in value]
+        return missing + [text for key in present for text in wrong(value[key], shape[key], f"{where}.{key}")]
+    return _wrong_value(value, str(shape), where)
+
+
+def _wrong_value(value: Any, shape: str, where: str) -> list[str]:
+    if shape == "any" or (value is None and shape.endswith(" or null")):
+        return []
+    types = _TYPES[shape.removesuffix(" or null")]
+    fits = isinstance(value, types) and (types == (bool,) or not isinstance(value, bool))
+    return [] if fits else [f"{where}: {value!r} is no {shape}"]
