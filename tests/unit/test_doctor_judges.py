@@ -19,6 +19,7 @@ from vmguard.doctor.facts import (
     IdentityFacts,
     LibvirtFacts,
     MountFacts,
+    ProxmoxFacts,
     QemuFacts,
     RecordFacts,
     ScratchFacts,
@@ -68,6 +69,7 @@ LIBVIRT = LibvirtFacts(
     version=(11, 3, 0), hooks=(("/etc/libvirt/hooks/qemu.d/50-vmguard", True, ""),), proof="called", running=True
 )
 QEMU = QemuFacts(pid=7, name="web", libvirt=True, image_locks=True)
+PROXMOX = ProxmoxFacts(version=(9, 1), hooked=3)
 VM = VmFacts("web", (DiskFacts("/srv/vm/web.raw", "/srv/vm/web.raw"),))
 
 
@@ -84,7 +86,7 @@ def all_findings(**bad: Any) -> list[Finding]:
         *judge_guard(bad.get("guard", GUARD)),
         *judge_libvirt(bad.get("libvirt", LIBVIRT)),
         *judge_qemus(bad.get("qemus", [QEMU])),
-        *judge_proxmox(bad.get("proxmox", (9, 1))),
+        *judge_proxmox(bad.get("proxmox", PROXMOX)),
         *judge_vm(bad.get("vm", VM)),
     ]
 
@@ -180,7 +182,10 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("libvirt.version", "WARN", "one hook only", {"libvirt": replace(LIBVIRT, version=(6, 0, 0))}),
     ("libvirt.windows", "FAIL", "is off", {"libvirt": replace(LIBVIRT, closed_windows=(("windows.qemu", "QEMU"),))}),
     ("qemu.locking", "WARN", "web (pid 7)", {"qemus": [replace(QEMU, image_locks=False)]}),
-    ("proxmox.version", "WARN", "out of support", {"proxmox": (7, 4)}),
+    ("proxmox.hook", "FAIL", "starts unguarded", {"proxmox": replace(PROXMOX, unhooked=(("101", "web"),))}),
+    ("proxmox.hook", "FAIL", "not executable", {"proxmox": replace(PROXMOX, script_problem="it is not executable")}),
+    ("proxmox.hook", "WARN", "could not be read", {"proxmox": replace(PROXMOX, problem="no answer")}),
+    ("proxmox.version", "WARN", "out of support", {"proxmox": replace(PROXMOX, version=(7, 4))}),
     ("disk.paths", "WARN", "2 names", {"vm": VmFacts("web", (DiskFacts("/a", "/a", links=2),))}),
     ("disk.paths", "FAIL", "Stale", {"vm": VmFacts("web", (DiskFacts("/a", "/a", problem="Stale handle"),))}),
     ("disk.guardable", "WARN", "block device", {"vm": replace(VM, unguarded=(("disk vdb", "a block device"),))}),

@@ -18,8 +18,10 @@ from vmguard.adapters import mounts, nfs_identity
 from vmguard.adapters.mounts import Mount
 from vmguard.cli import doctor as command
 from vmguard.cli.main import main
+from vmguard.config import Config
+from vmguard.config.proxmox import Proxmox
 from vmguard.core.owner import Owner, slot
-from vmguard.doctor import look_mount, look_share, mend, scratch
+from vmguard.doctor import look_mount, look_proxmox, look_share, mend, scratch
 from vmguard.doctor.examine import examine
 from vmguard.doctor.facts import IdentityFacts, MountFacts
 from vmguard.doctor.finding import Finding, Level
@@ -173,6 +175,55 @@ def test_of_several_lines_of_modprobe_the_last_counts_and_other_options_do_not_d
     assert nfs_identity.persistent((str(tmp_path / "none"),)) == ("", "", "")
 
 
+# -- Proxmox VE -----------------------------------------------------------------------------------------------------
+
+
+DPKG = """\
+Package: python3
+Status: install ok installed
+Version: 3.13.5-1
+
+Package: pve-manager
+Status: install ok installed
+Priority: optional
+Description: Proxmox Virtual Environment Management Tools
+ This package contains the management tools.
+Version: 9.1.6
+
+"""
+
+
+def test_proxmox_that_was_removed_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text(
+        DPKG.replace("Package: pve-manager\nStatus: install ok", "Package: pve-manager\nStatus: deinstall ok")
+    )
+    assert look_proxmox.look(Config(), 5, str(tmp_path / "status")).version is None
+
+
+def test_vms_of_this_node_without_the_hookscript_are_seen(tmp_path: Path) -> None:
+    node = os.uname().nodename.partition(".")[0]
+    for owner, vmid, lines in (
+        (node, "101", "name: web\nhookscript: local:snippets/vmguard\n"),
+        (node, "102", "name: mail\n"),
+        (node, "103", "name: other\nhookscript: local:snippets/theirs\n"),
+        (node, "104", "name: gold\ntemplate: 1\n"),
+        ("another", "105", "name: away\n"),
+    ):
+        folder = tmp_path / "pve/nodes" / owner / "qemu-server"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{vmid}.conf").write_text(lines)
+    (tmp_path / "status").write_text(DPKG)
+    config = Config(proxmox=Proxmox(config_dir=str(tmp_path / "pve"), snippets_dir=str(tmp_path)))
+    found = look_proxmox.look(config, 5, str(tmp_path / "status"))
+    assert (found.version, found.hooked, found.unhooked) == ((9, 1, 6), 1, (("102", "mail"), ("103", "other")))
+    assert "is not there" in found.script_problem
+    (tmp_path / "vmguard").write_text("#!/bin/sh\n")
+    assert "not executable" in look_proxmox.look(config, 5, str(tmp_path / "status")).script_problem
+    (tmp_path / "vmguard").chmod(0o755)
+    assert look_proxmox.look(config, 5, str(tmp_path / "status")).script_problem == ""
+    assert look_proxmox.look(config, 5, str(tmp_path / "none")).version is None
+
+
 # -- the command ----------------------------------------------------------------------------------------------------
 
 FINDINGS = [
@@ -238,7 +289,6 @@ def test_a_subject_that_is_on_no_share_is_told(root: None, monkeypatch: pytest.M
 
 
 def test_storages_that_hang_are_given_up_together_and_not_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vmguard.config import Config
     from vmguard.doctor import examine as module
     from vmguard.survey import Places
 

@@ -82,6 +82,8 @@ CHECKS: dict[str, str] = {
     "starts",
     "qemu.locking": "a QEMU with image locks of its own keeps copies of its descriptors from being held for long; one "
     "without (Proxmox) is shielded all the time",
+    "proxmox.hook": "Proxmox asks only the hookscript that a VM's own configuration names: a VM without it starts "
+    "unguarded",
     "proxmox.version": "some versions have traps that an admin should know of",
     # -- the disks of one VM
     "disk.paths": "a disk that is reached by several names can be started under one while it is guarded under another; "

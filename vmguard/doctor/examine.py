@@ -11,7 +11,7 @@ from vmguard import survey
 from vmguard.adapters.bounded import Child
 from vmguard.config import Config
 from vmguard.core.timing import Wishes
-from vmguard.doctor import look_guard, look_host, look_mount, look_share, scratch
+from vmguard.doctor import look_guard, look_host, look_mount, look_proxmox, look_share, scratch
 from vmguard.doctor.facts import DiskFacts, HostFacts, MountFacts, RecordFacts, ScratchFacts, ShareFacts, VmFacts
 from vmguard.doctor.finding import Finding, Level
 from vmguard.doctor.judge_guard import judge_guard, judge_libvirt, judge_proxmox, judge_qemus, judge_vm
@@ -50,7 +50,7 @@ def _guard(config: Config, wanted: Wanted) -> list[Finding]:
     return [
         *judge_guard(guard),
         *judge_libvirt(libvirt),
-        *judge_proxmox(look_guard.proxmox_version()),
+        *judge_proxmox(look_proxmox.look(config, wanted.seconds)),
         *judge_qemus(look_guard.look_qemus()),
     ]
 

@@ -143,6 +143,18 @@ class LibvirtFacts:
 
 
 @dataclass(frozen=True)
+class ProxmoxFacts:
+    version: tuple[int, ...] | None = None
+    #: what is wrong with the hookscript itself; "" when nothing is
+    script_problem: str = ""
+    #: (VMID, name) of VMs of this node without it, and how many have it
+    unhooked: tuple[tuple[str, str], ...] = ()
+    hooked: int = 0
+    #: why the VMs could not be read
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class QemuFacts:
     """One QEMU of this host."""
 

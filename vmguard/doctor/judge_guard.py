@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmguard.doctor.facts import DiskFacts, GuardFacts, LibvirtFacts, QemuFacts, VmFacts
+from vmguard.doctor.facts import DiskFacts, GuardFacts, LibvirtFacts, ProxmoxFacts, QemuFacts, VmFacts
 from vmguard.doctor.finding import Finding, fail, ok, warn
 
 #: up to this version `virsh destroy` reports success although QEMU hangs in the kernel (virProcessKillPainfullyDelay);
@@ -169,16 +169,38 @@ def judge_qemus(qemus: list[QemuFacts]) -> list[Finding]:
     ]
 
 
-def judge_proxmox(version: tuple[int, ...] | None) -> list[Finding]:
+def judge_proxmox(proxmox: ProxmoxFacts) -> list[Finding]:
     """Nothing where there is no Proxmox VE."""
-    if version is None:
+    if proxmox.version is None:
         return []
-    name = ".".join(map(str, version))
-    if version < _OLDEST_PVE:
-        return [warn("proxmox.version", "Proxmox VE", f"{name} is out of support", "upgrade to Proxmox VE 8 or 9")]
-    return [
-        ok("proxmox.version", "Proxmox VE", f"{name}; its QEMU takes no image locks, so vmguard's are the only ones")
+    at, name = "Proxmox VE", ".".join(map(str, proxmox.version))
+    if proxmox.version < _OLDEST_PVE:
+        version = warn("proxmox.version", at, f"{name} is out of support", "upgrade to Proxmox VE 8 or 9")
+    else:
+        text = f"{name}; its QEMU takes no image locks, so vmguard's are the only ones"
+        version = ok("proxmox.version", at, text)
+    return [version, *_hookscripts(at, proxmox)]
+
+
+def _hookscripts(at: str, proxmox: ProxmoxFacts) -> list[Finding]:
+    enable = "vmguard enable proxmox"
+    if proxmox.problem:
+        return [
+            warn("proxmox.hook", at, f"its VMs could not be read: {proxmox.problem}", "systemctl status pve-cluster")
+        ]
+    if proxmox.script_problem and proxmox.hooked:
+        text = f"{proxmox.script_problem}, so no VM that names it can start"
+        return [fail("proxmox.hook", at, text, enable)]
+    found = [
+        fail(
+            "proxmox.hook",
+            f"VM {vmid}",
+            f"{name} has not vmguard's hookscript: it starts unguarded",
+            f"{enable} {vmid}",
+        )
+        for vmid, name in proxmox.unhooked
     ]
+    return found or [ok("proxmox.hook", at, f"all {proxmox.hooked} VMs of this node have vmguard's hookscript")]
 
 
 # -- one VM ---------------------------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ from vmguard.protocol.client import Daemon
 #: QEMU's own image locks (block/file-posix.c)
 _QEMU_FIRST, _QEMU_LAST = 100, 299
 _ASSIGNMENT = re.compile(rb"^(VMGUARD_PYTHON|VMGUARD_LIB)=(.*)$", re.M)
-_PVE_VERSION = "/usr/share/perl5/PVE/pvecfg.pm"
 
 
 def look(config: Config, config_paths: list[str] | None, seconds: float) -> GuardFacts:
@@ -131,7 +130,7 @@ def _closed_windows(config: Config) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-# -- QEMU, Proxmox --------------------------------------------------------------------------------------------------
+# -- QEMU ---------------------------------------------------------------------------------------------------------
 
 
 def look_qemus() -> list[QemuFacts]:
@@ -155,13 +154,3 @@ def _name(words: list[str]) -> str:
         if word == "-name":
             return following.removeprefix("guest=").partition(",")[0]
     return "?"
-
-
-def proxmox_version() -> tuple[int, ...] | None:
-    """By the package's own file; None where there is no Proxmox VE."""
-    try:
-        with open(_PVE_VERSION, encoding="utf-8", errors="replace") as stream:
-            found = re.search(r"version\s*=>\s*'(\d+)\.(\d+)(?:\.(\d+))?", stream.read())
-    except OSError:
-        return None
-    return tuple(int(number) for number in found.groups() if number is not None) if found else (0,)
