@@ -30,6 +30,7 @@ ANYWHERE = {
     "doctor --fix": ["doctor", "--fix", "identity", "--dry-run"],
     "doctor": ["doctor"],
     "disable": ["disable", "libvirt", "--dry-run"],
+    "audit": ["audit"],
 }
 #: these are about the VMs and the daemon of a host
 WITH_DAEMON = {
@@ -59,7 +60,12 @@ def test_what_it_prints_has_the_shape_of_the_manual(
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(doctor, "examine", lambda *_: [Finding("host.clock", "host", Level.OK, "it runs")])
     config = tmp_path / "c.yaml"
-    config.write_text(json.dumps({"vms": {"web": {"on_lost": "freeze"}}, "libvirt": {"hooks_dir": str(tmp_path)}}))
+    folders = {"libvirt": {"hooks_dir": str(tmp_path)}, "proxmox": {"config_dir": str(tmp_path)}}
+    config.write_text(json.dumps({"vms": {"web": {"on_lost": "freeze"}}, **folders}))
+    vms = tmp_path / "nodes" / "node1" / "qemu-server"
+    vms.mkdir(parents=True)
+    (vms / "100.conf").write_text("name: web\nscsi0: nas:100/vm-100-disk-0.raw\n")
+    (tmp_path / "storage.cfg").write_text("nfs: nas\n\tserver 10.0.0.1\n\texport /vm\n")
     status = main([*ANYWHERE[name], "--json", "--config", str(config)])
     assert status in (0, 1, 2, 3)
     assert wrong(json.loads(capsys.readouterr().out), SCHEMAS[name]) == []
