@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmguard.adapters import bounded, holder, hypervisors, identity, mounts, ofd, proc, proxmox_host, statefile
+from vmguard.adapters import bounded, holder, hypervisors, identity, mounts, ofd, proc, proxmox_host, record, statefile
 from vmguard.adapters.chain import plan_of, resolve
 from vmguard.adapters.files import Opener, ReadOnlyOpener
 from vmguard.adapters.hypervisors import PROXMOX, RunDirs
 from vmguard.adapters.pools import Pools
 from vmguard.core.domain_xml import parse_domain
-from vmguard.core.owner import TEXT_FIELDS, Owner, parse_slot
+from vmguard.core.owner import TEXT_FIELDS, Owner
 from vmguard.core.plan import DISK, EXCLUSIVE, Plan
 from vmguard.core.ranges import WHOLE
 from vmguard.core.refusal import ago, printable
@@ -194,22 +194,10 @@ def _search_records(wanted: str, folder_name: str) -> list[dict[str, Any]]:
             if os.path.basename(folder) != folder_name:
                 continue
             for name in sorted(names):
-                owner = _last_slot(os.path.join(folder, name))
+                owner = record.last_claim(os.path.join(folder, name))
                 if owner is not None and wanted in (owner.vm, owner.uuid):
                     found.append({**owner.as_json(), "folder": os.path.dirname(folder)})
     return found
-
-
-def _last_slot(path: str) -> Owner | None:
-    from vmguard.core.owner import SLOT
-
-    try:
-        with open(path, "rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size // SLOT - 1) * SLOT)
-            return parse_slot(stream.read(SLOT))
-    except OSError:
-        return None
 
 
 def _as_disk(item: dict[str, Any]) -> dict[str, Any]:

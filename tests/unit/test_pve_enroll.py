@@ -16,7 +16,7 @@ import pytest
 
 from tests.pve.inside.hooks import HookFailed, exec_hookscript
 from tests.pve.place import OTHER, Place
-from vmguard.adapters import proxmox_chain
+from vmguard.adapters import mounts, proxmox_chain, snippets
 from vmguard.adapters.proxmox_chain import Script
 from vmguard.errors import VmguardError
 
@@ -98,6 +98,26 @@ def test_from_then_on_each_start_claims_and_the_old_hookscript_runs_behind(place
     place.script(does="exit 7")
     with pytest.raises(HookFailed, match="exit code 7"):
         exec_hookscript(hook, "100", "pre-start", True, env)
+
+
+def test_a_vm_that_runs_already_is_guarded_as_it_is_and_known_by_its_vmid(place: Place) -> None:
+    place.vm("100")
+    disk = place.store / "images/100/vm-100-disk-0.raw"
+    pid_file = place.folder / "qemu-server/100.pid"
+    pid_file.parent.mkdir()
+    code = "import os, sys; os.open(sys.argv[1], os.O_RDWR); print(flush=True); sys.stdin.read()"
+    words = ["kvm", "-IS", "-c", code, str(disk), "-name", "web", "-pidfile", str(pid_file), "-drive", f"file={disk}"]
+    with subprocess.Popen(words, executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as qemu:
+        assert qemu.stdout is not None
+        qemu.stdout.readline()
+        pid_file.write_text(f"{qemu.pid}\n")
+        answer = place.json("enable", "proxmox", "--vmid", "100", "--adopt")
+        (text,) = [step["text"] for step in answer["steps"] if step["step"] == "adopt"]
+        assert text == "1 of them run, and are guarded"
+        (vm,) = place.guard.status()
+        assert (vm["hypervisor"], vm["uuid"], vm["name"], vm["pid"]) == ("proxmox", "100", "web", qemu.pid)
+        assert [file["guard"] for file in vm["files"]] == ["pinned"]
+        qemu.kill()
 
 
 # -- which VMs --------------------------------------------------------------------------------------------------------
@@ -283,6 +303,33 @@ def test_an_older_hookscript_of_ours_is_replaced(place: Place) -> None:
     assert "replaced by this version's" in place.vmguard("enable", "proxmox", "--hook-only").out
     assert hook.read_text() == good
     assert os.listdir(place.snippets) == ["vmguard"]
+
+
+def test_the_packages_own_file_is_linked_so_that_an_upgrade_renews_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packaged, path = tmp_path / "packaged", tmp_path / "snippets/vmguard"
+    packaged.write_text("# vmguard: the hookscript\n")
+    packaged.chmod(0o755)
+    monkeypatch.setattr(snippets, "_PACKAGED", str(packaged))
+    snippets.install(str(path), "# vmguard: the hookscript\n")
+    assert path.readlink() == packaged
+    packaged.unlink()
+    assert snippets.what_is_there(str(path)) == snippets.OURS
+    assert not snippets.is_current(str(path), "# vmguard: the hookscript\n")
+    snippets.install(str(path), "# vmguard: the hookscript\n")
+    assert not path.is_symlink()
+    assert os.access(path, os.X_OK)
+
+
+def test_the_hookscript_is_never_put_on_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = [
+        mounts.Mount(1, 1, "/", "ext4", "/dev/sda1", "rw"),
+        mounts.Mount(2, 2, "/var/lib/vz", "nfs4", "nas:/x", ""),
+    ]
+    monkeypatch.setattr(mounts, "mounts", lambda: iter(table))
+    assert "lies on NFS (nas:/x)" in snippets.why_not_here("/var/lib/vz/snippets")
+    assert snippets.why_not_here("/var/lib/vz2/snippets") == ""
 
 
 # -- the cluster's file -----------------------------------------------------------------------------------------------

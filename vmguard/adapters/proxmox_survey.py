@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-from vmguard.adapters import bounded, mounts, proxmox_chain, proxmox_host
-from vmguard.core.owner import SLOT, Owner, parse_slot
+from vmguard.adapters import bounded, mounts, proxmox_chain, proxmox_host, record
 from vmguard.core.pve_audit import Finding, Ground, Record, View, is_guarded
 from vmguard.core.pve_plan import plan_vm
 from vmguard.core.report import Status
@@ -99,25 +98,15 @@ def _inodes(paths: list[str]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _records(folder: str, name: str) -> Iterator[tuple[str, str, str, str, str]]:
+def _records(folder: str, record_folder: str) -> Iterator[tuple[str, str, str, str, str]]:
     """Path, host, VM and times of the last claim of each disk."""
     read = 0
     for vmid in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-        place = os.path.join(folder, vmid, name)
-        for record in sorted(os.listdir(place)) if os.path.isdir(place) else ():
-            owner = _last_slot(os.path.join(place, record)) if record.endswith(".owner") else None
+        place = os.path.join(folder, vmid, record_folder)
+        for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
+            owner = record.last_claim(os.path.join(place, name)) if name.endswith(".owner") else None
             if owner is not None:
                 yield owner.path, owner.host, owner.vm, owner.claimed, owner.released
             read += 1
             if read >= _MOST:
                 return
-
-
-def _last_slot(path: str) -> Owner | None:
-    try:
-        with open(path, "rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size // SLOT - 1) * SLOT)
-            return parse_slot(stream.read(SLOT))
-    except OSError:
-        return None
