@@ -67,7 +67,7 @@ def place(packages: dict[str, Path]) -> Iterator[tuple[NfsServer, Hypervisor, Hy
 
 
 def apt(host: Hypervisor, *words: str) -> Result:
-    options = "-y -q --no-download --no-install-recommends"
+    options = "-y -q --no-install-recommends"
     return host.run(f"DEBIAN_FRONTEND=noninteractive apt-get {options} {' '.join(words)} 2>&1", APT)
 
 
