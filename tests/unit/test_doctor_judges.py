@@ -3,12 +3,15 @@ or that says anything but OK about the good one, fails."""
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from vmguard.cli.main import all_parsers
 from vmguard.core.report import Status
 from vmguard.core.timing import Wishes
 from vmguard.doctor.catalogue import CHECKS
@@ -267,3 +270,20 @@ def test_a_mending_command_means_the_vm_whatever_it_is_called(name: str) -> None
     found = [f for f in all_findings(guard=replace(GUARD, unguarded=(name,))) if f.check == "guard.vms"]
     command = found[0].mend.replace("vmguard adopt", "printf %s")
     assert subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout == name
+
+
+def commands_of_ours(mend: str) -> list[list[str]]:
+    """The vmguard commands in what mends a finding; behind # stands a word for people."""
+    parts = re.split(r"&&|;", mend.partition("#")[0].partition(" on ")[0])
+    return [shlex.split(part)[1:] for part in parts if part.strip().startswith("vmguard ")]
+
+
+@pytest.mark.parametrize(
+    ("check", "facts"), [(row[0], row[3]) for row in BAD], ids=[f"{row[0]}: {row[2]}" for row in BAD]
+)
+def test_every_command_of_ours_that_mends_is_one_that_there_is(check: str, facts: dict[str, Any]) -> None:
+    parsers = all_parsers()
+    for finding in all_findings(**facts):
+        for name, *words in commands_of_ours(finding.mend):
+            own = [word for word in words if word not in ("--json", "-v")]
+            parsers[name].parse_args(own)  # raises UsageError

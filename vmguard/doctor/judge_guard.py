@@ -190,13 +190,13 @@ def _hookscripts(at: str, proxmox: ProxmoxFacts) -> list[Finding]:
         ]
     if proxmox.script_problem and proxmox.hooked:
         text = f"{proxmox.script_problem}, so no VM that names it can start"
-        return [fail("proxmox.hook", at, text, enable)]
+        return [fail("proxmox.hook", at, text, f"{enable} --hook-only")]
     found = [
         fail(
             "proxmox.hook",
             f"VM {vmid}",
             f"{name} has not vmguard's hookscript: it starts unguarded",
-            f"{enable} {vmid}",
+            f"{enable} --vmid {vmid}",
         )
         for vmid, name in proxmox.unhooked
     ]

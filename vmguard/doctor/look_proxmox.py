@@ -6,15 +6,14 @@ import os
 import re
 from typing import Any
 
-from vmguard.adapters import proxmox_host
+from vmguard.adapters import proxmox_host, snippets
 from vmguard.adapters.bounded import Child
 from vmguard.config import Config
+from vmguard.core.pve_audit import HOOK
 from vmguard.doctor.facts import ProxmoxFacts
 from vmguard.errors import VmguardError
 
 _PACKAGES = "/var/lib/dpkg/status"
-#: the volume that a guarded VM names, and its file in the storage local
-HOOK, _FILE = "local:snippets/vmguard", "vmguard"
 
 
 def look(config: Config, seconds: float, packages: str = _PACKAGES) -> ProxmoxFacts:
@@ -22,7 +21,7 @@ def look(config: Config, seconds: float, packages: str = _PACKAGES) -> ProxmoxFa
     version = _version(packages)
     if version is None:
         return ProxmoxFacts()
-    script = os.path.join(config.proxmox.snippets_dir, _FILE)
+    script = snippets.place(config.proxmox.snippets_dir)
     child = Child(lambda: _without_hook(config.proxmox.config_dir), seconds, "the VMs of this node were read")
     try:
         found: list[Any] = child.result()
