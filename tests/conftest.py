@@ -8,7 +8,12 @@ import sys
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# How long an example takes is the machine's business; each test has a deadline of its own (tests/run).
+hypothesis.settings.register_profile("vmguard", deadline=None)
+hypothesis.settings.load_profile("vmguard")
 
 IN_CI = os.environ.get("CI") == "true"
 LOG_TAIL = 4000  # characters of each guest's console and log beside a failed test
