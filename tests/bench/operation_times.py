@@ -132,13 +132,19 @@ def main() -> int:
     rounds = int(words[0]) if words else DEFAULT_ROUNDS
     with ExitStack() as stack:
         contestants = guests(stack) if "--lab" in sys.argv else corners(stack)
-        for number in range(_WARM_UP + rounds):
-            for one in contestants if number % 2 else contestants[::-1]:  # nobody is always the first
-                one.round()
-            print(f"\rround {number + 1 - _WARM_UP} of {rounds} ", end="", file=sys.stderr, flush=True)
+        done = 0
+        try:
+            for number in range(_WARM_UP + rounds):
+                for one in contestants if number % 2 else contestants[::-1]:  # nobody is always the first
+                    one.round()
+                done = number + 1 - _WARM_UP
+                print(f"\rround {done} of {rounds} ", end="", file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            print(" broken off", end="", file=sys.stderr)
         print(file=sys.stderr)
         plain, guarded = contestants
-        show(plain, guarded, rounds)
+        if done > 0:
+            show(plain, guarded, done)
     return 0
 
 
