@@ -173,6 +173,10 @@ MODULE = "/sys/module/nfs/parameters"
 MODPROBE = "/etc/modprobe.d/vmguard-nfs.conf"
 BROKEN: dict[str, tuple[Callable[[Place], Any], dict[str, str]]] = {
     "NFSv3": (lambda place: mounted(place, "vers=3,hard"), {"mount.version": "FAIL"}),
+    "NFSv4.0": (
+        lambda place: mounted(place, "vers=4.0,hard"),
+        {"mount.version": "FAIL", "mount.two-ways": "WARN"},
+    ),
     "NFSv3 nolock": (
         lambda place: mounted(place, "vers=3,hard,nolock"),
         {"mount.version": "FAIL", "mount.local-locks": "FAIL"},
