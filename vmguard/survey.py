@@ -71,7 +71,9 @@ def stance(vm: dict[str, Any]) -> str:
     """The one word for a VM: the life of its claim, or what the watchdog does to it."""
     if vm.get("fencing"):
         return "fencing"
-    return "frozen" if vm.get("frozen") else str(vm["state"])
+    if vm.get("frozen"):
+        return "frozen"
+    return f"incoming from {vm['incoming']}" if vm.get("incoming") else str(vm["state"])
 
 
 def health(places: Places) -> dict[str, Any]:
@@ -222,7 +224,7 @@ def _report_guarded(report: VmReport, vm: dict[str, Any], daemon_down: bool) -> 
                 mode=file["mode"],
                 verdict=verdict,
                 text=text,
-                todo="" if verdict is Verdict.GUARDED_HERE else "vmguard adopt",
+                todo="vmguard adopt" if verdict is Verdict.UNGUARDED_HERE else "",
                 ranges=file["ranges"],
                 guard=file["guard"],
                 through=file.get("through", ""),
@@ -232,7 +234,7 @@ def _report_guarded(report: VmReport, vm: dict[str, Any], daemon_down: bool) -> 
         if file.get("weaker"):
             report.floor = Status.WARNING
     report.watch = vm.get("watch")
-    if daemon_down or vm["state"] != "running" or vm.get("frozen"):
+    if daemon_down or vm["state"] not in ("running", "incoming") or vm.get("frozen"):
         report.floor = Status.WARNING
     if vm.get("fencing") or vm["state"] == "conflict":
         report.floor = Status.CRITICAL
@@ -332,6 +334,10 @@ def _clock(seconds: float) -> str:
 
 def _summary(report: VmReport) -> str:
     verdicts = {disk.verdict for disk in report.disks}
+    if report.state.startswith("incoming ") and verdicts <= {Verdict.GUARDED_HERE, Verdict.INCOMING}:
+        return report.state
+    if Verdict.OUTGOING in verdicts and verdicts <= {Verdict.GUARDED_HERE, Verdict.OUTGOING}:
+        return "outgoing to another host"
     if report.state:
         return (
             f"guarded here, {report.state}"

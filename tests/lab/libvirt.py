@@ -29,7 +29,15 @@ CAPABILITIES: Final = CACHE / "capabilities.tar"
 CAPABILITIES_FOLDER: Final = "/var/cache/libvirt/qemu/capabilities"
 SLOW_FLAG: Final = b"  <flag name='cpu-unavailable-features'/>\n"
 
-LIBVIRTD_CONF: Final = 'auth_unix_rw = "none"\nlog_outputs = "2:file:/var/log/libvirt/libvirtd.log"\n'
+# Open to everybody who reaches it: a lab's network has no way out.
+LIBVIRTD_CONF: Final = """\
+auth_unix_rw = "none"
+listen_tls = 0
+listen_tcp = 1
+auth_tcp = "none"
+log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
+"""
+LIBVIRTD: Final = "libvirtd --daemon --listen"
 # No namespaces and no cgroups: a guest has none to give. stdio_handler: one daemon less to start.
 QEMU_CONF: Final = """\
 user = "{user}"
@@ -67,7 +75,7 @@ class Libvirt:
             mkdir -p {CAPABILITIES_FOLDER}
             cp /lab/libvirt/*.conf /etc/libvirt/
             [ ! -e /lab/libvirt/capabilities.tar ] || tar -C {CAPABILITIES_FOLDER} -xf /lab/libvirt/capabilities.tar
-            libvirtd -d
+            {LIBVIRTD}
             virsh -q -c qemu:///system domcapabilities --virttype qemu > /dev/null
         """, 180)  # fmt: skip
         made = run(f"tar -C {CAPABILITIES_FOLDER} -cf - .").stdout_bytes
@@ -77,7 +85,7 @@ class Libvirt:
                 kill $(cat /run/libvirtd.pid)
                 while [ -e /run/libvirtd.pid ]; do sleep 0.1; done
                 tar -C {CAPABILITIES_FOLDER} -xf /lab/libvirt/capabilities.tar
-                libvirtd -d
+                {LIBVIRTD}
                 virsh -q -c qemu:///system domcapabilities --virttype qemu > /dev/null
             """, 60)  # fmt: skip
 
@@ -90,6 +98,11 @@ class Libvirt:
     def create(self, xml: str, timeout: float = 60.0) -> None:
         """Start a VM that is forgotten when it ends; `timeout` in seconds."""
         self.virsh("create", "/dev/stdin", input=xml, timeout=timeout)
+
+    def migrate(self, name: str, target: Guest, *words: str, timeout: float = 60.0, check: bool = True) -> Result:
+        """Live, to the libvirtd of another guest."""
+        where = [f"qemu+tcp://{target.address}/system", f"tcp://{target.address}"]
+        return self.virsh("migrate", "--live", *words, name, *where, timeout=timeout, check=check)
 
     def beats(self, name: str) -> str:
         """All marks the heartbeat VM of that name has printed in this guest: '.' a write done, 'E' one failed."""
@@ -106,7 +119,7 @@ class Libvirt:
 
     def start(self, timeout: float = 60.0) -> None:
         """Start libvirtd; returns when it answers."""
-        self._guest.run("libvirtd -d && virsh -c qemu:///system list", timeout)
+        self._guest.run(f"{LIBVIRTD} && virsh -c qemu:///system list", timeout)
 
     def restart(self) -> None:
         self.kill(15)

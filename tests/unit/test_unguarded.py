@@ -147,7 +147,10 @@ def test_a_reader_elsewhere_and_an_incoming_vm_freeze_nobody(corner: Corner) -> 
     incoming.open(disk)
     corner.until(lambda: len(corner.registry) == 2 and all(vm.files and vm.files[0].weaker for vm in corner.registry))
     corner.spin(0.3)
-    assert all(vm.state is State.RUNNING for vm in corner.registry)
+    assert {vm.name: vm.state for vm in corner.registry} == {
+        "writes-a-template": State.RUNNING,
+        "comes": State.INCOMING,
+    }
     source.let_go()
     corner.until(lambda: all(file.pin for vm in corner.registry if vm.incoming for file in vm.files))
     reader.let_go()

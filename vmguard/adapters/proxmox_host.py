@@ -77,9 +77,12 @@ def read_storages(config_dir: str) -> Storages:
     return parse_storages(contents(path, "the storages") if os.path.lexists(path) else b"")
 
 
-def read_vm(config_dir: str, vmid: str, node: str) -> PveVm:
-    """What a start on that node opens. Raises BadInput or PlanError."""
-    return plan_vm(read_config(config_dir, vmid, node), read_storages(config_dir), node)
+def read_vm(config_dir: str, vmid: str, node: str, source: str = "") -> PveVm:
+    """What a start on that node opens. Raises BadInput or PlanError.
+
+    ``source``: the node that it migrates from, which owns its configuration until the switch (QemuServer.pm, vm_start).
+    """
+    return plan_vm(read_config(config_dir, vmid, source or node), read_storages(config_dir), node)
 
 
 def contents(path: str, what: str) -> bytes:

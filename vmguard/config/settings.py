@@ -17,6 +17,7 @@ from typing import Any
 
 from vmguard.config.choices import LocalFiles, LogLevel, OnConflict, Verdict, Window
 from vmguard.config.libvirt import Libvirt
+from vmguard.config.migration import Migration
 from vmguard.config.proxmox import Proxmox
 from vmguard.config.row import section as _section
 from vmguard.config.row import setting as _setting
@@ -258,6 +259,7 @@ class Config:
     watch: Watch = _section(
         Watch, "The watchdog: is the server's lease alive, does it still honour each lock, and what if not."
     )
+    migration: Migration = _section(Migration, "VMs that migrate to this host while they run.")
     unguarded: Unguarded = _section(
         Unguarded, "VMs that run without a claim, and VMs that meet another host's lock while they run."
     )

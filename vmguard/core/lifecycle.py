@@ -3,6 +3,7 @@
 ========== ==========================================================================================
 OFFERED    locked descriptors have come from a hook that has not yet said that its claim stands
 CLAIMED    the claim stands; the hypervisor is starting QEMU
+INCOMING   QEMU's process is known, and waits for the VM's memory from the host that has the locks
 RUNNING    QEMU's process is known by its pidfd
 CONFLICT   it runs, but somebody else has the lock of a file that it writes to; only a person ends this state
 ENDED      QEMU is proven gone; whether a helper still has a file open is being asked
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 class State(enum.StrEnum):
     OFFERED = "offered"
     CLAIMED = "claimed"
+    INCOMING = "incoming"
     RUNNING = "running"
     CONFLICT = "conflict"
     ENDED = "ended"
@@ -27,19 +29,21 @@ class State(enum.StrEnum):
 
 MOVES: dict[State, frozenset[State]] = {
     State.OFFERED: frozenset({State.CLAIMED, State.RELEASING}),
-    State.CLAIMED: frozenset({State.RUNNING, State.ENDED, State.RELEASING}),
+    State.CLAIMED: frozenset({State.INCOMING, State.RUNNING, State.ENDED, State.RELEASING}),
+    State.INCOMING: frozenset({State.RUNNING, State.ENDED}),
     State.RUNNING: frozenset({State.CONFLICT, State.ENDED}),
     State.CONFLICT: frozenset({State.RUNNING, State.ENDED}),
-    State.ENDED: frozenset({State.RUNNING, State.RELEASING}),
+    State.ENDED: frozenset({State.INCOMING, State.RUNNING, State.RELEASING}),
     State.RELEASING: frozenset(),
 }
 
 #: QEMU lives
-LIVING = frozenset({State.RUNNING, State.CONFLICT})
+LIVING = frozenset({State.INCOMING, State.RUNNING, State.CONFLICT})
 
 SENTENCES: dict[State, str] = {
     State.OFFERED: "being claimed",
     State.CLAIMED: "claimed, QEMU is being started",
+    State.INCOMING: "incoming, another host still has its disks",
     State.RUNNING: "running",
     State.CONFLICT: "running, but somebody else has the lock of one of its disks",
     State.ENDED: "QEMU is gone, a helper may still have the disks open",

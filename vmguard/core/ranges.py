@@ -7,6 +7,7 @@ the file. Who locks what in a disk image:
 virtlockd      byte 0      POSIX write lock while the CPUs run (libvirt src/locking/lock_driver_lockd.c)
 libvirtd       byte 1      POSIX write lock around each change of owner or label (security_manager.c)
 QEMU           100-299     OFD read locks on 100+n and 200+n, n a permission bit (block/file-posix.c)
+vmguard        298, 299    the source and the target of a live migration, see LEAVING and FOOTHOLD
 =============  ==========  ============================================================================
 
 A claim takes 0-EOF first, so that it conflicts with every one of those on *other* hosts, then frees the windows.
@@ -25,6 +26,14 @@ VIRTLOCKD_WINDOW: Range = (0, 1)
 LIBVIRT_WINDOW: Range = (1, 1)
 #: RAW_LOCK_PERM_BASE 100 and RAW_LOCK_SHARED_BASE 200 with room for each permission bit (QEMU block/file-posix.c)
 QEMU_WINDOW: Range = (100, 200)
+
+#: The byte that every claim leaves free and that the target of a live migration locks while the source has the rest.
+#: A third host's claim of 0-EOF meets it, so that nobody gets in when the source lets go, however long the target then
+#: takes. It lies in QEMU's window, which is free already, and QEMU locks nothing there: it knows five permissions.
+FOOTHOLD: Range = (299, 1)
+#: The byte that the source of a migration locks for reading when it has left the rest to the target: its QEMU lives,
+#: and may still have to go on.
+LEAVING: Range = (298, 1)
 
 _INFINITY = 1 << 63
 

@@ -25,6 +25,8 @@ class Verdict(enum.StrEnum):
     """What is known about the lock of one file."""
 
     GUARDED_HERE = "guarded-here"
+    INCOMING = "incoming"
+    OUTGOING = "outgoing"
     HELD_ELSEWHERE = "held-elsewhere"
     HELD_BY_UNKNOWN = "held-by-unknown"
     FREE = "free"
@@ -34,6 +36,8 @@ class Verdict(enum.StrEnum):
 
 _STATUS = {
     Verdict.GUARDED_HERE: Status.OK,
+    Verdict.INCOMING: Status.OK,
+    Verdict.OUTGOING: Status.OK,
     Verdict.HELD_ELSEWHERE: Status.OK,
     Verdict.FREE: Status.OK,
     Verdict.HELD_BY_UNKNOWN: Status.WARNING,
@@ -125,11 +129,20 @@ class VmReport:
 
 
 #: how the daemon guards a file, as far as it does
-GUARDED = {"pinned": Verdict.GUARDED_HERE, "held": Verdict.GUARDED_HERE}
+GUARDED = {
+    "pinned": Verdict.GUARDED_HERE,
+    "held": Verdict.GUARDED_HERE,
+    "incoming": Verdict.INCOMING,
+    "outgoing": Verdict.OUTGOING,
+}
 
 
 def guard_words(file: dict[str, Any]) -> str:
     """How one file is guarded, in words: mode, ranges, guard, and through which descriptor of which process."""
+    if file["guard"] == "incoming":
+        return "locked by the host that the VM comes from; reserved here: no third host can take it"
+    if file["guard"] == "outgoing":
+        return "left to the host that the VM migrates to, as it writes nothing here any more"
     if file["guard"] == "lost":
         return "its lock was lost with the daemon that held it"
     if file["guard"] not in GUARDED:

@@ -45,7 +45,7 @@ class Conflicts:
     def meet(self, vm: GuardedVm, file: GuardedFile, rival: Rival) -> None:
         """Somebody else has the exclusive lock of a file that the VM writes to."""
         action = self._settings().action
-        if vm.incoming and not any(other.pin for other in vm.files):
+        if vm.state is State.INCOMING:
             file.retry = clock.boottime() + _INCOMING
             return
         who = self._name(vm, file, rival)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vmguard import faults
@@ -15,7 +16,7 @@ from vmguard.adapters import clock, hypervisors, mounts, proc, systemd
 from vmguard.core.lifecycle import LIVING, Action, Evidence, State, decide
 from vmguard.core.plan import EXCLUSIVE
 from vmguard.core.processes import Kind
-from vmguard.core.ranges import Range, covers
+from vmguard.core.ranges import FOOTHOLD, Range, covers
 from vmguard.daemon import helpers
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.mover import let_go
@@ -63,6 +64,8 @@ class Keeper:
         self._pinner = pinner
         self._mark_released = mark_released
         self.timing = timing
+        #: told when a VM's QEMU is known
+        self.on_running: Callable[[GuardedVm], None] = lambda vm: None
 
     # -- taking over ------------------------------------------------------------------------------------------------
 
@@ -241,13 +244,14 @@ class Keeper:
         if not self.follow(vm, pid, kind):
             return False
         vm.pid = pid
-        vm.move(State.RUNNING, f"QEMU is pid {pid}")
         for helper, kind in hypervisors.helpers_of(self.timing.run_dirs, vm.hypervisor, vm.uuid):
             if vm.process(helper) is None:
                 self.follow(vm, helper, kind)
+        vm.move(State.INCOMING if vm.incoming else State.RUNNING, f"QEMU is pid {pid}")
         faults.point("running-before-state")
         self._registry.save(vm)
         faults.point("running")
+        self.on_running(vm)
         self._pinner.attend(vm)
         return True
 
@@ -356,6 +360,6 @@ def _verify(file: GuardedFile) -> None:
     file.key = (mounts.devices().get(info.mount_id, file.key[0]), info.inode or file.key[1])
     exclusive = file.mode == EXCLUSIVE
     locked: list[Range] = [(start, length) for write, start, length in proc.lock_ranges(info) if write or not exclusive]
-    for piece in file.pieces:
+    for piece in [FOOTHOLD] if file.foothold else file.pieces:
         if not covers(locked, piece):
             raise DaemonError(f"the descriptor for {file.path} does not hold the lock that was claimed")

@@ -16,7 +16,7 @@ from vmguard.adapters import clock, journal, libvirt_host, memory, systemd
 from vmguard.adapters.hostfence import HostFence
 from vmguard.adapters.hypervisors import PROXMOX
 from vmguard.core.lifecycle import State
-from vmguard.core.ranges import LIBVIRT_WINDOW, QEMU_WINDOW, VIRTLOCKD_WINDOW, Range, held
+from vmguard.core.ranges import FOOTHOLD, LIBVIRT_WINDOW, QEMU_WINDOW, VIRTLOCKD_WINDOW, Range, held
 from vmguard.core.timing import Wishes
 from vmguard.core.watch_events import HostFence as OnUnproven
 from vmguard.core.watch_events import Policy
@@ -84,7 +84,7 @@ class Daemon:
         )
         listener = self._listener([fd for name, fd in passed if "-" not in name])
         service.listen(listener)
-        parts = (self.loop, self.registry, self.keeper, pinner, self.records, service)
+        parts = (self.loop, self.registry, self.keeper, pinner, workers, self.records, service)
         takeover.furnish(*parts, lambda: self.config, watcher.io_error)
         watcher.shield = pinner.shield
         pinner.start()
@@ -256,6 +256,8 @@ class Daemon:
             chosen.append(LIBVIRT_WINDOW)
         if windows.qemu == "on" or (windows.qemu == "auto" and auto):
             chosen.append(QEMU_WINDOW)
+        else:
+            chosen.append(FOOTHOLD)
         return chosen
 
     def _pieces(self, hypervisor: str) -> list[Range]:

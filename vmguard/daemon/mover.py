@@ -13,7 +13,7 @@ from vmguard.adapters import clock, mounts, ofd, pidfd, proc, systemd
 from vmguard.adapters.proc import Key, OpenFile
 from vmguard.core.pin import Side, Step, Verb, move
 from vmguard.core.plan import EXCLUSIVE
-from vmguard.core.ranges import WHOLE, Range, covers, subtract
+from vmguard.core.ranges import FOOTHOLD, LEAVING, WHOLE, Range, covers, subtract
 from vmguard.errors import LockConflict
 
 log = logging.getLogger("vmguard.mover")
@@ -38,6 +38,8 @@ class Order:
     satisfied: bool = False
     #: whether a copy of the description shall stay with us
     keep: bool = True
+    #: the process has stopped writing: another host that waits for the file may have it
+    yields: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,14 @@ class Rival:
     local: tuple[str, ...] = ()
     #: this host holds all that it held before the try
     restored: bool = False
+    #: it is the target of this VM's migration
+    successor: bool = False
 
     @property
     def sentence(self) -> str:
         """For people: ``locked by another host``."""
+        if self.successor:
+            return "left to the host that it migrates to"
         how = "locked" if self.exclusive else "locked for reading"
         return f"{how} by {', '.join(self.local) if self.local else 'another host'}"
 
@@ -91,6 +97,8 @@ def carry_out(order: Order) -> Outcome:
         os.close(copy)
         return Outcome(False, gone=True)
     faults.point("pin-copied")
+    if order.yields and ofd.conflict(copy, ofd.READ, FOOTHOLD) is not None:
+        return _leave(order, copy)
     granted = 0.0 if order.satisfied else clock.boottime()
     try:
         if not order.satisfied:
@@ -109,6 +117,18 @@ def carry_out(order: Order) -> Outcome:
         os.close(copy)
         copy = -1
     return Outcome(True, copy=copy, granted=granted)
+
+
+def _leave(order: Order, copy: int) -> Outcome:
+    """At the switch QEMU opens its disks read-only, and may live on for long (post-copy): a lock for reading would keep
+    the target, whose guest runs by then, from its own. But it may also have to go on, and shall be seen to be there."""
+    try:
+        ofd.lock(copy, order.path, ofd.READ, LEAVING)
+    except LockConflict:
+        log.warning("%s: somebody has locked the byte that says that its VM is leaving", order.path)
+    finally:
+        os.close(copy)
+    return Outcome(False, rival=Rival(True, successor=True))
 
 
 def _hold(order: Order, forbidden: str) -> Outcome:

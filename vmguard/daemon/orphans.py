@@ -7,14 +7,15 @@ on with: otherwise this host's own forgotten lock would look like a rival's, and
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable
 
 from vmguard.adapters import libvirt_host, proc
 from vmguard.core.lifecycle import State
 from vmguard.core.plan import BACKING, DISK, EXCLUSIVE, SHARED
-from vmguard.core.ranges import Range
-from vmguard.daemon.registry import HYPERVISORS, LIBVIRT, GuardedFile, GuardedVm, Registry
+from vmguard.core.ranges import FOOTHOLD, Range
+from vmguard.daemon.registry import ANOTHER_HOST, HYPERVISORS, LIBVIRT, GuardedFile, GuardedVm, Registry
 
 log = logging.getLogger("vmguard.orphans")
 
@@ -48,6 +49,8 @@ def take_in(
             registry.take_up(vm)
             made[vm.id] = vm
         vm.files.append(file)
+        if file.foothold:
+            vm.incoming = vm.incoming or ANOTHER_HOST
         log.warning("%s: %s was locked by the daemon before this one, but no state file says so", vm.title, file.path)
     for vm in made.values():
         registry.save(vm)
@@ -68,6 +71,7 @@ def _file(name: str, fd: int) -> GuardedFile | None:
     if not locks or str(info.inode) != inode:
         return None
     exclusive = any(write for write, _, _ in locks)
+    foothold = locks == [(True, *FOOTHOLD)]
     return GuardedFile(
         path=os.readlink(f"/proc/self/fd/{fd}"),
         mode=EXCLUSIVE if exclusive else SHARED,
@@ -75,4 +79,6 @@ def _file(name: str, fd: int) -> GuardedFile | None:
         source=_SOURCE,
         key=(int(device, 16), info.inode),
         pieces=[],
+        foothold=foothold,
+        retry=math.inf if foothold else 0.0,
     )

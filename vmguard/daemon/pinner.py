@@ -263,7 +263,7 @@ class Pinner:
             return
         if file.pin is None and file.fd >= 0 and file.mode == EXCLUSIVE and wanted.mode == SHARED:
             return  # claimed for writing, and QEMU only looks at its format first: nothing is given up for that
-        if clock.boottime() < file.retry:
+        if clock.boottime() < file.retry and not (file.outgoing and wanted.mode == EXCLUSIVE):
             return
         self._order(vm, file, wanted)
 
@@ -284,9 +284,10 @@ class Pinner:
             mode=wanted.mode,
             pieces=tuple(file.pieces),
             source=file.fd,
-            source_mode=file.mode if file.fd >= 0 else None,
+            source_mode=file.held_mode,
             satisfied=wanted.satisfied,
             keep=self._keeps(vm, file),
+            yields=file.mode == EXCLUSIVE and wanted.mode == SHARED,
         )
         self._busy(vm).moving.add(file.key)
         self._workers.run(
@@ -310,6 +311,7 @@ class Pinner:
             self._weaker(vm, file, f"the lock could not be moved: {result}")
 
     def _refused(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, rival: Rival) -> None:
+        file.hand_over(rival.successor)
         self._weaker(vm, file, rival.sentence)
         if not rival.exclusive and not file.found and file.mode == SHARED and file.role == DISK:
             file.shareable = True  # claimed as shared, written to, and others have it like that: <shareable/>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ log = logging.getLogger("vmguard.registry")
 SCHEMA = 1
 #: who manages a VM; bare: nobody whom we know
 LIBVIRT, PROXMOX, BARE = HYPERVISORS = ("libvirt", "proxmox", "bare")
+#: where a VM comes from when nobody wrote down who has its disks
+ANOTHER_HOST = "another host"
 
 
 @dataclass(frozen=True)
@@ -92,23 +95,41 @@ class GuardedFile:
     conflict: str = ""
     #: CLOCK_BOOTTIME seconds before which a pin that failed is not tried again
     retry: float = 0.0
+    #: our descriptor carries no more than the foothold: the VM comes in, and the source has the lock
+    foothold: bool = False
     #: CLOCK_BOOTTIME seconds when the request that got this lock was sent; 0: a daemon before this one got it
     granted: float = 0.0
 
+    #: left to the host that the VM migrates to
+    outgoing: bool = False
+
+    def hand_over(self, outgoing: bool) -> None:
+        """The VM has stopped writing to it, and nothing of ours is locked any more, if it is another host's turn."""
+        self.outgoing = outgoing
+        if outgoing:
+            self.pin = None
+
     @property
     def guard(self) -> str:
-        """``pinned`` on the process's own description, ``held`` beside it.
+        """``pinned`` on the process's own description, ``held`` beside it; ``incoming``: the foothold alone.
 
-        Without a lock: ``conflict`` when somebody else has it, ``pending`` before the first try, ``lost`` when a
-        daemon took it with it.
+        Without a lock: ``outgoing`` when it is left to the target of a migration, ``conflict`` when somebody else has
+        it, ``pending`` before the first try, ``lost`` when a daemon took it with it.
         """
         if self.pin is not None:
             return "pinned"
         if self.fd >= 0:
-            return "held"
+            return "incoming" if self.foothold else "held"
+        if self.outgoing:
+            return "outgoing"
         if self.conflict:
             return "conflict"
         return "pending" if self.found else "lost"
+
+    @property
+    def held_mode(self) -> str | None:
+        """The lock that our own descriptor carries; None when it carries none."""
+        return self.mode if self.fd >= 0 and not self.foothold else None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -127,6 +148,7 @@ class GuardedFile:
             "conflict": self.conflict,
             "shareable": self.shareable,
             "found": self.found,
+            "foothold": self.foothold,
             "through": f"descriptor {self.pin.fd} of pid {self.pin.pid}" if self.pin is not None else "",
             "process": self.pin.name if self.pin is not None else "",
             "epoch": self.epoch,
@@ -147,6 +169,8 @@ class GuardedFile:
             epoch=int(value.get("epoch", 0)),
             shareable=bool(value.get("shareable")),
             found=bool(value.get("found")),
+            foothold=bool(value.get("foothold")),
+            retry=math.inf if value.get("foothold") else 0.0,
             was_pinned=value.get("guard") == "pinned" or value.get("was_pinned") is True,
         )
 
@@ -170,8 +194,8 @@ class GuardedVm:
     without_hook: str = ""
     #: nobody remembers its claim (orphans.py): whether a QEMU has written with these locks is not known
     rebuilt: bool = False
-    #: it waits for its memory from another host, which may rightly still have its disks
-    incoming: bool = False
+    #: the host that it is migrating from, which rightly still has its disks; empty when it is not
+    incoming: str = ""
     #: why the guard has stopped it (SIGSTOP) over a conflict, empty when it has not
     stopped: str = ""
     #: pidfd of the hook until it says that its claim stands
@@ -243,6 +267,7 @@ class GuardedVm:
             "processes": [process.as_json() for process in self.processes],
             "without_hook": self.without_hook,
             "rebuilt": self.rebuilt,
+            "incoming": self.incoming,
             "stopped": self.stopped,
             "frozen": self.frozen,
             "fencing": self.fencing,
@@ -266,6 +291,7 @@ class GuardedVm:
             processes=[GuardedProcess.from_json(item) for item in value.get("processes", [])],
             without_hook=str(value.get("without_hook", "")),
             rebuilt=bool(value.get("rebuilt")),
+            incoming=str(value.get("incoming", "")),
             stopped=str(value.get("stopped", "")),
             frozen=bool(value.get("frozen")),
             fencing=str(value.get("fencing", "")),

@@ -15,10 +15,11 @@ from vmguard.adapters import clock, proc
 from vmguard.adapters.hypervisors import PROXMOX
 from vmguard.core.lifecycle import LIVING, SENTENCES, State
 from vmguard.core.plan import MODES
+from vmguard.daemon.incoming import Incoming
 from vmguard.daemon.keeper import Keeper
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.oversight import Oversight
-from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry import ANOTHER_HOST, GuardedFile, GuardedVm, Registry
 from vmguard.daemon.starters import Starters
 from vmguard.errors import BadInput, DaemonError, VmguardError, WireError
 from vmguard.protocol.wire import Connection, Message
@@ -45,6 +46,8 @@ class Session:
         self.vm: GuardedVm | None = None
         #: pidfd of the task whose hook this is, as far as there is one
         self.task = -1
+        #: its VM comes in by live migration, from that node as far as it is known; None: an ordinary start
+        self.source: str | None = None
 
 
 class Service:
@@ -64,6 +67,8 @@ class Service:
         self._settings = settings
         self._oversight = oversight
         self._started = clock.wall()
+        #: the VMs that migrate to this host; set by whoever puts the daemon together
+        self.incoming: Incoming | None = None
         #: carries out ``adopt``: the request and where its answer goes
         self.adopt: Callable[[Message, Callable[[list[dict[str, Any]]], None]], None] | None = None
         self._starters = Starters(loop)
@@ -74,6 +79,7 @@ class Service:
             "recorded": self._recorded,
             "started": self._has_started,
             "ended": self._ended,
+            "incoming": self._incoming,
             "adopt": self._adopt,
             "status": self._status,
             "who": self._who,
@@ -158,9 +164,14 @@ class Service:
 
     def _claim(self, session: Session, message: Message, fds: list[int]) -> Message | None:
         _, uuid, hypervisor = _subject(message)
-        old = self._registry.get(f"{hypervisor}-{uuid}")
+        vm_id = f"{hypervisor}-{uuid}"
+        old = self._registry.get(vm_id)
+        if self.incoming is not None and self.incoming.is_announced(vm_id):
+            session.source = ""
+        if isinstance(message.get("incoming"), str):
+            session.source = str(message["incoming"])[:256]
         if old is None:
-            return {"settings": self._settings(hypervisor)}
+            return {"settings": self._settings_for(session, hypervisor)}
         if old.state in LIVING:
             raise DaemonError(
                 f"{old.title} is already running on this host (pid {old.pid}), claimed {old.claimed}",
@@ -174,13 +185,16 @@ class Service:
         self._keeper.settle(old)
         return None
 
+    def _settings_for(self, session: Session, hypervisor: str) -> dict[str, Any]:
+        return {**self._settings(hypervisor), "incoming": session.source}
+
     def _answer_when_released(self, session: Session, old: GuardedVm) -> None:
         answered: list[bool] = []
 
         def go_on() -> None:
             if not answered:
                 answered.append(True)
-                self._answer(session, {"settings": self._settings(old.hypervisor)})
+                self._answer(session, {"settings": self._settings_for(session, old.hypervisor)})
 
         def give_up() -> None:
             if not answered:
@@ -210,6 +224,10 @@ class Service:
         if proc.is_dead(session.pidfd):
             raise DaemonError("the hook that began this claim is gone")
         vm = GuardedVm(hypervisor=hypervisor, name=name, uuid=uuid, files=session.files)
+        if any(file.foothold for file in vm.files):
+            if session.source is None:
+                raise BadInput("a foothold is for a VM that was announced as a migration")
+            vm.incoming = str(message.get("incoming") or ANOTHER_HOST)[:256]
         for warning in message.get("warnings") or []:
             log.warning("%s: %s", vm.title, str(warning)[:500])
         if hypervisor == PROXMOX and session.task < 0:
@@ -256,6 +274,12 @@ class Service:
             return None
         if vm is not None:
             self._keeper.ended(vm)
+        return {}
+
+    def _incoming(self, session: Session, message: Message, fds: list[int]) -> Message:
+        _, uuid, hypervisor = _subject(message)
+        if self.incoming is not None:
+            self.incoming.announce(f"{hypervisor}-{uuid}")
         return {}
 
     # -- questions --------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from vmguard.daemon.adopt import Adopter
 from vmguard.daemon.claims import Claims
 from vmguard.daemon.conflicts import Conflicts
 from vmguard.daemon.hints import Hints
+from vmguard.daemon.incoming import Incoming
 from vmguard.daemon.keeper import Keeper
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.pinner import Pinner
@@ -18,6 +19,7 @@ from vmguard.daemon.records import Records
 from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
 from vmguard.daemon.service import Service
 from vmguard.daemon.unguarded import Census
+from vmguard.daemon.workers import Workers
 
 
 def furnish(
@@ -25,6 +27,7 @@ def furnish(
     registry: Registry,
     keeper: Keeper,
     pinner: Pinner,
+    workers: Workers,
     records: Records,
     service: Service,
     config: Callable[[], Config],
@@ -35,8 +38,13 @@ def furnish(
     claims = Claims(loop, registry, records)
     census = Census(loop, registry, keeper, pinner, lambda: config().unguarded)
 
+    incoming = Incoming(loop, workers, registry, pinner, conflicts, lambda: config().migration)
+    keeper.on_running = incoming.follow
+    service.incoming = incoming
+
     def pinned(vm: GuardedVm, file: GuardedFile) -> None:
         claims.pinned(vm, file)
+        incoming.pinned(vm, file)
         conflicts.solved(vm)
 
     def local() -> bool:

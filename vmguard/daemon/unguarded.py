@@ -21,7 +21,7 @@ from vmguard.core.processes import MASTERS, Kind, identity, kind_of, named_files
 from vmguard.daemon.keeper import Keeper
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.pinner import Pinner
-from vmguard.daemon.registry import BARE, LIBVIRT, PROXMOX, GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry import ANOTHER_HOST, BARE, LIBVIRT, PROXMOX, GuardedFile, GuardedVm, Registry
 from vmguard.daemon.sight import Sight
 
 log = logging.getLogger("vmguard.unguarded")
@@ -183,7 +183,7 @@ class Census:
             vm_uuid = str(uuid.uuid5(uuid.NAMESPACE_OID, birth))
         name = about.name or known or f"{proc.name(stranger.pid)}-{stranger.pid}"
         vm = GuardedVm(hypervisor, name, vm_uuid, state=State.CLAIMED, why=why, without_hook=why)
-        vm.incoming = about.incoming
+        vm.incoming = ANOTHER_HOST if about.incoming else ""
         vm.files = [self._pinner.discovered([user]) for user in _once(stranger.files) if user.key in extra]
         log.warning("%s (pid %d): %s; it is guarded from now on", vm.title, stranger.pid, why)
         self._registry.take_up(vm)

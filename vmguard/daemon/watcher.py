@@ -196,7 +196,7 @@ class Watcher:
             title=vm.title,
             locks=tuple(lock for file in vm.files if (lock := self._lock(vm, file)) is not None),
             policy=self._policy(vm),
-            process=vm.state is State.RUNNING,
+            process=vm.state in (State.RUNNING, State.INCOMING),
             frozen=vm.frozen,
             fencing=vm.fencing,
         )

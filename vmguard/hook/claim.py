@@ -33,7 +33,8 @@ def claim(subject: Subject, connection: wire.Connection) -> list[str]:
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     faults.point("connected")
     who = {"hypervisor": subject.hypervisor, "name": subject.name, "uuid": subject.uuid}
-    connection.send({"op": "claim", **who})  # the daemon answers while the child gets ready
+    source = {"incoming": subject.source} if subject.source else {}
+    connection.send({"op": "claim", **who, **source})  # the daemon answers while the child gets ready
     parent = os.getpid()
     subject.child = os.fork()
     if subject.child == 0:
@@ -139,6 +140,7 @@ def _hand_over(connection: wire.Connection, who: dict[str, str], claimed: Any) -
         message = {"op": "hold", **who, "final": final, "files": [value for value, _ in batch]}
         if final:
             message["warnings"] = claimed.warnings
+            message["incoming"] = claimed.source
         connection.ask(message, [fd for _, fd in batch])
 
 

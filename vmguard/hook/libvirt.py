@@ -21,6 +21,7 @@ CONNECT_TIMEOUT = 5.0
 INFORM_TIMEOUT = 2.0
 #: a VM of this name never starts: `vmguard enable` and `doctor` prove with it that libvirt calls the hook and obeys it
 PROOF = "vmguard-proof-"
+_TELLS = {"release": "ended", "migrate": "incoming"}
 
 
 def main(argv: list[str]) -> int:
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
         if row.action == operations.CLAIM:
             _claim(name)
         elif row.action == operations.INFORM:
-            _inform(name)
+            _inform(_TELLS[operation])
         return 0
     except VmguardError as problem:
         _explain(problem.message, problem.hint)
@@ -68,13 +69,13 @@ def _claim(name: str) -> None:
         _say(f"vmguard: warning: {warning}")
 
 
-def _inform(name: str) -> None:
-    """Tell the daemon that a VM ended; it looks for itself. Any trouble here is the daemon's to overcome."""
+def _inform(what: str) -> None:
+    """A word to the daemon, which looks for itself. Any trouble here is the daemon's to overcome."""
     from vmguard.core.domain_xml import parse_domain
 
     domain = parse_domain(_read_xml())
     connection = wire.connect(socket_path(), INFORM_TIMEOUT)
-    connection.ask({"op": "ended", "hypervisor": "libvirt", "name": domain.name, "uuid": domain.uuid})
+    connection.ask({"op": what, "hypervisor": "libvirt", "name": domain.name, "uuid": domain.uuid})
 
 
 def _read_xml() -> bytes:

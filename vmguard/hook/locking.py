@@ -32,7 +32,7 @@ _USUAL_LEASE, _LEAST_MARGIN = 90.0, 5.0
 class ClaimedFile:
     """A file of the plan, opened and then locked."""
 
-    __slots__ = ("fd", "granted", "key", "pieces", "plan", "real")
+    __slots__ = ("fd", "foothold", "granted", "key", "pieces", "plan", "real")
 
     def __init__(self, plan: PlannedFile, fd: int, key: tuple[int, int], pieces: list[Range]) -> None:
         self.plan = plan
@@ -42,22 +42,31 @@ class ClaimedFile:
         self.real = real_path(fd, plan.path)
         #: when the request that got its lock was sent: the lease is proven from there on
         self.granted = 0.0
+        #: only that is locked: the rest is the host's that the VM comes from
+        self.foothold = False
+
+    def lock(self, piece: Range) -> None:
+        """Raises LockConflict, LockUnavailable or OSError."""
+        self.granted = _now()
+        ofd.lock(self.fd, self.plan.path, ofd.WRITE if self.plan.mode == EXCLUSIVE else ofd.READ, piece)
 
     def as_json(self) -> dict[str, Any]:
         value: dict[str, Any] = dict(self.plan.as_json())
         value.update(real=self.real, device=self.key[0], inode=self.key[1], pieces=self.pieces)
-        value.update(granted=self.granted)
+        value.update(granted=self.granted, foothold=self.foothold)
         return value
 
 
 class Claimed:
     """All files of a VM, locked, and what people should know about the rest."""
 
-    __slots__ = ("files", "warnings")
+    __slots__ = ("files", "source", "warnings")
 
-    def __init__(self, files: list[ClaimedFile], warnings: list[str]) -> None:
+    def __init__(self, files: list[ClaimedFile], warnings: list[str], source: str) -> None:
         self.files = files
         self.warnings = warnings
+        #: the host that still has them, when the VM comes in from there; else empty
+        self.source = source
 
     def close(self) -> None:
         """Close this process's descriptors; the daemon's copies keep the locks."""
@@ -85,12 +94,18 @@ def open_and_lock(subject: Subject, settings: dict[str, Any], reporter: Reporter
     if subject.ground is not None:
         files = _judge_ground(subject.ground, files, settings["policy"], warnings)
     files = _judge_mounts(files, settings["policy"], warnings)
-    _lock_patiently(subject, files, settings, reporter)
-    for file in files:
+    source = ""
+    if settings.get("incoming") is None:  # also of a daemon that is older than this hook
+        _lock_patiently(subject, files, settings, reporter)
+    else:
+        from vmguard.hook import incoming
+
+        source = incoming.lock(subject, files, settings, reporter, lambda file: _refusal(subject, file, settings, 0.0))
+    for file in files if not source else [file for file in files if not file.foothold]:
         for start, length in settings["windows"]:
             ofd.unlock(file.fd, (start, length))
     faults.point("windows-free")
-    return Claimed(files, warnings)
+    return Claimed(files, warnings, source)
 
 
 def _judge_unguarded(unguarded: list[Unguarded], policy: dict[str, str]) -> list[str]:
@@ -183,8 +198,7 @@ def _lock_all(files: list[ClaimedFile]) -> None:
     locked: list[ClaimedFile] = []
     try:
         for file in files:
-            file.granted = _now()
-            ofd.lock(file.fd, file.plan.path, ofd.WRITE if file.plan.mode == EXCLUSIVE else ofd.READ, WHOLE)
+            file.lock(WHOLE)
             locked.append(file)
             faults.point("first-lock")
     except LockConflict:
@@ -227,7 +241,7 @@ def write_records(subject: Subject, settings: dict[str, Any], claimed: Claimed) 
     }
     epochs, problems = {}, []
     for file in claimed.files:
-        if file.plan.mode != EXCLUSIVE:
+        if file.plan.mode != EXCLUSIVE or file.foothold:
             continue
         fields["path"] = file.plan.path
         try:

@@ -37,7 +37,7 @@ LIBVIRT: dict[str, Row] = {
     "started": Row(NOTHING, PASS, "a failure here would kill a running VM; the daemon finds QEMU by its pid file"),
     "stopped": Row(NOTHING, PASS, "no proof of death: QEMU may hang in the kernel; the daemon watches its pidfd"),
     "release": Row(INFORM, PASS, "a hint for a start that failed before there was a QEMU; never a proof"),
-    "migrate": Row(NOTHING, PASS, "prepare follows and claims; while the source runs it is refused"),
+    "migrate": Row(INFORM, PASS, "the target alone: the prepare that follows finds the source's locks, rightly"),
     "restore": Row(NOTHING, PASS, "prepare follows and claims; stdout would become the domain XML"),
     "reconnect": Row(NOTHING, PASS, "libvirtd restarted: a failure here would KILL the running VM"),
     "attach": Row(NOTHING, PASS, "documented, but no libvirt calls it"),

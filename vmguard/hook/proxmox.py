@@ -74,10 +74,8 @@ def _claim(vmid: str) -> None:
     from vmguard.hook.subject import Subject
 
     source = os.environ.get("PVE_MIGRATED_FROM", "")  # present, but empty, at every start that is no migration
-    if source:
-        _incoming(vmid, source)
-    vm = read_vm(config_dir(), vmid, node_name())
-    subject = Subject("proxmox", vm.domain, Ground(vm), lambda text: _say(f"vmguard: {text}"))
+    vm = read_vm(config_dir(), vmid, node_name(), source)
+    subject = Subject("proxmox", vm.domain, Ground(vm), lambda text: _say(f"vmguard: {text}"), source)
     _end_at_once(subject)
     try:
         connection = wire.connect(socket_path(), CONNECT_TIMEOUT)
@@ -89,18 +87,6 @@ def _claim(vmid: str) -> None:
     connection.settimeout(None)
     for warning in claim(subject, connection):
         _say(f"vmguard: warning: {warning}")
-
-
-def _incoming(vmid: str, source: str) -> None:
-    """A live migration comes in: its VM runs on the source until all memory is here, and keeps its locks there.
-
-    The seam for taking them over. Until that exists the start is refused at once: Proxmox then ends the migration, and
-    the VM goes on at the source, untouched (QemuMigrate.pm, phase2).
-    """
-    raise VmguardError(
-        f"VM {vmid} cannot be migrated while it runs: {source} holds the locks of its disks until it ends there",
-        "shut it down and migrate it then; on this cluster, live migration is not guarded yet",
-    )
 
 
 def _inform(vmid: str, operation: str) -> None:

@@ -35,7 +35,7 @@ SAY_EVERY = 10.0
 class Subject:
     """The VM to claim: what the hypervisor told its hook."""
 
-    __slots__ = ("child", "domain", "ground", "hypervisor", "name", "speak", "uuid")
+    __slots__ = ("child", "domain", "ground", "hypervisor", "name", "source", "speak", "uuid")
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class Subject:
         domain: Domain,
         ground: Ground | None = None,
         speak: Callable[[str], None] | None = None,
+        source: str = "",
     ) -> None:
         self.hypervisor = hypervisor
         self.name = domain.name
@@ -51,6 +52,8 @@ class Subject:
         self.ground = ground
         #: tells people how the wait goes, where somebody reads it while the hook runs
         self.speak = speak
+        #: the node that it migrates from while it runs, where the hypervisor says so
+        self.source = source
         #: the pid of the claim's child while there is one
         self.child = 0
 

@@ -3,8 +3,8 @@
 Each rule names the source it follows (QS = qemu-server src/PVE/QemuServer.pm). What it is for: the order of the hooks,
 the flock around them, who owns a configuration, what is NOT called when something fails.
 
-start [migratedfrom=NODE] [skiplock=1] [paused=1] [failing=activate|qemu]   stop [timeout=S]   shutdown   poweroff
-reboot   backup   suspend   rollback   snapshot name=NAME   cleanup   running
+start [migratedfrom=NODE incoming=URI] [skiplock=1] [paused=1] [failing=activate|qemu]   stop [timeout=S]   shutdown
+poweroff   reboot   backup   suspend   rollback   snapshot name=NAME   cleanup   running
 """
 
 from __future__ import annotations
@@ -210,6 +210,8 @@ def start_nolock(vmid: str, words: dict[str, str]) -> None:
     argv = command(vmid, config, bool(words.get("paused")))
     if "tpmstate0" in config:
         argv += tpm.start(vmid, place(config["tpmstate0"])[0])
+    if words.get("incoming"):
+        argv += ["-incoming", words["incoming"]]
     if words.get("failing") == "qemu":
         argv += ["-device", "no-such-device"]
     with open(f"{RUN}/{vmid}.cleanup", "w"):  # flag of `qm cleanup`, made at start

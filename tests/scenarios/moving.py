@@ -1,0 +1,129 @@
+"""Two hosts with vmguard and libvirt and a VM that moves between them while it runs; a third host that wants its disk.
+
+with Lab() as lab:
+    world = Movers(lab)
+    disk = world.start("web")                       it beats on world.a
+    with world.halfway("web") as moving: ...        the target's QEMU has a part of the memory, and stands still
+    world.told(disk, "web")                         the beats on the disk are those that the VM was told
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from tests.lab import Job, Lab, Result
+from tests.lab.domain import domain_xml
+from tests.lab.heartbeat import counter, heartbeat_disk
+from tests.scenarios.guarded import SHARE, Guarded
+from tests.scenarios.kept import Stored
+
+#: noise in the slow VM's memory, so that moving it takes seconds
+BALLAST = f"{SHARE}/ballast"
+BALLAST_MIB = 16
+LOADER = f"<qemu:arg value='-device'/><qemu:arg value='loader,file={BALLAST},addr=0x2000000,force-raw=on'/>"
+NAMESPACE = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
+#: waits until the memory of a VM begins to come in (libvirt's ports begin at 49152, C000), then stops its QEMU
+STOP_AT_THE_SWITCH = """
+    while ! grep -q ':C0[0-9A-F][0-9A-F] [^ ]* 01 ' /proc/net/tcp /proc/net/tcp6; do :; done
+    kill -STOP $(cat /run/libvirt/qemu/{}.pid)
+"""
+
+
+class Movers:
+    def __init__(self, lab: Lab, config: str = "") -> None:
+        self.lab = lab
+        self.server = lab.nfs_server(lease=10, grace=10)
+        self.a, self.b = (Stored(lab.hypervisor(name, libvirt=True), config) for name in ("hyp-a", "hyp-b"))
+        self.third = lab.hypervisor("hyp-c")
+        self.third.mount(self.server)
+        for node in (self.a, self.b):
+            node.mount(self.server)
+            node.start_daemon()
+            node.host.libvirt.restart()  # it looks for hooks only when it starts
+
+    def xml(self, name: str, slow: bool = False) -> str:
+        # Appended to: the same host may run it twice.
+        xml = domain_xml(name, f"{SHARE}/{name}.qcow2", memory=64 if slow else 16)
+        xml = xml.replace("<serial type='file'><source ", "<serial type='file'><source append='on' ")
+        if slow:
+            xml = xml.replace("<domain ", f"<domain {NAMESPACE} ")
+            xml = xml.replace("</domain>", f"<qemu:commandline>{LOADER}</qemu:commandline></domain>")
+        return xml
+
+    def start(self, name: str, slow: bool = False) -> str:
+        """A VM that beats on host a, guarded; its disk."""
+        disk = f"{SHARE}/{name}.qcow2"
+        self.a.host.put(disk, heartbeat_disk())
+        if slow:
+            self.a.host.run(f"[ -e {BALLAST} ] || head -c {BALLAST_MIB}M /dev/urandom > {BALLAST}")
+        self.a.host.libvirt.create(self.xml(name, slow))
+        wait_beats(self.a, name)
+        wait_summary(self.a, name, "guarded here, running")
+        return disk
+
+    def begin(self, name: str, *words: str) -> Job:
+        """A migration from a to b under way."""
+        where = [f"qemu+tcp://{self.b.host.address}/system", f"tcp://{self.b.host.address}"]
+        return self.a.host.spawn(["virsh", "-q", "-c", "qemu:///system", "migrate", "--live", *words, name, *where])
+
+    @contextlib.contextmanager
+    def halfway(self, name: str) -> Iterator[Job]:
+        """The slow VM's migration from a to b, its target stopped in the middle and let go on at the end."""
+        job = self.begin(name, "--bandwidth", "4")
+        wait_summary(self.b, name, "incoming from hyp-a")
+        self.stop(name)
+        assert job.poll() is None, job.output()
+        yield job
+        self.b.host.run(f"kill -CONT $(cat /run/libvirt/qemu/{name}.pid) || true", check=False)
+
+    def stop(self, name: str) -> None:
+        self.b.host.run(["kill", "-STOP", str(self.b.host.libvirt.qemu_pid(name))])
+
+    def kill(self, name: str) -> None:
+        self.b.host.run(["kill", "-9", str(self.b.host.libvirt.qemu_pid(name))])
+
+    def failed(self, job: Job) -> Result:
+        result = job.wait(60)
+        assert result.returncode != 0
+        return result
+
+    def arrived(self, name: str, job: Job) -> None:
+        result = job.wait(90)
+        assert result.returncode == 0, result.stderr
+        wait_summary(self.b, name, "guarded here, running", 30)
+        wait_beats(self.b, name)
+        wait_summary(self.a, name, "held by hyp-b")
+
+    def stayed(self, name: str) -> None:
+        """The VM goes on where it was, guarded, and nothing of it is left on the target."""
+        wait_beats(self.a, name)
+        wait_summary(self.a, name, "guarded here, running")
+        wait_summary(self.b, name, "held by hyp-a")
+
+    def over(self, name: str, *nodes: Guarded) -> None:
+        """End it where it runs; no beat was lost, none written twice, none failed."""
+        for node in nodes or (self.a, self.b):
+            node.host.libvirt.virsh("destroy", name, check=False)
+        for node in nodes or (self.a, self.b):
+            wait_summary(node, name, "free")
+        told = [node.host.libvirt.beats(name) for node in (self.a, self.b)]
+        assert "E" not in "".join(told)
+        # The last write may be on the disk without having been told.
+        missing = counter(self.server.get(f"{SHARE}/{name}.qcow2")) - sum(text.count(".") for text in told)
+        assert missing in (0, 1), (missing, told)
+
+
+def wait_beats(node: Guarded, name: str, count: int = 3) -> None:
+    goal = node.host.libvirt.beats(name).count(".") + count
+    deadline = time.monotonic() + 20
+    while node.host.libvirt.beats(name).count(".") < goal:
+        assert time.monotonic() < deadline, f"{name} does not beat on {node.name}\n{node.log()}"
+        time.sleep(0.1)
+
+
+def wait_summary(node: Guarded, name: str, wanted: str, timeout: float = 15.0) -> None:
+    deadline = time.monotonic() + timeout
+    while (found := node.check(name)["summary"]) != wanted:
+        assert time.monotonic() < deadline, f"{node.name} says {found!r}, not {wanted!r}\n{node.log()}"

@@ -1,0 +1,267 @@
+"""Live migration, seen from its target: the VM is here, its disks are still the source's, and then they are ours.
+
+A hypervisor runs the target's hooks while the source's guest still writes, and says nothing at the switch. So:
+
+1. ``migrate begin`` (libvirt) or PVE_MIGRATED_FROM (Proxmox) announces the VM. Its claim finds the disks locked and
+   takes the foothold alone, one byte that every claim leaves free: no third host's claim of 0-EOF succeeds from now on.
+2. QEMU waits for the VM's memory: the VM is INCOMING. Nothing is tried yet: a migration that fails now must find the
+   source's lock as it was, also when QEMU there has opened its disks anew (block/file-posix.c, auto-read-only: it
+   closes the locked descriptor at the switch, and opens a writable one again when the migration fails after all).
+3. The guest runs here: there is no way back. Each 20 ms the lock is tried on the descriptor that has the foothold;
+   the source lets go when its QEMU has closed the disks. With the last file the VM is RUNNING, to be pinned as ever.
+
+A guest that runs without its lock beyond ``migration.deadline`` is a conflict like any other (conflicts.py). A guest
+that does not run (``--paused``) gets the lock once nobody has had it for some seconds.
+
+Not chosen: a blocking lock request, which waits in the kernel for the server to call back. With the foothold nobody
+can come first, so nothing is won by it, and a callback that is lost costs 30 s (fs/nfs/nfs4proc.c, nfs4_retry_setlk).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vmguard.adapters import clock, ofd, pidfd, proc, vcpus
+from vmguard.config.migration import Migration
+from vmguard.core.lifecycle import State
+from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.processes import identity
+from vmguard.core.ranges import LEAVING, Range
+from vmguard.daemon.conflicts import Conflicts
+from vmguard.daemon.loop import Loop
+from vmguard.daemon.mover import Rival
+from vmguard.daemon.pinner import Pinner
+from vmguard.daemon.registry import ANOTHER_HOST, GuardedFile, GuardedVm, Registry
+from vmguard.daemon.workers import Workers
+from vmguard.errors import LockConflict
+
+log = logging.getLogger("vmguard.incoming")
+
+#: seconds between two looks at a VM that comes in, and between two questions whether its disks are free
+_LOOK, _ASK = 0.02, 1.0
+#: answers in a row that must say so: at the switch the source lets go for a moment, and takes its lock up again if
+#: the migration fails
+_FREE_ENOUGH = 3
+#: a guest runs when its vCPUs were busy in so many looks, for so many seconds in all: at its end a migration sets each
+#: vCPU up, which takes none of them that long
+_BUSY_LOOKS, _BUSY = 3, 0.003
+#: seconds for which a try may be under way before it is the storage that is late, not the source
+_HANGS = 1.0
+
+
+@dataclass
+class _Arrival:
+    """One VM that comes in."""
+
+    vm: GuardedVm
+    threads: list[int] = field(default_factory=list)
+    busy: float = -1.0
+    grown: float = 0.0
+    looks: int = 0
+    #: its guest runs here, or nobody has its disks
+    taking: bool = False
+    runs: bool = False
+    #: seconds for which it ran without its lock while the storage answered
+    waited: float = 0.0
+    looked: float = field(default_factory=clock.boottime)
+    #: since when a try is under way
+    trying: float = 0.0
+    #: the last try met a lock for writing; a reader (the source of a post-copy migration) harms nobody
+    rival: bool = True
+    asking: bool = False
+    ask_at: float = 0.0
+    free: int = 0
+
+
+class Incoming:
+    """All VMs that migrate to this host."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        workers: Workers,
+        registry: Registry,
+        pinner: Pinner,
+        conflicts: Conflicts,
+        settings: Callable[[], Migration],
+    ) -> None:
+        self._loop = loop
+        self._workers = workers
+        self._registry = registry
+        self._pinner = pinner
+        self._conflicts = conflicts
+        self._settings = settings
+        #: VMs that were announced, and until when
+        self._announced: dict[str, float] = {}
+        for vm in registry:
+            self.follow(vm)
+
+    # -- announcements ----------------------------------------------------------------------------------------------
+
+    def announce(self, vm_id: str) -> None:
+        """The hypervisor says that this VM is about to migrate to this host."""
+        now = clock.boottime()
+        self._announced = {known: until for known, until in self._announced.items() if until > now}
+        self._announced[vm_id] = now + self._settings().pending
+
+    def is_announced(self, vm_id: str) -> bool:
+        """Whether the start that comes now is that migration's; an announcement counts for one start alone."""
+        return self._announced.pop(vm_id, 0.0) > clock.boottime()
+
+    # -- following --------------------------------------------------------------------------------------------------
+
+    def follow(self, vm: GuardedVm) -> None:
+        """Its QEMU is known: see it through."""
+        if vm.state is not State.INCOMING:
+            return
+        log.info("%s: comes in from %s, which has its disks", vm.title, vm.incoming)
+        arrival = _Arrival(vm)
+        words = proc.cmdline(vm.pid)
+        if words and any(file.foothold for file in vm.files) and not identity(words).incoming:
+            self._refuse(vm)
+            return
+        self._look(arrival)
+
+    def pinned(self, vm: GuardedVm, file: GuardedFile) -> None:
+        """A file has got its lock: perhaps the last one."""
+        file.foothold = file.outgoing = False
+        if vm.state is not State.INCOMING:
+            return
+        written = [other for other in vm.files if other.mode == EXCLUSIVE]
+        if written and all(other.pin is not None or other.held_mode for other in written):
+            source, vm.incoming = vm.incoming, ""
+            vm.move(State.RUNNING, f"migrated here from {source}; all its disks are locked here")
+            self._registry.save(vm)
+
+    def _look(self, arrival: _Arrival) -> None:
+        vm = arrival.vm
+        if vm.state is not State.INCOMING or self._registry.get(vm.id) is not vm:
+            return
+        now = clock.boottime()
+        passed, arrival.looked = now - arrival.looked, now
+        if not arrival.runs and self._runs(arrival):
+            arrival.runs = arrival.taking = True
+            log.info("%s: its guest runs here", vm.title)
+        if arrival.taking:
+            self._take(arrival)
+        elif now >= arrival.ask_at:
+            self._ask(arrival)
+        hangs = arrival.trying and now - arrival.trying > _HANGS
+        if arrival.runs and arrival.rival and not vm.frozen and not hangs:
+            arrival.waited += passed
+        if arrival.waited >= self._settings().deadline:
+            self._overdue(vm, "runs here")
+            return
+        self._loop.call_in(max(_LOOK, 0.001 * len(arrival.threads)), lambda: self._look(arrival))
+
+    def _runs(self, arrival: _Arrival) -> bool:
+        """Whether its vCPUs have been seen at work."""
+        pid = arrival.vm.pid
+        arrival.threads = arrival.threads or vcpus.threads(pid)
+        before, arrival.busy = arrival.busy, vcpus.busy(pid, arrival.threads)
+        if 0 <= before < arrival.busy:
+            arrival.looks += 1
+            arrival.grown += arrival.busy - before
+        return arrival.looks >= _BUSY_LOOKS and arrival.grown >= _BUSY
+
+    def _take(self, arrival: _Arrival) -> None:
+        """Try to lock what only has the foothold, through our own descriptors; the pin follows at once."""
+        wanted = [file for file in arrival.vm.files if file.foothold]
+        for file in wanted:
+            if file.fd < 0:  # a daemon before this one took it with it
+                file.retry = min(file.retry, arrival.looked)
+        wanted = [file for file in wanted if file.fd >= 0]
+        if arrival.trying or not wanted:
+            return
+        arrival.trying = arrival.looked
+        file = wanted[0]
+        fd = os.dup(file.fd)
+        self._workers.run(
+            file.key[0],
+            f"lock {file.path}, which comes in",
+            lambda: _lock(fd, file),
+            lambda granted: self._taken(arrival, file, granted),
+        )
+
+    def _taken(self, arrival: _Arrival, file: GuardedFile, granted: object) -> None:
+        arrival.trying = 0.0
+        if isinstance(granted, OSError):
+            log.warning("%s: %s cannot be locked: %s", arrival.vm.title, file.path, granted)
+        arrival.rival = granted is not False
+        if not isinstance(granted, float) or file.fd < 0:
+            return
+        file.granted, file.retry = granted, 0.0
+        self._pinner.on_pinned(arrival.vm, file)
+        self._take(arrival)  # the next one
+        self._pinner.attend(arrival.vm)
+
+    # -- a guest that does not run ----------------------------------------------------------------------------------
+
+    def _ask(self, arrival: _Arrival) -> None:
+        """Whether anybody still has the disks that we have a foothold on."""
+        footholds = [(file.fd, file.pieces) for file in arrival.vm.files if file.foothold and file.fd >= 0]
+        if arrival.asking or not footholds:
+            return
+        arrival.asking = True
+        arrival.ask_at = arrival.looked + _ASK
+        device = next(file.key[0] for file in arrival.vm.files if file.foothold)
+        self._workers.run(
+            device,
+            f"ask who has the disks of {arrival.vm.title}",
+            lambda: all(_is_free(fd, pieces) for fd, pieces in footholds),
+            lambda free: self._asked(arrival, free),
+        )
+
+    def _asked(self, arrival: _Arrival, free: object) -> None:
+        arrival.asking = False
+        arrival.free = arrival.free + 1 if free is True else 0
+        if arrival.free >= _FREE_ENOUGH and not arrival.taking:
+            log.info("%s: nobody has its disks any more, and its guest does not run", arrival.vm.title)
+            arrival.taking = True
+
+    # -- what must not run --------------------------------------------------------------------------------------------
+
+    def _refuse(self, vm: GuardedVm) -> None:
+        """It was started anew, and its hook took that for a migration: end it as the hook would have, before it boots.
+
+        Not frozen: libvirt would wait for a QEMU that does not answer, and nothing is lost that has not begun.
+        """
+        log.error("%s (pid %d) is killed: it was announced as a migration and starts anew", vm.title, vm.pid)
+        for fd in vm.pidfds:
+            pidfd.send(fd, signal.SIGKILL)
+
+    def _overdue(self, vm: GuardedVm, how: str) -> None:
+        source, vm.incoming = vm.incoming or ANOTHER_HOST, ""
+        log.error("CRITICAL: %s (pid %d) %s while %s still has its disks", vm.title, vm.pid, how, source)
+        vm.move(State.RUNNING, f"it {how} while {source} still has its disks")
+        for file in vm.files:
+            if file.mode == EXCLUSIVE and file.pin is None and not file.held_mode:
+                file.retry = 0.0
+                self._conflicts.meet(vm, file, Rival(True, (source,)))
+        self._registry.save(vm)
+
+
+def _lock(fd: int, file: GuardedFile) -> float | bool:
+    """In a worker, on a descriptor of its own. When the request was sent that got the lock; else whether somebody has
+    it for writing."""
+    sent = clock.boottime()
+    try:
+        for piece in file.pieces:
+            ofd.lock(fd, file.path, ofd.WRITE, piece)
+        return sent
+    except LockConflict:
+        for piece in file.pieces:
+            ofd.unlock(fd, piece)
+        found = [ofd.conflict(fd, ofd.WRITE, piece) for piece in file.pieces]
+        return any(conflict is not None and conflict.exclusive for conflict in found)
+    finally:
+        os.close(fd)
+
+
+def _is_free(fd: int, pieces: list[Range]) -> bool:
+    """Also of a source that has left the disk to us, but lives: the migration may still fail there."""
+    return all(ofd.conflict(fd, ofd.WRITE, piece) is None for piece in [*pieces, LEAVING])
