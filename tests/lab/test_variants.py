@@ -104,7 +104,7 @@ def test_a_paused_guest_stands_still_and_its_clock_goes_on(zoo: Zoo) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     ticking.kill()
-    assert abs(zoo.a.clock_offset()) < 0.1
+    assert abs(zoo.a.clock_offset()) < 1.0
 
 
 UNIT = b"""[Service]

@@ -24,11 +24,6 @@ BALLAST = f"{SHARE}/ballast"
 BALLAST_MIB = 16
 LOADER = f"<qemu:arg value='-device'/><qemu:arg value='loader,file={BALLAST},addr=0x2000000,force-raw=on'/>"
 NAMESPACE = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
-#: waits until the memory of a VM begins to come in (libvirt's ports begin at 49152, C000), then stops its QEMU
-STOP_AT_THE_SWITCH = """
-    while ! grep -q ':C0[0-9A-F][0-9A-F] [^ ]* 01 ' /proc/net/tcp /proc/net/tcp6; do :; done
-    kill -STOP $(cat /run/libvirt/qemu/{}.pid)
-"""
 
 
 class Movers:
