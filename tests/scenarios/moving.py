@@ -77,6 +77,8 @@ class Movers:
         self.b.host.run(["kill", "-STOP", str(self.b.host.libvirt.qemu_pid(name))])
 
     def kill(self, name: str) -> None:
+        """The target's QEMU, as soon as libvirt has written down which one it is."""
+        self.b.host.run(f"until [ -s /run/libvirt/qemu/{name}.pid ]; do sleep 0.1; done", 20)
         self.b.host.run(["kill", "-9", str(self.b.host.libvirt.qemu_pid(name))])
 
     def failed(self, job: Job) -> Result:
