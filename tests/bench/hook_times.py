@@ -90,7 +90,9 @@ def show_hook_alone(contestant: Contestant, rounds: int) -> None:
         answer = run([*host.space.prefix, *command], domain.xml().encode())
         times.setdefault(operation, []).append(1000 * answer.seconds)
 
+    standing_by = host.root / "run/vmguard/standby"
     for _ in range(_WARM_UP + rounds):
+        assert eventually(lambda: len(list(standing_by.glob("*.ask"))) > 1)
         call("true", "/bin/true")
         for operation in ("start", "prepare", "release"):
             call(operation, f"/{HOOK}", domain.name, operation, "begin", "-")

@@ -1,7 +1,8 @@
 """A claim that is killed at any step leaves nothing locked, and the next start works.
 
 The hook runs for real, behind its shell shim and an sh in libvirtd's place; the daemon runs for real; a fault point
-kills the hook's process, its child, or their parent with SIGKILL.
+kills the hook's process, its child, or their parent with SIGKILL. The same for the processes that stand by for a start:
+test_standby.py.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ VICTIMS = ("", "parent:", "both:")
 
 @pytest.fixture(scope="module")
 def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
-    with Guard(tmp_path_factory.mktemp("faults")) as guard:
+    with Guard(tmp_path_factory.mktemp("faults"), hook={"standby": False}) as guard:
         yield guard
 
 
@@ -143,7 +144,7 @@ class Claim:
 
 @pytest.fixture
 def mortal(tmp_path: Path) -> Iterator[Guard]:
-    with Guard(tmp_path, hook={"wait": "3s"}) as guard:
+    with Guard(tmp_path, hook={"wait": "3s", "standby": False}) as guard:
         yield guard
 
 

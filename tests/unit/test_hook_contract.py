@@ -51,6 +51,13 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
         yield guard
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
+    """Nobody stands by for its starts: each hook is a process of its own, which a test can look into."""
+    with Guard(tmp_path_factory.mktemp("alone"), hook={"standby": False}) as guard:
+        yield guard
+
+
 @pytest.fixture
 def vm(tmp_path: Path) -> Vm:
     return Vm("web", [make_disk(tmp_path / f"disk{number}.raw") for number in range(3)])
@@ -262,41 +269,41 @@ def claim_with(guard: Guard, vm: Vm, library: str, **words: int) -> Answer:
 
 @pytest.mark.parametrize("from_call", [1, 2, 3, 4, 5, 9], ids=lambda number: f"from call {number} on")
 @pytest.mark.parametrize("word", ["ENOLCK", "EOPNOTSUPP", "ENOSYS", "EIO"])
-def test_a_storage_that_gives_no_locks(guard: Guard, vm: Vm, library: str, word: str, from_call: int) -> None:
-    answer = claim_with(guard, vm, library, ANSWER=getattr(errno, word), FROM_CALL=from_call)
+def test_a_storage_that_gives_no_locks(alone: Guard, vm: Vm, library: str, word: str, from_call: int) -> None:
+    answer = claim_with(alone, vm, library, ANSWER=getattr(errno, word), FROM_CALL=from_call)
     assert (answer.status, answer.out) == (1, "")
     assert answer.err.startswith("vmguard: ")
     if word != "EIO" and from_call <= len(vm.disks):
         assert word in answer.err
         assert str(vm.disks[from_call - 1]) in answer.err
-    assert_nothing_happened(guard, vm)
+    assert_nothing_happened(alone, vm)
 
 
 def test_a_storage_that_does_not_answer_holds_the_hook_no_longer_than_allowed(
-    guard: Guard, vm: Vm, library: str
+    alone: Guard, vm: Vm, library: str
 ) -> None:
-    answer = claim_with(guard, vm, library, SLOW_LOCKS=30_000)
+    answer = claim_with(alone, vm, library, SLOW_LOCKS=30_000)
     assert (answer.status, answer.out) == (1, "")
     assert "the storage did not answer in time while locking the disks" in answer.err
     assert answer.seconds < 3
-    assert_nothing_happened(guard, vm)
+    assert_nothing_happened(alone, vm)
 
 
-def test_negative_control_the_same_claim_with_a_storage_that_gives_them(guard: Guard, vm: Vm, library: str) -> None:
-    assert_silent_success(claim_with(guard, vm, library))
+def test_negative_control_the_same_claim_with_a_storage_that_gives_them(alone: Guard, vm: Vm, library: str) -> None:
+    assert_silent_success(claim_with(alone, vm, library))
     assert locks_on(*vm.disks)
-    guard.hook("release", vm.xml())
-    assert_nothing_happened(guard, vm)
+    alone.hook("release", vm.xml())
+    assert_nothing_happened(alone, vm)
 
 
-def test_nobody_waits_for_the_records_of_a_slow_storage(guard: Guard, vm: Vm, library: str) -> None:
+def test_nobody_waits_for_the_records_of_a_slow_storage(alone: Guard, vm: Vm, library: str) -> None:
     """libvirt waits until both pipes of the hook are closed, by everybody: `virsh list` hangs as long."""
-    answer = claim_with(guard, vm, library, SLOW_WRITES=2000)
+    answer = claim_with(alone, vm, library, SLOW_WRITES=2000)
     assert_silent_success(answer)
     assert answer.seconds < 1.5
     assert set(holders_of(vm.disks[0].parent / ".vmguard" / f"{vm.disks[0].stat().st_ino}.owner")), "not at work"
-    assert guard.hook("release", vm.xml()).status == 0
-    assert eventually(lambda: guard.nothing_left(*vm.disks), 8), guard.leftovers(*vm.disks)
+    assert alone.hook("release", vm.xml()).status == 0
+    assert eventually(lambda: alone.nothing_left(*vm.disks), 8), alone.leftovers(*vm.disks)
 
 
 # -- no room --------------------------------------------------------------------------------------------------------
@@ -373,7 +380,7 @@ atexit.register(note)
 
 
 @pytest.mark.parametrize("operation", ["prepare", "release"])
-def test_the_good_path_imports_nothing_slow(guard: Guard, vm: Vm, tmp_path: Path, operation: str) -> None:
+def test_the_good_path_imports_nothing_slow(alone: Guard, vm: Vm, tmp_path: Path, operation: str) -> None:
     modules = tmp_path / "modules"
     wrapper = tmp_path / "python"
     (tmp_path / "note.py").write_text(_NOTE_MODULES.format(file=str(modules)))
@@ -383,15 +390,15 @@ def test_the_good_path_imports_nothing_slow(guard: Guard, vm: Vm, tmp_path: Path
     )
     wrapper.chmod(0o755)
     hook = tmp_path / "qemu"
-    hook.write_text(guard.hook_file.read_text())
+    hook.write_text(alone.hook_file.read_text())
     hook.chmod(0o755)
     patch(hook, VMGUARD_PYTHON=str(wrapper))
-    assert_silent_success(run([str(hook), "web", operation, "begin", "-"], vm.xml(), guard.hook_environment()))
+    assert_silent_success(run([str(hook), "web", operation, "begin", "-"], vm.xml(), alone.hook_environment()))
     wanted = {"prepare": "vmguard.adapters.record", "release": "vmguard.hook.libvirt"}[operation]
     assert eventually(lambda: modules.exists() and wanted in modules.read_text().split()), "not at its end"
     time.sleep(0.1)
     loaded = set(modules.read_text().split())
     assert not loaded & set(_SLOW.split())
     assert {name for name in loaded if name.startswith("vmguard.config")} == set()
-    guard.hook("release", vm.xml())
-    assert_nothing_happened(guard, vm)
+    alone.hook("release", vm.xml())
+    assert_nothing_happened(alone, vm)

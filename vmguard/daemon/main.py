@@ -34,6 +34,7 @@ from vmguard.daemon.pinner import Pinner
 from vmguard.daemon.records import Records, RecordSettings, fields
 from vmguard.daemon.registry import GuardedVm, Registry
 from vmguard.daemon.service import Service
+from vmguard.daemon.standby import Standby
 from vmguard.daemon.watcher import Watcher
 from vmguard.daemon.workers import Workers
 from vmguard.errors import DaemonError
@@ -43,6 +44,8 @@ log = logging.getLogger("vmguard")
 
 #: seconds between two slow rounds of the pinner
 _PIN_INTERVAL = 1.0
+#: starts that need not wait for an interpreter at the same moment
+_STANDING_BY = 2
 
 
 class Daemon:
@@ -92,6 +95,7 @@ class Daemon:
         watcher.start()
         self.fencer.resume()
         self._signals()
+        Standby(self.loop, self._run_dir, _STANDING_BY if self.config.hook.standby else 0).start()
         systemd.notify("READY=1\nSTATUS=guarding")
         systemd.keep_alive(self.loop.call_in)
         log.info("ready, guarding %d VMs", len(self.registry))

@@ -23,54 +23,79 @@ from vmguard.protocol import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 _PIPE_READ = 65536
+#: what the writing of the owner records is worth on a busy processor, against what it was
+_BEHIND = 25
 
 
 def claim(subject: Subject, connection: wire.Connection) -> list[str]:
     """Claim all files of a VM; returns warnings for people. Raises VmguardError when the VM must not start."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     faults.point("connected")
-    who = {"hypervisor": subject.hypervisor, "name": subject.name, "uuid": subject.uuid}
-    source = {"incoming": subject.source} if subject.source else {}
-    connection.send({"op": "claim", **who, **source})  # the daemon answers while the child gets ready
+    begin(subject, connection)  # the daemon answers while the child gets ready
     parent = os.getpid()
     subject.child = os.fork()
     if subject.child == 0:
         os.close(read_end)
-        _in_child(subject, who, connection, Reporter(write_end, parent))
+        work(lambda: subject, connection, Reporter(write_end, parent))
     os.close(write_end)
     faults.point("forked")
+    return follow(read_end, subject.child, connection, subject.speak)
+
+
+def begin(subject: Subject, connection: wire.Connection) -> None:
+    """Tell the daemon which VM is about to be claimed; its answer is for the child."""
+    connection.send({"op": "claim", **subject.who(), **({"incoming": subject.source} if subject.source else {})})
+
+
+def follow(
+    reports: int,
+    child: int,
+    connection: wire.Connection,
+    speak: Callable[[str], None] | None = None,
+    caller: int = -1,
+) -> list[str]:
+    """Wait for the child's verdict and make it stand; returns warnings for people. Raises VmguardError.
+
+    ``caller``: a pidfd of whoever the claim is made for, where that is another process than this.
+    """
     try:
-        warnings = _wait(read_end, subject)
+        warnings = _wait(reports, child, speak, caller)
     finally:
-        os.close(read_end)
+        os.close(reports)
     faults.point("reported")
     connection.send({"op": "commit"})
     faults.point("committed")
     return warnings
 
 
-def _wait(read_end: int, subject: Subject) -> list[str]:
+def _wait(reports: int, child: int, speak: Callable[[str], None] | None, caller: int) -> list[str]:
     """Follow the child's reports until its verdict, at most until the deadline that its stage allows."""
-    speak = subject.speak
     poll = select.poll()
-    poll.register(read_end, select.POLLIN)
+    poll.register(reports, select.POLLIN)
+    if caller >= 0:
+        poll.register(caller, select.POLLIN)
     stage, deadline = "starting", _now() + FIRST_DEADLINE
     pending = b""
     while True:
         left = max(0.0, deadline - _now())
-        if not poll.poll(1000 * (left if speak is None else min(left, SAY_EVERY))):
+        events = poll.poll(1000 * (left if speak is None else min(left, SAY_EVERY)))
+        if any(fd == caller for fd, _ in events):
+            os.kill(child, 9)
+            raise VmguardError(f"whoever asked for the claim was ended while {stage}; nothing was left locked")
+        if not events:
             if speak is not None and left > SAY_EVERY:
                 speak(f"the storage has not answered yet while {stage}; waiting for {left - SAY_EVERY:.0f} s more")
                 continue
-            os.kill(subject.child, 9)
+            os.kill(child, 9)
             raise StorageTimeout(
                 f"the storage did not answer in time while {stage}",
                 "the server is down, or in the grace period after its reboot; nothing was left locked, try again later",
             )
-        data = os.read(read_end, _PIPE_READ)
+        data = os.read(reports, _PIPE_READ)
         if not data:
             raise VmguardError(f"the claim was ended from outside while {stage}; nothing was left locked")
         *lines, pending = (pending + data).split(b"\n")
@@ -92,11 +117,14 @@ def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _in_child(subject: Subject, who: dict[str, str], connection: wire.Connection, reporter: Reporter) -> None:
-    """Never returns. Keeps none of the hypervisor's pipes open: it may outlive the hook by a moment."""
+def work(ready: Callable[[], Subject | None], connection: wire.Connection, reporter: Reporter) -> None:
+    """The child's whole life; never returns. ``ready``: the VM for which ``begin`` was called; None: there is none."""
     try:
+        # It keeps none of the hypervisor's pipes open: it may outlive the hook by a moment.
         _leave_pipes()
-        _work(subject, who, connection, reporter)
+        subject = ready()
+        if subject is not None:
+            _work(subject, connection, reporter)
     except VmguardError as problem:
         reporter.say({"refused": problem.message, "hint": problem.hint})
     except OSError as problem:
@@ -114,7 +142,7 @@ def _leave_pipes() -> None:
     os.close(null)
 
 
-def _work(subject: Subject, who: dict[str, str], connection: wire.Connection, reporter: Reporter) -> None:
+def _work(subject: Subject, connection: wire.Connection, reporter: Reporter) -> None:
     from vmguard.hook import locking
 
     # Who may wait gets more time: a run of the same VM that has just ended is released first.
@@ -124,11 +152,12 @@ def _work(subject: Subject, who: dict[str, str], connection: wire.Connection, re
     reporter.seconds = settings["timeout"]
     claimed = locking.open_and_lock(subject, settings, reporter)
     reporter.stage("handing the locks to the vmguard daemon")
-    _hand_over(connection, who, claimed)
+    _hand_over(connection, subject.who(), claimed)
     faults.point("held")
     claimed.close()
     reporter.say({"held": claimed.warnings})
     reporter.close()
+    os.nice(_BEHIND)  # QEMU's own start comes first
     _write_records(connection, subject, settings, claimed)
 
 

@@ -16,19 +16,16 @@ import os
 import sys
 
 from vmguard import faults
-from vmguard.errors import DaemonError, VmguardError
-from vmguard.hook import operations
+from vmguard.hook import frame, operations
 from vmguard.protocol import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmguard.hook.subject import Subject
 
-RUN_DIR = "/run/vmguard"
 CONFIG_DIR = "/etc/pve"
 #: lines ``VMID VOLUME PATH``: the hookscripts that VMs had before
 CHAINED = "vmguard.cfg"
-CONNECT_TIMEOUT = 5.0
 INFORM_TIMEOUT = 5.0
 
 _OPERATION = {"post-start": "started", "post-stop": "ended"}
@@ -39,28 +36,8 @@ def main(argv: list[str]) -> int:
     faults.point("start")
     vmid, phase = (os.fsdecode(word) for word in (*argv[1:3], "", "")[:2])
     row = operations.row(phase, operations.PROXMOX)
-    status = _serve(vmid, phase, row)
+    status = frame.serve(row, lambda: _claim(vmid), lambda: _inform(vmid, _OPERATION[phase]))
     return status or _run_chained(vmid, phase)
-
-
-def _serve(vmid: str, phase: str, row: operations.Row) -> int:
-    try:
-        if row.action == operations.CLAIM:
-            _claim(vmid)
-        elif row.action == operations.INFORM:
-            _inform(vmid, _OPERATION[phase])
-        return 0
-    except VmguardError as problem:
-        _explain(problem.message, problem.hint)
-    except OSError as problem:
-        _explain(f"the hook failed: {problem}", "")
-    except Exception as problem:
-        _explain(f"the hook failed unexpectedly: {problem!r}", "please report this as a bug")
-    return 1 if row.on_failure == operations.REFUSE else 0
-
-
-def socket_path() -> str:
-    return os.path.join(os.environ.get("VMGUARD_RUN_DIR", RUN_DIR), wire.SOCKET_NAME)
 
 
 def config_dir() -> str:
@@ -70,23 +47,13 @@ def config_dir() -> str:
 def _claim(vmid: str) -> None:
     from vmguard.adapters.proxmox_ground import Ground
     from vmguard.adapters.proxmox_host import node_name, read_vm
-    from vmguard.hook.claim import claim
     from vmguard.hook.subject import Subject
 
     source = os.environ.get("PVE_MIGRATED_FROM", "")  # present, but empty, at every start that is no migration
     vm = read_vm(config_dir(), vmid, node_name(), source)
-    subject = Subject("proxmox", vm.domain, Ground(vm), lambda text: _say(f"vmguard: {text}"), source)
+    subject = Subject("proxmox", vm.domain, Ground(vm), lambda text: frame.say(f"vmguard: {text}"), source)
     _end_at_once(subject)
-    try:
-        connection = wire.connect(socket_path(), CONNECT_TIMEOUT)
-    except DaemonError as problem:
-        from vmguard.hook.absent import judge
-
-        judge(f"{vm.domain.name} ({vmid})", problem)
-        return
-    connection.settimeout(None)
-    for warning in claim(subject, connection):
-        _say(f"vmguard: warning: {warning}")
+    frame.claim_all(subject, f"{vm.domain.name} ({vmid})")
 
 
 def _inform(vmid: str, operation: str) -> None:
@@ -94,7 +61,7 @@ def _inform(vmid: str, operation: str) -> None:
 
     At the end of a VM nobody waits for the answer: the daemon knows of it by QEMU's pidfd, and is busy with just that.
     """
-    connection = wire.connect(socket_path(), INFORM_TIMEOUT)
+    connection = wire.connect(frame.socket_path(), INFORM_TIMEOUT)
     connection.send({"op": operation, "hypervisor": "proxmox", "name": vmid, "uuid": vmid})
     if operation == "started":
         connection.answer()
@@ -120,7 +87,7 @@ def _run_chained(vmid: str, phase: str) -> int:
     try:
         os.execv(path, [path, vmid, phase])
     except OSError as problem:
-        _explain(f"the VM's own hookscript {path!r} cannot be run: {problem.strerror}", "see: vmguard audit")
+        frame.explain(f"the VM's own hookscript {path!r} cannot be run: {problem.strerror}", "see: vmguard audit")
     return 1
 
 
@@ -134,17 +101,6 @@ def _chained(vmid: str) -> str:
     except FileNotFoundError:
         return ""
     return ""
-
-
-def _explain(message: str, hint: str) -> None:
-    _say(f"vmguard: {message}" + (f"\n  do now   : {hint}" if hint else ""))
-
-
-def _say(text: str) -> None:
-    try:
-        os.write(2, text.encode(errors="backslashreplace") + b"\n")
-    except OSError:
-        pass
 
 
 if __name__ == "__main__":

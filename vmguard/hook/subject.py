@@ -57,6 +57,10 @@ class Subject:
         #: the pid of the claim's child while there is one
         self.child = 0
 
+    def who(self) -> dict[str, str]:
+        """The VM, as the daemon's protocol names it."""
+        return {"hypervisor": self.hypervisor, "name": self.name, "uuid": self.uuid}
+
 
 class Reporter:
     """The child's side of the pipe."""

@@ -1,0 +1,66 @@
+"""What the hooks of all hypervisors have in common: how they serve one event, find the daemon, and speak."""
+
+from __future__ import annotations
+
+import os
+
+from vmguard.errors import DaemonError, VmguardError
+from vmguard.hook import operations
+from vmguard.protocol import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmguard.hook.subject import Subject
+
+RUN_DIR = "/run/vmguard"
+CONNECT_TIMEOUT = 5.0
+
+
+def serve(row: operations.Row, claim: Callable[[], None], inform: Callable[[], None]) -> int:
+    """Do what the contract has for an event; the exit status. Trouble is explained on stderr."""
+    try:
+        if row.action == operations.CLAIM:
+            claim()
+        elif row.action == operations.INFORM:
+            inform()
+        return 0
+    except VmguardError as problem:
+        explain(problem.message, problem.hint)
+    except OSError as problem:
+        explain(f"the hook failed: {problem}", "")
+    except Exception as problem:
+        explain(f"the hook failed unexpectedly: {problem!r}", "please report this as a bug")
+    return 1 if row.on_failure == operations.REFUSE else 0
+
+
+def socket_path() -> str:
+    return os.path.join(os.environ.get("VMGUARD_RUN_DIR", RUN_DIR), wire.SOCKET_NAME)
+
+
+def claim_all(subject: Subject, name: str) -> None:
+    """Claim a VM's files through the daemon; without one, as the configuration has it. Raises VmguardError."""
+    from vmguard.hook.claim import claim
+
+    try:
+        connection = wire.connect(socket_path(), CONNECT_TIMEOUT)
+    except DaemonError as problem:
+        from vmguard.hook.absent import judge
+
+        judge(name, problem)
+        return
+    connection.settimeout(None)
+    for warning in claim(subject, connection):
+        say(f"vmguard: warning: {warning}")
+
+
+def explain(message: str, hint: str) -> None:
+    say(f"vmguard: {message}" + (f"\n  do now   : {hint}" if hint else ""))
+
+
+def say(text: str) -> None:
+    try:
+        os.write(2, text.encode(errors="backslashreplace") + b"\n")
+    except OSError:
+        pass

@@ -1,0 +1,237 @@
+"""Processes that stand by for the next start, so that libvirt does not wait for an interpreter to come up.
+
+A start's own cost is small (some milliseconds), that of Python before it is as much again. So the daemon keeps a few
+processes ready that have everything loaded, and the shim hooks/qemu, with nothing but what is built into the shell, has
+one of them do the claim in its place:
+
+* process K waits at ``K.ask`` and answers at ``K.answer``, two FIFOs in the folder ``standby`` of the run directory;
+* who creates ``K.taken`` (O_EXCL) has process K for itself, and writes its own pid to ``K.ask``;
+* K copies the shim's stdin and stderr and answers ``mine``; in the end it answers with the exit status, and ends.
+  Whatever keeps it from serving a caller is answered ``plain``: the caller starts an interpreter of its own then, as
+  it does when nobody stands by, or when a read at ``K.answer`` ends because K is gone.
+
+From ``mine`` on, K is the hook's process of vmguard/hook/claim.py, and has its child already: nothing stays locked when
+it dies, and it lets go when its caller does.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import sys
+import time
+
+from vmguard import faults
+from vmguard.adapters import chain, holder, mounts, pidfd, record
+from vmguard.adapters.files import Opener
+from vmguard.core import domain_xml
+from vmguard.core.lean_json import decode, encode
+from vmguard.errors import VmguardError
+from vmguard.hook import claim, frame, incoming, libvirt, locking, operations
+from vmguard.hook.subject import Reporter, Subject
+from vmguard.protocol import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: all that a claim needs is loaded before it is called for
+LOADED = (chain, holder, mounts, record, claim, incoming, locking)
+
+#: seconds between the end of one and the start of another
+_BREATH = 1.0
+#: seconds that a caller may need from taking its place to saying who it is
+_PATIENCE = 5.0
+#: seconds between two looks whether a caller has died before it said so
+_LOOK_EVERY = 60.0
+#: the shim's descriptors: its stdin, its stderr, its end of K.answer
+_THEIRS = (5, 2, 4)
+#: a VM to rehearse with; the interpreter makes code faster that has run a few times (PEP 659)
+_PLAY = b"""<domain type='kvm'><name>rehearsal</name><uuid>00000000-0000-0000-0000-000000000000</uuid><devices>
+<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/proc/self/no/disk.raw'/>
+<target dev='vda' bus='virtio'/></disk></devices></domain>"""
+_REHEARSALS = 8
+#: how many words libvirt calls a hook with
+_WORDS = 4
+
+
+def main() -> int:
+    """Keep COUNT processes waiting in FOLDER until stdin ends: the daemon holds its other end."""
+    folder, count = sys.argv[1], int(sys.argv[2])
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    for name in os.listdir(folder):  # of a daemon before this one; who has opened it already keeps it
+        os.unlink(os.path.join(folder, name))
+    wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    gc.disable()
+    gc.freeze()
+    waiting: set[int] = set()
+    poll = select.poll()
+    poll.register(wake_read, select.POLLIN)
+    poll.register(0, select.POLLIN)
+    while True:
+        waiting -= set(_ended())
+        while len(waiting) < count:
+            waiting.add(_fork(folder))
+        if any(fd == 0 for fd, _ in poll.poll()):
+            return 0
+        _empty(wake_read)
+        time.sleep(_BREATH)  # the VM that is just being started needs the processors more than the next one
+
+
+def _ended() -> list[int]:
+    pids = []
+    try:
+        while pid := os.waitpid(-1, os.WNOHANG)[0]:
+            pids.append(pid)
+    except ChildProcessError:
+        pass
+    return pids
+
+
+def _empty(fd: int) -> None:
+    try:
+        while os.read(fd, 4096):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def _fork(folder: str) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.umask(0o022)  # as libvirt's hooks have it: other hosts read the owner records
+        _stand_by(os.path.join(folder, str(os.getpid())))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _rehearse() -> None:
+    """Do the same as for a caller: what a forked process touches is copied page by page, a millisecond of them."""
+    for _ in range(_REHEARSALS):
+        domain = domain_xml.parse_domain(_PLAY)
+        decode(encode(Subject("libvirt", domain).domain.name))
+        list(mounts.mounts())
+        try:
+            chain.resolve(domain, Opener())
+        except VmguardError:
+            pass  # its disk does not exist
+
+
+def _stand_by(place: str) -> None:
+    """Wait for a caller, and follow its claim; the claim itself is the work of a child that is there already."""
+    connection = wire.connect(frame.socket_path(), frame.CONNECT_TIMEOUT)
+    connection.settimeout(None)
+    orders, order = os.pipe2(os.O_CLOEXEC)
+    reports, report = os.pipe2(os.O_CLOEXEC)
+    keeper = os.getpid()
+    child = os.fork()
+    if child == 0:
+        os.close(order)
+        os.close(reports)
+        _rehearse()
+        claim.work(lambda: _ordered(orders, connection), connection, Reporter(report, keeper))
+    os.close(orders)
+    os.close(report)
+    called, answer = _await_call(place)
+    if called:
+        _serve(called, answer, lambda caller: _claim(order, reports, child, connection, caller))
+
+
+def _ordered(orders: int, connection: wire.Connection) -> Subject | None:
+    """The VM that the child is to claim; None when nobody called."""
+    with open(orders, "rb") as stream:
+        xml = stream.read()
+    if not xml:
+        return None
+    subject = libvirt.subject_of(xml)
+    claim.begin(subject, connection)
+    return subject
+
+
+def _claim(order: int, reports: int, child: int, connection: wire.Connection, caller: int) -> None:
+    with open(order, "wb") as stream:
+        stream.write(libvirt.read_xml() or b"\n")
+    for warning in claim.follow(reports, child, connection, caller=caller):
+        frame.say(f"vmguard: warning: {warning}")
+
+
+def _await_call(place: str) -> tuple[int, int]:
+    """The pid of the caller, 0 for none, and the descriptor for answers to it."""
+    os.mkfifo(f"{place}.answer", 0o600)
+    answer = os.open(f"{place}.answer", os.O_RDWR | os.O_CLOEXEC)
+    os.mkfifo(f"{place}.ask", 0o600)
+    ask = os.open(f"{place}.ask", os.O_RDWR | os.O_CLOEXEC)
+    poll = select.poll()
+    poll.register(ask, select.POLLIN)
+    poll.register(0, select.POLLIN)
+    events: list[tuple[int, int]] = []
+    while not events and not os.path.exists(f"{place}.taken"):
+        events = poll.poll(1000 * _LOOK_EVERY)
+    called = any(fd == ask for fd, _ in events)
+    if not called and not _take(place):  # the daemon is gone, or time is up, but a caller was faster
+        poll.unregister(0)
+        called = bool(poll.poll(1000 * _PATIENCE))
+    for name in (f"{place}.ask", f"{place}.answer", f"{place}.taken"):
+        os.unlink(name)
+    return int(os.read(ask, 64)) if called else 0, answer
+
+
+def _take(place: str) -> bool:
+    try:
+        os.close(os.open(f"{place}.taken", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _serve(pid: int, answer: int, claim_for: Callable[[int], None]) -> None:
+    try:
+        caller = os.pidfd_open(pid)
+        name, operation = _become(caller, pid, answer)
+    except (OSError, ValueError):
+        os.write(answer, b"plain\n")
+        return
+    os.write(1, b"mine\n")
+    faults.point("start")
+
+    def do() -> None:
+        libvirt.refuse_proof(name)
+        claim_for(caller)
+
+    status = frame.serve(operations.row(operation), do, lambda: None)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)  # libvirt waits until nobody has its pipes any more
+    os.dup2(null, 2)
+    faults.point("answering")
+    os.write(1, b"%d\n" % status)
+
+
+def _become(caller: int, pid: int, answer: int) -> tuple[str, str]:
+    """Take the caller's stdin and stderr, and the answer's FIFO for stdout; the VM's name and the operation.
+
+    Raises OSError, or ValueError when it is not the caller, or one whose world is another.
+    """
+    theirs = [pidfd.copy_descriptor(caller, fd) for fd in _THEIRS]
+    if not os.path.samestat(os.fstat(theirs[2]), os.fstat(answer)):
+        raise ValueError("the pid is another process's by now")
+    if not os.path.samestat(os.stat(f"/proc/{pid}/ns/mnt"), os.stat("/proc/self/ns/mnt")):
+        raise ValueError("paths mean something else to it")
+    with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as stream:
+        words = stream.read().split(b"\0")[:-1]
+    if len(words) < _WORDS:
+        raise ValueError("not called as libvirt calls a hook")
+    os.close(theirs[2])
+    for mine, fd in ((0, theirs[0]), (2, theirs[1]), (1, answer)):
+        os.dup2(fd, mine)
+        os.close(fd)
+    return os.fsdecode(words[-_WORDS]), os.fsdecode(words[1 - _WORDS])
