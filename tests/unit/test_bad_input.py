@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.real.images import image
 from vmguard.adapters.chain import plan_of, resolve
 from vmguard.adapters.files import Opener, ReadOnlyOpener
 from vmguard.adapters.pools import Pools
@@ -36,17 +37,6 @@ def disk(path: object, format: str = "qcow2", inside: str = "") -> bytes:
     return domain(
         f"<disk type='file'><driver type='{format}'/><source file='{shown}'/>{inside}<target dev='vda'/></disk>"
     )
-
-
-def image(path: Path, backing: str = "", format: str = "qcow2") -> Path:
-    """A minimal qcow2 header, written by hand: qemu-img would refuse most of what is built here."""
-    layer = struct.pack(">II", 0xE2792ACA, len(format)) + format.encode().ljust(8, b"\0") if backing else b""
-    name = backing.encode()
-    place = 104 + len(layer) + 8 if backing else 0
-    head = struct.pack(">4sIQII", b"QFI\xfb", 3, place, len(name), 16).ljust(72, b"\0")
-    head += struct.pack(">QQQII", 0, 0, 0, 4, 104)
-    path.write_bytes((head + layer + bytes(8) + name).ljust(4096, b"\0"))
-    return path
 
 
 # --- documents ------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import stat
-import struct
 import subprocess
 from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import vmguard.core.image_name
+from tests.real.images import image
 from vmguard.adapters import files
 from vmguard.adapters.chain import plan_of, resolve
 from vmguard.adapters.files import NotAFile, Opener
@@ -29,17 +29,6 @@ def disk(path: object, format: str = "qcow2") -> bytes:
         "<domain><name>web1</name><uuid>6f8b1c9e-0b1d-4b0a-9f0e-2a6f0d1c2b3a</uuid><devices><disk type='file'>"
         f"<driver type='{format}'/><source file='{path}'/><target dev='vda'/></disk></devices></domain>"
     ).encode()
-
-
-def image(path: Path, backing: str = "", format: str = "qcow2") -> Path:
-    """A minimal qcow2 header, written by hand: qemu-img would refuse most of what is built here."""
-    layer = struct.pack(">II", 0xE2792ACA, len(format)) + format.encode().ljust(8, b"\0") if backing else b""
-    name = backing.encode()
-    place = 104 + len(layer) + 8 if backing else 0
-    head = struct.pack(">4sIQII", b"QFI\xfb", 3, place, len(name), 16).ljust(72, b"\0")
-    head += struct.pack(">QQQII", 0, 0, 0, 4, 104)
-    path.write_bytes((head + layer + bytes(8) + name).ljust(4096, b"\0"))
-    return path
 
 
 @pytest.fixture(autouse=True)

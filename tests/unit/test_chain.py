@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.real.images import create, overlay
 from vmguard.adapters import chain
 from vmguard.adapters.chain import plan_of, resolve
 from vmguard.adapters.files import Opener, ReadOnlyOpener
@@ -41,16 +41,6 @@ def modes(plan: Plan) -> dict[str, tuple[str, str]]:
 
 def notes(plan: Plan) -> list[tuple[str, str]]:
     return [(item.source, item.kind) for item in plan.unguarded]
-
-
-def create(path: Path, *options: str, format: str = "qcow2", size: str | None = "1M") -> Path:
-    command = ["qemu-img", "create", "-q", "-f", format, *options, str(path)]
-    subprocess.run(command + ([size] if size else []), check=True, cwd=path.parent)
-    return path
-
-
-def overlay(path: Path, backing: str, backing_format: str = "qcow2", **more: str) -> Path:
-    return create(path, "-u", "-b", backing, "-F", backing_format, **more)
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.real.images import create, overlay
 from vmguard.adapters.chain import plan_of
 
 UUID = "6f8b1c9e-0b1d-4b0a-9f0e-2a6f0d1c2b3a"
@@ -18,16 +19,6 @@ UUID = "6f8b1c9e-0b1d-4b0a-9f0e-2a6f0d1c2b3a"
 def domain(path: Path, format: str) -> bytes:
     disk = f"<disk type='file'><driver type='{format}'/><source file='{path}'/><target dev='vda'/></disk>"
     return f"<domain><name>web1</name><uuid>{UUID}</uuid><devices>{disk}</devices></domain>".encode()
-
-
-def create(path: Path, *options: str, format: str = "qcow2", size: str | None = "1M") -> Path:
-    command = ["qemu-img", "create", "-q", "-f", format, *options, str(path)]
-    subprocess.run(command + ([size] if size else []), check=True, cwd=path.parent)
-    return path
-
-
-def overlay(path: Path, backing: str, backing_format: str = "qcow2", **more: str) -> Path:
-    return create(path, "-u", "-b", backing, "-F", backing_format, **more)
 
 
 def seen_by_qemu(path: Path) -> list[str]:

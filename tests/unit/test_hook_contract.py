@@ -29,19 +29,8 @@ UNKNOWN = ("attach2", "begin", "", "-", "PREPARE", "prepare ", "*", "re lease")
 #: libvirt kills the running VM when the hook fails here
 MUST_NEVER_FAIL = ("reconnect", "started", "stopped", *UNKNOWN)
 NAMES = (
-    "-rf",
-    "--help",
-    "-",
-    "two words",
-    "it's",
-    'say "hi"',
-    "a&b <c>",
-    "näme",
-    "仮想",
-    "$(reboot)",
-    "`id`",
-    "*",
-    "a\\b",
+    *("-rf", "--help", "-", "two words", "it's", 'say "hi"', "a&b <c>"),
+    *("näme", "仮想", "$(reboot)", "`id`", "*", "a\\b"),
 )
 
 

@@ -7,14 +7,17 @@ import os
 import pwd
 
 from vmguard.cli import places
+from vmguard.cli.arguments import duration
 from vmguard.cli.output import Output
-from vmguard.config import format_duration, parse_duration
+from vmguard.config import format_duration
 from vmguard.core.report import Status
 from vmguard.protocol.client import Daemon
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--for", dest="seconds", required=True, metavar="TIME", type=_time, help="30m, 2h; at most 7 d")
+    parser.add_argument(
+        "--for", dest="seconds", required=True, metavar="TIME", type=duration(), help="30m, 2h; at most 7 d"
+    )
     parser.add_argument("--reason", required=True, metavar="TEXT", help="why; it is kept in the history")
 
 
@@ -41,13 +44,3 @@ def who() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         return f"user {os.getuid()}"
-
-
-def _time(text: str) -> float:
-    try:
-        seconds = parse_duration(text)
-    except ValueError as problem:
-        raise argparse.ArgumentTypeError(str(problem)) from None
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError("must be more than 0")
-    return seconds

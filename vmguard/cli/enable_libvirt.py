@@ -16,7 +16,7 @@ from vmguard.adapters import libvirt_hook
 from vmguard.adapters.libvirt_hook import CALLED, NOT_CALLED, UNKNOWN, Proof
 from vmguard.cli import hook_script
 from vmguard.cli.output import Output
-from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps
+from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps, daemon_runs
 from vmguard.config import load
 from vmguard.errors import BadInput, DaemonError, VmguardError
 from vmguard.protocol.client import Daemon
@@ -25,7 +25,6 @@ from vmguard.protocol.client import Daemon
 _TRAILER = '# Put here by "vmguard enable libvirt"; folders made for it: '
 #: seconds in which libvirt must have read its hooks again after SIGHUP
 _RELOAD = 10.0
-_START_DAEMON = "systemctl enable --now vmguard.socket vmguard.service"
 
 
 def enable(args: argparse.Namespace, out: Output) -> int:
@@ -35,7 +34,7 @@ def enable(args: argparse.Namespace, out: Output) -> int:
         raise BadInput(
             "this host has no libvirt: neither virtqemud nor libvirtd is installed", "apt install libvirt-daemon-system"
         )
-    guard = _daemon(config.daemon.run_dir, steps)
+    guard = daemon_runs(config.daemon.run_dir, steps, "with the hook in place no VM could start")
     path = _place(config.libvirt.hooks_dir)
     changed = _install(path, args.dry_run, steps)
     _make_seen(CALLED, changed, args.dry_run, steps)
@@ -59,20 +58,6 @@ def disable(args: argparse.Namespace, out: Output) -> int:
 
 
 # -- the daemon -----------------------------------------------------------------------------------------------------
-
-
-def _daemon(run_dir: str, steps: Steps) -> bool:
-    """Without a daemon the hook would refuse every start: then nothing is installed."""
-    try:
-        with Daemon(run_dir) as daemon:
-            answer = daemon.ping()
-    except DaemonError as problem:
-        if not steps.dry_run:
-            raise DaemonError(f"{problem.message}; with the hook in place no VM could start", _START_DAEMON) from None
-        steps.add("daemon", FAILED, f"{problem.message}; first: {_START_DAEMON}")
-        return False
-    steps.add("daemon", ALREADY, f"vmguard {answer['version']} is running (pid {answer['pid']})")
-    return True
 
 
 # -- the hook -------------------------------------------------------------------------------------------------------

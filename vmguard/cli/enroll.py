@@ -17,7 +17,7 @@ from vmguard.adapters.proxmox_chain import Script
 from vmguard.adapters.proxmox_survey import grounds, unusable
 from vmguard.cli import hook_script
 from vmguard.cli.output import Output
-from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps
+from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps, daemon_runs
 from vmguard.config import load
 from vmguard.config.problems import did_you_mean
 from vmguard.core.plan import EXCLUSIVE
@@ -25,10 +25,8 @@ from vmguard.core.pve_audit import HOOK, guarded_files
 from vmguard.core.pve_config import VmConfig, parse_config
 from vmguard.core.pve_plan import plan_vm
 from vmguard.core.pve_storage import Storages, parse_volume
-from vmguard.errors import BadInput, DaemonError, VmguardError
+from vmguard.errors import BadInput, VmguardError
 from vmguard.protocol.client import Daemon
-
-_START_DAEMON = "systemctl enable --now vmguard.socket vmguard.service"
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def enable(args: argparse.Namespace, out: Output) -> int:
     steps = Steps("enable", "proxmox", args.dry_run, out)
     cluster = _Cluster(config.proxmox.config_dir)
     vms = cluster.choose(args)
-    _daemon(config.daemon.run_dir, steps)
+    daemon_runs(config.daemon.run_dir, steps, "with the hookscript set no VM could start")
     _install(config.proxmox.snippets_dir, cluster.storages, steps)
     for vm in vms:
         if vm.node == cluster.node:
@@ -162,19 +160,6 @@ def _writes_on_shares(vm: _Vm, storages: Storages) -> bool:
 
 
 # -- this node ------------------------------------------------------------------------------------------------------
-
-
-def _daemon(run_dir: str, steps: Steps) -> None:
-    """Without a daemon the hook would refuse every start: then nothing is changed."""
-    try:
-        with Daemon(run_dir) as daemon:
-            answer = daemon.ping()
-    except DaemonError as problem:
-        if not steps.dry_run:
-            raise DaemonError(f"{problem.message}; with the hookscript set no VM could start", _START_DAEMON) from None
-        steps.add("daemon", FAILED, f"{problem.message}; first: {_START_DAEMON}")
-        return
-    steps.add("daemon", ALREADY, f"vmguard {answer['version']} is running (pid {answer['pid']})")
 
 
 def _install(folder: str, storages: Storages, steps: Steps) -> None:

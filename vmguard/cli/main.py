@@ -27,9 +27,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import vmguard
+from vmguard.cli.arguments import duration
 from vmguard.cli.output import Output, OutputClosed
 from vmguard.config.problems import did_you_mean, quoted
-from vmguard.config.values import parse_duration
 from vmguard.core.report import Status
 from vmguard.errors import BadInput, VmguardError
 
@@ -218,7 +218,7 @@ def top_parser() -> Parser:
     add("--json", action="store_true", help="print one JSON document, also for an error")
     add("--no-color", action="store_true", help="no colours (also: NO_COLOR=1)")
     add("--config", action="append", metavar="FILE", help="read this file, not /etc/vmguard; may be repeated")
-    add("--timeout", type=_duration, metavar="TIME", help="give up asking after this time (5, 500ms, 2m)")
+    add("--timeout", type=duration(), metavar="TIME", help="give up asking after this time (5, 500ms, 2m)")
     add("-q", "--quiet", action="store_true", help="no warnings")
     add("-v", "--verbose", action="count", default=0, help="tell more; twice: with tracebacks")
     add("--version", action="store_true", help="print the version and exit")
@@ -239,16 +239,6 @@ def command_parser(command: Command, module: Any) -> Parser:
 def all_parsers() -> dict[str, Parser]:
     """The parser of every command: for the manual and the shells' completion."""
     return {command.name: command_parser(command, _module(command)) for command in COMMANDS}
-
-
-def _duration(text: str) -> float:
-    try:
-        seconds = parse_duration(text)
-    except ValueError as problem:
-        raise argparse.ArgumentTypeError(str(problem)) from None
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError("must be more than 0")
-    return seconds
 
 
 def _option_names() -> list[str]:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from vmguard.cli import places
+from vmguard.cli.arguments import duration
 from vmguard.cli.output import Output
-from vmguard.config import parse_duration
 from vmguard.core import metrics
 from vmguard.core.report import Status
 from vmguard.daemon.history import read
@@ -25,7 +25,9 @@ from vmguard.survey import Places
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", help="write this file, whole or not at all (node_exporter: *.prom)")
-    parser.add_argument("--every", metavar="TIME", type=_time, help="with --output: again and again, this far apart")
+    parser.add_argument(
+        "--every", metavar="TIME", type=duration(least=1), help="with --output: again and again, this far apart"
+    )
     parser.add_argument("--listen", metavar="[HOST:]PORT", help="serve them by HTTP; HOST is 127.0.0.1 unless given")
 
 
@@ -109,13 +111,3 @@ def _address(text: str) -> tuple[str, int]:
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise BadInput(f"{text!r} is not [HOST:]PORT", "vmguard metrics --listen 9797")
     return host.strip("[]") or "127.0.0.1", int(port)
-
-
-def _time(text: str) -> float:
-    try:
-        seconds = parse_duration(text)
-    except ValueError as problem:
-        raise argparse.ArgumentTypeError(str(problem)) from None
-    if seconds < 1:
-        raise argparse.ArgumentTypeError("must be 1s or more")
-    return seconds

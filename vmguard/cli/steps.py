@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from vmguard.cli.output import Output
 from vmguard.core.report import Status, worst
+from vmguard.errors import DaemonError
+from vmguard.protocol.client import Daemon
 
 DONE = "done"
 ALREADY = "already"  # nothing to do
@@ -11,6 +13,7 @@ WOULD = "would"  # a dry run
 UNSURE = "unsure"  # a human should look
 FAILED = "failed"
 
+_START_DAEMON = "systemctl enable --now vmguard.socket vmguard.service"
 _STATUS = {DONE: Status.OK, ALREADY: Status.OK, WOULD: Status.OK, UNSURE: Status.WARNING, FAILED: Status.CRITICAL}
 
 
@@ -35,3 +38,20 @@ class Steps:
         elif self.dry_run:
             self._out.line("dry run: nothing was changed")
         return status
+
+
+def daemon_runs(run_dir: str, steps: Steps, without: str) -> bool:
+    """A step: whether the daemon is there; ``without`` says what would happen to VMs if it were not.
+
+    Raises DaemonError when it is not, except in a dry run.
+    """
+    try:
+        with Daemon(run_dir) as daemon:
+            answer = daemon.ping()
+    except DaemonError as problem:
+        if not steps.dry_run:
+            raise DaemonError(f"{problem.message}; {without}", _START_DAEMON) from None
+        steps.add("daemon", FAILED, f"{problem.message}; first: {_START_DAEMON}")
+        return False
+    steps.add("daemon", ALREADY, f"vmguard {answer['version']} is running (pid {answer['pid']})")
+    return True

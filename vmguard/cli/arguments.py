@@ -1,0 +1,23 @@
+"""Values of options that several commands have: read for argparse, which tells people what is wrong with them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from vmguard.config.values import parse_duration
+
+
+def duration(least: float = 0.0) -> Callable[[str], float]:
+    """A type for argparse: seconds, written such as 30s or 5m; at least ``least``, or more than nothing."""
+
+    def read(text: str) -> float:
+        try:
+            seconds = parse_duration(text)
+        except ValueError as problem:
+            raise argparse.ArgumentTypeError(str(problem)) from None
+        if seconds < least or seconds <= 0:
+            raise argparse.ArgumentTypeError(f"must be {least:g}s or more" if least else "must be more than 0")
+        return seconds
+
+    return read
