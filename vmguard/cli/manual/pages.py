@@ -26,6 +26,7 @@ _DESCRIPTION = (
 _FILES = {
     "/etc/vmguard/vmguard.yaml, /etc/vmguard/conf.d/*.yaml": "The configuration, see vmguard.yaml(5).",
     "/run/vmguard/vmguard.sock": "The daemon's socket, for root only.",
+    "/run/vmguard/standby/": "Where processes wait to do the next start's claim (hook.standby).",
     "/run/vmguard/vms/": "What the daemon guards, for the daemon that follows it.",
     "FOLDER/.vmguard/INODE.owner": "Beside each disk: who has claimed it, and since when. Never the lock.",
     "/etc/libvirt/hooks/qemu.d/50-vmguard": "libvirt's hook, put there by vmguard enable libvirt.",
