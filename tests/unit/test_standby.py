@@ -195,6 +195,27 @@ def test_one_that_was_killed_is_replaced(guard: Guard, vm: Vm) -> None:
     assert_an_ordinary_start_works(guard, vm)
 
 
+def test_a_child_that_was_killed_takes_its_keeper_with_it(guard: Guard, vm: Vm) -> None:
+    keeper = int(asks(guard)[0].stem)
+    (child,) = children_of(keeper)
+    os.kill(child, signal.SIGKILL)
+    assert eventually(lambda: keeper not in standing_by(guard) and len(standing_by(guard)) == 5, 5)
+    without_interpreter(guard)
+    assert claim(guard, vm).status == 0
+
+
+def test_a_door_that_does_not_open_costs_no_start(guard: Guard, vm: Vm) -> None:
+    """A shell that cannot redirect ends at once, if one lets it, and libvirt would take that for a refusal."""
+    for ask in asks(guard):
+        answer = ask.with_suffix(".answer")
+        answer.unlink()
+        answer.mkdir()  # not even root can write to that
+    answer_of_the_hook = claim(guard, vm)
+    assert answer_of_the_hook.status == 0
+    assert "Is a directory" in answer_of_the_hook.err
+    release(guard, vm)
+
+
 @pytest.mark.parametrize(
     "words", [b"", b"\n", b"gibberish\n", b"1\n", b"0\n", b"-1\n", b"99999999999999999999\n", b"x" * 4096]
 )

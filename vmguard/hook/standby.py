@@ -16,6 +16,7 @@ it dies, and it lets go when its caller does.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import select
@@ -62,7 +63,8 @@ def main() -> int:
     folder, count = sys.argv[1], int(sys.argv[2])
     os.makedirs(folder, mode=0o700, exist_ok=True)
     for name in os.listdir(folder):  # of a daemon before this one; who has opened it already keeps it
-        os.unlink(os.path.join(folder, name))
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(folder, name))
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -142,7 +144,7 @@ def _stand_by(place: str) -> None:
         claim.work(lambda: _ordered(orders, connection), connection, Reporter(report, keeper))
     os.close(orders)
     os.close(report)
-    called, answer = _await_call(place)
+    called, answer = _await_call(place, reports)
     if called:
         _serve(called, answer, lambda caller: _claim(order, reports, child, connection, caller))
 
@@ -165,7 +167,7 @@ def _claim(order: int, reports: int, child: int, connection: wire.Connection, ca
         frame.say(f"vmguard: warning: {warning}")
 
 
-def _await_call(place: str) -> tuple[int, int]:
+def _await_call(place: str, reports: int) -> tuple[int, int]:
     """The pid of the caller, 0 for none, and the descriptor for answers to it."""
     os.mkfifo(f"{place}.answer", 0o600)
     answer = os.open(f"{place}.answer", os.O_RDWR | os.O_CLOEXEC)
@@ -174,12 +176,14 @@ def _await_call(place: str) -> tuple[int, int]:
     poll = select.poll()
     poll.register(ask, select.POLLIN)
     poll.register(0, select.POLLIN)
+    poll.register(reports, select.POLLIN)
     events: list[tuple[int, int]] = []
     while not events and not os.path.exists(f"{place}.taken"):
         events = poll.poll(1000 * _LOOK_EVERY)
     called = any(fd == ask for fd, _ in events)
-    if not called and not _take(place):  # the daemon is gone, or time is up, but a caller was faster
+    if not called and not _take(place):  # the daemon or the child is gone, or time is up, but a caller was faster
         poll.unregister(0)
+        poll.unregister(reports)
         called = bool(poll.poll(1000 * _PATIENCE))
     for name in (f"{place}.ask", f"{place}.answer", f"{place}.taken"):
         os.unlink(name)
