@@ -336,6 +336,9 @@ def test_ten_vms_side_by_side_leave_nothing_over(host: LibvirtHost, disks: Path)
         for number in range(10)
     ]
     every_disk = [disk for domain in domains for disk in domain.disks]
+    standing_by = host.root / "run/vmguard/standby"
+    assert eventually(lambda: len(list(standing_by.glob("*.ask"))) == 2, 10)
+    assert eventually(lambda: "events are listened to" in host.log("vmguard"), 20)
     processes, descriptors = process_names(host), len(host.files_of(host.daemon_pid()))
     with ThreadPoolExecutor(len(domains)) as pool:
         for _ in range(rounds):
