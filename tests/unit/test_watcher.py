@@ -15,15 +15,16 @@ from vmguard.adapters.mounts import Mount, NfsStatistics
 from vmguard.core.lifecycle import State
 from vmguard.core.plan import DISK, EXCLUSIVE
 from vmguard.core.timing import Wishes
-from vmguard.core.watch_events import Act, Acted, Level, Policy, Probe, Report, Thaw
+from vmguard.core.watch_events import Act, Acted, Level, Policy, Probe, Report, Thaw, VmInfo
 from vmguard.core.watch_states import Phase
+from vmguard.daemon import watcher
 from vmguard.daemon.acts import Acts
 from vmguard.daemon.clocks import Clocks
 from vmguard.daemon.history import History, Reporter
 from vmguard.daemon.leases import Leases
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.notify import Notifier, Wanted
-from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry import GuardedFile, GuardedVm, Pin, Registry
 from vmguard.daemon.watcher import Watcher, _server
 from vmguard.daemon.workers import Workers
 
@@ -138,6 +139,62 @@ def test_a_vm_that_is_released_and_claimed_anew_between_two_looks_is_a_new_one(w
     world.vm("web")
     world.watcher.look()
     assert world.watcher.watch.vms[old.id] is not before
+
+
+def told(world: World, vm: GuardedVm) -> VmInfo:
+    return world.watcher.watch.vms[vm.id].info
+
+
+def test_news_of_a_vm_are_told_at_the_next_look(world: World) -> None:
+    vm = world.vm("web")
+    world.watcher.look()
+    assert (told(world, vm).process, told(world, vm).locks[0].pinned) == (True, False)
+    vm.files[0].pin = Pin(1, 3)
+    world.registry.save(vm)
+    world.watcher.look()
+    assert told(world, vm).locks[0].pinned
+    vm.move(State.ENDED, "it is gone")
+    world.watcher.look()
+    assert not told(world, vm).process
+
+
+def test_what_changes_without_a_word_is_seen_soon_all_the_same(world: World) -> None:
+    vms = [world.vm(f"vm{number}") for number in range(15)]
+    world.watcher.look()
+    for vm in vms:
+        vm.frozen = True
+    for _ in range(watcher._ALL_IN):
+        world.watcher.look()
+    assert all(told(world, vm).frozen for vm in vms)
+
+
+def test_vms_of_which_there_is_no_news_cost_next_to_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(50):
+        world.vm(f"vm{number}")
+    world.watcher.look()
+    asked: list[str] = []
+    whole = world.watcher._info
+
+    def info(vm: GuardedVm) -> VmInfo:
+        asked.append(vm.id)
+        return whole(vm)
+
+    monkeypatch.setattr(world.watcher, "_info", info)
+    for _ in range(watcher._ALL_IN):
+        world.watcher.look()
+    assert sorted(asked) == sorted(world.registry.ids), "each of them once"
+
+
+def test_another_lease_time_and_another_name_of_a_mount_are_news_of_all_its_vms(world: World) -> None:
+    vm = world.vm("web")
+    world.watcher.look()
+    world.statistics[world.point].lease = 20.0
+    world.watcher.look()
+    assert world.watcher.watch.mounts[world.point].timeline.lease == 20.0
+    world.statistics["/srv/moved"] = world.statistics.pop(world.point)
+    world.mounts[:] = [Mount(2, world.device, "/srv/moved", "nfs4", "10.0.0.1:/vm", "vers=4.1")]
+    world.watcher.look()
+    assert [lock.mount for lock in told(world, vm).locks] == ["/srv/moved"]
 
 
 def test_a_mount_that_vanishes_from_the_table_is_watched_on_while_a_vm_has_a_file_there(world: World) -> None:

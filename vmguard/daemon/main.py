@@ -183,6 +183,8 @@ class Daemon:
         self._log_level()
         self.keeper.timing = self._timing()
         self.records.settings = self._record_settings()
+        for vm in self.registry:
+            vm.news = True  # its policy may be another one
         log.info("configuration reloaded")
 
     def _protect(self) -> None:

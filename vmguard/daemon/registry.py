@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -213,8 +214,10 @@ class GuardedVm:
     #: why it is being fenced, empty while it is not
     fencing: str = ""
     when_released: list[Callable[[], None]] = field(default_factory=list)
+    #: something about it has changed since the watchdog looked at it
+    news: bool = True
 
-    @property
+    @functools.cached_property  # asked for each time that the VM is looked at
     def id(self) -> str:
         return f"{self.hypervisor}-{self.uuid}"
 
@@ -253,6 +256,7 @@ class GuardedVm:
         log.info("%s: %s => %s: %s", self.title, self.state, new, why)
         self.state = new
         self.why = why
+        self.news = True
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -312,6 +316,10 @@ class Registry:
     def __len__(self) -> int:
         return len(self._vms)
 
+    @property
+    def ids(self) -> Set[str]:
+        return self._vms.keys()
+
     def get(self, vm_id: str) -> GuardedVm | None:
         return self._vms.get(vm_id)
 
@@ -331,6 +339,7 @@ class Registry:
 
     def save(self, vm: GuardedVm) -> None:
         """Write the state of a VM that lives on; a full disk is reported and harms nobody."""
+        vm.news = True
         try:
             statefile.write(self._path(vm), vm.as_json(), sync=False)
         except OSError as problem:

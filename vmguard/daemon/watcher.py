@@ -57,8 +57,10 @@ log = logging.getLogger("vmguard.watch")
 
 #: seconds after which an unanswered question is a reason to shield a mount's VMs
 _OWED = 0.3
-#: seconds between two looks at mounts and VMs
+#: seconds between two looks at mounts, and at the VMs of which there is news
 _LOOK = 1.0
+#: looks in which each VM is looked at once, whether there is news of it or not: nothing may stay unseen for good
+_ALL_IN = 10
 #: seconds between two ticks at least, however much is due
 _PAUSE = 0.01
 #: seconds that the boot clock may run ahead of the monotonic one before that counts as a suspend
@@ -96,6 +98,7 @@ class Watcher:
         self._busy = False
         self._told: dict[str, tuple[GuardedVm, VmInfo]] = {}
         self._leases: dict[str, float] = {}
+        self._looks = 0
         #: the NFSv4 mounts; one that is gone from the table while a VM still has a file there stays known
         self.mounts: dict[int, Mount] = {}
         self._ahead = self._boot_ahead()
@@ -132,21 +135,28 @@ class Watcher:
         """Compare mounts and VMs with what the watchdog was told of them."""
         now = clock.boottime()
         statistics = mounts.statistics()
-        self._look_at_mounts(statistics)
-        for vm in self._registry:
-            before = self._told.get(vm.id)
-            if before is not None and before[0] is not vm:
-                self.gone(vm.id)  # released and claimed anew since the last look
-            info = self._info(vm)
-            self._tell_mounts(info, statistics, now)
-            if before is None or before != (vm, info):
-                self._told[vm.id] = (vm, info)
-                self.feed(VmSeen(now, info))
-        for vm_id in self._told.keys() - {vm.id for vm in self._registry}:
+        all_of_them = self._look_at_mounts(statistics)
+        self._tell_leases(statistics, now)
+        self._looks += 1
+        for number, vm in enumerate(self._registry):
+            if vm.news or all_of_them or (number + self._looks) % _ALL_IN == 0:
+                vm.news = False  # first: what follows from it may be news, too
+                self._look_at(vm, statistics, now)
+        for vm_id in self._told.keys() - self._registry.ids:
             self.gone(vm_id)
         for point in self._leases:
             if point in statistics:
                 self.feed(_counters(now, statistics[point]))
+
+    def _look_at(self, vm: GuardedVm, statistics: dict[str, NfsStatistics], now: float) -> None:
+        before = self._told.get(vm.id)
+        if before is not None and before[0] is not vm:
+            self.gone(vm.id)  # released and claimed anew since the last look
+        info = self._info(vm)
+        self._tell_mounts(info, statistics, now)
+        if before is None or before != (vm, info):
+            self._told[vm.id] = (vm, info)
+            self.feed(VmSeen(now, info))
 
     def gone(self, vm_id: str) -> None:
         """A VM's locks are let go of."""
@@ -164,21 +174,34 @@ class Watcher:
         """Whom it would hurt if the queues of this VM's mounts were cut by force."""
         return self.watch.others(vm_id) if vm_id in self.watch.vms else Others.NONE
 
-    def _look_at_mounts(self, statistics: dict[str, NfsStatistics]) -> None:
+    def _look_at_mounts(self, statistics: dict[str, NfsStatistics]) -> bool:
+        """Whether one has come, gone, or changed its name: that is news of every VM."""
         seen: dict[int, Mount] = {}
         for mount in mounts.mounts():
             known = self.mounts.get(mount.device)
             if mount.point in statistics and (mount.device not in seen or (known and known.point == mount.point)):
                 seen[mount.device] = mount  # mounted in two places, it keeps the name that it had
-        used = {lock.id.key[0] for _, info in self._told.values() for lock in info.locks}
-        self.mounts = {**{device: mount for device, mount in self.mounts.items() if device in used}, **seen}
+        missing = self.mounts.keys() - seen.keys()
+        if missing:
+            missing &= {lock.id.key[0] for _, info in self._told.values() for lock in info.locks}
+        before = self.mounts
+        self.mounts = {**{device: before[device] for device in missing}, **seen}
+        return {device: mount.point for device, mount in before.items()} != {
+            device: mount.point for device, mount in self.mounts.items()
+        }
+
+    def _tell_leases(self, statistics: dict[str, NfsStatistics], now: float) -> None:
+        """The servers' lease times may change while they are away."""
+        for point, lease in list(self._leases.items()):
+            if point in statistics and statistics[point].lease != lease:
+                self._leases[point] = statistics[point].lease
+                self.feed(MountSeen(now, point, statistics[point].lease))
 
     def _tell_mounts(self, info: VmInfo, statistics: dict[str, NfsStatistics], now: float) -> None:
-        for point in {lock.mount for lock in info.locks} & statistics.keys():
-            lease = statistics[point].lease
-            if self._leases.get(point) != lease:
-                self._leases[point] = lease
-                self.feed(MountSeen(now, point, lease, self._confirmed_before(info, point)))
+        """A mount is told before the first lock on it."""
+        for point in {lock.mount for lock in info.locks} & statistics.keys() - self._leases.keys():
+            lease = self._leases[point] = statistics[point].lease
+            self.feed(MountSeen(now, point, lease, self._confirmed_before(info, point)))
 
     def _confirmed_before(self, info: VmInfo, point: str) -> float | None:
         """When a daemon before this one last knew that the lease of this mount was alive."""
