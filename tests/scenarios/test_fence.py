@@ -34,7 +34,7 @@ pytestmark = pytest.mark.lab
 BUDGET = 0.25
 CONFIG = "hook: {wait: 0s}\n"
 #: where a daemon is killed: each rung, and around freeze and thaw
-POINTS = ("fence-begun", "fence-killed", "fence-released", "fence-drain", "fence-finished")
+POINTS = ("fence-begun", "fence-killed", "fence-released", "fence-death", "fence-drain", "fence-finished")
 FREEZE_POINTS = ("freeze-sent", "freeze-saved", "thaw-sent", "thaw-saved")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.real.guard import eventually
+from vmguard import faults
 from vmguard.adapters import clock, hostfence, ofd, proc
 from vmguard.adapters.hypervisors import RunDirs
 from vmguard.core.fence import Others, Rung
@@ -144,6 +145,35 @@ def test_each_rung_is_reported_once_and_before_it_is_taken(world: World) -> None
     assert world.gone == [vm.id]
     assert list(world.fences.iterdir()) == []
     assert not any(report.level is Level.ERROR for report in world.reports)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_fault_points_of_all_rungs_are_passed_also_when_death_is_quicker_than_the_next_look(
+    world: World, monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    """A test that kills the daemon on a rung must find that rung each time."""
+    passed: list[str] = []
+    monkeypatch.setattr(faults, "point", passed.append)
+    kill = world.acts.kill
+
+    def kill_and_wait(vm: GuardedVm) -> set[int]:
+        killed = kill(vm)
+        assert eventually(lambda: not quick or all(proc.is_dead(fd) for fd in vm.pidfds))
+        return killed
+
+    monkeypatch.setattr(world.acts, "kill", kill_and_wait)
+    if not quick:
+        monkeypatch.setattr(proc, "is_dead", lambda pidfd: False)
+    vm = world.vm()
+    climb(world, vm)
+    assert ("fence.death" in world.codes) is not quick
+    monkeypatch.undo()
+    monkeypatch.setattr(faults, "point", passed.append)
+    assert world.turn(lambda: "fence.drain" in world.codes)
+    world.release(vm)
+    assert world.turn(lambda: "fence.done" in world.codes)
+    rungs = [name for name in passed if name.removeprefix("fence-") in [*Rung]]
+    assert rungs == [f"fence-{rung}" for rung in Rung]
 
 
 def test_a_deadline_that_passes_is_an_alarm_and_never_a_proof(world: World) -> None:

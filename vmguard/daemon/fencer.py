@@ -124,7 +124,10 @@ class Fencer:
             others = self._around.others(climb.id) if climb.vm is not None else Others.NONE
             seen = evidence(climb, others, self._around.run_dirs())
             step = next_rung(seen, climb.since, clock.boottime(), self._around.spans, climb.policy)
+            before = climb.rung
             self._tell(climb, step)
+            for reached in _between(before, step.rung):
+                faults.point(f"fence-{reached}")
             if step.done:
                 climb.timer.cancel()
                 self._finish(climb)
@@ -162,8 +165,6 @@ class Fencer:
                 self._clean_up(climb)
             case Rung.AFTER:
                 self._start_again(climb)
-            case _:
-                faults.point(f"fence-{step.rung}")
         return False
 
     def _released(self, climb: Climb) -> None:
@@ -188,7 +189,6 @@ class Fencer:
         if not points:
             return
         climb.again = now + _CUT_AGAIN
-        faults.point("fence-cut")
         self._job(climb, "cut_job", points, lambda status: None, self._around.spans.cut)
 
     def _clean_up(self, climb: Climb) -> None:
@@ -270,6 +270,13 @@ class Fencer:
 
     def _path(self, climb: Climb) -> str:
         return os.path.join(self._folder, f"{climb.id}.json")
+
+
+def _between(before: Rung | None, now: Rung) -> list[Rung]:
+    """The rungs above one, up to another one: also those whose proof was there before anybody could stand on them, as
+    that of a death that is quicker than the next look."""
+    rungs = list(Rung)
+    return rungs[0 if before is None else rungs.index(before) + 1 : rungs.index(now) + 1]
 
 
 def _mounts(vm: GuardedVm) -> list[str]:
