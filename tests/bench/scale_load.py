@@ -24,23 +24,31 @@ CYCLE_MS, RSS_MIB, IDLE_PERCENT, PIN_SECONDS = 100.0, 60.0, 1.0, 2.0
 _IDLE_SECONDS = 30.0
 _ROUNDS = 15
 
-#: opens the files that its arguments name; on SIGUSR1 one more (its last argument); does nothing else
+#: opens the files that its arguments name; on SIGUSR1 one more (its last argument), on SIGUSR2 the same, but behind the
+#: closing of another descriptor, whose number it gets; does nothing else
 _SOURCE = r"""
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 int main(int argc, char **argv) {
     sigset_t set;
     int number;
+    int more = atoi(getenv("DESCRIPTORS"));
     for (int i = 1; i < argc; i++)
         if (!strncmp(argv[i], "file=", 5) && open(argv[i] + 5, O_RDWR) < 0)
             return 1;
+    while (more-- > 0)
+        dup(0);
     sigemptyset(&set);
     sigaddset(&set, SIGUSR1);
+    sigaddset(&set, SIGUSR2);
     sigprocmask(SIG_BLOCK, &set, 0);
     while (!sigwait(&set, &number)) {
+        if (number == SIGUSR2)
+            close(0);
         int fd = open(argv[argc - 1], O_RDWR);
         struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 1};
         fcntl(fd, F_OFD_SETLK, &lock);
@@ -66,7 +74,7 @@ def cost(work):
     began = time.process_time()
     for sight in sights: work(sight)
     return 1000 * (time.process_time() - began)
-looks = {"count": Sight.count_changed, "links": Sight.links_changed, "full": lambda sight: sight.full(tables)}
+looks = {"changed": Sight.changed, "full": lambda sight: sight.full(tables)}
 print(json.dumps({name: [cost(work) for _ in range(int(sys.argv[1]))] for name, work in looks.items()}))
 """
 
@@ -74,8 +82,9 @@ print(json.dumps({name: [cost(work) for _ in range(int(sys.argv[1]))] for name, 
 class Host:
     """The corner, its daemon and its processes."""
 
-    def __init__(self, folder: Path, vms: int) -> None:
+    def __init__(self, folder: Path, vms: int, descriptors: int) -> None:
         self.folder = folder
+        self.descriptors = descriptors
         self.space = Space(f"mount -t tmpfs none {folder}", own_pids=True)
         self.inside = self.space.root / str(folder).lstrip("/")
         program = self.inside / "writer"
@@ -98,7 +107,10 @@ class Host:
             (self.inside / f"new{number}.raw").write_bytes(bytes(4096))
             commands.append([*words, str(self.folder / f"new{number}.raw")])
         starter = [*self.space.prefix, sys.executable, "-IS", "-c", _STARTER, program]
-        answer = subprocess.run(starter, input=json.dumps(commands), text=True, capture_output=True, check=True)
+        env = {**os.environ, "DESCRIPTORS": str(self.descriptors)}
+        answer = subprocess.run(
+            starter, input=json.dumps(commands), text=True, capture_output=True, check=True, env=env
+        )
         return [int(line) for line in answer.stdout.split()]
 
     def daemon_pid(self) -> int:
@@ -141,12 +153,12 @@ def idle_percent(pid: int) -> float:
     return 100 * (cpu_seconds(pid) - before) / (time.monotonic() - began)
 
 
-def seconds_to_pin(host: Host, number: int) -> float:
+def seconds_to_pin(host: Host, number: int, how: str = "USR1") -> float:
     """From a process's opening of one more file until the daemon has it pinned (its log says when)."""
     wanted = f"new{number}.raw pinned"
     log: Callable[[], str] = lambda: (host.inside / "daemon.log").read_text()  # noqa: E731
     began = time.monotonic()
-    host.run("/bin/kill", "-USR1", str(host.pids[number]))
+    host.run("/bin/kill", f"-{how}", str(host.pids[number]))
     assert eventually(lambda: wanted in log(), 10), log()[-2000:]
     return time.monotonic() - began
 
@@ -158,8 +170,9 @@ def row(what: str, value: float, unit: str, allowed: float) -> None:
 
 def main() -> int:
     vms = int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_VMS
+    descriptors = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     with tempfile.TemporaryDirectory() as folder:
-        host = Host(Path(folder), vms)
+        host = Host(Path(folder), vms, descriptors)
         try:
             measure(host, vms)
         finally:
@@ -170,7 +183,7 @@ def main() -> int:
 def measure(host: Host, vms: int) -> None:
     host.guard.start()
     pid = host.daemon_pid()
-    print(f"{vms} processes with 2 files each", flush=True)
+    print(f"{vms} processes with 2 files and {3 + host.descriptors} other descriptors each", flush=True)
     began, before = time.monotonic(), cpu_seconds(pid)
     host.vmguard("adopt", "--all")
     assert eventually(lambda: host.pinned() == 2 * vms, 120), host.pinned()
@@ -181,14 +194,15 @@ def measure(host: Host, vms: int) -> None:
     times = json.loads(host.run(sys.executable, "-c", _ROUND, str(_ROUNDS), *map(str, host.pids)))
     medians = {name: statistics.median(found) for name, found in times.items()}
     scale = vms / 1000
-    row("a round, CPU: descriptors counted", medians["count"], "ms", CYCLE_MS * scale)
-    row("a round, CPU: links compared", medians["links"], "ms", CYCLE_MS * scale)
+    row("a round, CPU: descriptors counted, links compared", medians["changed"], "ms", CYCLE_MS * scale)
     row("a round, CPU: everything read", medians["full"], "ms", CYCLE_MS * scale)
     row("the daemon's resident memory", resident_mib(pid), "MiB", RSS_MIB)
     row(f"the daemon when nothing happens ({_IDLE_SECONDS:.0f} s)", idle, "%", IDLE_PERCENT)
-    pins = [seconds_to_pin(host, number) for number in range(0, vms, max(1, vms // 9))]
-    row("a newly opened file is pinned after, median", statistics.median(pins), "s", PIN_SECONDS)
-    row("a newly opened file is pinned after, longest", max(pins), "s", PIN_SECONDS)
+    step = max(2, vms // 12)
+    for how, first, signal_name in (("opened", 0, "USR1"), ("opened behind a close", 1, "USR2")):
+        pins = [seconds_to_pin(host, number, signal_name) for number in range(first, vms, step)]
+        row(f"a file newly {how} is pinned after, median", statistics.median(pins), "s", PIN_SECONDS)
+        row(f"a file newly {how} is pinned after, longest", max(pins), "s", PIN_SECONDS)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,7 @@ class Corner:
             "links",
             lambda self: [item for item in whole(self) if item[1].startswith(inside)] or [("0", "")],
         )
+        monkeypatch.setattr(proc.FdFolder, "has", lambda self, links: self.links() == links)
         self.writers: list[Writer] = []
 
     def disk(self, name: str) -> Path:

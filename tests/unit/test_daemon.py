@@ -18,7 +18,7 @@ import pytest
 from tests.real import answers
 from tests.real.fake_qemu import FakeQemu
 from tests.real.guard import Guard, Vm, eventually, locks_on, make_disk
-from vmguard.adapters import ofd, record
+from vmguard.adapters import ofd, proc, record
 from vmguard.errors import LockConflict
 
 pytestmark = pytest.mark.process
@@ -138,6 +138,33 @@ def test_a_descriptor_that_is_opened_anew_keeps_its_lock(guard: Guard, vm: Vm) -
             numbers.add(qemu.reopen(vm.disks[0]))
             assert eventually(lambda: guard.guards(vm.name).get(str(vm.disks[0])) == "pinned", 2)
     assert rival.won == []
+
+
+@pytest.mark.parametrize("locking", [True, False])
+def test_a_descriptor_that_is_opened_anew_twice_and_has_its_old_number_again_gets_its_lock_back(
+    guard: Guard, vm: Vm, locking: bool
+) -> None:
+    """Neither number nor link of any descriptor has changed; the lock ended with the first one."""
+    disk = vm.disks[0]
+    claim(guard, vm)
+    with FakeQemu(guard.libvirt_dir, vm, locking=locking) as qemu:
+        assert eventually(lambda: all_pinned(guard, vm))
+        number = qemu.reopen(disk)
+        for _ in range(3):
+            assert eventually(lambda: has_lock(guard, qemu.pid, disk), 2), locks_on(disk)
+            time.sleep(1.2)  # nothing is looked at closely any more
+            qemu.reopen(disk)
+            assert qemu.reopen(disk) == number
+        assert eventually(lambda: has_lock(guard, qemu.pid, disk), 2), locks_on(disk)
+
+
+def has_lock(guard: Guard, pid: int, disk: Path) -> bool:
+    """Whether the process's own descriptor of the disk carries the lock that the table shows."""
+    [file] = [file for vm in guard.status() for file in vm["files"] if file["path"] == str(disk)]
+    found = [user for user in proc.open_files(pid) if user.path == str(disk)]
+    return file["guard"] == "pinned" and [
+        f"descriptor {user.fd} of pid {pid}" for user in found if any(write for write, _, _ in user.locks)
+    ] == [file["through"]]
 
 
 def test_a_backing_file_that_turns_writable_and_back(guard: Guard, vm: Vm) -> None:

@@ -30,10 +30,9 @@ class Inotify:
             number = ctypes.get_errno()
             raise OSError(number, f"inotify_init1: {os.strerror(number)}")
 
-    def add(self, fd: int) -> int:
-        """Watch the file behind a descriptor for opens; the watch's number. Raises OSError."""
-        path = f"/proc/self/fd/{fd}".encode()
-        watch = int(_libc.inotify_add_watch(self.fd, path, IN_OPEN))
+    def add(self, path: str) -> int:
+        """Watch a file for opens; the watch's number. Raises OSError."""
+        watch = int(_libc.inotify_add_watch(self.fd, os.fsencode(path), IN_OPEN))
         if watch < 0:
             number = ctypes.get_errno()
             raise OSError(number, f"inotify_add_watch: {os.strerror(number)}")

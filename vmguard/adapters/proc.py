@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 
 from vmguard.adapters import mounts
 
@@ -164,6 +165,17 @@ class FdFolder:
         except OSError:
             return 0
 
+    def has(self, links: list[tuple[str, str]]) -> bool:
+        """Whether all these descriptors are open, each with this link. Others are not looked for: see ``count``."""
+        folder, readlink = self._fd, os.readlink
+        try:
+            for name, link in links:
+                if readlink(name, dir_fd=folder) != link:
+                    return False
+        except OSError:
+            return False
+        return True
+
     def links(self) -> list[tuple[str, str]]:
         """Number and link of each descriptor, none when the process is gone. Raises PermissionError."""
         found = []
@@ -171,7 +183,8 @@ class FdFolder:
         try:
             for name in os.listdir(folder):
                 try:
-                    found.append((name, os.readlink(name, dir_fd=folder)))
+                    # Interned: a thousand QEMUs have sixty descriptors each, and most are called alike.
+                    found.append((sys.intern(name), sys.intern(os.readlink(name, dir_fd=folder))))
                 except FileNotFoundError:
                     continue  # closed just now
         except PermissionError:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from collections.abc import Callable
 
-from vmguard.adapters import inotify
+from vmguard.adapters import clock, inotify, proc
 from vmguard.adapters.proc import Key
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry import GuardedFile, GuardedVm
 from vmguard.daemon.workers import Workers
 
+log = logging.getLogger("vmguard.opens")
+
 #: VMs that share a file and are still all looked at when it is opened: a template is opened at each start of many VMs,
 #: the slow round is enough for it
 _FEW = 4
+#: seconds after which a watch that could not be had is asked for again
+_AGAIN = 60.0
 
 
 class Opens:
@@ -35,30 +41,51 @@ class Opens:
         self._inotify = inotify.Inotify()
         self._watches: dict[str, dict[Key, int]] = {}
         self._users: dict[int, set[str]] = {}
+        #: watches that are under way or could not be had: when they may be asked for again
+        self._not_before: dict[tuple[str, Key], float] = {}
+        self._blind = False
         loop.watch(self._inotify.fd, self._read)
 
     def add(self, vm: GuardedVm, file: GuardedFile) -> None:
-        """Through our own descriptor, so that no path is looked up again; in the file system's worker."""
-        if file.fd < 0 or file.key in self._watches.get(vm.id, ()):
-            return
-        copy = os.dup(file.fd)
+        """Through a descriptor, so that no path is looked up again; in the file system's worker.
 
-        def add() -> int:
+        Where we keep no copy it is the process's own: without a copy the lock ends with that descriptor, and must be on
+        the next one at once.
+        """
+        known, now = (vm.id, file.key), clock.boottime()
+        if (file.fd < 0 and file.pin is None) or self.watches(vm, file) or now < self._not_before.get(known, 0.0):
+            return
+        self._not_before[known] = math.inf
+        copy = os.dup(file.fd) if file.fd >= 0 else -1
+        pid, fd = (str(file.pin.pid), file.pin.fd) if copy < 0 and file.pin is not None else ("self", copy)
+
+        def add() -> tuple[int, bool]:
             try:
-                return self._inotify.add(copy)
+                watch = self._inotify.add(f"/proc/{pid}/fd/{fd}")
+                return watch, proc.fdinfo(pid, fd).inode == file.key[1]  # the number may be another file's by now
             finally:
-                os.close(copy)
+                if copy >= 0:
+                    os.close(copy)
 
-        self._workers.run(file.key[0], f"watch {file.path}", add, lambda result: self._added(vm, file.key, result))
+        self._workers.run(file.key[0], f"watch {file.path}", add, lambda result: self._added(vm, file, result))
 
-    def _added(self, vm: GuardedVm, key: Key, result: object) -> None:
-        if not isinstance(result, int):
-            return
-        if self._living(vm):
-            self._watches.setdefault(vm.id, {})[key] = result
-            self._users.setdefault(result, set()).add(vm.id)
-        elif not self._users.get(result):
-            self._inotify.remove(result)
+    def _added(self, vm: GuardedVm, file: GuardedFile, result: object) -> None:
+        self._not_before.pop((vm.id, file.key), None)
+        if isinstance(result, tuple):
+            watch, right = result
+            if right and self._living(vm) and file in vm.files:
+                self._watches.setdefault(vm.id, {})[file.key] = watch
+                self._users.setdefault(watch, set()).add(vm.id)
+            elif not self._users.get(watch):
+                self._inotify.remove(watch)
+        elif self._living(vm):
+            self._not_before[vm.id, file.key] = clock.boottime() + _AGAIN
+            if not self._blind:
+                log.warning("%s: the kernel does not tell who opens %s (%s)", vm.title, file.path, result)
+            self._blind = True
+
+    def watches(self, vm: GuardedVm, file: GuardedFile) -> bool:
+        return file.key in self._watches.get(vm.id, ())
 
     def remove(self, vm: GuardedVm, key: Key) -> None:
         watch = self._watches.get(vm.id, {}).pop(key, None)
@@ -74,6 +101,8 @@ class Opens:
         for key in list(self._watches.get(vm.id, ())):
             self.remove(vm, key)
         self._watches.pop(vm.id, None)
+        for known in [known for known in self._not_before if known[0] == vm.id]:
+            del self._not_before[known]
 
     def _read(self) -> None:
         happened = set(self._inotify.events())

@@ -1,16 +1,15 @@
 """Keeps every lock on the description that does the I/O: pins, follows, lets go of what QEMU closed.
 
 /proc is the truth: a description's own fdinfo lists the locks on it, so what is pinned is read off there, also after
-a crash at any point. A round costs links under /proc (sight.py) and no request to any server; the moves themselves run
-in the file system's worker. inotify's IN_OPEN makes it quick: whenever anybody opens a guarded file, its VM is looked
-at at once and for a second after, because QEMU opens a file anew before it closes the old descriptor, and the locks
-that QEMU itself had on the old one stay on our copy until we close it.
+a crash at any point. A look costs links under /proc (sight.py, rounds.py) and no request to any server; the moves
+themselves run in the file system's worker. inotify's IN_OPEN makes it quick: whenever anybody opens a guarded file,
+its VM is looked at at once and for a second after, because QEMU opens a file anew before it closes the old descriptor,
+and the locks that QEMU itself had on the old one stay on our copy until we close it.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -29,6 +28,7 @@ from vmguard.daemon.newcomers import STEADY, Newcomers
 from vmguard.daemon.opens import Opens
 from vmguard.daemon.records import MarkReleased
 from vmguard.daemon.registry import GuardedFile, GuardedProcess, GuardedVm, Pin, Registry, was_open
+from vmguard.daemon.rounds import Rounds
 from vmguard.daemon.shield import Shield
 from vmguard.daemon.sight import MountTables, Sight, descriptions, has_image_locks
 from vmguard.daemon.workers import Workers
@@ -40,13 +40,8 @@ log = logging.getLogger("vmguard.pinner")
 _ABSENT_ENOUGH = 2
 #: seconds after an event at which its VM is looked at again
 _AFTERWARDS = (0.0, 0.005, 0.015, 0.04, 0.1, 0.25, 0.5, 1.0)
-#: parts of a round: no VM is looked at less often than once in ``interval``, and the loop is never kept long
-_SLICES = 5
-#: rounds after which the links are compared, too: an open hides behind a close of the same second from the count. So
-#: many at most, where there are many VMs: one more for each so many of them
-_LINKS_EVERY, _LINKS_VMS = 5, 25
-#: seconds between two full looks when nothing seems to happen
-_FULL_EVERY = 60.0
+#: seconds between two full looks when nothing seems to happen, and where the kernel does not tell of each open
+_FULL_EVERY, _FULL_BLIND = 60.0, 1.0
 #: seconds before a pin that failed is tried again
 _RETRY = 5.0
 
@@ -81,19 +76,16 @@ class Pinner:
         self._registry = registry
         self._attention: dict[str, _Attention] = {}
         self._opens = Opens(loop, workers, self._opened, self._look_at_all, self._guards)
-        self._round: list[GuardedVm] = []
-        self._share = 1
-        self._rounds = 0
+        self.rounds = Rounds(loop, registry, self._glance, interval)
         self.shield = Shield(workers, registry, self._look_at_all)
         self.tables = MountTables()
         self.pieces_of: Callable[[str], list[Range]] = lambda hypervisor: pieces
-        self.interval = interval
         #: told when somebody else has the lock of a file that a VM writes to, and of each new pin
         self.on_conflict: Callable[[GuardedVm, GuardedFile, Rival], None] = lambda *_: None
         self.on_pinned: Callable[[GuardedVm, GuardedFile], None] = lambda *_: None
 
     def start(self) -> None:
-        self._cycle()
+        self.rounds.start()
 
     def attend(self, vm: GuardedVm) -> None:
         """QEMU's process is known, or something happened to one of its files: look now and in the next second."""
@@ -120,25 +112,14 @@ class Pinner:
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
-    def _cycle(self) -> None:
-        if not self._round:
-            self._round = list(self._registry)
-            self._share = math.ceil(len(self._round) / _SLICES)
-            self._rounds += 1
-        now = clock.boottime()
-        for _ in range(min(self._share, len(self._round))):
-            self._glance(self._round.pop(), now)
-        self._loop.call_in(self.interval / _SLICES, self._cycle)
-
     def _glance(self, vm: GuardedVm, now: float) -> None:
         """The cheap look: whether a full one is worth its cost."""
         attention = self._attention.get(vm.id)
         if attention is None or now >= attention.due or len(attention.sights) != len(vm.processes):
             self.reconcile(vm)
             return
-        links = (self._rounds + vm.pid) % min(_LINKS_EVERY, 1 + len(self._registry) // _LINKS_VMS) == 0
         for sight in attention.sights.values():
-            if sight.count_changed() or (links and sight.links_changed()):
+            if sight.changed():
                 self.reconcile(vm)
                 self._loop.call_in(_AFTERWARDS[5], lambda: self.reconcile(vm))
                 return
@@ -168,6 +149,7 @@ class Pinner:
                     continue
                 file = self.discovered(users, vm.hypervisor)
                 vm.files.append(file)
+                faults.point("found")
                 log.info("%s: opened %s, which no hook announced", vm.title, file.path)
             file.seen = True
             self._settle_file(vm, file, users)
@@ -185,7 +167,8 @@ class Pinner:
             self._loop.call_in(_AFTERWARDS[2], lambda: self.reconcile(vm))
         now = clock.boottime()
         waiting = [file.retry for file in vm.files if file.weaker and file.retry > now]
-        later = [now + _FULL_EVERY, attention.newcomers.next_change(), *waiting]
+        blind = any(file.pin is not None and not self._opens.watches(vm, file) for file in vm.files)
+        later = [now + (_FULL_BLIND if blind else _FULL_EVERY), attention.newcomers.next_change(), *waiting]
         attention.due = now if attention.moving else min(later)
 
     def _is_steady(self, vm: GuardedVm, key: Key, users: list[OpenFile]) -> bool:
@@ -257,6 +240,7 @@ class Pinner:
         here = wanted.satisfied and file.pin == Pin(wanted.target.pid, wanted.target.fd)
         keep = self._keeps(vm, file)
         if here and (file.fd >= 0) == keep:
+            self._opens.add(vm, file)  # if it is not watched already
             return
         if here and file.fd >= 0:
             self.shield.drop(vm, file)
@@ -322,7 +306,7 @@ class Pinner:
     def _held(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, outcome: Outcome) -> None:
         """The kernel forbids the pin: the lock stays beside the process, with us."""
         if outcome.copy >= 0:
-            file.fd, file.mode = outcome.copy, wanted.mode
+            file.fd, file.mode, vm.news = outcome.copy, wanted.mode, True
             if systemd.may_store(file.fd):
                 systemd.store(vm.store_name(file), file.fd)
             self.on_pinned(vm, file)
@@ -367,7 +351,9 @@ class Pinner:
             self._drain(vm, file)  # nobody closed it: the helper that had it died, and may have left writes behind
             return
         vm.files.remove(file)
+        faults.point("closed-before-state")
         self._registry.save(vm)
+        faults.point("closed")
         self._mark_released(vm, [file])
         log.info("%s: %s is closed, its lock is let go", vm.title, file.path)
         self._opens.remove(vm, file.key)

@@ -1,15 +1,18 @@
 """Looks at what processes have open, again and again, at as little cost as keeps it right.
 
-Three looks, from cheap to dear; all of them through /proc, none asks a server:
+Two looks, a cheap and a dear one; both through /proc, none asks a server:
 
 =======  ==================================================================  ==================
-count    how many descriptors there are (Linux 6.2 and later)                1 us a process
-links    the numbers and links of all descriptors                            4 us a descriptor
+changed  the number of descriptors (Linux 6.2 and later), and their links    1 us a descriptor
 full     fdinfo of each file: mount, inode, mode, and the locks on it        10 us a file
 =======  ==================================================================  ==================
 
-An open changes the count, or comes with a close; then the links differ, unless the same file was opened and closed
-twice and got its old number back. inotify tells of that, and in the end the slow full look.
+The number alone would not do: an open hides behind a close. When it is the same and every known descriptor has its
+link still, no other one can be open. That leaves a file that was opened and closed twice and got its old number back:
+inotify tells of it (opens.py), and in the end the slow full look.
+
+Not chosen: lstat of the links instead of reading them. It costs the same, and shows neither another file nor another
+description: /proc keeps the inode of a number, with its times, as long as somebody looks at it.
 """
 
 from __future__ import annotations
@@ -70,14 +73,12 @@ class Sight:
     def close(self) -> None:
         self._folder.close()
 
-    def count_changed(self) -> bool:
-        """Whether there are more or fewer than at the last full look; yes where the kernel does not count."""
+    def changed(self) -> bool:
+        """Whether other descriptors are open than at the last full look, or the same ones with other links."""
         count = self._folder.count()
-        return count == 0 or count != self._count
-
-    def links_changed(self) -> bool:
-        """Whether the links differ from those of the last full look."""
-        return self._look() != self._links
+        if not count:  # the kernel does not count, or the process is gone
+            return self._look() != self._links
+        return count != self._count or not self._folder.has(self._links)
 
     def full(self, tables: MountTables) -> list[OpenFile]:
         """Every file that may be an image."""

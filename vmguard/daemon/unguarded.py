@@ -30,8 +30,6 @@ log = logging.getLogger("vmguard.unguarded")
 _EVERY = 2.0
 #: rounds after which the program of a process that is no QEMU is asked again: it may have become one (exec)
 _PATIENCE = 8
-#: rounds after which the links are compared, too
-_LINKS_EVERY = 4
 
 
 @dataclass
@@ -103,9 +101,8 @@ class Census:
             del self._others[pid]
 
     def _refresh(self, stranger: Stranger) -> None:
-        sight = stranger.sight
-        if sight.count_changed() or (self._rounds % _LINKS_EVERY == 0 and sight.links_changed()):
-            stranger.files = sight.full(self._pinner.tables)
+        if stranger.sight.changed():
+            stranger.files = stranger.sight.full(self._pinner.tables)
 
     def _ask(self, pid: int, birth: int) -> None:
         before, due, pause = self._others.get(pid, (-1, 0, 0))

@@ -1,0 +1,79 @@
+"""How often each VM is looked at: soon enough for the promise, and otherwise at a cost that is measured and bounded.
+
+A file that nobody announced has to be pinned within two seconds of its opening. Of these it must be open in the same
+way for 0.4 s (newcomers.py), and the rest is for the lock itself and for a busy host: so every VM is looked at once in
+1.4 s at the latest. Where that costs little it is done once a second; where even 1.4 s would take a good part of a
+processor, the promise is given up, and that is said.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+
+from vmguard.adapters import clock
+from vmguard.daemon.loop import Loop
+from vmguard.daemon.registry import GuardedVm, Registry
+
+log = logging.getLogger("vmguard.pinner")
+
+#: seconds between two looks at one VM that the promise allows
+LATEST = 1.4
+#: parts of one processor's time: up to the first one the looks are as frequent as they can be, and beyond the second
+#: one not even the promise is worth them
+CHEAP, TOO_MUCH = 0.005, 0.1
+#: parts of a round, so that the loop is never kept long
+_SLICES = 5
+#: by how much a bound that was told has to change before it is told again
+_ANOTHER = 1.5
+
+
+def pace(cost: float, shortest: float) -> float:
+    """The seconds for one round over all VMs that costs so many seconds of a processor's time."""
+    return max(shortest, min(cost / CHEAP, LATEST), cost / TOO_MUCH)
+
+
+class Rounds:
+    """Looks at one VM after the other, for ever."""
+
+    def __init__(
+        self, loop: Loop, registry: Registry, look: Callable[[GuardedVm, float], None], shortest: float
+    ) -> None:
+        """``look`` gets a VM and the time of CLOCK_BOOTTIME; a round never takes less than ``shortest`` seconds."""
+        self._loop = loop
+        self._registry = registry
+        self._look = look
+        self._shortest = shortest
+        self._left: list[GuardedVm] = []
+        self._share = 1
+        #: what this round has cost so far
+        self._cost = 0.0
+        self.interval = shortest
+        self._told = LATEST
+
+    def start(self) -> None:
+        if not self._left:
+            self._begin()
+        now, before = clock.boottime(), time.thread_time()
+        try:
+            for _ in range(min(self._share, len(self._left))):
+                self._look(self._left.pop(), now)
+        finally:  # whatever fails for one VM, the others are looked at
+            self._cost += time.thread_time() - before
+            self._loop.call_at(now + self.interval / _SLICES, self.start)
+
+    def _begin(self) -> None:
+        self.interval = pace(self._cost, self._shortest)
+        if self.interval > _ANOTHER * self._told:
+            self._told = self.interval
+            log.warning(
+                "to see what %d VMs have open takes %.0f ms of CPU: what nobody announces is seen after up to %.1f s",
+                len(self._registry),
+                1000 * self._cost,
+                self.interval,
+            )
+        self._cost = 0.0
+        self._left = list(self._registry)
+        self._share = math.ceil(len(self._left) / _SLICES)
