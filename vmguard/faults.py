@@ -54,6 +54,19 @@ DAEMON_POINTS = (
     "released",
 )
 
+#: points that it passes while it follows a running VM without image locks, which opens its file anew, opens another
+#: one and closes that; the moves pass ``pin-0`` and so on again
+FOLLOW_POINTS = (
+    *(f"pin-{number}" for number in range(6)),
+    "found",
+    "closed-before-state",
+    "closed",
+    "release-before-unlock",
+    "release-unlocked",
+    "release-forgotten",
+    "release-closed",
+)
+
 
 def point(name: str) -> None:
     """Die here if the test that started this process wants it."""

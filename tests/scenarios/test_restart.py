@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.lab import Lab, NfsServer
-from tests.scenarios.guarded import Guarded, Guest
+from tests.lab import Job, Lab, NfsServer
+from tests.lab.guest import PYTHON, REPOSITORY
+from tests.scenarios.guarded import RUN_DIR, SHARE, Guarded, Guest
 from tests.scenarios.kept import Stored, until
 from tests.scenarios.prober import Prober
-from vmguard.faults import DAEMON_POINTS
+from vmguard.faults import DAEMON_POINTS, FOLLOW_POINTS
 
 pytestmark = pytest.mark.lab
 
@@ -89,7 +90,8 @@ def expected(cluster: Cluster) -> list[dict[str, Any]]:
 
 
 def test_there_are_enough_points() -> None:
-    assert len(set(DAEMON_POINTS)) == len(DAEMON_POINTS) >= 12
+    for points in (DAEMON_POINTS, FOLLOW_POINTS):
+        assert len(set(points)) == len(points) >= 12
 
 
 @pytest.mark.parametrize("point", DAEMON_POINTS)
@@ -136,6 +138,82 @@ def test_a_daemon_killed_at_any_point_loses_nothing(
     assert not too_early, f"the rival got in at {too_early}, between {began} and {ended}"
     assert rival.tries > 50
     assert a.names() == [], "the store still has its descriptors"
+
+
+class Opener:
+    """A process in QEMU's place that opens and closes files as it is told."""
+
+    def __init__(self, node: Guarded, guest: Guest) -> None:
+        script = f"{REPOSITORY}/tests/scenarios/inside/opener.py"
+        words = [f"{RUN_DIR}/{guest.name}.pid", "-uuid", guest.uuid]
+        self.job: Job = node.host.spawn([PYTHON, script, *words], stdin=True)
+        self._orders = 0
+
+    def do(self, order: str, path: str) -> None:
+        self._orders += 1
+        self.job.send(f"{order} {path}\n".encode())
+        self.job.wait_for(rf"^done {self._orders}$", 20)
+
+
+def is_pinned_as_it_is_open(node: Guarded, guest: Guest, paths: set[str]) -> bool:
+    """Whether these files and no others are pinned, each on the descriptor that the process has it open through."""
+    vm = node.guarded(guest)
+    if vm is None or vm["state"] != "running" or {file["path"] for file in vm["files"]} != paths:
+        return False
+    return all(
+        file["guard"] == "pinned"
+        and file["mode"] == "exclusive"
+        and file["through"] in descriptors(node, vm["pid"], file["path"])
+        for file in vm["files"]
+    )
+
+
+@pytest.mark.parametrize("point", FOLLOW_POINTS)
+def test_a_daemon_killed_while_it_follows_a_running_vm_loses_nothing(cluster: Cluster, point: str) -> None:
+    """The VM opens its disk anew, opens a file that no hook announced, closes that, and its second disk."""
+    _, a, b = cluster
+    disk, second, plugged = (f"{SHARE}/{point}-{name}.raw" for name in ("disk", "second", "plugged"))
+    guest = Guest(f"follows-{point}", (disk, second))
+    a.host.run(["truncate", "-s", "1M", disk, second, plugged])
+
+    def wait_pinned(*paths: str) -> None:
+        until(
+            lambda: is_pinned_as_it_is_open(a, guest, set(paths)),
+            lambda: f"{paths} at {point}: {a.guarded(guest)}\n{a.log()}",
+        )
+
+    def close(path: str, *left: str) -> None:
+        """A rival gets it then, and not before."""
+        with Prober(b.host, path) as rival:
+            time.sleep(0.2)
+            assert rival.so_far() == []
+            qemu.do("close", path)
+            wait_pinned(*left)
+            until(rival.so_far, lambda: f"{path} is closed and stays locked\n{a.log()}")
+
+    a.start_daemon()
+    assert a.claim(guest).returncode == 0
+    qemu = Opener(a, guest)
+    for path in (disk, second):
+        qemu.do("open", path)
+    wait_pinned(disk, second)
+    a.start_daemon({"VMGUARD_FAULT": point})
+    wait_pinned(disk, second)
+    deaths = a.told("ended")
+    with Prober(b.host, disk) as rival:
+        for _ in range(2):
+            qemu.do("anew", disk)
+            wait_pinned(disk, second)
+        qemu.do("open", plugged)
+        wait_pinned(disk, second, plugged)
+        close(plugged, disk, second)
+        close(second, disk)
+        assert rival.so_far() == []
+    assert rival.tries > 20
+    assert a.told("ended") == deaths + 1, f"killed otherwise than at {point}: {a.said()}"
+    qemu.job.end_input()
+    a.wait_released(guest, 30)
+    until(lambda: a.names() == [], lambda: f"the store still has its descriptors: {a.names()}", 30)
 
 
 def test_what_the_store_kept_is_enough_when_the_state_files_are_gone(
