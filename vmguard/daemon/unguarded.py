@@ -22,12 +22,13 @@ from vmguard.daemon.keeper import Keeper
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.pinner import Pinner
 from vmguard.daemon.registry import ANOTHER_HOST, BARE, LIBVIRT, PROXMOX, GuardedFile, GuardedVm, Registry
+from vmguard.daemon.rounds import LATEST
 from vmguard.daemon.sight import Sight
 
 log = logging.getLogger("vmguard.unguarded")
 
-#: seconds between two rounds
-_EVERY = 2.0
+#: seconds between two rounds: what a VM opens is pinned in time also when it is the first file that it has on a share
+_EVERY = LATEST
 #: rounds after which the program of a process that is no QEMU is asked again: it may have become one (exec)
 _PATIENCE = 8
 
