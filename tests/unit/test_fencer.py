@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -174,6 +175,32 @@ def test_the_fault_points_of_all_rungs_are_passed_also_when_death_is_quicker_tha
     assert world.turn(lambda: "fence.done" in world.codes)
     rungs = [name for name in passed if name.removeprefix("fence-") in [*Rung]]
     assert rungs == [f"fence-{rung}" for rung in Rung]
+
+
+@pytest.mark.parametrize(
+    "point", ["fence-begun", "fence-copy", "fence-kill", "fence-killed", "fence-death", "fence-drain"]
+)
+def test_a_daemon_killed_on_a_rung_is_followed_by_one_that_finishes(
+    world: World, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    """However quick its QEMU is in dying. tests/scenarios/test_fence.py does so on a real share."""
+    vm = world.vm()
+    daemon = os.fork()
+    if daemon == 0:
+        monkeypatch.setenv("VMGUARD_FAULT", point)
+        try:
+            climb(world, vm)
+            world.turn(lambda: False, 3)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(daemon, 0)[1]) == -signal.SIGKILL
+    assert os.listdir(world.fences), "it was not written down"
+    climb(world, vm)
+    assert world.turn(lambda: "fence.drain" in world.codes)
+    assert proc.is_dead(vm.pidfd)
+    world.release(vm)
+    assert world.turn(lambda: "fence.done" in world.codes)
+    assert os.listdir(world.fences) == []
 
 
 def test_a_deadline_that_passes_is_an_alarm_and_never_a_proof(world: World) -> None:
