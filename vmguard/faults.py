@@ -59,8 +59,8 @@ DAEMON_POINTS = (
 FOLLOW_POINTS = (
     *(f"pin-{number}" for number in range(6)),
     "found",
-    "closed-before-state",
     "closed",
+    "closed-before-state",
     "release-before-unlock",
     "release-unlocked",
     "release-forgotten",

@@ -140,6 +140,24 @@ def test_a_descriptor_that_is_opened_anew_keeps_its_lock(guard: Guard, vm: Vm) -
     assert rival.won == []
 
 
+def test_what_is_closed_while_there_is_no_daemon_is_let_go_by_the_next_one(
+    guard: Guard, vm: Vm, tmp_path: Path
+) -> None:
+    """A disk of the claim, and one that was plugged in."""
+    overlay = make_disk(tmp_path / "overlay.raw")
+    with started(guard, vm) as qemu:
+        qemu.open(overlay)
+        assert eventually(lambda: guard.guards(vm.name).get(str(overlay)) == "pinned", 2)
+        guard.kill()
+        for disk in (vm.disks[0], overlay):
+            qemu.close(disk)
+        guard.start()
+        assert eventually(lambda: guard.guards(vm.name) == {str(vm.disks[1]): "pinned"}), guard.guards(vm.name)
+        assert rival_gets(vm.disks[0])
+        assert rival_gets(overlay)
+        assert not rival_gets(vm.disks[1])
+
+
 @pytest.mark.parametrize("locking", [True, False])
 def test_a_descriptor_that_is_opened_anew_twice_and_has_its_old_number_again_gets_its_lock_back(
     guard: Guard, vm: Vm, locking: bool

@@ -41,7 +41,8 @@ def take_in(
         hypervisor, uuid = owner
         file.pieces = list(pieces_of(hypervisor))
         vm = registry.get(f"{hypervisor}-{uuid}")
-        file.found = vm is not None and vm.id not in made  # its claim is known, and does not name it
+        # Its claim is known, and does not name it: it was open at some time, and is let go of if it is not any more.
+        file.found = file.seen = vm is not None and vm.id not in made
         if vm is None:
             title = libvirt_host.name_of(libvirt_run_dir, uuid) if hypervisor == LIBVIRT else ""
             vm = GuardedVm(hypervisor, title or uuid, uuid, state=State.CLAIMED, rebuilt=True)

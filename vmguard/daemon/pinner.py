@@ -351,16 +351,25 @@ class Pinner:
             self._drain(vm, file)  # nobody closed it: the helper that had it died, and may have left writes behind
             return
         vm.files.remove(file)
-        faults.point("closed-before-state")
-        self._registry.save(vm)
+        vm.news = True
         faults.point("closed")
         self._mark_released(vm, [file])
         log.info("%s: %s is closed, its lock is let go", vm.title, file.path)
         self._opens.remove(vm, file.key)
-        if file.fd >= 0:
-            fds, file.fd = [file.fd], -1
-            names = [vm.store_name(file)]
-            self._workers.run(file.key[0], f"let go of {file.path}", lambda: let_go(fds, names), _report)
+        if file.fd < 0:
+            self._forgotten(vm, None)
+            return
+        fds, file.fd = [file.fd], -1
+        names = [vm.store_name(file)]
+        done: Callable[[object], None] = lambda result: self._forgotten(vm, result)  # noqa: E731
+        self._workers.run(file.key[0], f"let go of {file.path}", lambda: let_go(fds, names), done)
+
+    def _forgotten(self, vm: GuardedVm, result: object) -> None:
+        """Last: a daemon that comes in between must know whose the descriptor is that systemd has kept."""
+        _report(result)
+        faults.point("closed-before-state")
+        if self._registry.get(vm.id) is vm:
+            self._registry.save(vm)
 
     def _drain(self, vm: GuardedVm, file: GuardedFile) -> None:
         self._busy(vm).moving.add(file.key)

@@ -172,6 +172,7 @@ class GuardedFile:
             found=bool(value.get("found")),
             foothold=bool(value.get("foothold")),
             retry=math.inf if value.get("foothold") else 0.0,
+            seen=bool(value.get("found") or value.get("weaker")),  # neither comes about but by a look at an open file
             was_pinned=value.get("guard") == "pinned" or value.get("was_pinned") is True,
         )
 
@@ -374,5 +375,7 @@ class Registry:
 
 
 def was_open(file: GuardedFile) -> bool:
-    """A claim that QEMU has not taken into use yet, or whose format it has only looked at, does not end with that."""
-    return file.pin is not None or (file.seen and (file.found or bool(file.weaker)))
+    """A claim that QEMU has not taken into use yet, or whose format it has only looked at, does not end with that.
+
+    A file that the daemon before this one had pinned may have been closed while there was none."""
+    return file.pin is not None or file.was_pinned or (file.seen and (file.found or bool(file.weaker)))
