@@ -198,6 +198,26 @@ def test_a_backing_file_that_turns_writable_and_back(guard: Guard, vm: Vm) -> No
             assert not rival_gets(template)
 
 
+def test_a_reader_elsewhere_does_not_make_a_claimed_disk_shareable(guard: Guard, vm: Vm) -> None:
+    """As at the end of a commit: QEMU opens its backing file for writing again, and somebody reads it."""
+    disk = vm.disks[0]
+    with started(guard, vm) as qemu:
+        qemu.reopen(disk, os.O_RDONLY)
+        assert eventually(lambda: mode_of(guard, disk) == "shared", 2)
+        with disk.open("rb") as reader:
+            ofd.lock(reader.fileno(), str(disk), ofd.READ, (300, 0))
+            qemu.reopen(disk, os.O_RDWR)
+            assert eventually(lambda: "locked for reading" in weaker(guard, disk), 3)
+            time.sleep(0.5)
+            assert "locked for reading" in weaker(guard, disk)
+        assert eventually(lambda: mode_of(guard, disk) == "exclusive" and not weaker(guard, disk), 8), guard.status()
+        assert {lock.exclusive for lock in locks_on(disk) if lock.start >= 300} == {True}
+
+
+def weaker(guard: Guard, disk: Path) -> str:
+    return str(next(file["weaker"] for vm in guard.status() for file in vm["files"] if file["path"] == str(disk)))
+
+
 def mode_of(guard: Guard, disk: Path) -> str:
     return next((file["mode"] for vm in guard.status() for file in vm["files"] if file["path"] == str(disk)), "none")
 

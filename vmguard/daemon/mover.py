@@ -165,6 +165,8 @@ def _rival(order: Order, fd: int) -> Rival | None:
     lockers = [user for user in users if _in_the_way(order, user)]
     if any(user.pid == order.pid for user in lockers):
         return None  # our own lock, on a description that the process is about to close: it comes over then
+    if not lockers and not any(ofd.conflict(fd, kind, piece) for piece in order.pieces):
+        return None  # it was our own, on one that the process has closed meanwhile
     names = {f"{proc.name(user.pid)} (pid {user.pid})" for user in lockers}
     return Rival(any(item.exclusive for item in found), tuple(sorted(names)), restored)
 

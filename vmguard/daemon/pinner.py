@@ -30,7 +30,7 @@ from vmguard.daemon.records import MarkReleased
 from vmguard.daemon.registry import GuardedFile, GuardedProcess, GuardedVm, Pin, Registry, was_open
 from vmguard.daemon.rounds import Rounds
 from vmguard.daemon.shield import Shield
-from vmguard.daemon.sight import MountTables, Sight, descriptions, has_image_locks
+from vmguard.daemon.sight import MountTables, Sight, descriptions, has_image_locks, may_be_image
 from vmguard.daemon.workers import Workers
 
 log = logging.getLogger("vmguard.pinner")
@@ -40,8 +40,8 @@ log = logging.getLogger("vmguard.pinner")
 _ABSENT_ENOUGH = 2
 #: seconds after an event at which its VM is looked at again
 _AFTERWARDS = (0.0, 0.005, 0.015, 0.04, 0.1, 0.25, 0.5, 1.0)
-#: seconds between two full looks when nothing seems to happen, and where the kernel does not tell of each open
-_FULL_EVERY, _FULL_BLIND = 60.0, 1.0
+#: seconds between two full looks when nothing seems to happen, and while something can that no cheap look shows
+_FULL_EVERY, _FULL_UNSETTLED = 60.0, 1.0
 #: seconds before a pin that failed is tried again
 _RETRY = 5.0
 
@@ -167,9 +167,15 @@ class Pinner:
             self._loop.call_in(_AFTERWARDS[2], lambda: self.reconcile(vm))
         now = clock.boottime()
         waiting = [file.retry for file in vm.files if file.weaker and file.retry > now]
-        blind = any(file.pin is not None and not self._opens.watches(vm, file) for file in vm.files)
-        later = [now + (_FULL_BLIND if blind else _FULL_EVERY), attention.newcomers.next_change(), *waiting]
+        calm = not any(self._is_unsettled(vm, file, open_now.get(file.key, [])) for file in vm.files)
+        later = [now + (_FULL_EVERY if calm else _FULL_UNSETTLED), attention.newcomers.next_change(), *waiting]
         attention.due = now if attention.moving else min(later)
+
+    def _is_unsettled(self, vm: GuardedVm, file: GuardedFile, users: list[OpenFile]) -> bool:
+        """The kernel does not tell of its opens, or QEMU may write to it and lets others write, too, for now: the image
+        locks that say so come and go without an open."""
+        blind = file.pin is not None and not self._opens.watches(vm, file)
+        return blind or (file.mode == SHARED and any(user.info.writable for user in users))
 
     def _is_steady(self, vm: GuardedVm, key: Key, users: list[OpenFile]) -> bool:
         """Whether a file that nobody announced has been open in the same way for a moment, or has our lock already."""
@@ -195,14 +201,8 @@ class Pinner:
         return found
 
     def is_image(self, kind: Kind, user: OpenFile) -> bool:
-        """Whether a file that a process has open is one that a lock should guard, as far as can be told from outside.
-
-        virtiofsd opens whatever its guest asks for, shared by nature; swtpm locks its ``.lock`` itself.
-        """
-        on_share = user.key[0] in self.tables.shares() and not user.info.appends
-        if kind is Kind.SWTPM:
-            return on_share and user.info.writable and not user.path.endswith(".lock")
-        return kind is not Kind.VIRTIOFSD and (on_share or has_image_locks(user))
+        """Whether a file that a process has open is one that a lock should guard."""
+        return may_be_image(kind, user, self.tables.shares())
 
     def _sights(self, vm: GuardedVm) -> list[tuple[GuardedProcess, Sight]]:
         sights = self._busy(vm).sights
@@ -233,7 +233,8 @@ class Pinner:
 
     def _settle_file(self, vm: GuardedVm, file: GuardedFile, users: list[OpenFile]) -> None:
         found = descriptions(users)
-        shareable = file.shareable or ((file.found or file.mode == SHARED) and shares_writes(found))
+        may_be = not file.owned and (file.found or file.mode == SHARED)
+        shareable = file.shareable or (may_be and shares_writes(found))
         wanted = wish(found, file.pieces, shareable)
         if wanted is None or file.key in self._busy(vm).moving:
             return
@@ -297,7 +298,7 @@ class Pinner:
     def _refused(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, rival: Rival) -> None:
         file.hand_over(rival.successor)
         self._weaker(vm, file, rival.sentence)
-        if not rival.exclusive and not file.found and file.mode == SHARED and file.role == DISK:
+        if not (rival.exclusive or file.found or file.owned) and file.mode == SHARED and file.role == DISK:
             file.shareable = True  # claimed as shared, written to, and others have it like that: <shareable/>
             file.retry = 0.0
         if wanted.mode == EXCLUSIVE and rival.exclusive and not rival.restored and self._guards(vm):

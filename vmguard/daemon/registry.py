@@ -13,6 +13,7 @@ from typing import Any
 from vmguard.adapters import clock, statefile
 from vmguard.adapters.proc import Key
 from vmguard.core.lifecycle import State, allowed
+from vmguard.core.plan import EXCLUSIVE
 from vmguard.core.processes import Kind
 from vmguard.core.ranges import Range, describe
 
@@ -88,6 +89,8 @@ class GuardedFile:
     weaker: str = ""
     #: several VMs may write to it at once (``<shareable/>``, share-rw): its lock stays a shared one
     shareable: bool = False
+    #: its claim was exclusive: nothing that comes makes it shareable
+    owned: bool = False
     #: found open, and not named by any claim: hot-plugged, a snapshot's overlay, a VM without its hook
     found: bool = False
     #: a process of the VM had it open at least once
@@ -103,6 +106,9 @@ class GuardedFile:
 
     #: left to the host that the VM migrates to
     outgoing: bool = False
+
+    def __post_init__(self) -> None:
+        self.owned = self.owned or (self.mode == EXCLUSIVE and not self.found)
 
     def hand_over(self, outgoing: bool) -> None:
         """The VM has stopped writing to it, and nothing of ours is locked any more, if it is another host's turn."""
@@ -148,6 +154,7 @@ class GuardedFile:
             "weaker": self.weaker,
             "conflict": self.conflict,
             "shareable": self.shareable,
+            "owned": self.owned,
             "found": self.found,
             "foothold": self.foothold,
             "through": f"descriptor {self.pin.fd} of pid {self.pin.pid}" if self.pin is not None else "",
@@ -169,6 +176,7 @@ class GuardedFile:
             pieces=[(int(start), int(length)) for start, length in value["pieces"]],
             epoch=int(value.get("epoch", 0)),
             shareable=bool(value.get("shareable")),
+            owned=bool(value.get("owned")),
             found=bool(value.get("found")),
             foothold=bool(value.get("foothold")),
             retry=math.inf if value.get("foothold") else 0.0,

@@ -20,6 +20,7 @@ from __future__ import annotations
 from vmguard.adapters import clock, mounts, proc
 from vmguard.adapters.proc import FdFolder, FdInfo, Key, OpenFile
 from vmguard.core.pin import Description
+from vmguard.core.processes import Kind
 from vmguard.core.ranges import QEMU_WINDOW, covers
 
 #: links that are files, but never a disk
@@ -116,3 +117,14 @@ def descriptions(users: list[OpenFile]) -> list[Description]:
 def has_image_locks(user: OpenFile) -> bool:
     """Whether QEMU itself treats it as a disk image: it locks permission bytes of those (where locking is on)."""
     return any(covers([QEMU_WINDOW], (start, length or 1)) for _, start, length in user.locks)
+
+
+def may_be_image(kind: Kind, user: OpenFile, shares: frozenset[int]) -> bool:
+    """Whether a file that a process has open is one that a lock should guard, as far as can be told from outside.
+
+    virtiofsd opens whatever its guest asks for, shared by nature; swtpm locks its ``.lock`` itself.
+    """
+    on_share = user.key[0] in shares and not user.info.appends
+    if kind is Kind.SWTPM:
+        return on_share and user.info.writable and not user.path.endswith(".lock")
+    return kind is not Kind.VIRTIOFSD and (on_share or has_image_locks(user))
