@@ -18,7 +18,7 @@ import pytest
 from tests.real import answers
 from tests.real.fake_qemu import FakeQemu
 from tests.real.guard import Guard, Vm, eventually, locks_on, make_disk
-from vmguard.adapters import ofd, proc, record
+from vmguard.adapters import ofd, record
 from vmguard.errors import LockConflict
 
 pytestmark = pytest.mark.process
@@ -140,51 +140,6 @@ def test_a_descriptor_that_is_opened_anew_keeps_its_lock(guard: Guard, vm: Vm) -
     assert rival.won == []
 
 
-def test_what_is_closed_while_there_is_no_daemon_is_let_go_by_the_next_one(
-    guard: Guard, vm: Vm, tmp_path: Path
-) -> None:
-    """A disk of the claim, and one that was plugged in."""
-    overlay = make_disk(tmp_path / "overlay.raw")
-    with started(guard, vm) as qemu:
-        qemu.open(overlay)
-        assert eventually(lambda: guard.guards(vm.name).get(str(overlay)) == "pinned", 2)
-        guard.kill()
-        for disk in (vm.disks[0], overlay):
-            qemu.close(disk)
-        guard.start()
-        assert eventually(lambda: guard.guards(vm.name) == {str(vm.disks[1]): "pinned"}), guard.guards(vm.name)
-        assert rival_gets(vm.disks[0])
-        assert rival_gets(overlay)
-        assert not rival_gets(vm.disks[1])
-
-
-@pytest.mark.parametrize("locking", [True, False])
-def test_a_descriptor_that_is_opened_anew_twice_and_has_its_old_number_again_gets_its_lock_back(
-    guard: Guard, vm: Vm, locking: bool
-) -> None:
-    """Neither number nor link of any descriptor has changed; the lock ended with the first one."""
-    disk = vm.disks[0]
-    claim(guard, vm)
-    with FakeQemu(guard.libvirt_dir, vm, locking=locking) as qemu:
-        assert eventually(lambda: all_pinned(guard, vm))
-        number = qemu.reopen(disk)
-        for _ in range(3):
-            assert eventually(lambda: has_lock(guard, qemu.pid, disk), 2), locks_on(disk)
-            time.sleep(1.2)  # nothing is looked at closely any more
-            qemu.reopen(disk)
-            assert qemu.reopen(disk) == number
-        assert eventually(lambda: has_lock(guard, qemu.pid, disk), 2), locks_on(disk)
-
-
-def has_lock(guard: Guard, pid: int, disk: Path) -> bool:
-    """Whether the process's own descriptor of the disk carries the lock that the table shows."""
-    [file] = [file for vm in guard.status() for file in vm["files"] if file["path"] == str(disk)]
-    found = [user for user in proc.open_files(pid) if user.path == str(disk)]
-    return file["guard"] == "pinned" and [
-        f"descriptor {user.fd} of pid {pid}" for user in found if any(write for write, _, _ in user.locks)
-    ] == [file["through"]]
-
-
 def test_a_backing_file_that_turns_writable_and_back(guard: Guard, vm: Vm) -> None:
     template = vm.disks[1]
     read_only = vm.xml().replace(b"<target dev='vdb' bus='virtio'/>", b"<target dev='vdb'/><readonly/>")
@@ -196,26 +151,6 @@ def test_a_backing_file_that_turns_writable_and_back(guard: Guard, vm: Vm) -> No
             assert eventually(lambda mode=mode: mode_of(guard, template) == mode, 2), guard.log  # type: ignore[misc]
             assert {lock.exclusive for lock in locks_on(template)} == {mode == "exclusive"}
             assert not rival_gets(template)
-
-
-def test_a_reader_elsewhere_does_not_make_a_claimed_disk_shareable(guard: Guard, vm: Vm) -> None:
-    """As at the end of a commit: QEMU opens its backing file for writing again, and somebody reads it."""
-    disk = vm.disks[0]
-    with started(guard, vm) as qemu:
-        qemu.reopen(disk, os.O_RDONLY)
-        assert eventually(lambda: mode_of(guard, disk) == "shared", 2)
-        with disk.open("rb") as reader:
-            ofd.lock(reader.fileno(), str(disk), ofd.READ, (300, 0))
-            qemu.reopen(disk, os.O_RDWR)
-            assert eventually(lambda: "locked for reading" in weaker(guard, disk), 3)
-            time.sleep(0.5)
-            assert "locked for reading" in weaker(guard, disk)
-        assert eventually(lambda: mode_of(guard, disk) == "exclusive" and not weaker(guard, disk), 8), guard.status()
-        assert {lock.exclusive for lock in locks_on(disk) if lock.start >= 300} == {True}
-
-
-def weaker(guard: Guard, disk: Path) -> str:
-    return str(next(file["weaker"] for vm in guard.status() for file in vm["files"] if file["path"] == str(disk)))
 
 
 def mode_of(guard: Guard, disk: Path) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.real.fence_world import World
 from tests.real.guard import eventually
-from tests.unit.test_fencer import World
 from vmguard.adapters import hypervisor_job, proc, proxmox_helpers, proxmox_host
 from vmguard.core.processes import Kind, identity, served
 from vmguard.core.watch_events import AfterFence, Policy
