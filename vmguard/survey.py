@@ -105,6 +105,7 @@ def check(wanted: str, places: Places) -> VmReport:
     report.unguarded = found.unguarded
     if found.guarded is not None:
         _report_guarded(report, found.guarded, bool(daemon_problem))
+        _name_targets(report, places)
     else:
         _report_from_share(report, found, places)
     report.summary = _summary(report)
@@ -241,6 +242,20 @@ def _report_guarded(report: VmReport, vm: dict[str, Any], daemon_down: bool) -> 
     report.state = stance(vm)
 
 
+def _name_targets(report: VmReport, places: Places) -> None:
+    """Where a VM is leaving to: its target writes itself into the owner record once it has the lock, not before."""
+    for disk in report.disks:
+        if disk.verdict is not Verdict.OUTGOING:
+            continue
+        try:
+            value = _ask_bounded({"path": disk.path, "mode": disk.mode}, places)["owner"]
+        except VmguardError:
+            continue  # the name is a courtesy
+        if value and value["uuid"] == report.uuid and value["boot"] != identity.boot_id() and not value["released"]:
+            disk.owner = Owner(value["epoch"], **{name: value[name] for name in TEXT_FIELDS})
+            disk.text += f": {printable(disk.owner.host)}"
+
+
 def elsewhere(file: dict[str, Any], places: Places) -> str:
     """Who has a file locked that is wanted here, in words; empty when nobody has. Raises VmguardError."""
     disk = DiskReport(file["path"], file["role"], file["mode"], Verdict.UNKNOWN, "")
@@ -337,7 +352,8 @@ def _summary(report: VmReport) -> str:
     if report.state.startswith("incoming ") and verdicts <= {Verdict.GUARDED_HERE, Verdict.INCOMING}:
         return report.state
     if Verdict.OUTGOING in verdicts and verdicts <= {Verdict.GUARDED_HERE, Verdict.OUTGOING}:
-        return "outgoing to another host"
+        targets = {disk.owner.host for disk in report.disks if disk.owner is not None}
+        return "outgoing to " + (", ".join(printable(host) for host in sorted(targets)) or "another host")
     if report.state:
         return (
             f"guarded here, {report.state}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from tests.real.corner import Rival
 from tests.real.fake_qemu import FakeQemu
 from tests.real.guard import Guard, Vm, eventually, make_disk
 from tests.unit.test_incoming import PIECES, Source
-from vmguard.adapters import holder, ofd, proc
+from vmguard.adapters import holder, ofd, proc, record
 from vmguard.core.owner import Owner
 from vmguard.core.plan import DISK, EXCLUSIVE, SHARED, PlannedFile
 from vmguard.core.ranges import FOOTHOLD, LEAVING
@@ -154,6 +155,33 @@ def test_the_source_leaves_the_disk_to_the_target_and_takes_it_back_when_the_mig
         qemu.reopen(disk, os.O_RDWR)
         assert eventually(lambda: guard.guards(vm.name) == {str(disk): "pinned"}, 2.0)
         ofd.lock(target, str(disk), ofd.WRITE, LEAVING)
+    os.close(target)
+
+
+def test_the_source_names_the_target_once_that_has_written_itself_into_the_owner_record(
+    guard: Guard, tmp_path: Path
+) -> None:
+    vm = Vm("web", [make_disk(tmp_path / "disk.raw")])
+    (disk,) = vm.disks
+    inode = disk.stat().st_ino
+
+    def summary() -> str:
+        found: dict[str, str] = json.loads(guard.vmguard("check", vm.name, "--json").out)
+        return found["summary"]
+
+    assert guard.hook("prepare", vm.xml(), vm.name).status == 0
+    target = os.open(disk, os.O_RDWR)
+    with FakeQemu(guard.libvirt_dir, vm) as qemu:
+        assert eventually(lambda: guard.guards(vm.name) == {str(disk): "pinned"})
+        ofd.lock(target, str(disk), ofd.WRITE, FOOTHOLD)
+        qemu.reopen(disk, os.O_RDONLY)
+        assert eventually(lambda: guard.guards(vm.name) == {str(disk): "outgoing"})
+        assert summary() == "outgoing to another host"
+        about = {"host": "hyp-b", "boot": "another", "vm": vm.name}
+        record.write_claim(str(disk), ".vmguard", inode, {**about, "uuid": "somebody-else"})
+        assert summary() == "outgoing to another host"
+        record.write_claim(str(disk), ".vmguard", inode, {**about, "uuid": vm.uuid})
+        assert summary() == "outgoing to hyp-b"
     os.close(target)
 
 
