@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.corner import Rival
+from tests.real.corner import Corner, Rival, open_corner
 from tests.real.fake_qemu import FakeQemu
 from tests.real.guard import Guard, Vm, eventually, make_disk
 from tests.unit.test_incoming import PIECES, Source
 from vmguard.adapters import holder, ofd, proc, record
+from vmguard.core.lifecycle import State
 from vmguard.core.owner import Owner
 from vmguard.core.plan import DISK, EXCLUSIVE, SHARED, PlannedFile
 from vmguard.core.ranges import FOOTHOLD, LEAVING
@@ -156,6 +157,41 @@ def test_the_source_leaves_the_disk_to_the_target_and_takes_it_back_when_the_mig
         assert eventually(lambda: guard.guards(vm.name) == {str(disk): "pinned"}, 2.0)
         ofd.lock(target, str(disk), ofd.WRITE, LEAVING)
     os.close(target)
+
+
+@pytest.fixture
+def corner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Corner]:
+    yield from open_corner(tmp_path, monkeypatch)
+
+
+def test_a_source_that_was_not_looked_at_at_the_switch_has_left_the_disk_all_the_same(corner: Corner) -> None:
+    """Its daemon was late, and the target has the disk already: it must not be said to be guarded here."""
+    disk = corner.disk("web.raw")
+    qemu = corner.writer("-name", "web")
+    qemu.open(disk, locks=(100,))
+    corner.until(corner.pinned)
+    qemu.close(disk)
+    qemu.open(disk, os.O_RDONLY)
+    target = Source(disk)
+    corner.until(lambda: corner.vm.files[0].guard == "outgoing", counting=False)
+    assert corner.vm.state is State.RUNNING
+    target.let_go()
+    qemu.close(disk)
+    qemu.open(disk, locks=(100,))  # the migration failed after all
+    corner.until(corner.pinned, 2.0, counting=False)
+
+
+def test_negative_control_whoever_writes_on_has_not_left_its_disk(corner: Corner) -> None:
+    disk = corner.disk("web.raw")
+    qemu = corner.writer("-name", "web")
+    qemu.open(disk, locks=(100,))
+    corner.until(corner.pinned)
+    qemu.close(disk)
+    qemu.open(disk)
+    target = Source(disk)
+    corner.until(lambda: corner.vm.state is State.CONFLICT, counting=False)
+    assert corner.vm.files[0].guard != "outgoing"
+    target.let_go()
 
 
 def test_the_source_names_the_target_once_that_has_written_itself_into_the_owner_record(

@@ -168,7 +168,9 @@ def _rival(order: Order, fd: int) -> Rival | None:
     if not lockers and not any(ofd.conflict(fd, kind, piece) for piece in order.pieces):
         return None  # it was our own, on one that the process has closed meanwhile
     names = {f"{proc.name(user.pid)} (pid {user.pid})" for user in lockers}
-    return Rival(any(item.exclusive for item in found), tuple(sorted(names)), restored)
+    # Nobody looked at the switch (this daemon was down, or late): the target has the whole disk by now.
+    successor = order.yields and not restored and not names
+    return Rival(any(item.exclusive for item in found), tuple(sorted(names)), restored, successor)
 
 
 def _holds(order: Order) -> bool:
