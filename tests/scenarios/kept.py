@@ -68,6 +68,12 @@ class Stored(Guarded):
         self.wait_told("ended", ended + 1)
         self.wait_told("ready", ready + 1)
 
+    def stop_daemon(self) -> None:
+        """SIGKILL; nothing keeps its descriptors and nobody listens, until ``start_daemon``."""
+        ended = self.told("ended")
+        self._order("stop")
+        self.wait_told("ended", ended + 1)
+
 
 class Units(Guarded):
     """vmguard installed by its unit files, in a guest whose process 1 is systemd."""

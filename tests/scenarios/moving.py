@@ -11,32 +11,54 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tests.lab import Job, Lab, Result
 from tests.lab.domain import domain_xml
 from tests.lab.heartbeat import counter, heartbeat_disk
-from tests.scenarios.guarded import SHARE, Guarded
-from tests.scenarios.kept import Stored
+from tests.lab.hypervisor import Hypervisor
+from tests.scenarios.guarded import HOOK, SHARE, Guarded
+from tests.scenarios.kept import Stored, until
 
 #: noise in the slow VM's memory, so that moving it takes seconds
 BALLAST = f"{SHARE}/ballast"
 BALLAST_MIB = 16
 LOADER = f"<qemu:arg value='-device'/><qemu:arg value='loader,file={BALLAST},addr=0x2000000,force-raw=on'/>"
 NAMESPACE = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
+#: libvirt gives a silent connection up after 6 s, not after 30
+IMPATIENT = (
+    "for c in qemu libvirtd; do printf 'keepalive_interval=2\\nkeepalive_count=2\\n' >> /etc/libvirt/$c.conf; done"
+)
+#: libvirt's ports for migrations begin at 49152, C000
+MEMORY_COMES = "grep -q ':C0[0-9A-F][0-9A-F] [^ ]* 01 ' /proc/net/tcp /proc/net/tcp6"
+NOWHERE = "02:00:00:00:0f:0f"
+#: a hook of the target's libvirt: its QEMU stands still before it has read anything of what the source sends; all of
+#: that finds room on the way
+STOPPER = '#!/bin/sh\n[ "$2" != started ] || kill -STOP $(cat "/run/libvirt/qemu/$1.pid")\n'
+ROOM = "for kind in rmem wmem; do echo 4096 8388608 8388608 > /proc/sys/net/ipv4/tcp_$kind; done"
 
 
 class Movers:
-    def __init__(self, lab: Lab, config: str = "") -> None:
+    def __init__(
+        self, lab: Lab, config: str = "", impatient: bool = False, more_exports: Mapping[str, str] | None = None
+    ) -> None:
         self.lab = lab
-        self.server = lab.nfs_server(lease=10, grace=10)
-        self.a, self.b = (Stored(lab.hypervisor(name, libvirt=True), config) for name in ("hyp-a", "hyp-b"))
+        self._config, self._impatient = config, impatient
+        self.server = lab.nfs_server(lease=10, grace=10, more_exports=more_exports)
+        hosts = [lab.hypervisor(name, libvirt=True) for name in ("hyp-a", "hyp-b")]
         self.third = lab.hypervisor("hyp-c")
         self.third.mount(self.server)
-        for node in (self.a, self.b):
-            node.mount(self.server)
-            node.start_daemon()
-            node.host.libvirt.restart()  # it looks for hooks only when it starts
+        self.a, self.b = (self.join(host) for host in hosts)
+
+    def join(self, host: Hypervisor) -> Stored:
+        """A host that has just been switched on takes its part."""
+        node = Stored(host, self._config)
+        node.mount(self.server)
+        node.start_daemon()
+        if self._impatient:
+            host.run(IMPATIENT)
+        host.libvirt.restart()  # it looks for hooks only when it starts
+        return node
 
     def xml(self, name: str, slow: bool = False) -> str:
         # Appended to: the same host may run it twice.
@@ -67,11 +89,40 @@ class Movers:
     def halfway(self, name: str) -> Iterator[Job]:
         """The slow VM's migration from a to b, its target stopped in the middle and let go on at the end."""
         job = self.begin(name, "--bandwidth", "4")
-        wait_summary(self.b, name, "incoming from hyp-a")
+        self.wait_memory(name)
         self.stop(name)
         assert job.poll() is None, job.output()
         yield job
         self.b.host.run(f"kill -CONT $(cat /run/libvirt/qemu/{name}.pid) || true", check=False)
+
+    def wait_memory(self, name: str) -> None:
+        """Until its memory comes in. Before that libvirt talks to the target's QEMU, and would wait for its answers."""
+        wait_summary(self.b, name, "incoming from hyp-a")
+        until(lambda: self.b.host.run(MEMORY_COMES, check=False).returncode == 0, self.b.log)
+
+    @contextlib.contextmanager
+    def cut(self) -> Iterator[None]:
+        """The two hosts do not hear each other any more; the storage hears both."""
+        pairs = [(self.a.host, self.b.host), (self.b.host, self.a.host)]
+        for one, other in pairs:
+            one.run(f"ip neigh replace {other.address} lladdr {NOWHERE} dev vec0 nud permanent")
+        yield
+        for one, other in pairs:
+            one.run(f"ip neigh del {other.address} dev vec0")
+
+    @contextlib.contextmanager
+    def at_the_switch(self, name: str) -> Iterator[Job]:
+        """The source's guest is suspended and its QEMU has given its disks up; the target's has not begun."""
+        stopper = f"{HOOK}.d/stopper"
+        for node in (self.a, self.b):
+            node.host.run(ROOM)
+        self.b.host.put(stopper, STOPPER.encode(), mode=0o755)
+        job = self.begin(name)
+        until(lambda: self.a.host.libvirt.virsh("domstate", name).stdout.strip() == "paused", self.a.log)
+        self.b.host.run(["rm", stopper])
+        time.sleep(1)
+        assert job.poll() is None, job.output()
+        yield job
 
     def stop(self, name: str) -> None:
         self.b.host.run(["kill", "-STOP", str(self.b.host.libvirt.qemu_pid(name))])

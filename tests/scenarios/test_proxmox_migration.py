@@ -13,13 +13,16 @@ from tests.lab.guest import PYTHON, REPOSITORY
 from tests.lab.heartbeat import counter
 from tests.lab.hypervisor import Hypervisor
 from tests.pve.cluster import STORE, Cluster, PveGuest, PveNode, path_of, two_nodes
+from tests.scenarios.guarded import VMGUARD
 from tests.scenarios.prober import Prober
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
 
 TRIPS = 20 if os.environ.get("VMGUARD_LONG") else 3
+LEASE = 10.0
 CONFIG = "migration: {deadline: 3s}\n"
 SCRIPT = f"{REPOSITORY}/tests/pve/inside/migrate.py"
+UNLOCK = f"{REPOSITORY}/tests/scenarios/inside/unlock.py"
 PORT = 60000
 PINNED = ("exclusive", "pinned")
 
@@ -170,3 +173,50 @@ def test_negative_control_without_its_foothold_the_target_loses_the_disk_and_sto
     world.b.kill_qemu("104")
     world.b.wait_until("104", {})
     winner.close()
+
+
+def test_negative_control_a_lock_given_up_at_the_suspend_lets_the_third_host_in(world: World) -> None:
+    """QEMU has its lock until it ends. Here it is taken from it when its guest is suspended: the target's foothold
+    keeps the third host out, and without that it gets in, while the source may still have to go on."""
+    path = world.start("105")
+    world.prepare("105", world.a, world.b)
+    world.push("105", world.a, world.b)
+    third = world.third.locker(path)
+    assert third.lock() == "EAGAIN"
+    world.a.kill_daemon()
+    assert int(world.a.host.run([PYTHON, UNLOCK, str(world.a.pid("105")), path]).stdout) > 0
+    assert third.lock() == "EAGAIN"
+    world.b.kill_daemon()
+    assert third.lock() == "ok"
+    third.close()
+    world.b.kill_qemu("105")
+    for node in (world.a, world.b):
+        node.start_daemon()
+    step(world.a, "resume", "105")
+    world.a.wait_until("105", disk("105"))
+    world.a.wait_beats("105")
+    world.stop("105", world.a)
+
+
+def test_a_source_that_loses_power_right_after_the_switch_leaves_the_disk_after_its_lease(world: World) -> None:
+    """Nobody can tell its silence from a source that still runs: the target is stopped by the deadline. When the server
+    has given up the dead host it may go on, if a person says so."""
+    path = world.start("106")
+    world.prepare("106", world.a, world.b)
+    world.push("106", world.a, world.b)
+    world.cluster.move("106", world.a, world.b)
+    with Prober(world.third, path) as rival:
+        step(world.b, "resume", "106")
+        world.a.host.power_cut()
+        began = time.monotonic()
+        wait_conflict(world.b, "106")
+        stopped = world.b.beats("106")
+        assert time.monotonic() - began < LEASE, "it must be stopped while the lease stands"
+        while world.b.host.run([VMGUARD, "adopt", "106"], 60, check=False).returncode:
+            assert time.monotonic() - began < 3 * LEASE, world.b.log()
+            assert world.b.beats("106") == stopped
+        print(f"goes on {time.monotonic() - began:.1f} s after the power cut")
+        world.b.wait_until("106", disk("106"))
+        world.b.wait_beats("106")
+    assert rival.wins == []
+    world.stop("106", world.b)

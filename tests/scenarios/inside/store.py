@@ -1,11 +1,12 @@
 """In a guest without systemd: what vmguard.service and vmguard.socket are to the daemon, in one small process.
 
-    store.py COMMAND...       orders on standard input: ``start [NAME=VALUE...]``, ``kill``, ``term``, ``names``
+    store.py COMMAND...       orders on its input: ``start [NAME=VALUE...]``, ``kill``, ``term``, ``stop``, ``names``
 
 It owns the daemon's socket, keeps the descriptors that the daemon stores, and hands both to the next one, which it
-starts whenever one ends. ``start`` ends the one that runs; its environment is for the next one only. What it tells (a
-line each): ``started PID``, ``ready PID``, ``ended STATUS``, ``names NAME...``; the daemon's own standard error passes
-through. tests/scenarios/test_systemd.py holds it and the real systemd to the same contract.
+starts whenever one ends. ``start`` ends the one that runs; its environment is for the next one only. ``stop`` is
+SIGKILL, and nothing is kept then, and nobody listens, until the next ``start``. What it tells (a line each):
+``started PID``, ``ready PID``, ``ended STATUS``, ``names NAME...``; the daemon's own standard error passes through.
+tests/scenarios/test_systemd.py holds it and the real systemd to the same contract.
 """
 
 from __future__ import annotations
@@ -54,11 +55,16 @@ class Store:
         self._kept: list[tuple[str, int]] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._more: dict[str, str] = {}
+        self._stopped = False
         os.makedirs(RUN, 0o700, exist_ok=True)
-        self._listener = listen(LISTEN, socket.SOCK_SEQPACKET)
-        self._listener.listen(128)
+        self._listener = self._listen()
         self._notify = listen(NOTIFY, socket.SOCK_DGRAM)
         self._notify.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+    def _listen(self) -> socket.socket:
+        listener = listen(LISTEN, socket.SOCK_SEQPACKET)
+        listener.listen(128)
+        return listener
 
     def serve(self) -> None:
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -83,12 +89,17 @@ class Store:
     def _obey(self, order: str, words: list[str]) -> None:
         if order == "start":
             self._more = dict(word.split("=", 1) for word in words)
+            if self._stopped:
+                self._stopped, self._listener = False, self._listen()
             if self._process is None:
                 self._start()
             else:
                 self._process.kill()
         elif order == "names":
             tell("names", *sorted(name for name, _ in self._kept))
+        elif order == "stop" and self._process is not None:
+            self._stopped = True
+            self._process.kill()
         elif self._process is not None:
             self._process.send_signal(signal.SIGKILL if order == "kill" else signal.SIGTERM)
 
@@ -149,8 +160,18 @@ class Store:
         status = self._process.poll() if self._process is not None else None
         if status is not None:
             self._process = None
+            if self._stopped:
+                self._forget()
             tell("ended", status)
-            self._start()
+            if not self._stopped:
+                self._start()
+
+    def _forget(self) -> None:
+        self._listener.close()
+        os.unlink(LISTEN)
+        for _, fd in self._kept:
+            os.close(fd)
+        self._kept = []
 
 
 if __name__ == "__main__":
