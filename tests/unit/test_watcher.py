@@ -197,6 +197,22 @@ def test_another_lease_time_and_another_name_of_a_mount_are_news_of_all_its_vms(
     assert [lock.mount for lock in told(world, vm).locks] == ["/srv/moved"]
 
 
+def test_a_lock_that_ended_with_its_qemu_is_not_asked_for_any_more(world: World) -> None:
+    """Somebody else may have the disk open for long after it; its lease must not be said to run out meanwhile."""
+    vm = world.vm("web")
+    os.close(vm.files[0].fd)
+    vm.files[0].fd, vm.files[0].pin = -1, Pin(os.getpid(), 3, "qemu")
+    world.watcher.look()
+    assert list(world.verdicts()) == [vm.id]
+    vm.move(State.ENDED, "its QEMU is proven gone")
+    vm.fencing = "its lock is lost"
+    world.watcher.look()
+    assert list(world.verdicts()) == [vm.id]
+    vm.fencing = ""
+    world.watcher.look()
+    assert list(world.verdicts()) == []
+
+
 def test_a_mount_that_vanishes_from_the_table_is_watched_on_while_a_vm_has_a_file_there(world: World) -> None:
     world.vm("web")
     world.watcher.look()

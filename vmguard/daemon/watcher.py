@@ -226,7 +226,9 @@ class Watcher:
 
     def _lock(self, vm: GuardedVm, file: GuardedFile) -> LockInfo | None:
         mount = self.mounts.get(file.key[0])
-        if mount is None or (file.fd < 0 and file.pin is None):
+        # A QEMU that ended by itself took what was pinned on it along: nobody can be asked for it any more.
+        pinned = file.pin is not None and (vm.state is not State.ENDED or bool(vm.fencing))
+        if mount is None or (file.fd < 0 and not pinned):
             return None
         through = f"{file.pin.pid}.{file.pin.fd}" if file.pin is not None else "held"
         return LockInfo(
