@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import re
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
 
 from tests.lab import Job, Lab
 from tests.lab.domain import SERIAL, domain_xml
 from tests.lab.guest import PYTHON, REPOSITORY
 from tests.lab.heartbeat import heartbeat_disk
 from tests.real.guard import eventually
+from tests.real.neighbour import Neighbour
 from tests.scenarios.guarded import SHARE, Guarded
 
 DEFAULT_ROUNDS = 20
@@ -27,62 +32,132 @@ _WATCHER = f"{REPOSITORY}/tests/bench/inside/beats.py"
 STAND, DOWNTIME, WHOLE = "from beat to beat", "libvirt's downtime", "all of virsh migrate"
 
 
-class Host:
-    """One of a pair, and the moments at which the VM beat there."""
+class Host(Protocol):
+    """A host with libvirt, and the moments at which the VM beat there."""
+
+    def create(self, disk: str, xml: str) -> None: ...
+    def migrate(self, name: str, target: Host) -> None: ...
+    def virsh(self, *words: str) -> str: ...
+    def guards(self) -> list[str]: ...
+    def beats(self) -> list[float]: ...
+
+
+def _moments(text: str) -> list[float]:
+    return [float(line) for line in text.split("\n")[:-1]]
+
+
+class Corner:
+    """A corner of this machine; the VM's disk lies on this machine's own file system."""
+
+    def __init__(self, name: str, letter: str, guarded: bool, stack: ExitStack) -> None:
+        self._host = stack.enter_context(Neighbour(f"{name}-{letter}", guarded))
+        serial = Path(f"{self._host.root}{SERIAL.format(name)}")
+        serial.parent.mkdir(parents=True, exist_ok=True)
+        serial.touch()
+        self._told = self._host.folder / "beats"
+        with self._told.open("w") as output:
+            watcher = subprocess.Popen([PYTHON, _WATCHER, str(serial)], stdout=output)
+        stack.callback(watcher.wait)
+        stack.callback(watcher.kill)
+
+    def create(self, disk: str, xml: str) -> None:
+        Path(disk).write_bytes(heartbeat_disk())
+        path = self._host.folder / "domain.xml"
+        path.write_text(xml)
+        self._host.virsh("create", str(path))
+
+    def migrate(self, name: str, target: Host) -> None:
+        assert isinstance(target, Corner)
+        self._host.migrate(name, target._host)
+
+    def virsh(self, *words: str) -> str:
+        return self._host.virsh(*words).out
+
+    def guards(self) -> list[str]:
+        return [file["guard"] for vm in self._host.status() for file in vm["files"]]
+
+    def beats(self) -> list[float]:
+        return _moments(self._told.read_text())
+
+
+class Node:
+    """A lab guest; the VM's disk lies on the lab's NFS server."""
 
     def __init__(self, node: Guarded, name: str) -> None:
-        self.node = node
+        self._node = node
         serial = SERIAL.format(name)
         node.host.run(["touch", serial])
         self._watcher: Job = node.host.spawn([PYTHON, _WATCHER, serial])
 
+    def create(self, disk: str, xml: str) -> None:
+        self._node.host.put(disk, heartbeat_disk())
+        self._node.host.libvirt.create(xml)
+
+    def migrate(self, name: str, target: Host) -> None:
+        assert isinstance(target, Node)
+        self._node.host.libvirt.migrate(name, target._node.host)
+
+    def virsh(self, *words: str) -> str:
+        return self._node.host.libvirt.virsh(*words).stdout
+
+    def guards(self) -> list[str]:
+        return [file["guard"] for vm in self._node.status() for file in vm["files"]]
+
     def beats(self) -> list[float]:
-        return [float(line) for line in self._watcher.output()[0].split("\n")[:-1]]
+        return _moments(self._watcher.output()[0])
 
 
 class Contestant:
     """A pair of hosts, the VM between them, and what its migrations took, in milliseconds."""
 
-    def __init__(self, name: str, nodes: list[Guarded], guarded: bool) -> None:
+    def __init__(self, name: str, disk: str, hosts: list[Host], guarded: bool) -> None:
         self.name = name
         self.guarded = guarded
         self.took: dict[str, list[float]] = {STAND: [], DOWNTIME: [], WHOLE: []}
-        disk = f"{SHARE}/{name}.qcow2"
-        nodes[0].host.put(disk, heartbeat_disk())
-        self._hosts = [Host(node, name) for node in nodes]
+        self._hosts = hosts
         # Appended to: the same host may run it twice.
         xml = domain_xml(name, disk).replace("<serial type='file'><source ", "<serial type='file'><source append='on' ")
-        nodes[0].host.libvirt.create(xml)
-        self._settle(self._hosts[0])
+        hosts[0].create(disk, xml)
+        self._settle(hosts[0])
 
     def _settle(self, host: Host) -> None:
         """Until it beats there, and is guarded if it is to be."""
         before = len(host.beats())
         assert eventually(lambda: len(host.beats()) > before + 5, 30), f"{self.name} does not beat"
         if self.guarded:
-            assert eventually(
-                lambda: [file["guard"] for vm in host.node.status() for file in vm["files"]] == ["pinned"], 30
-            )
+            assert eventually(lambda: host.guards() == ["pinned"], 30), host.guards()
 
     def round(self) -> None:
         source, target = self._hosts
         known = len(target.beats())
         began = time.monotonic()
-        source.node.host.libvirt.migrate(self.name, target.node.host)
+        source.migrate(self.name, target)
         self.took[WHOLE].append(1000 * (time.monotonic() - began))
         self._settle(target)
         self.took[STAND].append(1000 * (target.beats()[known] - source.beats()[-1]))
-        told = target.node.host.libvirt.virsh("domjobinfo", self.name, "--completed").stdout
+        told = target.virsh("domjobinfo", self.name, "--completed")
         found = re.search(r"^Total downtime: +(\d+) ", told, re.MULTILINE)
         assert found is not None, told
         self.took[DOWNTIME].append(float(found[1]))
         self._hosts.reverse()
+        if self.guarded:
+            assert eventually(lambda: source.guards() == [], 30), source.guards()
 
     def median(self, title: str) -> float:
         return statistics.median(self.took[title][_WARM_UP:])
 
 
-def contestants(stack: ExitStack) -> list[Contestant]:
+def corners(stack: ExitStack) -> list[Contestant]:
+    found = []
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))
+    folder.chmod(0o755)  # QEMU runs as libvirt-qemu
+    for name, guarded in (("plain", False), ("guarded", True)):
+        hosts: list[Host] = [Corner(name, letter, guarded, stack) for letter in "ab"]
+        found.append(Contestant(name, str(folder / f"{name}.qcow2"), hosts, guarded))
+    return found
+
+
+def guests(stack: ExitStack) -> list[Contestant]:
     lab = stack.enter_context(Lab())
     server = lab.nfs_server(lease=10, grace=10)
     found = []
@@ -93,14 +168,15 @@ def contestants(stack: ExitStack) -> list[Contestant]:
             if guarded:
                 node.start_daemon()
                 node.host.libvirt.restart()  # it looks for hooks only when it starts
-        found.append(Contestant(name, nodes, guarded))
+        found.append(Contestant(name, f"{SHARE}/{name}.qcow2", [Node(node, name) for node in nodes], guarded))
     return found
 
 
 def main() -> int:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_ROUNDS
+    words = [word for word in sys.argv[1:] if word != "--lab"]
+    rounds = int(words[0]) if words else DEFAULT_ROUNDS
     with ExitStack() as stack:
-        pairs = contestants(stack)
+        pairs = guests(stack) if "--lab" in sys.argv else corners(stack)
         done = 0
         try:
             for number in range(_WARM_UP + rounds):
@@ -122,7 +198,7 @@ def show(pairs: list[Contestant], rounds: int) -> None:
     for title in plain.took:
         without, ours = plain.median(title), guarded.median(title)
         print(f"{title:<22}{without:>9.0f}{ours:>9.0f}{ours - without:>+9.0f}{ours / without:>9.2f}")
-    for one in (plain, guarded):
+    for one in pairs:
         values = sorted(one.took[STAND][_WARM_UP:])
         print(f"{one.name}, {STAND}: from {values[0]:.0f} to {values[-1]:.0f}")
     print(f"allowed: {BUDGET:+.0f} ms {STAND}; medians of {rounds} migrations of each")

@@ -22,7 +22,7 @@ import time
 import uuid
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from xml.sax.saxutils import escape, quoteattr
 
 from tests.real.guard import REPOSITORY, Answer, eventually, run
@@ -94,13 +94,17 @@ class LibvirtHost:
         self.folder = Path(tempfile.mkdtemp(prefix="vmguard-real-", dir="/var/tmp"))
         self.folder.chmod(0o755)  # QEMU runs as libvirt-qemu
         self._services: list[subprocess.Popen[bytes]] = []
-        self.space = Space(_FURNISH.replace("{lock_manager}", "lockd" if virtlockd else "nop"), own_pids=True)
+        furnish = _FURNISH.replace("{lock_manager}", "lockd" if virtlockd else "nop")
+        self.space = Space(furnish + self._more_furniture(), own_pids=True)
         self.root = self.space.root
         try:
             self._furnish(guarded, virtlockd)
         except BaseException:
             self.end()
             raise
+
+    def _more_furniture(self) -> str:
+        return ""
 
     def _furnish(self, guarded: bool, virtlockd: bool) -> None:
         if guarded:
@@ -136,7 +140,7 @@ class LibvirtHost:
         """What a service said: ``libvirtd``, ``vmguard``."""
         return (self.folder / f"{service}.log").read_text(errors="replace")
 
-    def __enter__(self) -> LibvirtHost:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -24,12 +24,12 @@ _INSIDE = f'set -e; {{script}}\nexec {sys.executable} -IS -c "{_FIRST}"'
 
 class Space:
     """Needs root. ``own_pids``: processes are numbered anew inside, and end with the corner, whatever they are; it has
-    no network then, either."""
+    no network then, either, and may have a host name of its own."""
 
     def __init__(self, script: str, own_pids: bool = False) -> None:
         options = ["--mount", "--propagation", "private"]
         if own_pids:
-            options += ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+            options += ["--net", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
         self._process = subprocess.Popen(
             ["unshare", *options, "/bin/sh", "-c", _INSIDE.format(script=script)],
             stdin=subprocess.PIPE,
@@ -46,7 +46,7 @@ class Space:
             self.pid = int(children[0])
         self.prefix = ["nsenter", "--target", str(self.pid), "--mount"]
         if own_pids:
-            self.prefix += ["--pid", "--net"]
+            self.prefix += ["--pid", "--net", "--uts"]
         #: its root directory, reachable from outside; with ``own_pids`` root/proc has the numbers of inside
         self.root = Path(f"/proc/{self.pid}/root")
 

@@ -42,7 +42,7 @@ def wait_gone(node: Guarded, name: str, timeout: float = 30.0) -> None:
 
 def post_copy(world: Movers, name: str) -> Job:
     """The slow VM's guest runs at the target already, and a part of its memory is still at the source."""
-    job = world.begin(name, "--postcopy", "--bandwidth", "1", "--postcopy-bandwidth", "2")
+    job = world.begin(name, "--postcopy", "--bandwidth", "1", "--postcopy-bandwidth", "3")
     world.wait_memory(name)
     world.a.host.libvirt.virsh("migrate-postcopy", name)
     wait_beats(world.b, name)
@@ -201,6 +201,8 @@ class TestInFull:
         until(lambda: world.b.status() == [], world.b.log)
         told += world.b.host.libvirt.beats("whole").count(".")
         assert counter(world.server.get(disk)) - told in (0, 1)
+        world.a.host.boot()
+        world.a = world.join(world.a.host)
 
 
 # The last one: a host is gone after it.
