@@ -200,7 +200,8 @@ def show(pairs: list[Contestant], rounds: int) -> None:
         print(f"{title:<22}{without:>9.0f}{ours:>9.0f}{ours - without:>+9.0f}{ours / without:>9.2f}")
     for one in pairs:
         values = sorted(one.took[STAND][_WARM_UP:])
-        print(f"{one.name}, {STAND}: from {values[0]:.0f} to {values[-1]:.0f}")
+        quarter, three = values[len(values) // 4], values[3 * len(values) // 4]
+        print(f"{one.name}, {STAND}: {values[0]:.0f} to {values[-1]:.0f}, half of them {quarter:.0f} to {three:.0f}")
     print(f"allowed: {BUDGET:+.0f} ms {STAND}; medians of {rounds} migrations of each")
 
 
