@@ -206,7 +206,6 @@ def test_a_lock_that_ended_with_its_qemu_is_not_asked_for_any_more(world: World)
     assert list(world.verdicts()) == [vm.id]
     vm.move(State.ENDED, "its QEMU is proven gone")
     vm.fencing = "its lock is lost"
-    world.registry.save(vm)
     world.watcher.look()
     assert list(world.verdicts()) == [vm.id]
     vm.fencing = ""
