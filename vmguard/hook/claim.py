@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 _PIPE_READ = 65536
-#: what the writing of the owner records is worth on a busy processor, against what it was
-_BEHIND = 25
 
 
 def claim(subject: Subject, connection: wire.Connection) -> list[str]:
@@ -157,7 +155,6 @@ def _work(subject: Subject, connection: wire.Connection, reporter: Reporter) -> 
     claimed.close()
     reporter.say({"held": claimed.warnings})
     reporter.close()
-    os.nice(_BEHIND)  # QEMU's own start comes first
     _write_records(connection, subject, settings, claimed)
 
 
