@@ -125,12 +125,15 @@ class Movers:
         yield job
 
     def stop(self, name: str) -> None:
-        self.b.host.run(["kill", "-STOP", str(self.b.host.libvirt.qemu_pid(name))])
+        self._signal("-STOP", name)
 
     def kill(self, name: str) -> None:
-        """The target's QEMU, as soon as libvirt has written down which one it is."""
+        self._signal("-9", name)
+
+    def _signal(self, signal: str, name: str) -> None:
+        """To the target's QEMU, as soon as libvirt has written down which one it is."""
         self.b.host.run(f"until [ -s /run/libvirt/qemu/{name}.pid ]; do sleep 0.1; done", 20)
-        self.b.host.run(["kill", "-9", str(self.b.host.libvirt.qemu_pid(name))])
+        self.b.host.run(["kill", signal, str(self.b.host.libvirt.qemu_pid(name))])
 
     def failed(self, job: Job) -> Result:
         result = job.wait(60)
