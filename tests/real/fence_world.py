@@ -29,7 +29,7 @@ from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry import GuardedFile, GuardedProcess, GuardedVm, Pin, Registry
 
 WRITER = "import os, sys; os.open(sys.argv[1], os.O_RDWR); print(flush=True); sys.stdin.read()"
-FAST = Rungs(copy=0.05, kill=0.1, death=0.2, drain=0.2, cut=0.2, release=0.3, clean_up=0.3)
+FAST = Rungs(copy=0.05, kill=0.1, death=0.2, drain=0.2, cut=0.2, release=0.3, clean_up=2.0)
 
 
 class World:

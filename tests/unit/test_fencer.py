@@ -24,6 +24,8 @@ from vmguard.core.watch_events import AfterFence, HostFence, Level, Policy
 from vmguard.daemon.climb import Climb
 from vmguard.daemon.registry import GuardedProcess, GuardedVm
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:

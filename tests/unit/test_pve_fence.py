@@ -18,6 +18,8 @@ from vmguard.core.watch_events import AfterFence, Policy
 from vmguard.daemon import fencer
 from vmguard.daemon.registry import PROXMOX, GuardedVm
 
+pytestmark = pytest.mark.process
+
 #: as QemuServer.pm (start_swtpm) and QSD.pm call them, on a folder of the test's own
 SWTPM = (
     "swtpm",
