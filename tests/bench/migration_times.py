@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
+from tests.bench.turns import take_turns
 from tests.lab import Job, Lab
 from tests.lab.domain import SERIAL, domain_xml
 from tests.lab.guest import PYTHON, REPOSITORY
@@ -184,16 +185,7 @@ def main() -> int:
     rounds = int(words[0]) if words else DEFAULT_ROUNDS
     with ExitStack() as stack:
         pairs = guests(stack) if "--lab" in sys.argv else corners(stack)
-        done = 0
-        try:
-            for number in range(_WARM_UP + rounds):
-                for one in pairs if number % 2 else pairs[::-1]:  # nobody is always the first
-                    one.round()
-                done = number + 1 - _WARM_UP
-                print(f"\rround {done} of {rounds} ", end="", file=sys.stderr, flush=True)
-        except KeyboardInterrupt:
-            print(" broken off", end="", file=sys.stderr)
-        print(file=sys.stderr)
+        done = take_turns(pairs, rounds, _WARM_UP)
         if done > 0:
             show(pairs, done)
     return 0

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
+from tests.bench.turns import take_turns
 from tests.lab import Lab
 from tests.real.guard import eventually
 from tests.real.libvirt_host import LibvirtHost
@@ -132,16 +133,7 @@ def main() -> int:
     rounds = int(words[0]) if words else DEFAULT_ROUNDS
     with ExitStack() as stack:
         contestants = guests(stack) if "--lab" in sys.argv else corners(stack)
-        done = 0
-        try:
-            for number in range(_WARM_UP + rounds):
-                for one in contestants if number % 2 else contestants[::-1]:  # nobody is always the first
-                    one.round()
-                done = number + 1 - _WARM_UP
-                print(f"\rround {done} of {rounds} ", end="", file=sys.stderr, flush=True)
-        except KeyboardInterrupt:
-            print(" broken off", end="", file=sys.stderr)
-        print(file=sys.stderr)
+        done = take_turns(contestants, rounds, _WARM_UP)
         plain, guarded = contestants
         if done > 0:
             show(plain, guarded, done)
