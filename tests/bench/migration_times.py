@@ -8,6 +8,7 @@ second, and libvirt's own measure goes wrong by as much).
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 import subprocess
@@ -191,12 +192,30 @@ def main() -> int:
     return 0
 
 
+def interval(count: int) -> tuple[int, int]:
+    """Between which of so many sorted values the true median lies with 95 %: of the binomial distribution of how many
+    of them fall below it."""
+    below, low = 0.0, 0
+    for number in range(count // 2):
+        below += math.comb(count, number) / 2**count
+        if below > 0.025:
+            break
+        low = number + 1
+    return max(0, low - 1), min(count - 1, count - low)
+
+
 def show(pairs: list[Contestant], rounds: int) -> None:
     plain, guarded = pairs
     print(f"{'milliseconds':<22}{'without':>9}{'guarded':>9}{'more':>9}{'ratio':>9}")
     for title in plain.took:
         without, ours = plain.median(title), guarded.median(title)
         print(f"{title:<22}{without:>9.0f}{ours:>9.0f}{ours - without:>+9.0f}{ours / without:>9.2f}")
+    more = sorted(b - a for a, b in zip(*(one.took[STAND][_WARM_UP:][:rounds] for one in pairs), strict=True))
+    low, high = interval(len(more))
+    print(
+        f"more, round by round: median {statistics.median(more):+.0f}, true in 95 of 100 runs: "
+        f"{more[low]:+.0f} to {more[high]:+.0f}"
+    )
     for one in pairs:
         values = sorted(one.took[STAND][_WARM_UP:])
         quarter, three = values[len(values) // 4], values[3 * len(values) // 4]

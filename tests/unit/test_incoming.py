@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.real.corner import Corner, Rival
-from vmguard.adapters import ofd, proc, vcpus
+from vmguard.adapters import ofd, proc
+from vmguard.adapters.vcpus import Vcpus
 from vmguard.config.migration import Migration
 from vmguard.core.lifecycle import State
 from vmguard.core.plan import DISK, EXCLUSIVE
@@ -30,22 +31,29 @@ from vmguard.errors import LockConflict
 pytestmark = pytest.mark.process
 
 PIECES = held([LIBVIRT_WINDOW, QEMU_WINDOW])
-#: a QEMU with its one vCPU thread, which begins to work when a line comes in
+#: a QEMU with its one vCPU thread, which begins to work when a line comes in; or with another one, made at a line
+#: before that, which alone works
 _CODE = """
 import os, sys, threading, time
 fds = [os.open(path, os.O_RDWR) for path in sys.argv[1].split(":")]
 go = threading.Event()
-def vcpu():
+def vcpu(number, works):
     with open(f"/proc/self/task/{threading.get_native_id()}/comm", "w") as comm:
-        comm.write("CPU 0/TCG")
+        comm.write(f"CPU {number}/TCG")
     print("ready", flush=True)
     go.wait()
+    while not works:
+        time.sleep(1)
     while True:
         end = time.monotonic() + 0.005
         while time.monotonic() < end:
             pass
         time.sleep(0.005)
-threading.Thread(target=vcpu, daemon=True).start()
+late = "late" in sys.argv
+threading.Thread(target=vcpu, args=(0, not late), daemon=True).start()
+if late:
+    sys.stdin.readline()
+    threading.Thread(target=vcpu, args=(1, True), daemon=True).start()
 sys.stdin.readline()
 go.set()
 sys.stdin.readline()
@@ -55,8 +63,8 @@ sys.stdin.readline()
 class Qemu:
     """The target's QEMU: waits for memory until ``run``."""
 
-    def __init__(self, *disks: Path, incoming: bool = True) -> None:
-        words = ["-incoming", "defer"] if incoming else []
+    def __init__(self, *disks: Path, incoming: bool = True, late: bool = False) -> None:
+        words = ["-incoming", "defer"] * incoming + ["late"] * late
         self.process = subprocess.Popen(
             ["qemu-system-x86_64", "-IS", "-c", _CODE, ":".join(map(str, disks)), *words],
             executable=sys.executable,
@@ -67,6 +75,13 @@ class Qemu:
         self.process.stdout.readline()
 
     def run(self) -> None:
+        self._go_on()
+
+    def make_vcpu(self) -> None:
+        """With ``late``: the one that will work."""
+        self._go_on()
+
+    def _go_on(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(b"\n")
         self.process.stdin.flush()
@@ -153,8 +168,8 @@ class Target(Corner):
         self.registry.add(vm)
         return vm
 
-    def arrive(self, *disks: Path, incoming: bool = True) -> tuple[GuardedVm, Qemu]:
-        vm, qemu = self.claim(*disks), Qemu(*disks, incoming=incoming)
+    def arrive(self, *disks: Path, incoming: bool = True, late: bool = False) -> tuple[GuardedVm, Qemu]:
+        vm, qemu = self.claim(*disks), Qemu(*disks, incoming=incoming, late=late)
         self.qemus.append(qemu)
         assert self.keeper.runs(vm, qemu.process.pid, Kind.QEMU)
         return vm, qemu
@@ -331,11 +346,36 @@ def test_an_announcement_counts_for_one_start_and_for_a_while(target: Target, mo
 def test_vcpus_are_known_by_name_and_seen_at_work(target: Target) -> None:
     qemu = Qemu(target.disk("one.raw"))
     target.qemus.append(qemu)
-    (thread,) = vcpus.threads(qemu.process.pid)
-    before = vcpus.busy(qemu.process.pid, [thread])
+    vcpus = Vcpus(qemu.process.pid)
+    assert len(vcpus) == 1
+    before = vcpus.busy()
     time.sleep(0.1)
-    assert vcpus.busy(qemu.process.pid, [thread]) <= before + 0.002
+    assert vcpus.busy() <= before + 0.002
     qemu.run()
     time.sleep(0.2)
-    assert vcpus.busy(qemu.process.pid, [thread]) > before + 0.02
-    assert vcpus.threads(os.getpid()) == []
+    assert vcpus.busy() > before + 0.02
+    qemu.end()
+    assert vcpus.busy() == 0.0
+    vcpus.close()
+    assert len(Vcpus(os.getpid())) == 0
+
+
+def test_vcpus_that_qemu_makes_later_are_found(target: Target) -> None:
+    """When the first one was there already: a guest may well use the last one alone."""
+    target.migration = Migration(deadline=1.0)
+    disk = target.disk("late.raw")
+    Source(disk)
+    _, qemu = target.arrive(disk, late=True)
+    target.spin(0.2)
+    qemu.make_vcpu()
+    target.spin(1.2)
+    qemu.run()
+    target.until(qemu.stopped)  # its guest is seen to run while the source stays
+    assert not [fd for fd in os.listdir("/proc/self/fd") if f"/proc/{qemu.process.pid}/task/" in link(fd)]
+
+
+def link(fd: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:
+        return ""

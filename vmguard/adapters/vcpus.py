@@ -7,9 +7,42 @@ QEMU names its threads where it is told to (``-name debug-threads=on``), as libv
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 _NAMES = (b"CPU ", b"ALL CPUs")
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
+
+
+class Vcpus:
+    """Those of one QEMU, as far as it has any by now. Their files stay open: a look is one call for each of them, and
+    never meets a thread of another process that has got the number."""
+
+    __slots__ = ("_files", "_read")
+
+    def __init__(self, pid: int) -> None:
+        found = threads(pid)
+        self._read: Callable[[bytes], float] = _nanoseconds
+        self._files = _open(pid, found, "schedstat")
+        if not self._files:  # a kernel without CONFIG_SCHED_INFO
+            self._files, self._read = _open(pid, found, "stat"), _ticks
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def busy(self) -> float:
+        """Seconds of processor time that these threads have used; those that have ended count as nothing."""
+        total = 0.0
+        for fd in self._files:
+            try:
+                total += self._read(os.pread(fd, 4096, 0))
+            except (OSError, IndexError, ValueError):
+                continue
+        return total
+
+    def close(self) -> None:
+        for fd in self._files:
+            os.close(fd)
+        self._files = []
 
 
 def threads(pid: int) -> list[int]:
@@ -17,33 +50,28 @@ def threads(pid: int) -> list[int]:
     found = []
     try:
         for name in os.listdir(f"/proc/{pid}/task"):
-            if _read(f"/proc/{pid}/task/{name}/comm").startswith(_NAMES):
-                found.append(int(name))
+            with open(f"/proc/{pid}/task/{name}/comm", "rb", buffering=0) as stream:
+                if stream.read(64).startswith(_NAMES):
+                    found.append(int(name))
     except OSError:
         pass
     return found
 
 
-def busy(pid: int, ids: list[int]) -> float:
-    """Seconds of processor time that these threads have used."""
-    return sum(_time(f"/proc/{pid}/task/{thread}") for thread in ids)
+def _open(pid: int, ids: list[int], name: str) -> list[int]:
+    files = []
+    for thread in ids:
+        try:
+            files.append(os.open(f"/proc/{pid}/task/{thread}/{name}", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            continue
+    return files
 
 
-def _time(folder: str) -> float:
-    try:
-        return int(_read(f"{folder}/schedstat").split()[0]) / 1e9
-    except (OSError, IndexError, ValueError):
-        pass  # a kernel without CONFIG_SCHED_INFO
-    try:
-        words = _read(f"{folder}/stat").rpartition(b") ")[2].split()
-        return (int(words[11]) + int(words[12])) * _TICK
-    except (OSError, IndexError, ValueError):
-        return 0.0
+def _nanoseconds(schedstat: bytes) -> float:
+    return int(schedstat.split()[0]) / 1e9
 
 
-def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 4096)
-    finally:
-        os.close(fd)
+def _ticks(stat: bytes) -> float:
+    words = stat.rpartition(b") ")[2].split()
+    return (int(words[11]) + int(words[12])) * _TICK

@@ -25,7 +25,8 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from vmguard.adapters import clock, ofd, pidfd, proc, vcpus
+from vmguard.adapters import clock, ofd, pidfd, proc
+from vmguard.adapters.vcpus import Vcpus
 from vmguard.config.migration import Migration
 from vmguard.core.lifecycle import State
 from vmguard.core.plan import EXCLUSIVE
@@ -41,8 +42,11 @@ from vmguard.errors import LockConflict
 
 log = logging.getLogger("vmguard.incoming")
 
-#: seconds between two looks at a VM that comes in, and between two questions whether its disks are free
-_LOOK, _ASK = 0.02, 1.0
+#: seconds between two looks at a VM that comes in, while its vCPUs sleep and then, and between two questions whether
+#: its disks are free
+_ASLEEP, _LOOK, _ASK = 0.05, 0.02, 1.0
+#: seconds after which its vCPUs are counted again: QEMU may just have been making them
+_COUNT = 1.0
 #: answers in a row that must say so: at the switch the source lets go for a moment, and takes its lock up again if
 #: the migration fails
 _FREE_ENOUGH = 3
@@ -58,7 +62,8 @@ class _Arrival:
     """One VM that comes in."""
 
     vm: GuardedVm
-    threads: list[int] = field(default_factory=list)
+    vcpus: Vcpus | None = None
+    count_at: float = 0.0
     busy: float = -1.0
     grown: float = 0.0
     looks: int = 0
@@ -75,6 +80,11 @@ class _Arrival:
     asking: bool = False
     ask_at: float = 0.0
     free: int = 0
+
+    def forget_vcpus(self) -> None:
+        if self.vcpus is not None:
+            self.vcpus.close()
+        self.vcpus = None
 
 
 class Incoming:
@@ -140,11 +150,13 @@ class Incoming:
     def _look(self, arrival: _Arrival) -> None:
         vm = arrival.vm
         if vm.state is not State.INCOMING or self._registry.get(vm.id) is not vm:
+            arrival.forget_vcpus()
             return
         now = clock.boottime()
         passed, arrival.looked = now - arrival.looked, now
         if not arrival.runs and self._runs(arrival):
             arrival.runs = arrival.taking = True
+            arrival.forget_vcpus()
             log.info("%s: its guest runs here", vm.title)
         if arrival.taking:
             self._take(arrival)
@@ -156,13 +168,16 @@ class Incoming:
         if arrival.waited >= self._settings().deadline:
             self._overdue(vm, "runs here")
             return
-        self._loop.call_in(max(_LOOK, 0.001 * len(arrival.threads)), lambda: self._look(arrival))
+        pause = _LOOK if arrival.taking or arrival.looks else _ASLEEP
+        self._loop.call_in(max(pause, 0.001 * len(arrival.vcpus or ())), lambda: self._look(arrival))
 
     def _runs(self, arrival: _Arrival) -> bool:
         """Whether its vCPUs have been seen at work."""
-        pid = arrival.vm.pid
-        arrival.threads = arrival.threads or vcpus.threads(pid)
-        before, arrival.busy = arrival.busy, vcpus.busy(pid, arrival.threads)
+        if not arrival.vcpus or arrival.looked >= arrival.count_at:
+            arrival.forget_vcpus()
+            arrival.vcpus, arrival.busy = Vcpus(arrival.vm.pid), -1.0
+            arrival.count_at = arrival.looked + _COUNT
+        before, arrival.busy = arrival.busy, arrival.vcpus.busy()
         if 0 <= before < arrival.busy:
             arrival.looks += 1
             arrival.grown += arrival.busy - before

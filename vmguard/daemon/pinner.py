@@ -3,8 +3,8 @@
 /proc is the truth: a description's own fdinfo lists the locks on it, so what is pinned is read off there, also after
 a crash at any point. A look costs links under /proc (sight.py, rounds.py) and no request to any server; the moves
 themselves run in the file system's worker. inotify's IN_OPEN makes it quick: whenever anybody opens a guarded file,
-its VM is looked at at once and for a second after, because QEMU opens a file anew before it closes the old descriptor,
-and the locks that QEMU itself had on the old one stay on our copy until we close it.
+its VM is looked at at once and for a second after (bursts.py), because QEMU opens a file anew before it closes the old
+descriptor, and the locks that QEMU itself had on the old one stay on our copy until we close it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from vmguard.core.plan import BACKING, DISK, EXCLUSIVE, SHARED
 from vmguard.core.processes import Kind
 from vmguard.core.ranges import Range
 from vmguard.daemon import helpers
+from vmguard.daemon.bursts import Bursts
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.mover import Order, Outcome, Rival, carry_out, close_last, let_go
 from vmguard.daemon.newcomers import STEADY, Newcomers
@@ -38,8 +39,9 @@ log = logging.getLogger("vmguard.pinner")
 #: looks in a row that must miss a file before it counts as closed: a look is no snapshot, QEMU may be changing
 #: descriptors while it is taken
 _ABSENT_ENOUGH = 2
-#: seconds after an event at which its VM is looked at again
-_AFTERWARDS = (0.0, 0.005, 0.015, 0.04, 0.1, 0.25, 0.5, 1.0)
+#: seconds after which a VM is looked at again whose descriptors have changed without an event, and one that seems to
+#: have closed a file
+_CHANGED, _CLOSED = 0.25, 0.015
 #: seconds between two full looks when nothing seems to happen, and while something can that no cheap look shows
 _FULL_EVERY, _FULL_UNSETTLED = 60.0, 1.0
 #: seconds before a pin that failed is tried again
@@ -76,6 +78,7 @@ class Pinner:
         self._registry = registry
         self._attention: dict[str, _Attention] = {}
         self._opens = Opens(loop, workers, self._opened, self._look_at_all, self._guards)
+        self._bursts = Bursts(loop, self.reconcile, lambda vm: self._glance(vm, clock.boottime()))
         self.rounds = Rounds(loop, registry, self._glance, interval)
         self.shield = Shield(workers, registry, self._look_at_all)
         self.tables = MountTables()
@@ -89,8 +92,7 @@ class Pinner:
 
     def attend(self, vm: GuardedVm) -> None:
         """QEMU's process is known, or something happened to one of its files: look now and in the next second."""
-        for seconds in _AFTERWARDS:
-            self._loop.call_in(seconds, lambda: self.reconcile(vm))
+        self._bursts.begin(vm)
 
     def try_again(self, vm: GuardedVm) -> None:
         """Try at once what failed before."""
@@ -101,6 +103,7 @@ class Pinner:
     def forget(self, vm: GuardedVm) -> None:
         """The VM is gone: stop watching its files."""
         self._opens.forget(vm)
+        self._bursts.forget(vm)
         attention = self._attention.pop(vm.id, None)
         for sight in attention.sights.values() if attention is not None else ():
             sight.close()
@@ -121,7 +124,7 @@ class Pinner:
         for sight in attention.sights.values():
             if sight.changed():
                 self.reconcile(vm)
-                self._loop.call_in(_AFTERWARDS[5], lambda: self.reconcile(vm))
+                self._loop.call_in(_CHANGED, lambda: self.reconcile(vm))
                 return
 
     def _opened(self, vm_id: str) -> None:
@@ -164,7 +167,7 @@ class Pinner:
             if file.absent >= _ABSENT_ENOUGH:
                 self._closed(vm, file)
         if any(file.absent for file in gone):
-            self._loop.call_in(_AFTERWARDS[2], lambda: self.reconcile(vm))
+            self._loop.call_in(_CLOSED, lambda: self.reconcile(vm))
         now = clock.boottime()
         waiting = [file.retry for file in vm.files if file.weaker and file.retry > now]
         calm = not any(self._is_unsettled(vm, file, open_now.get(file.key, [])) for file in vm.files)

@@ -1,0 +1,77 @@
+"""When something happened to a VM it is looked at closely, then cheaply for a second, and closely once more."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from vmguard.adapters import clock
+from vmguard.core.lifecycle import State
+from vmguard.daemon.bursts import SCHEDULE, Bursts
+from vmguard.daemon.loop import Loop
+from vmguard.daemon.registry import GuardedVm
+
+FULL, CHEAP = "full", "cheap"
+
+
+class World:
+    """A clock of its own, and a book of all looks: when, how, at which VM."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(clock, "boottime", lambda: self.now)
+        self.loop = Loop()
+        monkeypatch.setattr(self.loop, "_sleep", lambda: 0.0)
+        self.looks: list[tuple[float, str, str]] = []
+        self.bursts = Bursts(self.loop, lambda vm: self.look(FULL, vm), lambda vm: self.look(CHEAP, vm))
+
+    def look(self, how: str, vm: GuardedVm) -> None:
+        self.looks.append((round(self.now - 1000.0, 3), how, vm.name))
+
+    def pass_by(self, seconds: float) -> None:
+        end = self.now + seconds
+        self.loop.turn()
+        while self.now < end:
+            self.now += 0.001
+            self.loop.turn()
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+def vm(name: str) -> GuardedVm:
+    return GuardedVm("libvirt", name, name, state=State.RUNNING)
+
+
+def test_one_event(world: World) -> None:
+    world.bursts.begin(vm("web"))
+    world.pass_by(2.0)
+    assert [how for _, how, _ in world.looks] == [FULL, *[CHEAP] * 6, FULL]
+    assert [when for when, _, _ in world.looks] == pytest.approx(SCHEDULE, abs=0.002)
+
+
+def test_more_events_begin_the_second_anew_and_do_not_add_to_it(world: World) -> None:
+    """A disk that is opened four times in 30 ms, as at the switch of a live migration."""
+    web = vm("web")
+    for _ in range(4):
+        world.bursts.begin(web)
+        world.pass_by(0.010)
+    world.pass_by(2.0)
+    count = Counter(how for _, how, _ in world.looks)
+    assert count[FULL] == 4 + 1  # one at each event, and the last
+    assert count[CHEAP] == 3 + 6  # at 5 ms of those that were cut short, and all of the last one's
+    assert world.looks[-1][0] == pytest.approx(0.030 + 1.0, abs=0.010)
+
+
+def test_one_vm_does_not_cut_short_the_other_ones_and_a_forgotten_one_is_left_alone(world: World) -> None:
+    world.bursts.begin(vm("web"))
+    world.pass_by(0.020)
+    world.bursts.begin(vm("db"))
+    world.pass_by(0.010)
+    world.bursts.forget(vm("db"))
+    world.pass_by(2.0)
+    assert [name for _, _, name in world.looks].count("web") == len(SCHEDULE)
+    assert [when for when, _, name in world.looks if name == "db"] == pytest.approx([0.02, 0.025], abs=0.003)
