@@ -25,6 +25,9 @@ _DEADLINE = 15
 #: seconds between two signs of life that libvirtd is asked for, and how many of them it may miss
 _ALIVE = (5, 3)
 _EVENTS = ("LIFECYCLE", "BLOCK_JOB", "DISK_CHANGE", "TRAY_CHANGE", "DEVICE_ADDED", "DEVICE_REMOVED")
+#: of LIFECYCLE: a guest that stands still or goes on opens nothing by that. It happens at the switch of a live
+#: migration, where the processor is needed for other things
+_NOTHING_OPENED = ("VIR_DOMAIN_EVENT_SUSPENDED", "VIR_DOMAIN_EVENT_RESUMED")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -43,7 +46,8 @@ def main() -> int:
         connection = libvirt.openReadOnly(uri)
         for event in _EVENTS:
             number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{event}")
-            connection.domainEventRegisterAny(None, number, _tell, fd)
+            told = _tell_lifecycle if event == "LIFECYCLE" else _tell
+            connection.domainEventRegisterAny(None, number, told, fd)
         connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR, _tell_error, fd)
         connection.setKeepAlive(*_ALIVE)
     except libvirt.libvirtError:
@@ -57,6 +61,13 @@ def main() -> int:
 
 def _tell(_connection: object, domain: object, *words: object) -> None:
     os.write(int(str(words[-1])), f"{domain.UUIDString()}\n".encode())  # type: ignore[attr-defined]
+
+
+def _tell_lifecycle(connection: object, domain: object, event: int, *words: object) -> None:
+    import libvirt
+
+    if event not in [getattr(libvirt, name) for name in _NOTHING_OPENED]:
+        _tell(connection, domain, *words)
 
 
 def _tell_error(_connection: object, domain: object, *words: object) -> None:

@@ -20,7 +20,7 @@ from vmguard.daemon.registry import GuardedVm
 #: seconds after the event
 SCHEDULE = (0.0, 0.005, 0.015, 0.04, 0.1, 0.25, 0.5, 1.0)
 
-Look = Callable[[GuardedVm], None]
+Look = Callable[[GuardedVm], object]
 
 
 class Bursts:

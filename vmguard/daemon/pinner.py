@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from vmguard import faults
 from vmguard.adapters import clock, systemd
@@ -22,10 +21,11 @@ from vmguard.core.plan import BACKING, DISK, EXCLUSIVE, SHARED
 from vmguard.core.processes import Kind
 from vmguard.core.ranges import Range
 from vmguard.daemon import helpers
+from vmguard.daemon.attention import Attention
 from vmguard.daemon.bursts import Bursts
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.mover import Order, Outcome, Rival, carry_out, close_last, let_go
-from vmguard.daemon.newcomers import STEADY, Newcomers
+from vmguard.daemon.newcomers import STEADY
 from vmguard.daemon.opens import Opens
 from vmguard.daemon.records import MarkReleased
 from vmguard.daemon.registry import GuardedFile, GuardedProcess, GuardedVm, Pin, Registry, was_open
@@ -48,18 +48,6 @@ _FULL_EVERY, _FULL_UNSETTLED = 60.0, 1.0
 _RETRY = 5.0
 
 
-@dataclass
-class _Attention:
-    """What is under way for one VM."""
-
-    moving: set[Key] = field(default_factory=set)
-    sights: dict[int, Sight] = field(default_factory=dict)
-    newcomers: Newcomers = field(default_factory=Newcomers)
-    image_locks: bool = False  # of QEMU's own, see shield.py
-    #: CLOCK_BOOTTIME seconds at which a full look is due, whatever the cheap ones say
-    due: float = 0.0
-
-
 class Pinner:
     """Pins and follows the files of all running VMs."""
 
@@ -76,9 +64,9 @@ class Pinner:
         self._mark_released = mark_released
         self._workers = workers
         self._registry = registry
-        self._attention: dict[str, _Attention] = {}
+        self._attention: dict[str, Attention] = {}
         self._opens = Opens(loop, workers, self._opened, self._look_at_all, self._guards)
-        self._bursts = Bursts(loop, self.reconcile, lambda vm: self._glance(vm, clock.boottime()))
+        self._bursts = Bursts(loop, self.reconcile, self._peek)
         self.rounds = Rounds(loop, registry, self._glance, interval)
         self.shield = Shield(workers, registry, self._look_at_all)
         self.tables = MountTables()
@@ -116,16 +104,19 @@ class Pinner:
     # -- looking ----------------------------------------------------------------------------------------------------
 
     def _glance(self, vm: GuardedVm, now: float) -> None:
-        """The cheap look: whether a full one is worth its cost."""
+        """The cheap look: whether a full one is worth its cost, and one more after it."""
         attention = self._attention.get(vm.id)
-        if attention is None or now >= attention.due or len(attention.sights) != len(vm.processes):
-            self.reconcile(vm)
-            return
-        for sight in attention.sights.values():
-            if sight.changed():
-                self.reconcile(vm)
-                self._loop.call_in(_CHANGED, lambda: self.reconcile(vm))
-                return
+        known = attention is not None and now < attention.due
+        if self._peek(vm) and known:
+            self._loop.call_in(_CHANGED, lambda: self.reconcile(vm))
+
+    def _peek(self, vm: GuardedVm) -> bool:
+        """The same for a VM that is looked at again soon in any case; whether the full look was worth it."""
+        attention = self._attention.get(vm.id)
+        if attention is not None and attention.nothing_new(len(vm.processes)):
+            return False
+        self.reconcile(vm)
+        return True
 
     def _opened(self, vm_id: str) -> None:
         vm = self._registry.get(vm_id)
@@ -300,6 +291,8 @@ class Pinner:
 
     def _refused(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, rival: Rival) -> None:
         file.hand_over(rival.successor)
+        if rival.successor and all(other.outgoing or other.mode == SHARED for other in vm.files):
+            self._bursts.forget(vm)  # there is nothing to follow until QEMU opens one of them again
         self._weaker(vm, file, rival.sentence)
         if not (rival.exclusive or file.found or file.owned) and file.mode == SHARED and file.role == DISK:
             file.shareable = True  # claimed as shared, written to, and others have it like that: <shareable/>
@@ -390,8 +383,8 @@ class Pinner:
             self._busy(vm).moving.discard(file.key)
             log.error("%s: cannot prove that writes to %s are through: %s", vm.title, file.path, problem)
 
-    def _busy(self, vm: GuardedVm) -> _Attention:
-        return self._attention.setdefault(vm.id, _Attention())
+    def _busy(self, vm: GuardedVm) -> Attention:
+        return self._attention.setdefault(vm.id, Attention())
 
 
 def _report(result: object) -> None:
