@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vmguard.adapters.events_job import MISSING
+from vmguard.adapters.events_job import MISSING, _tell_lifecycle
 from vmguard.core.lifecycle import State
 from vmguard.daemon import helpers, hints
 from vmguard.daemon.hints import Hints
@@ -112,3 +112,20 @@ def test_a_host_without_libvirt_is_asked_again_later(world: World) -> None:
     world.loop.turn()
     world.loop.turn()
     assert world.started == 1
+
+
+class Domain:
+    def UUIDString(self) -> str:
+        return "one"
+
+
+@pytest.mark.parametrize(
+    ("event", "told"), [("STARTED", b"one\n"), ("STOPPED", b"one\n"), ("SUSPENDED", b""), ("RESUMED", b"")]
+)
+def test_a_guest_that_stands_still_or_goes_on_is_no_reason_to_look(event: str, told: bytes) -> None:
+    libvirt = pytest.importorskip("libvirt")
+    heard, tells = os.pipe2(os.O_NONBLOCK)
+    _tell_lifecycle(None, Domain(), getattr(libvirt, f"VIR_DOMAIN_EVENT_{event}"), 0, tells)
+    os.close(tells)
+    assert os.read(heard, 100) == told
+    os.close(heard)
