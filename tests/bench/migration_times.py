@@ -1,9 +1,9 @@
 """The measuring of tests/bench/migration: two pairs of hosts side by side, one of them guarded, migrating in turns.
 
 How long a VM stands still is told by its own heart: from its last beat on the source to its first on the target. Its
-clock stands still with it, so that one tick of 55 ms is in there, on either pair. A round is there and back, and counts
-as the mean of the two: so it does not matter by how much the clocks of two hosts differ (those of lab guests by up to a
-second, and libvirt's own measure goes wrong by as much).
+clock stands still with it, so that one tick of 55 ms is in there, on either pair. The clocks of lab guests differ by up
+to a second; that is measured at each trip, to a few milliseconds, and taken off. libvirt's own measure of the downtime
+goes wrong by it: a round is there and back, and the mean of the two counts.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Host(Protocol):
     def virsh(self, *words: str) -> str: ...
     def guards(self) -> list[str]: ...
     def beats(self) -> list[float]: ...
+    def ahead(self) -> float:
+        """Seconds by which its clock is ahead of this machine's."""
 
 
 def _moments(text: str) -> list[float]:
@@ -83,6 +85,9 @@ class Corner:
     def beats(self) -> list[float]:
         return _moments(self._told.read_text())
 
+    def ahead(self) -> float:
+        return 0.0
+
 
 class Node:
     """A lab guest; the VM's disk lies on the lab's NFS server."""
@@ -110,9 +115,13 @@ class Node:
     def beats(self) -> list[float]:
         return _moments(self._watcher.output()[0])
 
+    def ahead(self) -> float:
+        return self._node.host.clock_offset()
+
 
 class Contestant:
-    """A pair of hosts, the VM between them, and what a migration took, in milliseconds: one value for each round."""
+    """A pair of hosts, the VM between them, and what a migration took, in milliseconds: how long the VM stood for each
+    trip, the rest for each round."""
 
     def __init__(self, name: str, disk: str, hosts: list[Host], guarded: bool) -> None:
         self.name = name
@@ -133,8 +142,9 @@ class Contestant:
 
     def round(self) -> None:
         there, back = self._trip(), self._trip()
-        for title, values in self.took.items():
-            values.append((there[title] + back[title]) / 2)
+        self.took[STAND] += [there[STAND], back[STAND]]
+        for title in (DOWNTIME, WHOLE):
+            self.took[title].append((there[title] + back[title]) / 2)
 
     def _trip(self) -> dict[str, float]:
         source, target = self._hosts
@@ -143,7 +153,7 @@ class Contestant:
         source.migrate(self.name, target)
         whole = 1000 * (time.monotonic() - began)
         self._settle(target)
-        stand = 1000 * (target.beats()[known] - source.beats()[-1])
+        stand = 1000 * (target.beats()[known] - target.ahead() - (source.beats()[-1] - source.ahead()))
         told = target.virsh("domjobinfo", self.name, "--completed")
         found = re.search(r"^Total downtime: +(\d+) ", told, re.MULTILINE)
         assert found is not None, told
@@ -152,8 +162,12 @@ class Contestant:
             assert eventually(lambda: source.guards() == [], 30), source.guards()
         return {STAND: stand, DOWNTIME: float(found[1]), WHOLE: whole}
 
+    def counted(self, title: str) -> list[float]:
+        """Without the warm-up."""
+        return self.took[title][_WARM_UP * (2 if title == STAND else 1) :]
+
     def median(self, title: str) -> float:
-        return statistics.median(self.took[title][_WARM_UP:])
+        return statistics.median(self.counted(title))
 
 
 def corners(stack: ExitStack) -> list[Contestant]:
@@ -210,14 +224,14 @@ def show(pairs: list[Contestant], rounds: int) -> None:
     for title in plain.took:
         without, ours = plain.median(title), guarded.median(title)
         print(f"{title:<22}{without:>9.0f}{ours:>9.0f}{ours - without:>+9.0f}{ours / without:>9.2f}")
-    more = sorted(b - a for a, b in zip(*(one.took[STAND][_WARM_UP:][:rounds] for one in pairs), strict=True))
+    more = sorted(after - before for before, after in zip(plain.counted(STAND), guarded.counted(STAND), strict=False))
     low, high = interval(len(more))
     print(
-        f"more, round by round: median {statistics.median(more):+.0f}, true in 95 of 100 runs: "
+        f"more, trip by trip: median {statistics.median(more):+.0f}, true in 95 of 100 runs: "
         f"{more[low]:+.0f} to {more[high]:+.0f}"
     )
     for one in pairs:
-        values = sorted(one.took[STAND][_WARM_UP:])
+        values = sorted(one.counted(STAND))
         quarter, three = values[len(values) // 4], values[3 * len(values) // 4]
         print(f"{one.name}, {STAND}: {values[0]:.0f} to {values[-1]:.0f}, half of them {quarter:.0f} to {three:.0f}")
     print(f"allowed: {BUDGET:+.0f} ms {STAND}; medians of {rounds} times there and back")
