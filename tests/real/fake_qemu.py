@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.real.guard import Vm
-from vmguard.adapters.libvirt_host import pid_file
+from vmguard.adapters.libvirt.host import pid_file
 
 #: bytes that QEMU locks of an image that it writes (block/file-posix.c): consistent read, write, resize; not shared
 _BYTES = (100, 101, 103, 201, 203)

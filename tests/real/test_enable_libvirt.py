@@ -183,7 +183,7 @@ def test_the_vm_of_the_proof_never_runs_and_leaves_nothing(bare: LibvirtHost) ->
 
 def proof(host: LibvirtHost) -> str:
     """libvirt's answer to a VM that only the hook can refuse in these words."""
-    code = "from vmguard.adapters.libvirt_hook import prove; p = prove(); print(p.answer, p.words)"
+    code = "from vmguard.adapters.libvirt.hook_file import prove; p = prove(); print(p.answer, p.words)"
     wrapper = (host.folder / "vmguard").read_text().replace('-m vmguard "$@"', f'-c "{code}"')
     script = host.folder / "prove"
     script.write_text(wrapper)

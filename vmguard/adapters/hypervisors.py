@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vmguard.adapters import libvirt_host, proxmox_helpers, proxmox_host
+from vmguard.adapters import proxmox_helpers, proxmox_host
+from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.core.processes import Kind
 
 PROXMOX = "proxmox"

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from vmguard.adapters import libvirt_hook
-from vmguard.adapters.libvirt_hook import CALLED, NOT_CALLED, UNKNOWN, Proof
+from vmguard.adapters.libvirt import hook_file as libvirt_hook
+from vmguard.adapters.libvirt.hook_file import CALLED, NOT_CALLED, UNKNOWN, Proof
 from vmguard.cli import hook_script
 from vmguard.cli.output import Output
 from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps, daemon_runs

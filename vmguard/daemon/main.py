@@ -12,9 +12,10 @@ from typing import Any
 import fasteners
 
 from vmguard import config as configuration
-from vmguard.adapters import clock, journal, libvirt_host, memory, systemd
+from vmguard.adapters import clock, journal, memory, systemd
 from vmguard.adapters.hostfence import HostFence
 from vmguard.adapters.hypervisors import PROXMOX
+from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.core.lifecycle import State
 from vmguard.core.ranges import FOOTHOLD, LIBVIRT_WINDOW, QEMU_WINDOW, VIRTLOCKD_WINDOW, Range, held
 from vmguard.core.timing import Wishes

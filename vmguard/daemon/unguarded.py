@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vmguard.adapters import identity as host
-from vmguard.adapters import libvirt_host, proc, proxmox_host
+from vmguard.adapters import proc, proxmox_host
+from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.proc import Key, OpenFile
 from vmguard.config.settings import Unguarded
 from vmguard.core.lifecycle import LIVING, State
