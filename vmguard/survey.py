@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmguard.adapters import bounded, holder, hypervisors, identity, mounts, ofd, proc, proxmox_host, record, statefile
+from vmguard.adapters import holder, hypervisors, proxmox_host, record
 from vmguard.adapters.chain import plan_of, resolve
 from vmguard.adapters.files import Opener, ReadOnlyOpener
 from vmguard.adapters.hypervisors import PROXMOX, RunDirs
+from vmguard.adapters.linux import bounded_child, host_identity, mounts, ofd, proc, statefile
 from vmguard.adapters.pools import Pools
 from vmguard.core.domain_xml import parse_domain
 from vmguard.core.owner import TEXT_FIELDS, Owner
@@ -130,7 +131,7 @@ def _find(wanted: str, vms: list[dict[str, Any]], places: Places) -> Found:
     on_proxmox = _proxmox_vm(wanted, places)
     if on_proxmox is not None:
         return on_proxmox
-    recorded: list[dict[str, Any]] = bounded.run(
+    recorded: list[dict[str, Any]] = bounded_child.run(
         lambda: _search_records(wanted, places.record_folder), places.timeout, "searching the owner records"
     )
     if not recorded:
@@ -163,7 +164,7 @@ def _proxmox_vm(wanted: str, places: Places) -> Found | None:
 
 def _planned(found: Found, plan_it: Callable[[], Plan], places: Places) -> Found:
     try:
-        plan = bounded.run(lambda: plan_it().as_json(), places.timeout, "reading the image headers")
+        plan = bounded_child.run(lambda: plan_it().as_json(), places.timeout, "reading the image headers")
         found.files, found.unguarded = plan["files"], plan["unguarded"]
     except VmguardError as problem:
         found.problem = problem.message
@@ -251,7 +252,12 @@ def _name_targets(report: VmReport, places: Places) -> None:
             value = _ask_bounded({"path": disk.path, "mode": disk.mode}, places)["owner"]
         except VmguardError:
             continue  # the name is a courtesy
-        if value and value["uuid"] == report.uuid and value["boot"] != identity.boot_id() and not value["released"]:
+        if (
+            value
+            and value["uuid"] == report.uuid
+            and value["boot"] != host_identity.boot_id()
+            and not value["released"]
+        ):
             disk.owner = Owner(value["epoch"], **{name: value[name] for name in TEXT_FIELDS})
             disk.text += f": {printable(disk.owner.host)}"
 
@@ -283,7 +289,7 @@ def _report_from_share(report: VmReport, found: Found, places: Places) -> None:
 
 def _ask_bounded(file: dict[str, Any], places: Places) -> dict[str, Any]:
     what = f"asking for {file['path']}"
-    answer: dict[str, Any] = bounded.run(lambda: _ask(file, places.record_folder), places.timeout, what)
+    answer: dict[str, Any] = bounded_child.run(lambda: _ask(file, places.record_folder), places.timeout, what)
     return answer
 
 
@@ -315,7 +321,7 @@ def _judge(disk: DiskReport, answer: dict[str, Any]) -> None:
         last = f"; last held by {printable(owner.host)} (epoch {owner.epoch}, claimed {owner.claimed})" if owner else ""
         disk.text = "free: nobody has it locked" + last
         return
-    if answer["local"] and (owner is None or owner.host != identity.host_name()):
+    if answer["local"] and (owner is None or owner.host != host_identity.host_name()):
         disk.verdict = Verdict.HELD_BY_UNKNOWN
         disk.text = "locked by a process of this host: " + ", ".join(answer["local"])
         return

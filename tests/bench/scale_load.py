@@ -66,7 +66,7 @@ for words in json.load(sys.stdin):
 #: measures rounds in a process of their own, with the very code of the daemon
 _ROUND = """
 import json, sys, time
-from vmguard.adapters import clock
+from vmguard.adapters.linux import clock
 from vmguard.daemon.sight import MountTables, Sight
 tables, sights = MountTables(), [Sight(int(pid)) for pid in sys.argv[2:]]
 for sight in sights: sight.full(tables)

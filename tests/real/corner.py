@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from vmguard.adapters import ofd, proc
+from vmguard.adapters.linux import ofd, proc
 from vmguard.config.settings import Unguarded
 from vmguard.core.ranges import LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, held
 from vmguard.daemon.conflicts import Conflicts

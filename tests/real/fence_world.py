@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vmguard.adapters import clock, hostfence, ofd, proc
 from vmguard.adapters.hypervisors import RunDirs
+from vmguard.adapters.linux import clock, hardware_watchdog, ofd, proc
 from vmguard.core.fence import Others
 from vmguard.core.lifecycle import State
 from vmguard.core.plan import DISK, EXCLUSIVE
@@ -46,7 +46,7 @@ class World:
         self.acts = Acts(self.loop, self.registry)
         self.reports: list[Report] = []
         self.gone: list[str] = []
-        self.host = hostfence.HostFence(str(folder / "watchdog"))
+        self.host = hardware_watchdog.HostFence(str(folder / "watchdog"))
         self.others = Others.NONE
         around = Surroundings(
             report=self.reports.append,

@@ -261,7 +261,7 @@ def test_control_without_the_store_the_stale_write_of_both_killed_lands(cluster:
 LAST = f"""
 import os, sys, time
 sys.path.insert(0, {str(REPOSITORY)!r})
-from vmguard.adapters import systemd
+from vmguard.adapters.linux import systemd
 systemd.store("libvirt-last", os.open({SHARE!r} + "/last", os.O_RDWR | os.O_CREAT | os.O_DIRECT))
 systemd.notify("READY=1")
 time.sleep(1000)

@@ -159,7 +159,7 @@ def test_a_disk_that_somebody_else_has_is_named_and_the_vm_frozen(corner: Corner
 
 _LOCK = """
 import sys
-from vmguard.adapters import ofd
+from vmguard.adapters.linux import ofd
 stream = open(sys.argv[1], "r+b")
 ofd.lock(stream.fileno(), sys.argv[1], ofd.WRITE, (0, 0))
 print("locked", flush=True)

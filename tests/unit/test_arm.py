@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.real.guard import Guard, eventually
-from vmguard.adapters import clock, identity
+from vmguard.adapters.linux import clock, host_identity
 from vmguard.core.watch_events import Arm, Disarm, Event
 from vmguard.daemon.arm import FILE, Arming
 
@@ -98,7 +98,7 @@ def test_without_a_daemon_nothing_is_believed_to_be_disarmed(guard: Guard) -> No
 def test_a_file_that_says_nothing_true_leaves_it_armed(
     tmp_path: Path, state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identity, "boot_id", lambda: "this")
+    monkeypatch.setattr(host_identity, "boot_id", lambda: "this")
     (tmp_path / FILE).write_text(json.dumps(state))
     events: list[Event] = []
     arming = Arming(str(tmp_path), events.append)

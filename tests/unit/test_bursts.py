@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vmguard.adapters import clock
+from vmguard.adapters.linux import clock
 from vmguard.core.lifecycle import State
 from vmguard.daemon.bursts import SCHEDULE, Bursts
 from vmguard.daemon.loop import Loop

@@ -213,7 +213,7 @@ class rival:
         self._path = path
 
     def __enter__(self) -> None:
-        from vmguard.adapters import ofd
+        from vmguard.adapters.linux import ofd
 
         self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         ofd.lock(self._fd, str(self._path), ofd.WRITE, (0, 0))

@@ -18,7 +18,8 @@ import pytest
 from tests.real import answers
 from tests.real.fake_qemu import FakeQemu
 from tests.real.guard import Guard, Vm, eventually, locks_on, make_disk
-from vmguard.adapters import ofd, record
+from vmguard.adapters import record
+from vmguard.adapters.linux import ofd
 from vmguard.errors import LockConflict
 
 pytestmark = pytest.mark.process

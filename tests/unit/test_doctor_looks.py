@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from vmguard.adapters import mounts, nfs_identity
-from vmguard.adapters.mounts import Mount
+from vmguard.adapters import nfs_identity
+from vmguard.adapters.linux import mounts
+from vmguard.adapters.linux.mounts import Mount
 from vmguard.cli import doctor as command
 from vmguard.cli.main import main
 from vmguard.config import Config

@@ -17,7 +17,7 @@ import pytest
 from tests.real.fence_world import WRITER, World, climb
 from tests.real.guard import eventually
 from vmguard import faults
-from vmguard.adapters import hostfence, proc
+from vmguard.adapters.linux import hardware_watchdog, proc
 from vmguard.core.fence import Rung
 from vmguard.core.processes import Kind
 from vmguard.core.watch_events import AfterFence, HostFence, Level, Policy
@@ -149,7 +149,7 @@ def test_a_client_of_watchdog_mux_leaves_without_a_v(tmp_path: Path) -> None:
         mux.listen(1)
         listener = threading.Thread(target=lambda: said.append(mux.accept()[0].recv(10)))
         listener.start()
-        fence = hostfence.HostFence(str(tmp_path / "mux"))
+        fence = hardware_watchdog.HostFence(str(tmp_path / "mux"))
         assert fence.missing() == ""
         fence.fire()
         listener.join(5)
@@ -158,9 +158,9 @@ def test_a_client_of_watchdog_mux_leaves_without_a_v(tmp_path: Path) -> None:
 
 
 def test_a_host_without_a_watchdog_says_so_beforehand(tmp_path: Path) -> None:
-    assert "No such file" in hostfence.HostFence(str(tmp_path / "none")).missing()
+    assert "No such file" in hardware_watchdog.HostFence(str(tmp_path / "none")).missing()
     (tmp_path / "file").touch()
-    assert "neither" in hostfence.HostFence(str(tmp_path / "file")).missing()
+    assert "neither" in hardware_watchdog.HostFence(str(tmp_path / "file")).missing()
 
 
 def test_libvirts_own_books_are_waited_for_and_given_up(world: World) -> None:
@@ -211,7 +211,7 @@ def test_a_full_run_directory_does_not_stop_it(world: World, monkeypatch: pytest
     def full(path: str, value: object, sync: bool = True) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vmguard.adapters.statefile.write", full)
+    monkeypatch.setattr("vmguard.adapters.linux.statefile.write", full)
     climb(world, vm)
     assert world.turn(lambda: proc.is_dead(vm.pidfd))
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.real.fake_qemu import FakeQemu
 from tests.real.guard import Guard, Vm, eventually, locks_on, make_disk
-from vmguard.adapters import ofd, proc
+from vmguard.adapters.linux import ofd, proc
 from vmguard.errors import LockConflict
 
 pytestmark = pytest.mark.process

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.real.guard import eventually
-from vmguard.adapters.journal import FIELDS, JournalHandler
+from vmguard.adapters.linux.journal import FIELDS, JournalHandler
 from vmguard.cli import history as command
 from vmguard.cli import timing
 from vmguard.cli.output import Output

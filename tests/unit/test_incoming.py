@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.real.corner import Corner, Rival
-from vmguard.adapters import ofd, proc
-from vmguard.adapters.vcpus import Vcpus
+from vmguard.adapters.linux import ofd, proc
+from vmguard.adapters.linux.vcpus import Vcpus
 from vmguard.config.migration import Migration
 from vmguard.core.lifecycle import State
 from vmguard.core.plan import DISK, EXCLUSIVE
@@ -333,7 +333,7 @@ def test_the_state_file_brings_the_wait_back(target: Target) -> None:
 
 def test_an_announcement_counts_for_one_start_and_for_a_while(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr("vmguard.adapters.clock.boottime", lambda: now[0])
+    monkeypatch.setattr("vmguard.adapters.linux.clock.boottime", lambda: now[0])
     assert not target.incoming.is_announced("libvirt-1")
     target.incoming.announce("libvirt-1")
     assert target.incoming.is_announced("libvirt-1")

@@ -13,7 +13,8 @@ from tests.real.corner import Corner, Rival, open_corner
 from tests.real.fake_qemu import FakeQemu
 from tests.real.guard import Guard, Vm, eventually, make_disk
 from tests.unit.test_incoming import PIECES, Source
-from vmguard.adapters import holder, ofd, proc, record
+from vmguard.adapters import holder, record
+from vmguard.adapters.linux import ofd, proc
 from vmguard.core.lifecycle import State
 from vmguard.core.owner import Owner
 from vmguard.core.plan import DISK, EXCLUSIVE, SHARED, PlannedFile

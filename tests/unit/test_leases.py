@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmguard.adapters import clock, identity
+from vmguard.adapters.linux import clock, host_identity
 from vmguard.daemon import leases
 from vmguard.daemon.leases import FILE, Leases
 
@@ -29,7 +29,7 @@ def test_another_file_system_at_the_same_place_is_another_mount(tmp_path: Path) 
 
 def test_it_counts_in_one_boot_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Leases(str(tmp_path)).keep({NAS: 100.25})
-    monkeypatch.setattr(identity, "boot_id", lambda: "another")
+    monkeypatch.setattr(host_identity, "boot_id", lambda: "another")
     assert Leases(str(tmp_path)).before(*NAS) is None
 
 
@@ -52,7 +52,7 @@ def test_a_mount_that_comes_into_use_much_later_begins_afresh(tmp_path: Path, mo
     "text", ["", "{", "[]", '{"confirmed": 3}', '{"boot": "BOOT", "confirmed": {"0x2f /srv/vm": "x"}}']
 )
 def test_a_file_that_is_not_understood_is_no_knowledge(tmp_path: Path, text: str) -> None:
-    (tmp_path / FILE).write_text(text.replace("BOOT", identity.boot_id()))
+    (tmp_path / FILE).write_text(text.replace("BOOT", host_identity.boot_id()))
     assert Leases(str(tmp_path)).before(*NAS) is None
 
 
@@ -64,7 +64,7 @@ def test_a_disk_that_is_full_leaves_what_is_older(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("vmguard.adapters.statefile.write", full)
+        patched.setattr("vmguard.adapters.linux.statefile.write", full)
         kept.keep({NAS: 200.0})
     assert Leases(str(tmp_path)).before(*NAS) == 100.25
     kept.keep({NAS: 200.0})

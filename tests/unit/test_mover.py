@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmguard.adapters import ofd, proc
+from vmguard.adapters.linux import ofd, proc
 from vmguard.core.plan import EXCLUSIVE
 from vmguard.daemon.mover import Order, _rival
 

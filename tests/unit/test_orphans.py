@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.corner import PIECES, Corner, Rival, Writer, open_corner
-from vmguard.adapters import ofd, pidfd
+from vmguard.adapters.linux import ofd, pidfd
 from vmguard.core.lifecycle import State
 from vmguard.core.ranges import WHOLE
 from vmguard.daemon import orphans

@@ -16,7 +16,8 @@ import pytest
 
 from tests.pve.inside.hooks import HookFailed, exec_hookscript
 from tests.pve.place import OTHER, Place
-from vmguard.adapters import mounts, proxmox_chain, snippets
+from vmguard.adapters import proxmox_chain, snippets
+from vmguard.adapters.linux import mounts
 from vmguard.adapters.proxmox_chain import Script
 from vmguard.errors import VmguardError
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.pve.inside.hooks import HookFailed, exec_hookscript
 from tests.real.guard import REPOSITORY, Guard, eventually, holders_of, locks_on, make_disk
-from vmguard.adapters import proc
+from vmguard.adapters.linux import proc
 from vmguard.cli.hook_script import text as hook_text
 from vmguard.hook import operations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmguard.adapters import clock
+from vmguard.adapters.linux import clock
 from vmguard.core.lifecycle import State
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.newcomers import STEADY

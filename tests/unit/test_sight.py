@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.corner import Writer
-from vmguard.adapters.proc import FdFolder
+from vmguard.adapters.linux.proc import FdFolder
 from vmguard.daemon.sight import MountTables, Sight
 
 pytestmark = pytest.mark.process

@@ -44,7 +44,7 @@ PURE = {
 }
 #: the platform's own libraries, each the business of one adapter
 FOREIGN = {"libvirt", "proxmoxer", "requests"}
-#: it closes descriptors on NFS while the whole daemon stands still: vmguard/adapters/spawn.py does not
+#: it closes descriptors on NFS while the whole daemon stands still: vmguard/adapters/linux/spawn.py does not
 NOT_IN_THE_DAEMON = {"subprocess", "multiprocessing"}
 
 
@@ -101,9 +101,9 @@ def test_imports_point_in_one_direction(module: str) -> None:
     [
         ("vmguard.core.plan", "import os"),
         ("vmguard.core.plan", "def f():\n    from fcntl import fcntl"),
-        ("vmguard.core.plan", "from vmguard.adapters import ofd"),
+        ("vmguard.core.plan", "from vmguard.adapters.linux import ofd"),
         ("vmguard.protocol.wire", "from vmguard.daemon.loop import Loop"),
-        ("vmguard.adapters.ofd", "import vmguard.protocol.wire"),
+        ("vmguard.adapters.linux.ofd", "import vmguard.protocol.wire"),
         ("vmguard.hook.claim", "from vmguard import config"),
         ("vmguard.daemon.loop", "if TYPE_CHECKING:\n    from vmguard.cli import main"),
         ("vmguard.daemon.loop", "import libvirt"),

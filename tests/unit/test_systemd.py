@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.guard import eventually
-from vmguard.adapters import systemd
+from vmguard.adapters.linux import systemd
 
 UNITS = Path(__file__).resolve().parents[2] / "packaging" / "systemd"
 
@@ -136,7 +136,7 @@ def test_somebody_elses_watchdog_is_left_alone(
 
 def test_passed_descriptors_are_named_and_not_inherited_further() -> None:
     code = (
-        "import os; from vmguard.adapters import systemd; os.environ['LISTEN_PID'] = str(os.getpid());"
+        "import os; from vmguard.adapters.linux import systemd; os.environ['LISTEN_PID'] = str(os.getpid());"
         "null = os.open('/dev/null', 0); other = os.dup(null);"
         "[os.dup2(other, number) for number in (3, 4) if number != other];"
         "print([(name, fd, os.get_inheritable(fd)) for name, fd in systemd.listen_fds()], systemd.listen_fds())"

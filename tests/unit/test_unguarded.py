@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.corner import Corner, Rival, open_corner
-from vmguard.adapters import ofd
+from vmguard.adapters.linux import ofd
 from vmguard.config.choices import OnConflict
 from vmguard.config.settings import Unguarded
 from vmguard.core.lifecycle import State
@@ -214,7 +214,7 @@ def test_a_helper_that_dies_alone_lets_go_only_when_its_writes_are_through(corne
 def test_where_the_pin_is_forbidden_the_lock_is_held_beside_and_the_reason_known(
     corner: Corner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vmguard.adapters import pidfd
+    from vmguard.adapters.linux import pidfd
 
     def forbidden(*_: int) -> int:
         raise OSError(1, "Operation not permitted")

@@ -10,8 +10,9 @@ import pytest
 
 from tests.real.guard import Guard, eventually
 from vmguard import config
-from vmguard.adapters import clock, mounts, probe
-from vmguard.adapters.mounts import Mount, NfsStatistics
+from vmguard.adapters import probe
+from vmguard.adapters.linux import clock, mounts
+from vmguard.adapters.linux.mounts import Mount, NfsStatistics
 from vmguard.core.lifecycle import State
 from vmguard.core.plan import DISK, EXCLUSIVE
 from vmguard.core.timing import Wishes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from vmguard.adapters import files, mounts, proc, record
+from vmguard.adapters import files, record
+from vmguard.adapters.linux import mounts, proc
 from vmguard.core.refusal import Holder
 
 

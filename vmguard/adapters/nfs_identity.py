@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 
-from vmguard.adapters import identity
+from vmguard.adapters.linux import host_identity
 
 #: our file; its comment tells on which machine the id was made, so that a clone can be told from the original
 CONF = "/etc/modprobe.d/vmguard-nfs.conf"
@@ -56,7 +56,7 @@ def machine() -> str:
     """A fingerprint of this very machine: firmware's uuid, which a clone of a disk does not carry along; else (as in a
     container) the machine id. Empty when neither is there."""
     uuid = (_read("/sys/class/dmi/id/product_uuid") or "").lower()
-    source = uuid if uuid not in _NO_UUID else identity.machine_id()
+    source = uuid if uuid not in _NO_UUID else host_identity.machine_id()
     return hashlib.sha256(f"vmguard {source}".encode()).hexdigest()[:16] if source else ""
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vmguard.adapters import bounded
+from vmguard.adapters.linux import bounded_child
 from vmguard.errors import BadInput, StorageTimeout, VmguardError
 
 _PORT = 8006
@@ -57,7 +57,7 @@ def ask(access: Access, seconds: float) -> Answer:
     """All of it within ``seconds``. Raises VmguardError."""
     _check(access)
     try:
-        found = bounded.run(lambda: _ask(access), seconds, "asking the API")
+        found = bounded_child.run(lambda: _ask(access), seconds, "asking the API")
     except StorageTimeout:
         raise VmguardError(
             f"the API of {access.host} did not tell all within {seconds:.0f} s", "give it more time: --timeout"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 
-from vmguard.adapters import mounts
+from vmguard.adapters.linux import mounts
 from vmguard.core.pve_plan import PveVm
 from vmguard.core.pve_storage import Storage
 from vmguard.errors import LockUnavailable, PlanError

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from vmguard.adapters import proc
+from vmguard.adapters.linux import proc
 from vmguard.core.pve_config import VmConfig, is_vmid, parse_config
 from vmguard.core.pve_plan import PveVm, plan_vm
 from vmguard.core.pve_storage import Storages, parse_storages

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-from vmguard.adapters import bounded, mounts, proxmox_chain, proxmox_host, record
+from vmguard.adapters import proxmox_chain, proxmox_host, record
+from vmguard.adapters.linux import bounded_child, mounts
 from vmguard.core.pve_audit import Finding, Ground, Record, View, is_guarded
 from vmguard.core.pve_plan import plan_vm
 from vmguard.core.report import Status
@@ -68,7 +69,7 @@ def _ask_shares(found: View, record_folder: str, seconds: float) -> None:
             continue  # the audit says so
         paths += [source.path for source in vm.domain.sources if source.kind == "file"]
     try:
-        inodes = bounded.run(lambda: _inodes(paths), seconds, "looking at the VMs' disks")
+        inodes = bounded_child.run(lambda: _inodes(paths), seconds, "looking at the VMs' disks")
         found.inodes = {path: (int(device), int(inode)) for path, (device, inode) in inodes.items()}
     except VmguardError as problem:
         found.problems.append(Finding("unknown", Status.UNKNOWN, problem.message, problem.hint, node=found.here))
@@ -79,7 +80,7 @@ def _ask_shares(found: View, record_folder: str, seconds: float) -> None:
             continue
         folder = store.folder("images")
         try:
-            rows = bounded.run(lambda: list(_records(folder, record_folder)), seconds, f"reading {folder}")  # noqa: B023
+            rows = bounded_child.run(lambda: list(_records(folder, record_folder)), seconds, f"reading {folder}")  # noqa: B023
             records += [Record(store.id, *map(str, row)) for row in rows]
         except VmguardError as problem:
             text = f"owner records of storage '{store.id}': {problem.message}"

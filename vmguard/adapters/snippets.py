@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from vmguard.adapters import mounts
+from vmguard.adapters.linux import mounts
 from vmguard.errors import VmguardError
 
 NAME = "vmguard"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from vmguard.adapters import proxmox_host, statefile
+from vmguard.adapters import proxmox_host
+from vmguard.adapters.linux import statefile
 from vmguard.cli import main, places
 from vmguard.cli.output import Output
 from vmguard.core.report import Status

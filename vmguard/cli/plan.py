@@ -6,9 +6,10 @@ import argparse
 import os
 import sys
 
-from vmguard.adapters import bounded, proxmox_host
+from vmguard.adapters import proxmox_host
 from vmguard.adapters.chain import plan_of, resolve
 from vmguard.adapters.files import ReadOnlyOpener
+from vmguard.adapters.linux import bounded_child
 from vmguard.adapters.pools import Pools
 from vmguard.cli.output import Output
 from vmguard.config import load
@@ -38,12 +39,12 @@ def run(args: argparse.Namespace, out: Output) -> int:
     timeout = 10.0 if args.timeout is None else args.timeout
     if args.vmid or args.pve_config:
         vm = _proxmox(args)
-        plan = bounded.run(lambda: _resolved(vm.domain), timeout, "reading the image headers")
+        plan = bounded_child.run(lambda: _resolved(vm.domain), timeout, "reading the image headers")
         for note in vm.notes:
             out.warn(note)
     else:
         xml = _xml(args)
-        plan = bounded.run(lambda: plan_of(xml, pools=Pools()).as_json(), timeout, "reading the image headers")
+        plan = bounded_child.run(lambda: plan_of(xml, pools=Pools()).as_json(), timeout, "reading the image headers")
     if args.json:
         out.json(plan)
         return Status.OK

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vmguard.adapters import mounts
+from vmguard.adapters.linux import mounts
 from vmguard.cli.output import Output
 from vmguard.config import load
 from vmguard.core.report import Status

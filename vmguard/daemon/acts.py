@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable
 
 from vmguard import faults
-from vmguard.adapters import clock, pidfd, proc
+from vmguard.adapters.linux import clock, pidfd, proc
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry import GuardedProcess, GuardedVm, Registry
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vmguard.adapters import clock
+from vmguard.adapters.linux import clock
 from vmguard.core.lifecycle import LIVING, State
 from vmguard.core.processes import identity
 from vmguard.daemon.conflicts import Conflicts

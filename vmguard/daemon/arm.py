@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from vmguard.adapters import clock, identity, statefile
+from vmguard.adapters.linux import clock, host_identity, statefile
 from vmguard.core.watch_events import Arm, Disarm, Event
 
 log = logging.getLogger("vmguard.arm")
@@ -34,7 +34,7 @@ class Arming:
         now = clock.boottime()
         self._state = {
             "until": now + seconds,
-            "boot": identity.boot_id(),
+            "boot": host_identity.boot_id(),
             "since": clock.wall(),
             "reason": reason,
             "by": by,
@@ -62,7 +62,7 @@ class Arming:
             reason, by = str(state["reason"]), str(state["by"])
         except (KeyError, TypeError, ValueError):
             return
-        if state.get("boot") != identity.boot_id() or not now < until <= now + LONGEST:
+        if state.get("boot") != host_identity.boot_id() or not now < until <= now + LONGEST:
             statefile.remove(self._path)
             return
         self._state = state

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vmguard.adapters import clock
-from vmguard.adapters.proc import Key
+from vmguard.adapters.linux import clock
+from vmguard.adapters.linux.proc import Key
 from vmguard.daemon.newcomers import Newcomers
 from vmguard.daemon.sight import Sight
 

@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmguard.adapters import hypervisors, proc
+from vmguard.adapters import hypervisors
 from vmguard.adapters.hypervisors import RunDirs
+from vmguard.adapters.linux import proc
 from vmguard.core.fence import Evidence, Life, Others, Process, Proof, Rung
 from vmguard.core.lifecycle import State
 from vmguard.core.plan import EXCLUSIVE

@@ -6,7 +6,7 @@ import functools
 import logging
 from collections import deque
 
-from vmguard.adapters import clock
+from vmguard.adapters.linux import clock
 from vmguard.daemon import helpers
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry import GuardedVm, Registry

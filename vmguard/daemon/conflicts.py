@@ -12,7 +12,7 @@ import math
 import signal
 from collections.abc import Callable
 
-from vmguard.adapters import clock, pidfd
+from vmguard.adapters.linux import clock, pidfd
 from vmguard.config.choices import OnConflict
 from vmguard.config.settings import Unguarded
 from vmguard.core.lifecycle import State

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmguard import faults
-from vmguard.adapters import clock, mounts, statefile
-from vmguard.adapters.hostfence import HostFence
 from vmguard.adapters.hypervisors import RunDirs
+from vmguard.adapters.linux import clock, mounts, statefile
+from vmguard.adapters.linux.hardware_watchdog import HostFence
 from vmguard.core.fence import Next, Others, Rung, next_rung
 from vmguard.core.plan import EXCLUSIVE
 from vmguard.core.timing import Rungs

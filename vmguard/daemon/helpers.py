@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import vmguard
-from vmguard.adapters import clock
-from vmguard.adapters.spawn import ended, spawn
+from vmguard.adapters.linux import clock
+from vmguard.adapters.linux.spawn import ended, spawn
 from vmguard.daemon.loop import Loop
 
 log = logging.getLogger("vmguard.helpers")

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from vmguard.adapters import clock, journal
+from vmguard.adapters.linux import clock, journal
 from vmguard.core.watch_events import Level, Report
 from vmguard.daemon.notify import Notifier
 

@@ -25,8 +25,8 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from vmguard.adapters import clock, ofd, pidfd, proc
-from vmguard.adapters.vcpus import Vcpus
+from vmguard.adapters.linux import clock, ofd, pidfd, proc
+from vmguard.adapters.linux.vcpus import Vcpus
 from vmguard.config.migration import Migration
 from vmguard.core.lifecycle import State
 from vmguard.core.plan import EXCLUSIVE

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vmguard import faults
-from vmguard.adapters import clock, hypervisors, mounts, proc, systemd
+from vmguard.adapters import hypervisors
+from vmguard.adapters.linux import clock, mounts, proc, systemd
 from vmguard.core.lifecycle import LIVING, Action, Evidence, State, decide
 from vmguard.core.plan import EXCLUSIVE
 from vmguard.core.processes import Kind

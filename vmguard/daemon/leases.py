@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Mapping
 
-from vmguard.adapters import clock, identity, statefile
+from vmguard.adapters.linux import clock, host_identity, statefile
 
 log = logging.getLogger("vmguard.watch")
 
@@ -25,7 +25,7 @@ class Leases:
 
     def __init__(self, run_dir: str) -> None:
         self._path = os.path.join(run_dir, FILE)
-        self._boot = identity.boot_id()
+        self._boot = host_identity.boot_id()
         self._kept: dict[str, float] | None = None
         self._before = self._read()
         self._until = clock.boottime() + _TAKEN_UP

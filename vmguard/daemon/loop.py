@@ -15,7 +15,7 @@ import selectors
 from collections import deque
 from collections.abc import Callable
 
-from vmguard.adapters import clock
+from vmguard.adapters.linux import clock
 
 log = logging.getLogger("vmguard.loop")
 

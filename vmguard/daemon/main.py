@@ -12,10 +12,10 @@ from typing import Any
 import fasteners
 
 from vmguard import config as configuration
-from vmguard.adapters import clock, journal, memory, systemd
-from vmguard.adapters.hostfence import HostFence
 from vmguard.adapters.hypervisors import PROXMOX
 from vmguard.adapters.libvirt import host as libvirt_host
+from vmguard.adapters.linux import clock, journal, oom_and_scheduling, systemd
+from vmguard.adapters.linux.hardware_watchdog import HostFence
 from vmguard.core.lifecycle import State
 from vmguard.core.ranges import FOOTHOLD, LIBVIRT_WINDOW, QEMU_WINDOW, VIRTLOCKD_WINDOW, Range, held
 from vmguard.core.timing import Wishes
@@ -190,8 +190,11 @@ class Daemon:
 
     def _protect(self) -> None:
         """Be able to act when the host is out of memory or time."""
-        steps = [memory.open_files, *([memory.lock, memory.spare] if self.config.daemon.protected else [])]
-        for step in [*steps, *([memory.realtime] if self.config.daemon.realtime else [])]:
+        steps = [
+            oom_and_scheduling.open_files,
+            *([oom_and_scheduling.lock, oom_and_scheduling.spare] if self.config.daemon.protected else []),
+        ]
+        for step in [*steps, *([oom_and_scheduling.realtime] if self.config.daemon.realtime else [])]:
             try:
                 step()
             except OSError as problem:

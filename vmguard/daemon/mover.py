@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vmguard import faults
-from vmguard.adapters import clock, mounts, ofd, pidfd, proc, systemd
-from vmguard.adapters.proc import Key, OpenFile
+from vmguard.adapters.linux import clock, mounts, ofd, pidfd, proc, systemd
+from vmguard.adapters.linux.proc import Key, OpenFile
 from vmguard.core.pin import Side, Step, Verb, move
 from vmguard.core.plan import EXCLUSIVE
 from vmguard.core.ranges import FOOTHOLD, LEAVING, WHOLE, Range, covers, subtract

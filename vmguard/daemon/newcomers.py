@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from vmguard.adapters import clock
-from vmguard.adapters.proc import Key, OpenFile
+from vmguard.adapters.linux import clock
+from vmguard.adapters.linux.proc import Key, OpenFile
 
 #: seconds for which such a file must be open in the same way before it is pinned
 STEADY = 0.4

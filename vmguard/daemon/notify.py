@@ -21,8 +21,8 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from vmguard.adapters import identity, memory
-from vmguard.adapters.spawn import ended, spawn
+from vmguard.adapters.linux import host_identity, oom_and_scheduling
+from vmguard.adapters.linux.spawn import ended, spawn
 from vmguard.core.watch_events import Level, Report
 
 log = logging.getLogger("vmguard.notify")
@@ -86,7 +86,7 @@ def environment(report: Report, fields: Mapping[str, str]) -> dict[str, str]:
         "EVENT": report.code,
         "LEVEL": str(report.level),
         "TEXT": report.sentence,
-        "HOST": identity.host_name(),
+        "HOST": host_identity.host_name(),
         "VM": fields.get("name", ""),
         **{name.upper(): value for name, value in fields.items() if name not in ("vm", "name")},
     }
@@ -99,7 +99,7 @@ def _call(wanted: Wanted, variables: Mapping[str, str]) -> None:
     except OSError as problem:
         log.warning("notify.command cannot be started: %s", problem)
         return
-    memory.ordinary(pid)
+    oom_and_scheduling.ordinary(pid)
     status = _wait(pid, wanted.seconds)
     if status is None:
         _end(pid)

@@ -7,8 +7,8 @@ import math
 import os
 from collections.abc import Callable
 
-from vmguard.adapters import clock, inotify, proc
-from vmguard.adapters.proc import Key
+from vmguard.adapters.linux import clock, inotify, proc
+from vmguard.adapters.linux.proc import Key
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry import GuardedFile, GuardedVm
 from vmguard.daemon.workers import Workers

@@ -11,8 +11,8 @@ import math
 import os
 from collections.abc import Callable
 
-from vmguard.adapters import proc
 from vmguard.adapters.libvirt import host as libvirt_host
+from vmguard.adapters.linux import proc
 from vmguard.core.lifecycle import State
 from vmguard.core.plan import BACKING, DISK, EXCLUSIVE, SHARED
 from vmguard.core.ranges import FOOTHOLD, Range

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from vmguard.adapters import clock
+from vmguard.adapters.linux import clock
 from vmguard.core.lease import Mount
 from vmguard.core.watch_states import DANGER
 from vmguard.daemon.arm import LONGEST, Arming

@@ -13,8 +13,8 @@ import logging
 from collections.abc import Callable
 
 from vmguard import faults
-from vmguard.adapters import clock, systemd
-from vmguard.adapters.proc import Key, OpenFile
+from vmguard.adapters.linux import clock, systemd
+from vmguard.adapters.linux.proc import Key, OpenFile
 from vmguard.core.lifecycle import LIVING
 from vmguard.core.pin import Wish, shares_writes, wish
 from vmguard.core.plan import BACKING, DISK, EXCLUSIVE, SHARED

@@ -12,7 +12,8 @@ import queue
 import threading
 from collections.abc import Callable
 
-from vmguard.adapters import clock, probe
+from vmguard.adapters import probe
+from vmguard.adapters.linux import clock
 from vmguard.core.watch_events import Answer, Ask
 from vmguard.daemon.loop import Loop
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import vmguard
-from vmguard.adapters import clock, identity
+from vmguard.adapters.linux import clock, host_identity
 from vmguard.core.plan import EXCLUSIVE
 from vmguard.daemon import helpers
 from vmguard.daemon.loop import Loop
@@ -31,9 +31,9 @@ class RecordSettings:
 def fields(settings: RecordSettings) -> dict[str, str]:
     """What this host writes about itself into every record."""
     return {
-        "host": settings.host or identity.host_name(),
-        "machine": identity.machine_id(),
-        "boot": identity.boot_id(),
+        "host": settings.host or host_identity.host_name(),
+        "machine": host_identity.machine_id(),
+        "boot": host_identity.boot_id(),
         "version": vmguard.__version__,
     }
 

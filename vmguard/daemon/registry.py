@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmguard.adapters import clock, statefile
-from vmguard.adapters.proc import Key
+from vmguard.adapters.linux import clock, statefile
+from vmguard.adapters.linux.proc import Key
 from vmguard.core.lifecycle import State, allowed
 from vmguard.core.plan import EXCLUSIVE
 from vmguard.core.processes import Kind

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable
 
-from vmguard.adapters import clock
+from vmguard.adapters.linux import clock
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry import GuardedVm, Registry
 

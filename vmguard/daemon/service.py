@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import vmguard
-from vmguard.adapters import clock, proc
 from vmguard.adapters.hypervisors import PROXMOX
+from vmguard.adapters.linux import clock, proc
 from vmguard.core.lifecycle import LIVING, SENTENCES, State
 from vmguard.core.plan import MODES
 from vmguard.daemon.incoming import Incoming

@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable
 
-from vmguard.adapters import pidfd, proc, systemd
+from vmguard.adapters.linux import pidfd, proc, systemd
 from vmguard.daemon.mover import close_last
 from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
 from vmguard.daemon.workers import Workers

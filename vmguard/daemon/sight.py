@@ -17,8 +17,8 @@ description: /proc keeps the inode of a number, with its times, as long as someb
 
 from __future__ import annotations
 
-from vmguard.adapters import clock, mounts, proc
-from vmguard.adapters.proc import FdFolder, FdInfo, Key, OpenFile
+from vmguard.adapters.linux import clock, mounts, proc
+from vmguard.adapters.linux.proc import FdFolder, FdInfo, Key, OpenFile
 from vmguard.core.pin import Description
 from vmguard.core.processes import Kind
 from vmguard.core.ranges import QEMU_WINDOW, covers

@@ -7,7 +7,7 @@ import os
 import sys
 
 import vmguard
-from vmguard.adapters.spawn import ended, spawn
+from vmguard.adapters.linux.spawn import ended, spawn
 from vmguard.daemon.loop import Loop
 
 log = logging.getLogger("vmguard.standby")

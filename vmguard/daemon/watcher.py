@@ -10,9 +10,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from vmguard.adapters import clock, mounts
-from vmguard.adapters.kmsg import KernelLog
-from vmguard.adapters.mounts import Mount, NfsStatistics
+from vmguard.adapters.linux import clock, mounts
+from vmguard.adapters.linux.kmsg import KernelLog
+from vmguard.adapters.linux.mounts import Mount, NfsStatistics
 from vmguard.core.fence import Others
 from vmguard.core.lifecycle import State
 from vmguard.core.timing import Wishes

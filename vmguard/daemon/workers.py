@@ -11,7 +11,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from vmguard.adapters import clock
+from vmguard.adapters.linux import clock
 from vmguard.daemon.loop import Loop
 
 log = logging.getLogger("vmguard.workers")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmguard import survey
-from vmguard.adapters.bounded import Child
+from vmguard.adapters.linux.bounded_child import Child
 from vmguard.config import Config
 from vmguard.core.timing import Wishes
 from vmguard.doctor import look_guard, look_host, look_mount, look_proxmox, look_share, scratch

@@ -10,9 +10,9 @@ from typing import Any
 import vmguard
 from vmguard import config as configuration
 from vmguard import survey
-from vmguard.adapters import proc
 from vmguard.adapters.libvirt import hook_file as libvirt_hook
 from vmguard.adapters.libvirt import host as libvirt_host
+from vmguard.adapters.linux import proc
 from vmguard.config import Config
 from vmguard.doctor.facts import GuardFacts, LibvirtFacts, QemuFacts
 from vmguard.errors import DaemonError

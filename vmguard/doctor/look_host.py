@@ -6,8 +6,9 @@ import ctypes
 import datetime
 import os
 
-from vmguard.adapters import clock, identity, nfs_identity
-from vmguard.adapters.hostfence import HostFence
+from vmguard.adapters import nfs_identity
+from vmguard.adapters.linux import clock, host_identity
+from vmguard.adapters.linux.hardware_watchdog import HostFence
 from vmguard.config import Config
 from vmguard.doctor.facts import HostFacts, IdentityFacts
 
@@ -35,9 +36,9 @@ def look_identity(configured_name: str = "") -> IdentityFacts:
     unique_id, path, made_on = nfs_identity.persistent()
     booted = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=clock.boottime())
     return IdentityFacts(
-        name=configured_name or identity.host_name(),
-        machine=identity.machine_id(),
-        boot=identity.boot_id(),
+        name=configured_name or host_identity.host_name(),
+        machine=host_identity.machine_id(),
+        boot=host_identity.boot_id(),
         booted=f"{booted:%Y-%m-%dT%H:%M:%SZ}",
         unique_id=nfs_identity.in_force(),
         persistent=unique_id,

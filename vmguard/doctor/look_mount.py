@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from vmguard.adapters import mounts
+from vmguard.adapters.linux import mounts
 from vmguard.doctor.facts import MountFacts
 
 _COUNTED = ("RECLAIM_COMPLETE", "DELEGRETURN", "LOCK", "LOCKU")

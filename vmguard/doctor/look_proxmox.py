@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from vmguard.adapters import proxmox_host, snippets
-from vmguard.adapters.bounded import Child
+from vmguard.adapters.linux.bounded_child import Child
 from vmguard.config import Config
 from vmguard.core.pve_audit import HOOK
 from vmguard.doctor.facts import ProxmoxFacts

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from vmguard.adapters import ofd, proc
+from vmguard.adapters.linux import ofd, proc
 from vmguard.core.owner import SLOT, parse_slot
 from vmguard.core.ranges import WHOLE
 

@@ -10,7 +10,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from vmguard.adapters import ofd, probe
+from vmguard.adapters import probe
+from vmguard.adapters.linux import ofd
 from vmguard.core.ranges import WHOLE, Range
 from vmguard.doctor.look_mount import lock_requests
 from vmguard.errors import LockConflict, LockUnavailable

@@ -6,7 +6,8 @@ the foothold is taken, which keeps every third host out (see vmguard/daemon/inco
 
 from __future__ import annotations
 
-from vmguard.adapters import holder, ofd
+from vmguard.adapters import holder
+from vmguard.adapters.linux import ofd
 from vmguard.core.plan import EXCLUSIVE
 from vmguard.core.ranges import FOOTHOLD, WHOLE
 from vmguard.core.refusal import Here, printable

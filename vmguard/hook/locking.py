@@ -9,9 +9,9 @@ import os
 import time
 
 from vmguard import faults
-from vmguard.adapters import mounts, ofd
 from vmguard.adapters.chain import resolve
 from vmguard.adapters.files import Opener, real_path
+from vmguard.adapters.linux import mounts, ofd
 from vmguard.core.plan import EXCLUSIVE, NETWORK, PlannedFile, Unguarded
 from vmguard.core.ranges import WHOLE, Range, held
 from vmguard.errors import LockConflict, LockUnavailable, PlanError

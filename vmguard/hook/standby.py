@@ -25,8 +25,9 @@ import sys
 import time
 
 from vmguard import faults
-from vmguard.adapters import chain, holder, mounts, pidfd, record
+from vmguard.adapters import chain, holder, record
 from vmguard.adapters.files import Opener
+from vmguard.adapters.linux import mounts, pidfd
 from vmguard.core import domain_xml
 from vmguard.core.lean_json import decode, encode
 from vmguard.errors import VmguardError

@@ -16,7 +16,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))))
 
-from vmguard.adapters import systemd
+from vmguard.adapters.linux import systemd
 
 F_OFD_SETLK = 37
 FLOCK = struct.Struct("hhqqi4x")

@@ -9,7 +9,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.abspath(f"{__file__}/../../../.."))
-from vmguard.adapters import ofd, pidfd
+from vmguard.adapters.linux import ofd, pidfd
 from vmguard.core.ranges import WHOLE
 
 

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import uuid
 
-from vmguard.adapters import pidfd, proc
+from vmguard.adapters.linux import pidfd, proc
 
 #: the line by which our hook is known, whatever its paths and version
 MARK = b"# vmguard: libvirt's qemu hook"

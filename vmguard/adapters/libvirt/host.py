@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vmguard.adapters import proc
+from vmguard.adapters.linux import proc
 
 _ESCAPES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&apos;"))
 

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from vmguard.adapters import clock
+from vmguard.adapters.linux import clock
 from vmguard.errors import StorageTimeout, VmguardError
 
 

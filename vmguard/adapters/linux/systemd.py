@@ -25,8 +25,8 @@ import sys
 from collections.abc import Callable
 
 import vmguard
-from vmguard.adapters import clock, mounts, proc
-from vmguard.adapters.spawn import spawn
+from vmguard.adapters.linux import clock, mounts, proc
+from vmguard.adapters.linux.spawn import spawn
 
 log = logging.getLogger("vmguard.systemd")
 

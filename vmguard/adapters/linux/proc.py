@@ -10,7 +10,7 @@ import os
 import select
 import sys
 
-from vmguard.adapters import mounts
+from vmguard.adapters.linux import mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
