@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmguard.adapters import holder, hypervisors, proxmox_host, record
+from vmguard.adapters import holder, hypervisors, record
 from vmguard.adapters.chain import plan_of, resolve
 from vmguard.adapters.files import Opener, ReadOnlyOpener
 from vmguard.adapters.hypervisors import PROXMOX, RunDirs
 from vmguard.adapters.linux import bounded_child, host_identity, mounts, ofd, proc, statefile
 from vmguard.adapters.pools import Pools
+from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.core.domain_xml import parse_domain
 from vmguard.core.owner import TEXT_FIELDS, Owner
 from vmguard.core.plan import DISK, EXCLUSIVE, Plan

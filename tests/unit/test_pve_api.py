@@ -13,7 +13,7 @@ import pytest
 from tests.pve.api import SECRET, TOKEN, Api, Certificates
 from tests.pve.place import Place
 from tests.real.guard import REPOSITORY, Answer
-from vmguard.adapters import proxmox_api
+from vmguard.adapters.proxmox import api as proxmox_api
 from vmguard.core.pve_config import parse_config
 from vmguard.core.pve_storage import parse_storages
 from vmguard.errors import VmguardError
@@ -147,7 +147,7 @@ def test_without_the_packages_it_says_which_and_does_not_end_the_process(missing
     """proxmoxer calls sys.exit(1) when requests is missing."""
     code = (
         f"import sys; sys.modules[{missing!r}] = None\n"
-        "from vmguard.adapters import proxmox_api as api\n"
+        "from vmguard.adapters.proxmox import api as api\n"
         "try: api.ask(api.Access('127.0.0.1:1', 'a@b!c', 'x'), 5)\n"
         "except api.VmguardError as problem: print(problem.message)"
     )

@@ -16,9 +16,9 @@ import pytest
 
 from tests.pve.inside.hooks import HookFailed, exec_hookscript
 from tests.pve.place import OTHER, Place
-from vmguard.adapters import proxmox_chain, snippets
 from vmguard.adapters.linux import mounts
-from vmguard.adapters.proxmox_chain import Script
+from vmguard.adapters.proxmox import chained_hookscripts, snippets
+from vmguard.adapters.proxmox.chained_hookscripts import Script
 from vmguard.errors import VmguardError
 
 pytestmark = pytest.mark.process
@@ -279,7 +279,7 @@ def test_a_script_of_a_vm_that_is_gone_is_never_given_to_a_new_one(place: Place)
     place.vm("100")  # destroyed, and made anew
     place.conf("101").unlink()
     place.vmguard("enable", "proxmox", "--vmid", "100")
-    assert "100" not in proxmox_chain.read(str(place.pve))
+    assert "100" not in chained_hookscripts.read(str(place.pve))
     assert states(place.json("disable", "proxmox", "--all"))["vmguard.cfg"] == "done"
     assert not (place.pve / "vmguard.cfg").exists()
 
@@ -338,24 +338,24 @@ def test_the_hookscript_is_never_put_on_a_share(monkeypatch: pytest.MonkeyPatch)
 
 def test_two_nodes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys; from vmguard.adapters import proxmox_chain as c\n"
+        "import sys; from vmguard.adapters.proxmox import chained_hookscripts as c\n"
         "for n in range(20): c.change(sys.argv[1], {sys.argv[2] + str(n): c.Script('a:snippets/b', '/b c')})"
     )
     nodes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), digit]) for digit in ("10", "20")]
     assert [node.wait(30) for node in nodes] == [0, 0]
-    assert len(proxmox_chain.read(str(tmp_path))) == 40
-    assert proxmox_chain.read(str(tmp_path))["100"] == Script("a:snippets/b", "/b c")
+    assert len(chained_hookscripts.read(str(tmp_path))) == 40
+    assert chained_hookscripts.read(str(tmp_path))["100"] == Script("a:snippets/b", "/b c")
     assert sorted(os.listdir(tmp_path)) == ["priv", "vmguard.cfg"]
 
 
 def test_a_lock_that_nobody_gives_back_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxmox_chain, "_PATIENCE", 0.5)
+    monkeypatch.setattr(chained_hookscripts, "_PATIENCE", 0.5)
     (tmp_path / "priv/lock/vmguard").mkdir(parents=True)
     with pytest.raises(VmguardError, match="another node is changing"):
-        proxmox_chain.change(str(tmp_path), {"100": None})
+        chained_hookscripts.change(str(tmp_path), {"100": None})
     threading.Timer(0.2, (tmp_path / "priv/lock/vmguard").rmdir).start()  # pmxcfs takes it back
     began = time.monotonic()
-    proxmox_chain.change(str(tmp_path), {"100": Script("a:snippets/b", "/b")})
+    chained_hookscripts.change(str(tmp_path), {"100": Script("a:snippets/b", "/b")})
     assert time.monotonic() - began >= 0.2
 
 

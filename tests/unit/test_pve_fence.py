@@ -12,8 +12,10 @@ import pytest
 
 from tests.real.fence_world import World
 from tests.real.guard import eventually
-from vmguard.adapters import hypervisor_job, proxmox_helpers, proxmox_host
+from vmguard.adapters import hypervisor_job
 from vmguard.adapters.linux import proc
+from vmguard.adapters.proxmox import helpers as proxmox_helpers
+from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.core.processes import Kind, identity, served
 from vmguard.core.watch_events import AfterFence, Policy
 from vmguard.daemon import fencer

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vmguard.adapters import proxmox_helpers, proxmox_host
 from vmguard.adapters.libvirt import host as libvirt_host
+from vmguard.adapters.proxmox import helpers as proxmox_helpers
+from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.core.processes import Kind
 
 PROXMOX = "proxmox"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from vmguard.adapters import proxmox_api, proxmox_survey, snippets
+from vmguard.adapters.proxmox import api as proxmox_api
+from vmguard.adapters.proxmox import cluster_view, snippets
 from vmguard.cli.output import Output
 from vmguard.config import load
 from vmguard.core.pve_audit import HOOK, Finding, View, audit
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     else:
         folder = config.owner_record.directory if config.owner_record.enabled else ""
         hook = snippets.place(config.proxmox.snippets_dir)
-        view = proxmox_survey.view(config.proxmox.config_dir, folder, hook, args.timeout or _SHARES)
+        view = cluster_view.view(config.proxmox.config_dir, folder, hook, args.timeout or _SHARES)
     findings = audit(view)
     status = worst([finding.status for finding in findings]) if findings else Status.OK
     if args.json:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from vmguard.adapters import proxmox_host
 from vmguard.adapters.linux import statefile
+from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.cli import main, places
 from vmguard.cli.output import Output
 from vmguard.core.report import Status

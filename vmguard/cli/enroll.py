@@ -12,9 +12,10 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from vmguard.adapters import proxmox_chain, proxmox_host, qm, snippets
-from vmguard.adapters.proxmox_chain import Script
-from vmguard.adapters.proxmox_survey import grounds, unusable
+from vmguard.adapters.proxmox import chained_hookscripts, qm, snippets
+from vmguard.adapters.proxmox import host as proxmox_host
+from vmguard.adapters.proxmox.chained_hookscripts import Script
+from vmguard.adapters.proxmox.cluster_view import grounds, unusable
 from vmguard.cli import hook_script
 from vmguard.cli.output import Output
 from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps, daemon_runs
@@ -112,7 +113,7 @@ class _Cluster:
 
     @property
     def chained(self) -> dict[str, Script]:
-        return proxmox_chain.read(self.dir)
+        return chained_hookscripts.read(self.dir)
 
     def vm(self, vmid: str) -> _Vm:
         """Raises VmguardError."""
@@ -236,12 +237,12 @@ def _enroll(vm: _Vm, cluster: _Cluster, steps: Steps) -> None:
     if steps.dry_run:
         steps.add(step, WOULD, f"{vm.title} would be enrolled{also}")
         return
-    proxmox_chain.change(cluster.dir, {vm.vmid: before})  # also forgets one that a VM of this number once had
+    chained_hookscripts.change(cluster.dir, {vm.vmid: before})  # also forgets one that a VM of this number once had
     try:
         qm.set_hookscript(vm.vmid, HOOK, vm.digest)
     except VmguardError:
         if cluster.vm(vm.vmid).script != HOOK:
-            proxmox_chain.change(cluster.dir, {vm.vmid: known})
+            chained_hookscripts.change(cluster.dir, {vm.vmid: known})
             raise
     steps.add(step, DONE, f"{vm.title} is enrolled{also}; from its next start on")
 
@@ -266,7 +267,7 @@ def _release(vm: _Vm, cluster: _Cluster, steps: Steps) -> None:
         return
     if vm.script == HOOK:
         qm.set_hookscript(vm.vmid, before.volume if before else "", vm.digest)
-    proxmox_chain.change(cluster.dir, {vm.vmid: None})
+    chained_hookscripts.change(cluster.dir, {vm.vmid: None})
     steps.add(step, DONE, f"{vm.title} is no longer enrolled{back}: its starts are UNGUARDED from now on")
 
 
@@ -276,7 +277,7 @@ def _forget_the_gone(cluster: _Cluster, steps: Steps) -> None:
     if gone and steps.dry_run:
         steps.add("vmguard.cfg", WOULD, f"the hookscripts of VMs that are gone would be forgotten: {', '.join(gone)}")
     elif gone:
-        proxmox_chain.change(cluster.dir, dict.fromkeys(gone))
+        chained_hookscripts.change(cluster.dir, dict.fromkeys(gone))
         steps.add("vmguard.cfg", DONE, f"the hookscripts of VMs that are gone were forgotten: {', '.join(gone)}")
 
 

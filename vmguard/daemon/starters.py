@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import os
 
-from vmguard.adapters import proxmox_host
 from vmguard.adapters.linux import clock
+from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.core.lifecycle import State
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry import GuardedVm

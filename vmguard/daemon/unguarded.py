@@ -12,11 +12,11 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vmguard.adapters import proxmox_host
 from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import host_identity as host
 from vmguard.adapters.linux import proc
 from vmguard.adapters.linux.proc import Key, OpenFile
+from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.config.settings import Unguarded
 from vmguard.core.lifecycle import LIVING, State
 from vmguard.core.processes import MASTERS, Kind, identity, kind_of, named_files, served, short_name

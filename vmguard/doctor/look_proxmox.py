@@ -6,8 +6,9 @@ import os
 import re
 from typing import Any
 
-from vmguard.adapters import proxmox_host, snippets
 from vmguard.adapters.linux.bounded_child import Child
+from vmguard.adapters.proxmox import host as proxmox_host
+from vmguard.adapters.proxmox import snippets
 from vmguard.config import Config
 from vmguard.core.pve_audit import HOOK
 from vmguard.doctor.facts import ProxmoxFacts

@@ -45,8 +45,8 @@ def config_dir() -> str:
 
 
 def _claim(vmid: str) -> None:
-    from vmguard.adapters.proxmox_ground import Ground
-    from vmguard.adapters.proxmox_host import node_name, read_vm
+    from vmguard.adapters.proxmox.host import node_name, read_vm
+    from vmguard.adapters.proxmox.storage_mounted import Ground
     from vmguard.hook.subject import Subject
 
     source = os.environ.get("PVE_MIGRATED_FROM", "")  # present, but empty, at every start that is no migration

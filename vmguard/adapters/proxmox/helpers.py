@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from vmguard.adapters.linux import proc
-from vmguard.adapters.proxmox_host import pid_in
+from vmguard.adapters.proxmox.host import pid_in
 from vmguard.core.processes import Kind, kind_of, served
 from vmguard.core.pve_config import is_vmid
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-from vmguard.adapters import proxmox_chain, proxmox_host, record
+from vmguard.adapters import record
 from vmguard.adapters.linux import bounded_child, mounts
+from vmguard.adapters.proxmox import chained_hookscripts
+from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.core.pve_audit import Finding, Ground, Record, View, is_guarded
 from vmguard.core.pve_plan import plan_vm
 from vmguard.core.report import Status
@@ -26,7 +28,9 @@ def view(config_dir: str, record_folder: str, hook: str, seconds: float) -> View
     if not nodes:
         raise VmguardError(f"{config_dir} knows no node: this is no Proxmox VE, or its cluster is down", "pvecm status")
     found = View(nodes, proxmox_host.read_storages(config_dir), here=node, ground=grounds())
-    found.chained = {vmid: (script.volume, script.path) for vmid, script in proxmox_chain.read(config_dir).items()}
+    found.chained = {
+        vmid: (script.volume, script.path) for vmid, script in chained_hookscripts.read(config_dir).items()
+    }
     found.hook_problem = unusable(hook)
     found.script_problem = unusable
     for vmid, owner in proxmox_host.owners(config_dir):
