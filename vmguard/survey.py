@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmguard.adapters import holder, hypervisors, record
-from vmguard.adapters.chain import plan_of, resolve
-from vmguard.adapters.files import Opener, ReadOnlyOpener
+from vmguard.adapters import hypervisors
 from vmguard.adapters.hypervisors import PROXMOX, RunDirs
 from vmguard.adapters.linux import bounded_child, host_identity, mounts, ofd, proc, statefile
-from vmguard.adapters.pools import Pools
 from vmguard.adapters.proxmox import host as proxmox_host
+from vmguard.adapters.storage import lock_holder, owner_record
+from vmguard.adapters.storage.backing_chain import plan_of, resolve
+from vmguard.adapters.storage.files import Opener, ReadOnlyOpener
+from vmguard.adapters.storage.libvirt_pools import Pools
 from vmguard.core.domain_xml import parse_domain
 from vmguard.core.owner import TEXT_FIELDS, Owner
 from vmguard.core.plan import DISK, EXCLUSIVE, Plan
@@ -199,7 +200,7 @@ def _search_records(wanted: str, folder_name: str) -> list[dict[str, Any]]:
             if os.path.basename(folder) != folder_name:
                 continue
             for name in sorted(names):
-                owner = record.last_claim(os.path.join(folder, name))
+                owner = owner_record.last_claim(os.path.join(folder, name))
                 if owner is not None and wanted in (owner.vm, owner.uuid):
                     found.append({**owner.as_json(), "folder": os.path.dirname(folder)})
     return found
@@ -300,7 +301,7 @@ def _ask(file: dict[str, Any], folder: str) -> dict[str, Any]:
     try:
         kind = ofd.WRITE if file["mode"] == EXCLUSIVE else ofd.READ
         conflict = ofd.conflict(opened.fd, kind, WHOLE)
-        found = holder.describe(file["path"], opened.fd, folder)
+        found = lock_holder.describe(file["path"], opened.fd, folder)
     finally:
         opened.close()
     return {

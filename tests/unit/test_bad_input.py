@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.real.images import image
-from vmguard.adapters.chain import plan_of, resolve
-from vmguard.adapters.files import Opener, ReadOnlyOpener
-from vmguard.adapters.pools import Pools
+from vmguard.adapters.storage.backing_chain import plan_of, resolve
+from vmguard.adapters.storage.files import Opener, ReadOnlyOpener
+from vmguard.adapters.storage.libvirt_pools import Pools
 from vmguard.core.domain_xml import parse_domain
 from vmguard.errors import BadInput, PlanError, VmguardError
 

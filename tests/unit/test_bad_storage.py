@@ -14,9 +14,9 @@ import pytest
 
 import vmguard.core.image_name
 from tests.real.images import image
-from vmguard.adapters import files
-from vmguard.adapters.chain import plan_of, resolve
-from vmguard.adapters.files import NotAFile, Opener
+from vmguard.adapters.storage import files
+from vmguard.adapters.storage.backing_chain import plan_of, resolve
+from vmguard.adapters.storage.files import NotAFile, Opener
 from vmguard.core.domain_xml import parse_domain
 from vmguard.core.plan import EXCLUSIVE
 from vmguard.errors import LockUnavailable, StorageTimeout, VmguardError

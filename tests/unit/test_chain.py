@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.real.images import create, overlay
-from vmguard.adapters import chain
-from vmguard.adapters.chain import plan_of, resolve
-from vmguard.adapters.files import Opener, ReadOnlyOpener
-from vmguard.adapters.pools import Pools
+from vmguard.adapters.storage import backing_chain
+from vmguard.adapters.storage.backing_chain import plan_of, resolve
+from vmguard.adapters.storage.files import Opener, ReadOnlyOpener
+from vmguard.adapters.storage.libvirt_pools import Pools
 from vmguard.core.domain_xml import parse_domain
 from vmguard.core.plan import EXCLUSIVE, SHARED, Plan
 from vmguard.errors import PlanError
@@ -280,7 +280,7 @@ def test_a_long_chain_is_walked_to_its_end(tmp_path: Path) -> None:
 
 
 def test_a_chain_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chain, "MAX_CHAIN", 3)
+    monkeypatch.setattr(backing_chain, "MAX_CHAIN", 3)
     create(tmp_path / "0")
     for number in range(1, 4):
         overlay(tmp_path / str(number), f"{number - 1}")

@@ -18,8 +18,8 @@ import pytest
 from tests.real import answers
 from tests.real.fake_qemu import FakeQemu
 from tests.real.guard import Guard, Vm, eventually, locks_on, make_disk
-from vmguard.adapters import record
 from vmguard.adapters.linux import ofd
+from vmguard.adapters.storage import owner_record
 from vmguard.errors import LockConflict
 
 pytestmark = pytest.mark.process
@@ -109,7 +109,7 @@ def test_a_vm_from_claim_to_release(guard: Guard, vm: Vm) -> None:
 
 
 def released(disk: Path) -> bool:
-    owner = record.read_owner(str(disk), ".vmguard", disk.stat().st_ino)
+    owner = owner_record.read_owner(str(disk), ".vmguard", disk.stat().st_ino)
     return owner is not None and bool(owner.released)
 
 

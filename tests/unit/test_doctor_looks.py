@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from vmguard.adapters import nfs_identity
 from vmguard.adapters.linux import mounts
 from vmguard.adapters.linux.mounts import Mount
+from vmguard.adapters.storage import nfs_client_id
 from vmguard.cli import doctor as command
 from vmguard.cli.main import main
 from vmguard.config import Config
@@ -163,7 +163,7 @@ def test_an_id_that_came_with_a_clone_is_replaced_and_one_that_an_admin_chose_is
 def test_the_id_is_written_so_that_modprobe_and_the_doctor_read_it(tmp_path: Path) -> None:
     conf = tmp_path / "vmguard-nfs.conf"
     unique_id = mend.carry_out(mend.Plan(True, False, ""), ME, str(conf))
-    assert nfs_identity.persistent((str(tmp_path),)) == (unique_id, str(conf), "cafe")
+    assert nfs_client_id.persistent((str(tmp_path),)) == (unique_id, str(conf), "cafe")
     assert f"options nfs nfs4_unique_id={unique_id}\n" in conf.read_text()
 
 
@@ -172,8 +172,8 @@ def test_of_several_lines_of_modprobe_the_last_counts_and_other_options_do_not_d
     (tmp_path / "b.conf").write_text(
         "# options nfs nfs4_unique_id=no\noptions nfs max_session_slots=9 nfs4_unique_id=b\n"
     )
-    assert nfs_identity.persistent((str(tmp_path),))[0] == "b"
-    assert nfs_identity.persistent((str(tmp_path / "none"),)) == ("", "", "")
+    assert nfs_client_id.persistent((str(tmp_path),))[0] == "b"
+    assert nfs_client_id.persistent((str(tmp_path / "none"),)) == ("", "", "")
 
 
 # -- Proxmox VE -----------------------------------------------------------------------------------------------------

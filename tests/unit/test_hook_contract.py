@@ -383,7 +383,7 @@ def test_the_good_path_imports_nothing_slow(alone: Guard, vm: Vm, tmp_path: Path
     hook.chmod(0o755)
     patch(hook, VMGUARD_PYTHON=str(wrapper))
     assert_silent_success(run([str(hook), "web", operation, "begin", "-"], vm.xml(), alone.hook_environment()))
-    wanted = {"prepare": "vmguard.adapters.record", "release": "vmguard.hook.libvirt"}[operation]
+    wanted = {"prepare": "vmguard.adapters.storage.owner_record", "release": "vmguard.hook.libvirt"}[operation]
     assert eventually(lambda: modules.exists() and wanted in modules.read_text().split()), "not at its end"
     time.sleep(0.1)
     loaded = set(modules.read_text().split())

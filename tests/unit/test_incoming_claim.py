@@ -13,8 +13,8 @@ from tests.real.corner import Corner, Rival, open_corner
 from tests.real.fake_qemu import FakeQemu
 from tests.real.guard import Guard, Vm, eventually, make_disk
 from tests.unit.test_incoming import PIECES, Source
-from vmguard.adapters import holder, record
 from vmguard.adapters.linux import ofd, proc
+from vmguard.adapters.storage import lock_holder, owner_record
 from vmguard.core.lifecycle import State
 from vmguard.core.owner import Owner
 from vmguard.core.plan import DISK, EXCLUSIVE, SHARED, PlannedFile
@@ -39,7 +39,7 @@ class Asked:
         self.folder = folder
         self.owner: Owner | None = Owner(3, host="hyp-a.example", machine="x", boot="y", uuid="1")
         self.local: tuple[str, ...] = ()
-        monkeypatch.setattr(holder, "describe", lambda *_: Holder(self.owner, "", self.local, 10.0))
+        monkeypatch.setattr(lock_holder, "describe", lambda *_: Holder(self.owner, "", self.local, 10.0))
 
     def file(self, name: str, mode: str = EXCLUSIVE) -> ClaimedFile:
         path = self.folder / name
@@ -215,9 +215,9 @@ def test_the_source_names_the_target_once_that_has_written_itself_into_the_owner
         assert eventually(lambda: guard.guards(vm.name) == {str(disk): "outgoing"})
         assert summary() == "outgoing to another host"
         about = {"host": "hyp-b", "boot": "another", "vm": vm.name}
-        record.write_claim(str(disk), ".vmguard", inode, {**about, "uuid": "somebody-else"})
+        owner_record.write_claim(str(disk), ".vmguard", inode, {**about, "uuid": "somebody-else"})
         assert summary() == "outgoing to another host"
-        record.write_claim(str(disk), ".vmguard", inode, {**about, "uuid": vm.uuid})
+        owner_record.write_claim(str(disk), ".vmguard", inode, {**about, "uuid": vm.uuid})
         assert summary() == "outgoing to hyp-b"
     os.close(target)
 

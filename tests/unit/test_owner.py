@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmguard.adapters import record
+from vmguard.adapters.storage import owner_record
 from vmguard.core.owner import SLOT, Owner, next_epoch, parse_slot, slot
 
 FIELDS = {
@@ -52,43 +52,43 @@ def test_a_slot_is_a_line_that_a_person_can_read() -> None:
 
 def test_each_claim_raises_the_epoch(tmp_path: Path) -> None:
     disk = str(tmp_path / "web.qcow2")
-    assert record.read_owner(disk, ".vmguard", 42) is None
-    assert [record.write_claim(disk, ".vmguard", 42, FIELDS) for _ in range(3)] == [1, 2, 3]
-    owner = record.read_owner(disk, ".vmguard", 42)
+    assert owner_record.read_owner(disk, ".vmguard", 42) is None
+    assert [owner_record.write_claim(disk, ".vmguard", 42, FIELDS) for _ in range(3)] == [1, 2, 3]
+    owner = owner_record.read_owner(disk, ".vmguard", 42)
     assert owner is not None
     assert (owner.epoch, owner.host, owner.vm, owner.released) == (3, "hyp-a", "web", "")
 
 
 def test_a_release_is_marked_in_its_own_slot(tmp_path: Path) -> None:
     disk = str(tmp_path / "web.qcow2")
-    record.write_claim(disk, ".vmguard", 42, FIELDS)
-    record.write_release(disk, ".vmguard", 42, Owner(1, **{**FIELDS, "released": "2026-11-20T14:00:00Z"}))
-    owner = record.read_owner(disk, ".vmguard", 42)
+    owner_record.write_claim(disk, ".vmguard", 42, FIELDS)
+    owner_record.write_release(disk, ".vmguard", 42, Owner(1, **{**FIELDS, "released": "2026-11-20T14:00:00Z"}))
+    owner = owner_record.read_owner(disk, ".vmguard", 42)
     assert owner is not None
     assert owner.released == "2026-11-20T14:00:00Z"
-    assert record.write_claim(disk, ".vmguard", 42, FIELDS) == 2
+    assert owner_record.write_claim(disk, ".vmguard", 42, FIELDS) == 2
 
 
 def test_a_late_release_does_not_touch_the_next_claim(tmp_path: Path) -> None:
     disk = str(tmp_path / "web.qcow2")
-    record.write_claim(disk, ".vmguard", 42, FIELDS)
-    record.write_claim(disk, ".vmguard", 42, {**FIELDS, "host": "hyp-b", "boot": "b-2"})
+    owner_record.write_claim(disk, ".vmguard", 42, FIELDS)
+    owner_record.write_claim(disk, ".vmguard", 42, {**FIELDS, "host": "hyp-b", "boot": "b-2"})
     with pytest.raises(OSError, match="another claim"):
-        record.write_release(disk, ".vmguard", 42, Owner(2, **{**FIELDS, "released": "2026-11-20T14:00:00Z"}))
-    owner = record.read_owner(disk, ".vmguard", 42)
+        owner_record.write_release(disk, ".vmguard", 42, Owner(2, **{**FIELDS, "released": "2026-11-20T14:00:00Z"}))
+    owner = owner_record.read_owner(disk, ".vmguard", 42)
     assert owner is not None
     assert (owner.host, owner.released) == ("hyp-b", "")
 
 
 def test_after_a_torn_write_the_claim_before_it_speaks_and_the_epoch_still_rises(tmp_path: Path) -> None:
     disk = str(tmp_path / "web.qcow2")
-    record.write_claim(disk, ".vmguard", 42, FIELDS)
+    owner_record.write_claim(disk, ".vmguard", 42, FIELDS)
     path = tmp_path / ".vmguard" / "42.owner"
     path.write_bytes(path.read_bytes() + b'{"epoch":2,"host":"hy')
-    owner = record.read_owner(disk, ".vmguard", 42)
+    owner = owner_record.read_owner(disk, ".vmguard", 42)
     assert owner is not None
     assert owner.epoch == 1
-    assert record.write_claim(disk, ".vmguard", 42, FIELDS) == 3
+    assert owner_record.write_claim(disk, ".vmguard", 42, FIELDS) == 3
     assert next_epoch(0) == 1
 
 
@@ -99,10 +99,10 @@ def test_a_planted_symlink_does_not_lead_elsewhere(tmp_path: Path) -> None:
     share.mkdir()
     (share / ".vmguard").symlink_to(elsewhere)
     with pytest.raises(OSError):
-        record.write_claim(str(share / "disk"), ".vmguard", 1, FIELDS)
+        owner_record.write_claim(str(share / "disk"), ".vmguard", 1, FIELDS)
     (share / ".vmguard").unlink()
     (share / ".vmguard").mkdir()
     (share / ".vmguard" / "1.owner").symlink_to(elsewhere / "victim")
     with pytest.raises(OSError):
-        record.write_claim(str(share / "disk"), ".vmguard", 1, FIELDS)
+        owner_record.write_claim(str(share / "disk"), ".vmguard", 1, FIELDS)
     assert list(elsewhere.iterdir()) == []

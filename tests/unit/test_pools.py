@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vmguard.adapters.pools import Pools
+from vmguard.adapters.storage.libvirt_pools import Pools
 from vmguard.errors import PlanError
 
 

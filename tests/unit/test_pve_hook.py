@@ -331,7 +331,7 @@ def test_the_good_path_imports_nothing_slow(node: Node, tmp_path: Path, phase: s
     script = re.sub(r"^VMGUARD_PYTHON=.*$", f"VMGUARD_PYTHON={wrapper}", node.hook_file.read_text(), flags=re.MULTILINE)
     node.hook_file.write_text(script)
     assert node.phase(phase) == ""
-    wanted = "vmguard.adapters.record" if phase == "pre-start" else "vmguard.hook.proxmox"
+    wanted = "vmguard.adapters.storage.owner_record" if phase == "pre-start" else "vmguard.hook.proxmox"
     assert eventually(lambda: modules.exists() and wanted in modules.read_text().split())
     time.sleep(0.1)
     assert not set(modules.read_text().split()) & set(SLOW.split())

@@ -10,9 +10,9 @@ import pytest
 
 from tests.real.guard import Guard, eventually
 from vmguard import config
-from vmguard.adapters import probe
 from vmguard.adapters.linux import clock, mounts
 from vmguard.adapters.linux.mounts import Mount, NfsStatistics
+from vmguard.adapters.storage import lock_probe
 from vmguard.core.lifecycle import State
 from vmguard.core.plan import DISK, EXCLUSIVE
 from vmguard.core.timing import Wishes
@@ -260,9 +260,9 @@ def test_the_errors_of_one_mount_and_one_operation_are_counted(tmp_path: Path) -
     stats.write_text(
         block.format("/a", 0, 3) + block.format("/ab", 7, 8) + "device x mounted on /proc with fstype proc\n"
     )
-    assert probe.server_errors("/a", True, str(stats)) == 3
-    assert probe.server_errors("/ab", False, str(stats)) == 7
-    assert probe.server_errors("/nowhere", True, str(stats)) is None
+    assert lock_probe.server_errors("/a", True, str(stats)) == 3
+    assert lock_probe.server_errors("/ab", False, str(stats)) == 7
+    assert lock_probe.server_errors("/nowhere", True, str(stats)) is None
 
 
 # -- a guest's clock ------------------------------------------------------------------------------------------------

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 def run(jobs: list[dict[str, Any]]) -> list[int]:
     """Write each record; what went wrong is said on stderr, a line each."""
-    from vmguard.adapters import record
+    from vmguard.adapters.storage import owner_record
 
     epochs = []
     for job in jobs:
         epoch = 0
         try:
-            epoch = record.write_claim(job["path"], job["folder"], int(job["inode"]), job["fields"])
+            epoch = owner_record.write_claim(job["path"], job["folder"], int(job["inode"]), job["fields"])
         except OSError as problem:
             os.write(2, f"no owner record for {job['path']!r}: {problem.strerror}\n".encode())
         epochs.append(epoch)

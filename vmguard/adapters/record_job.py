@@ -31,10 +31,10 @@ def run(jobs: list[dict[str, Any]]) -> int:
 
 
 def _write(job: dict[str, Any], owner: Owner) -> None:
-    from vmguard.adapters import record
+    from vmguard.adapters.storage import owner_record
 
     path: str = job["path"]
-    record.as_owner(path, lambda: record.write_release(path, job["folder"], int(job["inode"]), owner))
+    owner_record.as_owner(path, lambda: owner_record.write_release(path, job["folder"], int(job["inode"]), owner))
 
 
 def main() -> int:

@@ -6,11 +6,11 @@ import argparse
 import os
 import sys
 
-from vmguard.adapters.chain import plan_of, resolve
-from vmguard.adapters.files import ReadOnlyOpener
 from vmguard.adapters.linux import bounded_child
-from vmguard.adapters.pools import Pools
 from vmguard.adapters.proxmox import host as proxmox_host
+from vmguard.adapters.storage.backing_chain import plan_of, resolve
+from vmguard.adapters.storage.files import ReadOnlyOpener
+from vmguard.adapters.storage.libvirt_pools import Pools
 from vmguard.cli.output import Output
 from vmguard.config import load
 from vmguard.core.domain_xml import Domain, parse_domain

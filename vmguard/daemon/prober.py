@@ -12,8 +12,8 @@ import queue
 import threading
 from collections.abc import Callable
 
-from vmguard.adapters import probe
 from vmguard.adapters.linux import clock
+from vmguard.adapters.storage import lock_probe
 from vmguard.core.watch_events import Answer, Ask
 from vmguard.daemon.loop import Loop
 
@@ -74,7 +74,7 @@ class Prober:
         while True:
             question = waiting.get()
             sent = clock.boottime()
-            problem, from_server = probe.ask_twice(question.fd, question.seek, question.mount)
+            problem, from_server = lock_probe.ask_twice(question.fd, question.seek, question.mount)
             now = clock.boottime()
             ask = question.ask
             answer = Answer(now, question.mount, ask.lock, ask.serial, sent, problem, from_server)

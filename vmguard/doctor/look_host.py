@@ -6,9 +6,9 @@ import ctypes
 import datetime
 import os
 
-from vmguard.adapters import nfs_identity
 from vmguard.adapters.linux import clock, host_identity
 from vmguard.adapters.linux.hardware_watchdog import HostFence
+from vmguard.adapters.storage import nfs_client_id
 from vmguard.config import Config
 from vmguard.doctor.facts import HostFacts, IdentityFacts
 
@@ -33,17 +33,17 @@ def look(config: Config) -> HostFacts:
 
 
 def look_identity(configured_name: str = "") -> IdentityFacts:
-    unique_id, path, made_on = nfs_identity.persistent()
+    unique_id, path, made_on = nfs_client_id.persistent()
     booted = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=clock.boottime())
     return IdentityFacts(
         name=configured_name or host_identity.host_name(),
         machine=host_identity.machine_id(),
         boot=host_identity.boot_id(),
         booted=f"{booted:%Y-%m-%dT%H:%M:%SZ}",
-        unique_id=nfs_identity.in_force(),
+        unique_id=nfs_client_id.in_force(),
         persistent=unique_id,
         persistent_in=path,
-        hardware=nfs_identity.machine(),
+        hardware=nfs_client_id.machine(),
         made_on=made_on,
     )
 

@@ -6,7 +6,7 @@ import os
 import uuid
 from dataclasses import dataclass
 
-from vmguard.adapters import nfs_identity
+from vmguard.adapters.storage import nfs_client_id
 from vmguard.doctor.facts import IdentityFacts, MountFacts
 
 KEEP = "keep"
@@ -46,16 +46,16 @@ def _left(mounted: list[str]) -> str:
     )
 
 
-def carry_out(chosen: Plan, me: IdentityFacts, conf: str = nfs_identity.CONF) -> str:
+def carry_out(chosen: Plan, me: IdentityFacts, conf: str = nfs_client_id.CONF) -> str:
     """The id. Raises OSError."""
     unique_id = str(uuid.uuid4()) if chosen.write else me.persistent
     if chosen.write:
         aside = conf + ".new"
         with open(aside, "w", encoding="ascii") as stream:
-            stream.write(nfs_identity.conf_text(unique_id, me.hardware))
+            stream.write(nfs_client_id.conf_text(unique_id, me.hardware))
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(aside, conf)
     if chosen.now:
-        nfs_identity.set_now(unique_id)
+        nfs_client_id.set_now(unique_id)
     return unique_id

@@ -10,8 +10,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from vmguard.adapters import probe
 from vmguard.adapters.linux import ofd
+from vmguard.adapters.storage import lock_probe
 from vmguard.core.ranges import WHOLE, Range
 from vmguard.doctor.look_mount import lock_requests
 from vmguard.errors import LockConflict, LockUnavailable
@@ -124,7 +124,7 @@ def _locks(path: str, seek: bool) -> dict[str, Any]:
     try:
         if not _lock(mine, path, ofd.WRITE, WHOLE):
             return {"locked": False}
-        facts: dict[str, Any] = {"locked": True, "answer": probe.ask(mine, seek)}
+        facts: dict[str, Any] = {"locked": True, "answer": lock_probe.ask(mine, seek)}
         facts["conflict"] = not _lock(other, path, ofd.WRITE, (0, 1))
         ofd.unlock(mine, _PART)
         freed = _lock(other, path, ofd.WRITE, _PART)

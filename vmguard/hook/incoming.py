@@ -6,8 +6,8 @@ the foothold is taken, which keeps every third host out (see vmguard/daemon/inco
 
 from __future__ import annotations
 
-from vmguard.adapters import holder
 from vmguard.adapters.linux import ofd
+from vmguard.adapters.storage import lock_holder
 from vmguard.core.plan import EXCLUSIVE
 from vmguard.core.ranges import FOOTHOLD, WHOLE
 from vmguard.core.refusal import Here, printable
@@ -39,7 +39,7 @@ def lock(
             reporter.stage(f"asking who holds {file.plan.path}", settings["timeout"])
         if file.plan.mode != EXCLUSIVE:
             raise refuse(file)
-        found = holder.describe(file.plan.path, file.fd, settings["record"]["folder"])
+        found = lock_holder.describe(file.plan.path, file.fd, settings["record"]["folder"])
         if not _is_source(subject, found, settings):
             raise refuse(file)
         try:

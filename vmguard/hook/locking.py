@@ -9,9 +9,9 @@ import os
 import time
 
 from vmguard import faults
-from vmguard.adapters.chain import resolve
-from vmguard.adapters.files import Opener, real_path
 from vmguard.adapters.linux import mounts, ofd
+from vmguard.adapters.storage.backing_chain import resolve
+from vmguard.adapters.storage.files import Opener, real_path
 from vmguard.core.plan import EXCLUSIVE, NETWORK, PlannedFile, Unguarded
 from vmguard.core.ranges import WHOLE, Range, held
 from vmguard.errors import LockConflict, LockUnavailable, PlanError
@@ -209,22 +209,22 @@ def _lock_all(files: list[ClaimedFile]) -> None:
 
 
 def _waiting(files: list[ClaimedFile], path: str, settings: dict[str, Any], left: float) -> str:
-    from vmguard.adapters import holder
+    from vmguard.adapters.storage import lock_holder
     from vmguard.hook.waiting import line
 
     blocked = next(file for file in files if file.plan.path == path)
-    return line(path, holder.describe(path, blocked.fd, settings["record"]["folder"]), left)
+    return line(path, lock_holder.describe(path, blocked.fd, settings["record"]["folder"]), left)
 
 
 def _refusal(subject: Subject, file: ClaimedFile, settings: dict[str, Any], waited: float) -> LockConflict:
     import datetime
 
-    from vmguard.adapters import holder
+    from vmguard.adapters.storage import lock_holder
     from vmguard.core import refusal
 
     identity = settings["identity"]
     here = refusal.Here(identity["host"], identity["machine"], identity["boot"])
-    found = holder.describe(file.plan.path, file.fd, settings["record"]["folder"])
+    found = lock_holder.describe(file.plan.path, file.fd, settings["record"]["folder"])
     now = datetime.datetime.now(datetime.UTC)
     message, hint = refusal.in_use(file.plan.path, subject.name, here, found, now, waited)
     return LockConflict(file.plan.path, message, hint)
@@ -252,9 +252,9 @@ def write_records(subject: Subject, settings: dict[str, Any], claimed: Claimed) 
 
 
 def _write_record(file: ClaimedFile, folder: str, fields: dict[str, str]) -> int:
-    from vmguard.adapters import record  # behind the start
+    from vmguard.adapters.storage import owner_record  # behind the start
 
-    return record.as_owner(file.real, lambda: record.write_claim(file.real, folder, file.key[1], fields))
+    return owner_record.as_owner(file.real, lambda: owner_record.write_claim(file.real, folder, file.key[1], fields))
 
 
 def _now() -> float:

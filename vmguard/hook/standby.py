@@ -25,9 +25,9 @@ import sys
 import time
 
 from vmguard import faults
-from vmguard.adapters import chain, holder, record
-from vmguard.adapters.files import Opener
 from vmguard.adapters.linux import mounts, pidfd
+from vmguard.adapters.storage import backing_chain, lock_holder, owner_record
+from vmguard.adapters.storage.files import Opener
 from vmguard.core import domain_xml
 from vmguard.core.lean_json import decode, encode
 from vmguard.errors import VmguardError
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: all that a claim needs is loaded before it is called for
-LOADED = (chain, holder, mounts, record, claim, incoming, locking)
+LOADED = (backing_chain, lock_holder, mounts, owner_record, claim, incoming, locking)
 
 #: seconds between the end of one and the start of another
 _BREATH = 1.0
@@ -125,7 +125,7 @@ def _rehearse() -> None:
         decode(encode(Subject("libvirt", domain).domain.name))
         list(mounts.mounts())
         try:
-            chain.resolve(domain, Opener())
+            backing_chain.resolve(domain, Opener())
         except VmguardError:
             pass  # its disk does not exist
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-from vmguard.adapters import record
 from vmguard.adapters.linux import bounded_child, mounts
 from vmguard.adapters.proxmox import chained_hookscripts
 from vmguard.adapters.proxmox import host as proxmox_host
+from vmguard.adapters.storage import owner_record
 from vmguard.core.pve_audit import Finding, Ground, Record, View, is_guarded
 from vmguard.core.pve_plan import plan_vm
 from vmguard.core.report import Status
@@ -109,7 +109,7 @@ def _records(folder: str, record_folder: str) -> Iterator[tuple[str, str, str, s
     for vmid in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         place = os.path.join(folder, vmid, record_folder)
         for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
-            owner = record.last_claim(os.path.join(place, name)) if name.endswith(".owner") else None
+            owner = owner_record.last_claim(os.path.join(place, name)) if name.endswith(".owner") else None
             if owner is not None:
                 yield owner.path, owner.host, owner.vm, owner.claimed, owner.released
             read += 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from vmguard.adapters import files, record
 from vmguard.adapters.linux import mounts, proc
+from vmguard.adapters.storage import files, owner_record
 from vmguard.core.refusal import Holder
 
 
@@ -15,7 +15,7 @@ def describe(path: str, fd: int, folder: str) -> Holder:
     owner, problem = None, ""
     if folder:
         try:
-            owner = record.read_owner(files.real_path(fd, path), folder, info.st_ino)
+            owner = owner_record.read_owner(files.real_path(fd, path), folder, info.st_ino)
         except OSError as error:
             problem = f"its owner record cannot be read: {error.strerror}"
     mount = mounts.mount_of_id(proc.fdinfo("self", fd).mount_id)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 
-from vmguard.adapters.files import Missing, NotAFile, OpenedFile, Opener, ReadOnlyOpener
+from vmguard.adapters.storage.files import Missing, NotAFile, OpenedFile, Opener, ReadOnlyOpener
 from vmguard.core.domain_xml import FILE, VOLUME, Domain, Source, parse_domain
 from vmguard.core.image_header import USUAL_BYTES, Header, parse_header
 from vmguard.core.plan import (
@@ -39,7 +39,7 @@ from vmguard.errors import PlanError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmguard.adapters.pools import Pools
+    from vmguard.adapters.storage.libvirt_pools import Pools
 
 #: libvirt gives up at 200 images
 MAX_CHAIN = 256
@@ -144,7 +144,7 @@ class _Walk:
         """Turn a pool volume into what it is."""
         if source.kind == VOLUME:
             if self._pools is None:
-                from vmguard.adapters.pools import Pools  # a VM without volumes does not pay for it
+                from vmguard.adapters.storage.libvirt_pools import Pools  # a VM without volumes does not pay for it
 
                 self._pools = Pools()
             source.kind, source.path = self._pools.locate(source.pool, source.path, source.what)
