@@ -25,7 +25,7 @@ import pytest
 
 from vmguard.adapters.linux import ofd, proc
 from vmguard.config.settings import Unguarded
-from vmguard.core.ranges import LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, held
+from vmguard.core.locks.ranges import LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, held
 from vmguard.daemon.conflicts import Conflicts
 from vmguard.daemon.keeper import Keeper, Timing
 from vmguard.daemon.loop import Loop

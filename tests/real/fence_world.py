@@ -18,8 +18,8 @@ from typing import Any
 from vmguard.adapters.hypervisors import RunDirs
 from vmguard.adapters.linux import clock, hardware_watchdog, ofd, proc
 from vmguard.core.fence import Others
-from vmguard.core.lifecycle import State
-from vmguard.core.plan import DISK, EXCLUSIVE
+from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.plan import DISK, EXCLUSIVE
 from vmguard.core.processes import Kind
 from vmguard.core.timing import Rungs
 from vmguard.core.watch_events import Policy, Report

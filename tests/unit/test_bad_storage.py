@@ -18,7 +18,7 @@ from vmguard.adapters.storage import files
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import NotAFile, Opener
 from vmguard.core.domain_xml import parse_domain
-from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.errors import LockUnavailable, StorageTimeout, VmguardError
 
 NOBODY = 65534

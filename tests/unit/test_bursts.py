@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from vmguard.adapters.linux import clock
-from vmguard.core.lifecycle import State
+from vmguard.core.locks.claim_states import State
 from vmguard.daemon.bursts import SCHEDULE, Bursts
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry import GuardedVm

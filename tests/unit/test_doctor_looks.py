@@ -21,7 +21,7 @@ from vmguard.cli import doctor as command
 from vmguard.cli.main import main
 from vmguard.config import Config
 from vmguard.config.proxmox import Proxmox
-from vmguard.core.owner import Owner, slot
+from vmguard.core.locks.owner_record import Owner, slot
 from vmguard.doctor import look_mount, look_proxmox, look_share, mend, scratch
 from vmguard.doctor.examine import examine
 from vmguard.doctor.facts import IdentityFacts, MountFacts

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vmguard.adapters.events_job import MISSING, _tell_lifecycle
-from vmguard.core.lifecycle import State
+from vmguard.core.locks.claim_states import State
 from vmguard.daemon import helpers, hints
 from vmguard.daemon.hints import Hints
 from vmguard.daemon.loop import Loop

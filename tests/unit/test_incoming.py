@@ -19,10 +19,10 @@ from tests.real.corner import Corner, Rival
 from vmguard.adapters.linux import ofd, proc
 from vmguard.adapters.linux.vcpus import Vcpus
 from vmguard.config.migration import Migration
-from vmguard.core.lifecycle import State
-from vmguard.core.plan import DISK, EXCLUSIVE
+from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.plan import DISK, EXCLUSIVE
+from vmguard.core.locks.ranges import FOOTHOLD, LEAVING, LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, held
 from vmguard.core.processes import Kind
-from vmguard.core.ranges import FOOTHOLD, LEAVING, LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, held
 from vmguard.daemon.incoming import Incoming
 from vmguard.daemon.registry import GuardedFile, GuardedVm
 from vmguard.daemon.workers import Workers

@@ -15,11 +15,11 @@ from tests.real.guard import Guard, Vm, eventually, make_disk
 from tests.unit.test_incoming import PIECES, Source
 from vmguard.adapters.linux import ofd, proc
 from vmguard.adapters.storage import lock_holder, owner_record
-from vmguard.core.lifecycle import State
-from vmguard.core.owner import Owner
-from vmguard.core.plan import DISK, EXCLUSIVE, SHARED, PlannedFile
-from vmguard.core.ranges import FOOTHOLD, LEAVING
-from vmguard.core.refusal import Holder
+from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.owner_record import Owner
+from vmguard.core.locks.plan import DISK, EXCLUSIVE, SHARED, PlannedFile
+from vmguard.core.locks.ranges import FOOTHOLD, LEAVING
+from vmguard.core.locks.refusal import Holder
 from vmguard.errors import LockConflict
 from vmguard.hook import incoming as hook
 from vmguard.hook.locking import ClaimedFile

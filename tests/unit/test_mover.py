@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vmguard.adapters.linux import ofd, proc
-from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.daemon.mover import Order, _rival
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from tests.real.corner import PIECES, Corner, Rival, Writer, open_corner
 from vmguard.adapters.linux import ofd, pidfd
-from vmguard.core.lifecycle import State
-from vmguard.core.ranges import WHOLE
+from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.ranges import WHOLE
 from vmguard.daemon import orphans
 from vmguard.daemon.registry import LIBVIRT, GuardedVm
 

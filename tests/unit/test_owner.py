@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmguard.adapters.storage import owner_record
-from vmguard.core.owner import SLOT, Owner, next_epoch, parse_slot, slot
+from vmguard.core.locks.owner_record import SLOT, Owner, next_epoch, parse_slot, slot
 
 FIELDS = {
     "host": "hyp-a",

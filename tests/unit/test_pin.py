@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmguard.core.pin import Description, Side, Step, Verb, halves, move, wish
-from vmguard.core.plan import EXCLUSIVE, SHARED
-from vmguard.core.ranges import LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, Range, covers, held, subtract
+from vmguard.core.locks.pin import Description, Side, Step, Verb, halves, move, wish
+from vmguard.core.locks.plan import EXCLUSIVE, SHARED
+from vmguard.core.locks.ranges import LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, Range, covers, held, subtract
 
 LIBVIRT = held([LIBVIRT_WINDOW, QEMU_WINDOW])
 PIECES = st.sampled_from([LIBVIRT, held([]), held([QEMU_WINDOW])])

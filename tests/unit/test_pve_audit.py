@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.pve.place import OTHER, Place
-from vmguard.core.owner import Owner, slot
+from vmguard.core.locks.owner_record import Owner, slot
 from vmguard.core.pve_audit import HOOK, Ground, Record, View, audit
 from vmguard.core.pve_config import parse_config
 from vmguard.core.pve_storage import parse_storages

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmguard.core.ranges import (
+from vmguard.core.locks.ranges import (
     LIBVIRT_WINDOW,
     QEMU_WINDOW,
     VIRTLOCKD_WINDOW,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vmguard.adapters.linux import clock
-from vmguard.core.lifecycle import State
+from vmguard.core.locks.claim_states import State
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.newcomers import STEADY
 from vmguard.daemon.registry import GuardedVm, Registry

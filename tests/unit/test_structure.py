@@ -99,9 +99,9 @@ def test_imports_point_in_one_direction(module: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("vmguard.core.plan", "import os"),
-        ("vmguard.core.plan", "def f():\n    from fcntl import fcntl"),
-        ("vmguard.core.plan", "from vmguard.adapters.linux import ofd"),
+        ("vmguard.core.locks.plan", "import os"),
+        ("vmguard.core.locks.plan", "def f():\n    from fcntl import fcntl"),
+        ("vmguard.core.locks.plan", "from vmguard.adapters.linux import ofd"),
         ("vmguard.protocol.wire", "from vmguard.daemon.loop import Loop"),
         ("vmguard.adapters.linux.ofd", "import vmguard.protocol.wire"),
         ("vmguard.hook.claim", "from vmguard import config"),

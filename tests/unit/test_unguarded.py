@@ -19,8 +19,8 @@ from tests.real.corner import Corner, Rival, open_corner
 from vmguard.adapters.linux import ofd
 from vmguard.config.choices import OnConflict
 from vmguard.config.settings import Unguarded
-from vmguard.core.lifecycle import State
-from vmguard.core.plan import EXCLUSIVE, SHARED
+from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.plan import EXCLUSIVE, SHARED
 from vmguard.daemon.registry import GuardedVm
 
 pytestmark = pytest.mark.process

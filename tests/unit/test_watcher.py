@@ -13,8 +13,8 @@ from vmguard import config
 from vmguard.adapters.linux import clock, mounts
 from vmguard.adapters.linux.mounts import Mount, NfsStatistics
 from vmguard.adapters.storage import lock_probe
-from vmguard.core.lifecycle import State
-from vmguard.core.plan import DISK, EXCLUSIVE
+from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.plan import DISK, EXCLUSIVE
 from vmguard.core.timing import Wishes
 from vmguard.core.watch_events import Act, Acted, Level, Policy, Probe, Report, Thaw, VmInfo
 from vmguard.core.watch_states import Phase

@@ -12,12 +12,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmguard.core.owner import Owner
+    from vmguard.core.locks.owner_record import Owner
 
 
 def run(jobs: list[dict[str, Any]]) -> int:
     """Mark each record; 0 when all went well. What went wrong is said on stderr, a line each."""
-    from vmguard.core.owner import Owner
+    from vmguard.core.locks.owner_record import Owner
 
     failed = 0
     for job in jobs:

@@ -8,7 +8,7 @@ from typing import Any
 from vmguard import survey
 from vmguard.cli import places
 from vmguard.cli.output import Output
-from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.report import Status, guard_words, worst
 from vmguard.errors import BadInput, VmguardError
 from vmguard.protocol.client import Daemon

@@ -21,7 +21,7 @@ from vmguard.cli.output import Output
 from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps, daemon_runs
 from vmguard.config import load
 from vmguard.config.problems import did_you_mean
-from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.pve_audit import HOOK, guarded_files
 from vmguard.core.pve_config import VmConfig, parse_config
 from vmguard.core.pve_plan import plan_vm

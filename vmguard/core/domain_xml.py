@@ -31,7 +31,7 @@ Where the XML says                              it becomes
 
 from __future__ import annotations
 
-from vmguard.core.plan import (
+from vmguard.core.locks.plan import (
     BACKING,
     BLOCK,
     DATA_FILE,

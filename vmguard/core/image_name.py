@@ -6,7 +6,7 @@ Most are paths. A word before a colon, in front of any slash, is a protocol (``n
 
 from __future__ import annotations
 
-from vmguard.core.plan import BLOCK, DIRECTORY, NETWORK, OTHER
+from vmguard.core.locks.plan import BLOCK, DIRECTORY, NETWORK, OTHER
 from vmguard.errors import PlanError
 
 FILE = "file"

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.pve_config import VmConfig
 from vmguard.core.pve_plan import PveVm, plan_vm
 from vmguard.core.pve_storage import Storage, Storages

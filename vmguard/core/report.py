@@ -9,7 +9,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmguard.core.owner import Owner
+from vmguard.core.locks.owner_record import Owner
 
 
 class Status(enum.IntEnum):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vmguard.adapters.linux import clock
-from vmguard.core.lifecycle import LIVING, State
+from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.processes import identity
 from vmguard.daemon.conflicts import Conflicts
 from vmguard.daemon.loop import Loop

@@ -7,7 +7,7 @@ import logging
 import os
 from typing import Any
 
-from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.daemon import helpers
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.records import Records, fields

@@ -10,8 +10,8 @@ from vmguard.adapters import hypervisors
 from vmguard.adapters.hypervisors import RunDirs
 from vmguard.adapters.linux import proc
 from vmguard.core.fence import Evidence, Life, Others, Process, Proof, Rung
-from vmguard.core.lifecycle import State
-from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.watch_events import AfterFence, HostFence, Policy
 from vmguard.daemon.loop import Timer
 from vmguard.daemon.registry import GuardedFile, GuardedVm

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from vmguard.adapters.linux import clock, pidfd
 from vmguard.config.choices import OnConflict
 from vmguard.config.settings import Unguarded
-from vmguard.core.lifecycle import State
+from vmguard.core.locks.claim_states import State
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.mover import Rival
 from vmguard.daemon.pinner import Pinner

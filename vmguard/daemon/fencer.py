@@ -18,7 +18,7 @@ from vmguard.adapters.hypervisors import RunDirs
 from vmguard.adapters.linux import clock, mounts, statefile
 from vmguard.adapters.linux.hardware_watchdog import HostFence
 from vmguard.core.fence import Next, Others, Rung, next_rung
-from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.timing import Rungs
 from vmguard.core.watch_events import Level, Policy, Report
 from vmguard.daemon import helpers

@@ -28,10 +28,10 @@ from dataclasses import dataclass, field
 from vmguard.adapters.linux import clock, ofd, pidfd, proc
 from vmguard.adapters.linux.vcpus import Vcpus
 from vmguard.config.migration import Migration
-from vmguard.core.lifecycle import State
-from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.plan import EXCLUSIVE
+from vmguard.core.locks.ranges import LEAVING, Range
 from vmguard.core.processes import identity
-from vmguard.core.ranges import LEAVING, Range
 from vmguard.daemon.conflicts import Conflicts
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.mover import Rival

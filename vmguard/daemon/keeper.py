@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from vmguard import faults
 from vmguard.adapters import hypervisors
 from vmguard.adapters.linux import clock, mounts, proc, systemd
-from vmguard.core.lifecycle import LIVING, Action, Evidence, State, decide
-from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.locks.claim_states import LIVING, Action, Evidence, State, decide
+from vmguard.core.locks.plan import EXCLUSIVE
+from vmguard.core.locks.ranges import FOOTHOLD, Range, covers
 from vmguard.core.processes import Kind
-from vmguard.core.ranges import FOOTHOLD, Range, covers
 from vmguard.daemon import helpers
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.mover import let_go

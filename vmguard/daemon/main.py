@@ -16,8 +16,8 @@ from vmguard.adapters.hypervisors import PROXMOX
 from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import clock, journal, oom_and_scheduling, systemd
 from vmguard.adapters.linux.hardware_watchdog import HostFence
-from vmguard.core.lifecycle import State
-from vmguard.core.ranges import FOOTHOLD, LIBVIRT_WINDOW, QEMU_WINDOW, VIRTLOCKD_WINDOW, Range, held
+from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.ranges import FOOTHOLD, LIBVIRT_WINDOW, QEMU_WINDOW, VIRTLOCKD_WINDOW, Range, held
 from vmguard.core.timing import Wishes
 from vmguard.core.watch_events import HostFence as OnUnproven
 from vmguard.core.watch_events import Policy

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from vmguard import faults
 from vmguard.adapters.linux import clock, mounts, ofd, pidfd, proc, systemd
 from vmguard.adapters.linux.proc import Key, OpenFile
-from vmguard.core.pin import Side, Step, Verb, move
-from vmguard.core.plan import EXCLUSIVE
-from vmguard.core.ranges import FOOTHOLD, LEAVING, WHOLE, Range, covers, subtract
+from vmguard.core.locks.pin import Side, Step, Verb, move
+from vmguard.core.locks.plan import EXCLUSIVE
+from vmguard.core.locks.ranges import FOOTHOLD, LEAVING, WHOLE, Range, covers, subtract
 from vmguard.errors import LockConflict
 
 log = logging.getLogger("vmguard.mover")

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import proc
-from vmguard.core.lifecycle import State
-from vmguard.core.plan import BACKING, DISK, EXCLUSIVE, SHARED
-from vmguard.core.ranges import FOOTHOLD, Range
+from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
+from vmguard.core.locks.ranges import FOOTHOLD, Range
 from vmguard.daemon.registry import ANOTHER_HOST, HYPERVISORS, LIBVIRT, GuardedFile, GuardedVm, Registry
 
 log = logging.getLogger("vmguard.orphans")

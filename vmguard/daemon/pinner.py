@@ -15,11 +15,11 @@ from collections.abc import Callable
 from vmguard import faults
 from vmguard.adapters.linux import clock, systemd
 from vmguard.adapters.linux.proc import Key, OpenFile
-from vmguard.core.lifecycle import LIVING
-from vmguard.core.pin import Wish, shares_writes, wish
-from vmguard.core.plan import BACKING, DISK, EXCLUSIVE, SHARED
+from vmguard.core.locks.claim_states import LIVING
+from vmguard.core.locks.pin import Wish, shares_writes, wish
+from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
+from vmguard.core.locks.ranges import Range
 from vmguard.core.processes import Kind
-from vmguard.core.ranges import Range
 from vmguard.daemon import helpers
 from vmguard.daemon.attention import Attention
 from vmguard.daemon.bursts import Bursts

@@ -9,7 +9,7 @@ from typing import Any
 
 import vmguard
 from vmguard.adapters.linux import clock, host_identity
-from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.daemon import helpers
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry import GuardedFile, GuardedVm

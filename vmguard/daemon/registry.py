@@ -12,10 +12,10 @@ from typing import Any
 
 from vmguard.adapters.linux import clock, statefile
 from vmguard.adapters.linux.proc import Key
-from vmguard.core.lifecycle import State, allowed
-from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.locks.claim_states import State, allowed
+from vmguard.core.locks.plan import EXCLUSIVE
+from vmguard.core.locks.ranges import Range, describe
 from vmguard.core.processes import Kind
-from vmguard.core.ranges import Range, describe
 
 log = logging.getLogger("vmguard.registry")
 

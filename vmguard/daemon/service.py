@@ -13,8 +13,8 @@ from typing import Any
 import vmguard
 from vmguard.adapters.hypervisors import PROXMOX
 from vmguard.adapters.linux import clock, proc
-from vmguard.core.lifecycle import LIVING, SENTENCES, State
-from vmguard.core.plan import MODES
+from vmguard.core.locks.claim_states import LIVING, SENTENCES, State
+from vmguard.core.locks.plan import MODES
 from vmguard.daemon.incoming import Incoming
 from vmguard.daemon.keeper import Keeper
 from vmguard.daemon.loop import Loop

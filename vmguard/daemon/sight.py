@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from vmguard.adapters.linux import clock, mounts, proc
 from vmguard.adapters.linux.proc import FdFolder, FdInfo, Key, OpenFile
-from vmguard.core.pin import Description
+from vmguard.core.locks.pin import Description
+from vmguard.core.locks.ranges import QEMU_WINDOW, covers
 from vmguard.core.processes import Kind
-from vmguard.core.ranges import QEMU_WINDOW, covers
 
 #: links that are files, but never a disk
 _NO_IMAGES = ("/dev/", "/proc/", "/sys/", "/memfd:", "/anon_hugepage", "/[")

@@ -12,7 +12,7 @@ import os
 
 from vmguard.adapters.linux import clock
 from vmguard.adapters.proxmox import host as proxmox_host
-from vmguard.core.lifecycle import State
+from vmguard.core.locks.claim_states import State
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry import GuardedVm
 

@@ -14,7 +14,7 @@ from vmguard.adapters.linux import clock, mounts
 from vmguard.adapters.linux.kmsg import KernelLog
 from vmguard.adapters.linux.mounts import Mount, NfsStatistics
 from vmguard.core.fence import Others
-from vmguard.core.lifecycle import State
+from vmguard.core.locks.claim_states import State
 from vmguard.core.timing import Wishes
 from vmguard.core.watch_events import (
     Act,

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from vmguard.adapters.linux import ofd, proc
-from vmguard.core.owner import SLOT, parse_slot
-from vmguard.core.ranges import WHOLE
+from vmguard.core.locks.owner_record import SLOT, parse_slot
+from vmguard.core.locks.ranges import WHOLE
 
 _DEPTH = 4
 _MOST_FILES = 5000

@@ -12,7 +12,7 @@ from typing import Any
 
 from vmguard.adapters.linux import ofd
 from vmguard.adapters.storage import lock_probe
-from vmguard.core.ranges import WHOLE, Range
+from vmguard.core.locks.ranges import WHOLE, Range
 from vmguard.doctor.look_mount import lock_requests
 from vmguard.errors import LockConflict, LockUnavailable
 

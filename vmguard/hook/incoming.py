@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from vmguard.adapters.linux import ofd
 from vmguard.adapters.storage import lock_holder
-from vmguard.core.plan import EXCLUSIVE
-from vmguard.core.ranges import FOOTHOLD, WHOLE
-from vmguard.core.refusal import Here, printable
+from vmguard.core.locks.plan import EXCLUSIVE
+from vmguard.core.locks.ranges import FOOTHOLD, WHOLE
+from vmguard.core.locks.refusal import Here, printable
 from vmguard.errors import LockConflict
 
 TYPE_CHECKING = False
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from vmguard.core.refusal import Holder
+    from vmguard.core.locks.refusal import Holder
     from vmguard.hook.locking import ClaimedFile
     from vmguard.hook.subject import Reporter, Subject
 

@@ -12,8 +12,8 @@ from vmguard import faults
 from vmguard.adapters.linux import mounts, ofd
 from vmguard.adapters.storage.backing_chain import resolve
 from vmguard.adapters.storage.files import Opener, real_path
-from vmguard.core.plan import EXCLUSIVE, NETWORK, PlannedFile, Unguarded
-from vmguard.core.ranges import WHOLE, Range, held
+from vmguard.core.locks.plan import EXCLUSIVE, NETWORK, PlannedFile, Unguarded
+from vmguard.core.locks.ranges import WHOLE, Range, held
 from vmguard.errors import LockConflict, LockUnavailable, PlanError
 from vmguard.hook.subject import LOCK_SLACK, SAY_EVERY
 
@@ -220,7 +220,7 @@ def _refusal(subject: Subject, file: ClaimedFile, settings: dict[str, Any], wait
     import datetime
 
     from vmguard.adapters.storage import lock_holder
-    from vmguard.core import refusal
+    from vmguard.core.locks import refusal
 
     identity = settings["identity"]
     here = refusal.Here(identity["host"], identity["machine"], identity["boot"])

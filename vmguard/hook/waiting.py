@@ -5,7 +5,7 @@ Imported only then.
 
 from __future__ import annotations
 
-from vmguard.core.refusal import Holder, printable
+from vmguard.core.locks.refusal import Holder, printable
 
 
 def line(path: str, holder: Holder, left: float) -> str:

@@ -10,7 +10,7 @@ import sys
 
 sys.path.insert(0, os.path.abspath(f"{__file__}/../../../.."))
 from vmguard.adapters.linux import ofd, pidfd
-from vmguard.core.ranges import WHOLE
+from vmguard.core.locks.ranges import WHOLE
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import errno
 import fcntl
 import struct
 
-from vmguard.core.ranges import Range
+from vmguard.core.locks.ranges import Range
 from vmguard.errors import LockConflict, LockUnavailable
 
 READ = fcntl.F_RDLCK

@@ -23,7 +23,7 @@ import os
 from vmguard.adapters.storage.files import Missing, NotAFile, OpenedFile, Opener, ReadOnlyOpener
 from vmguard.core.domain_xml import FILE, VOLUME, Domain, Source, parse_domain
 from vmguard.core.image_header import USUAL_BYTES, Header, parse_header
-from vmguard.core.plan import (
+from vmguard.core.locks.plan import (
     BACKING,
     BLOCK,
     DATA_FILE,

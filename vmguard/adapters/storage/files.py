@@ -20,7 +20,7 @@ import os
 import stat
 import time
 
-from vmguard.core.plan import EXCLUSIVE
+from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.errors import LockUnavailable, PlanError, StorageTimeout
 
 TYPE_CHECKING = False

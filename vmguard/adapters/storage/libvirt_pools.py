@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 
 from vmguard.core.domain_xml import FILE
-from vmguard.core.plan import BLOCK, NETWORK, OTHER
+from vmguard.core.locks.plan import BLOCK, NETWORK, OTHER
 from vmguard.core.xml_tree import read_tree
 from vmguard.errors import BadInput, PlanError
 

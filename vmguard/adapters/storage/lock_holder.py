@@ -6,7 +6,7 @@ import os
 
 from vmguard.adapters.linux import mounts, proc
 from vmguard.adapters.storage import files, owner_record
-from vmguard.core.refusal import Holder
+from vmguard.core.locks.refusal import Holder
 
 
 def describe(path: str, fd: int, folder: str) -> Holder:

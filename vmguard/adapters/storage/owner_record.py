@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from vmguard.core.owner import SLOT, Owner, file_name, next_epoch, parse_slot, position, slot
+from vmguard.core.locks.owner_record import SLOT, Owner, file_name, next_epoch, parse_slot, position, slot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vmguard.core.plan import EXCLUSIVE, SHARED
-from vmguard.core.ranges import WHOLE, Range, covers, subtract
+from vmguard.core.locks.plan import EXCLUSIVE, SHARED
+from vmguard.core.locks.ranges import WHOLE, Range, covers, subtract
 
 #: where the halves meet, in bytes: behind everything that QEMU and libvirt lock
 _MIDDLE = 300

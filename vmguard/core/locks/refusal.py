@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 
-from vmguard.core.owner import Owner
+from vmguard.core.locks.owner_record import Owner
 
 _RECORD_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
