@@ -23,7 +23,7 @@ from vmguard.core.locks.owner_record import TEXT_FIELDS, Owner
 from vmguard.core.locks.plan import DISK, EXCLUSIVE, Plan
 from vmguard.core.locks.ranges import WHOLE
 from vmguard.core.locks.refusal import ago, printable
-from vmguard.core.report import GUARDED, DiskReport, Status, Verdict, VmReport, guard_words
+from vmguard.core.reports.vm_report import GUARDED, DiskReport, Status, Verdict, VmReport, guard_words
 from vmguard.errors import BadInput, DaemonError, VmguardError
 from vmguard.protocol.client import Daemon
 

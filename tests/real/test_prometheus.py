@@ -20,7 +20,7 @@ import pytest
 
 from tests.real.guard import REPOSITORY, Guard, Vm, eventually, make_disk
 from tests.unit.test_metrics import SEEN
-from vmguard.core.metrics import families, text
+from vmguard.core.reports.metrics import families, text
 
 pytestmark = pytest.mark.real
 

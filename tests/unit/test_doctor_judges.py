@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vmguard.cli.main import all_parsers
-from vmguard.core.report import Status
+from vmguard.core.reports.vm_report import Status
 from vmguard.core.timing import Wishes
 from vmguard.doctor.catalogue import CHECKS
 from vmguard.doctor.facts import (

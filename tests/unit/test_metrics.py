@@ -14,7 +14,7 @@ import pytest
 from vmguard.cli import metrics as command
 from vmguard.cli.main import main
 from vmguard.cli.report import clean
-from vmguard.core.metrics import HELP, Seen, families, text
+from vmguard.core.reports.metrics import HELP, Seen, families, text
 
 Capture = pytest.CaptureFixture[str]
 

@@ -13,7 +13,7 @@ import pytest
 from vmguard import survey
 from vmguard.cli import check, status
 from vmguard.cli.output import Output
-from vmguard.core.report import DiskReport, Verdict, VmReport
+from vmguard.core.reports.vm_report import DiskReport, Verdict, VmReport
 
 LOCK = {"path": "/srv/vm/web.raw", "mount": "/srv/vm", "verdict": "kept", "evidence": "answered", "kept_age": 0.4}
 WATCH = {"stance": "running", "done": True, "need": "none", "why": "", "lease_age": 0.4, "freeze_in": 7.6,

@@ -9,7 +9,7 @@ from vmguard import survey
 from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.report import Status, guard_words, worst
+from vmguard.core.reports.vm_report import Status, guard_words, worst
 from vmguard.errors import BadInput, VmguardError
 from vmguard.protocol.client import Daemon
 from vmguard.survey import Places

@@ -7,7 +7,7 @@ import argparse
 from vmguard.cli import places
 from vmguard.cli.disarm import who
 from vmguard.cli.output import Output
-from vmguard.core.report import Status
+from vmguard.core.reports.vm_report import Status
 from vmguard.protocol.client import Daemon
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from vmguard import survey
 from vmguard.cli import places
 from vmguard.cli.output import Output
-from vmguard.core.report import VmReport
+from vmguard.core.reports.vm_report import VmReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

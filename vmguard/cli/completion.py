@@ -9,7 +9,7 @@ from vmguard.adapters.linux import statefile
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.cli import main, places
 from vmguard.cli.output import Output
-from vmguard.core.report import Status
+from vmguard.core.reports.vm_report import Status
 from vmguard.survey import Places
 
 _HEAD = """\

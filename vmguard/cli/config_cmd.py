@@ -7,7 +7,7 @@ from typing import Any
 
 from vmguard import config
 from vmguard.cli.output import Output
-from vmguard.core.report import Status
+from vmguard.core.reports.vm_report import Status
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

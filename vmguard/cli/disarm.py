@@ -10,7 +10,7 @@ from vmguard.cli import places
 from vmguard.cli.arguments import duration
 from vmguard.cli.output import Output
 from vmguard.config import format_duration
-from vmguard.core.report import Status
+from vmguard.core.reports.vm_report import Status
 from vmguard.protocol.client import Daemon
 
 

@@ -8,7 +8,7 @@ import sys
 
 import vmguard
 from vmguard.cli.output import Output
-from vmguard.core.report import Status
+from vmguard.core.reports.vm_report import Status
 from vmguard.errors import VmguardError
 
 _NAMES = {"libvirt": "qemu", "proxmox": "vmguard-hookscript"}

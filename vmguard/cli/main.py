@@ -30,7 +30,7 @@ import vmguard
 from vmguard.cli.arguments import duration
 from vmguard.cli.output import Output, OutputClosed
 from vmguard.config.problems import did_you_mean, quoted
-from vmguard.core.report import Status
+from vmguard.core.reports.vm_report import Status
 from vmguard.errors import BadInput, VmguardError
 
 

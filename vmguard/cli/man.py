@@ -7,7 +7,7 @@ import argparse
 from vmguard.cli import main
 from vmguard.cli.manual import pages
 from vmguard.cli.output import Output
-from vmguard.core.report import Status
+from vmguard.core.reports.vm_report import Status
 
 #: page -> its section
 PAGES = {"vmguard": 8, "vmguard.yaml": 5, "vmguard-hooks": 7}

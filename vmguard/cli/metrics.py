@@ -15,8 +15,8 @@ from typing import Any
 from vmguard.cli import places
 from vmguard.cli.arguments import duration
 from vmguard.cli.output import Output
-from vmguard.core import metrics
-from vmguard.core.report import Status
+from vmguard.core.reports import metrics
+from vmguard.core.reports.vm_report import Status
 from vmguard.daemon.history import read
 from vmguard.errors import BadInput, DaemonError, VmguardError
 from vmguard.protocol.client import Daemon

@@ -17,7 +17,7 @@ from vmguard.core.domain_xml import Domain, parse_domain
 from vmguard.core.pve_config import parse_config
 from vmguard.core.pve_plan import PveVm, plan_vm
 from vmguard.core.pve_storage import parse_storages
-from vmguard.core.report import Status
+from vmguard.core.reports.vm_report import Status
 from vmguard.errors import BadInput, VmguardError
 
 HELP = __doc__

@@ -16,7 +16,7 @@ from typing import Any
 import vmguard
 from vmguard import config as configuration
 from vmguard.cli.output import Output
-from vmguard.core.report import Status
+from vmguard.core.reports.vm_report import Status
 from vmguard.errors import VmguardError
 from vmguard.protocol.client import Daemon
 

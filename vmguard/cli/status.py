@@ -9,7 +9,7 @@ from typing import Any
 from vmguard import survey
 from vmguard.cli import places
 from vmguard.cli.output import Output
-from vmguard.core.report import Status, guard_words, worst
+from vmguard.core.reports.vm_report import Status, guard_words, worst
 
 #: seconds between two pictures, and what makes room for the next (ECMA-48: home, erase below)
 _PICTURE = 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmguard.cli.output import Output
-from vmguard.core.report import Status, worst
+from vmguard.core.reports.vm_report import Status, worst
 from vmguard.errors import DaemonError
 from vmguard.protocol.client import Daemon
 

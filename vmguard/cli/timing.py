@@ -8,7 +8,7 @@ from typing import Any
 from vmguard.adapters.linux import mounts
 from vmguard.cli.output import Output
 from vmguard.config import load
-from vmguard.core.report import Status
+from vmguard.core.reports.vm_report import Status
 from vmguard.core.timing import ImpossibleTiming, Timeline, Wishes, timeline
 
 #: columns of the drawing

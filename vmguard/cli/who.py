@@ -8,7 +8,7 @@ import os
 from vmguard import survey
 from vmguard.cli import places
 from vmguard.cli.output import Output
-from vmguard.core.report import Status, Verdict, guard_words
+from vmguard.core.reports.vm_report import Status, Verdict, guard_words
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

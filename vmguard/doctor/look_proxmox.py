@@ -10,7 +10,7 @@ from vmguard.adapters.linux.bounded_child import Child
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.adapters.proxmox import snippets
 from vmguard.config import Config
-from vmguard.core.pve_audit import HOOK
+from vmguard.core.reports.pve_audit import HOOK
 from vmguard.doctor.facts import ProxmoxFacts
 from vmguard.errors import VmguardError
 

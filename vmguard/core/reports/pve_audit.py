@@ -22,7 +22,7 @@ from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.pve_config import VmConfig
 from vmguard.core.pve_plan import PveVm, plan_vm
 from vmguard.core.pve_storage import Storage, Storages
-from vmguard.core.report import Status
+from vmguard.core.reports.vm_report import Status
 from vmguard.errors import VmguardError
 
 #: the hookscript as a VM's configuration names it
