@@ -20,7 +20,7 @@ from vmguard.adapters.linux import clock, hardware_watchdog, ofd, proc
 from vmguard.core.fence import Others
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import DISK, EXCLUSIVE
-from vmguard.core.processes import Kind
+from vmguard.core.sources.process_arguments import Kind
 from vmguard.core.timing import Rungs
 from vmguard.core.watch_events import Policy, Report
 from vmguard.daemon.acts import Acts

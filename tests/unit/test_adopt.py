@@ -16,7 +16,7 @@ import pytest
 
 from tests.real.guard import Guard, eventually, locks_on, make_disk
 from tests.real.space import Space
-from vmguard.core.processes import Kind, identity, kind_of, named_files, served
+from vmguard.core.sources.process_arguments import Kind, identity, kind_of, named_files, served
 
 pytestmark = pytest.mark.process
 

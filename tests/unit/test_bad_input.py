@@ -19,7 +19,7 @@ from tests.real.images import image
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import Opener, ReadOnlyOpener
 from vmguard.adapters.storage.libvirt_pools import Pools
-from vmguard.core.domain_xml import parse_domain
+from vmguard.core.sources.domain_xml import parse_domain
 from vmguard.errors import BadInput, PlanError, VmguardError
 
 UUID = "6f8b1c9e-0b1d-4b0a-9f0e-2a6f0d1c2b3a"

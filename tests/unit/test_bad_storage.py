@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-import vmguard.core.image_name
+import vmguard.core.sources.image_name
 from tests.real.images import image
 from vmguard.adapters.storage import files
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import NotAFile, Opener
-from vmguard.core.domain_xml import parse_domain
 from vmguard.core.locks.plan import EXCLUSIVE
+from vmguard.core.sources.domain_xml import parse_domain
 from vmguard.errors import LockUnavailable, StorageTimeout, VmguardError
 
 NOBODY = 65534
@@ -239,4 +239,4 @@ def is_block(path: str) -> bool:
     return stat.S_ISBLK(os.stat(path, follow_symlinks=False).st_mode)
 
 
-assert vmguard.core.image_name  # loaded before the children become users who may not read it
+assert vmguard.core.sources.image_name  # loaded before the children become users who may not read it

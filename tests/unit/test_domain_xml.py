@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmguard.core.domain_xml import Domain, Source, parse_domain
-from vmguard.core.xml_tree import MAX_BYTES
+from vmguard.core.sources.domain_xml import Domain, Source, parse_domain
+from vmguard.core.sources.xml_tree import MAX_BYTES
 from vmguard.errors import BadInput
 
 DATA = os.path.join(os.path.dirname(__file__), "data", "domains")
@@ -343,7 +343,7 @@ def test_the_hook_can_afford_these_modules() -> None:
     code = f"""import sys
 before = set(sys.modules)
 sys.path.insert(0, {root!r})
-import vmguard.adapters.storage.backing_chain, vmguard.adapters.storage.libvirt_pools, vmguard.core.image_name
+import vmguard.adapters.storage.backing_chain, vmguard.adapters.storage.libvirt_pools, vmguard.core.sources.image_name
 print(' '.join(name for name in {banned!r} if name in sys.modules and name not in before))"""
     said = subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.split() == []

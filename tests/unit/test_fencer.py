@@ -19,7 +19,7 @@ from tests.real.guard import eventually
 from vmguard import faults
 from vmguard.adapters.linux import hardware_watchdog, proc
 from vmguard.core.fence import Rung
-from vmguard.core.processes import Kind
+from vmguard.core.sources.process_arguments import Kind
 from vmguard.core.watch_events import AfterFence, HostFence, Level, Policy
 from vmguard.daemon.climb import Climb
 from vmguard.daemon.registry import GuardedProcess, GuardedVm

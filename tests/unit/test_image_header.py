@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vmguard.core.image_header import MAX_BYTES, Header, parse_header, probe
-from vmguard.core.image_name import Name, parse_name
+from vmguard.core.sources.image_header import MAX_BYTES, Header, parse_header, probe
+from vmguard.core.sources.image_name import Name, parse_name
 from vmguard.errors import PlanError
 
 DATA_FILE_BIT = 4

@@ -22,7 +22,7 @@ from vmguard.config.migration import Migration
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import DISK, EXCLUSIVE
 from vmguard.core.locks.ranges import FOOTHOLD, LEAVING, LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, held
-from vmguard.core.processes import Kind
+from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon.incoming import Incoming
 from vmguard.daemon.registry import GuardedFile, GuardedVm
 from vmguard.daemon.workers import Workers

@@ -14,8 +14,8 @@ from tests.pve.api import SECRET, TOKEN, Api, Certificates
 from tests.pve.place import Place
 from tests.real.guard import REPOSITORY, Answer
 from vmguard.adapters.proxmox import api as proxmox_api
-from vmguard.core.pve_config import parse_config
-from vmguard.core.pve_storage import parse_storages
+from vmguard.core.sources.pve_config import parse_config
+from vmguard.core.sources.pve_storage import parse_storages
 from vmguard.errors import VmguardError
 
 pytestmark = pytest.mark.process

@@ -10,10 +10,10 @@ import pytest
 
 from tests.pve.place import OTHER, Place
 from vmguard.core.locks.owner_record import Owner, slot
-from vmguard.core.pve_config import parse_config
-from vmguard.core.pve_storage import parse_storages
 from vmguard.core.reports.pve_audit import HOOK, Ground, Record, View, audit
 from vmguard.core.reports.vm_report import Status
+from vmguard.core.sources.pve_config import parse_config
+from vmguard.core.sources.pve_storage import parse_storages
 
 NAS = "nfs: nas\n\tserver 10.0.0.1\n\texport /vm\n"
 DISK = "scsi0: nas:100/vm-100-disk-0.raw\n"

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vmguard.core.domain_xml import FILE
-from vmguard.core.pve_config import BUSES, Drive, is_vmid, parse_config, parse_properties
-from vmguard.core.pve_plan import PveVm, plan_vm
-from vmguard.core.pve_storage import parse_storages
+from vmguard.core.sources.domain_xml import FILE
+from vmguard.core.sources.pve_config import BUSES, Drive, is_vmid, parse_config, parse_properties
+from vmguard.core.sources.pve_plan import PveVm, plan_vm
+from vmguard.core.sources.pve_storage import parse_storages
 from vmguard.errors import BadInput, PlanError, VmguardError
 
 DATA = Path(__file__).parent / "data/pve"

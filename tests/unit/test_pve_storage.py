@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.test_pve_config import head
-from vmguard.core.pve_storage import FILE, Storage, parse_storages, parse_volume
+from vmguard.core.sources.pve_storage import FILE, Storage, parse_storages, parse_volume
 from vmguard.errors import BadInput, PlanError, VmguardError
 
 DATA = Path(__file__).parent / "data/pve"

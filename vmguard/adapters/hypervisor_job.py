@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 
-from vmguard.core.pve_config import is_vmid
+from vmguard.core.sources.pve_config import is_vmid
 
 _COMMANDS = {
     ("start", "libvirt"): ("virsh", "-q", "-c", "qemu:///system", "start", "{}"),

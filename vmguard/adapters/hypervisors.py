@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.proxmox import helpers as proxmox_helpers
 from vmguard.adapters.proxmox import host as proxmox_host
-from vmguard.core.processes import Kind
+from vmguard.core.sources.process_arguments import Kind
 
 PROXMOX = "proxmox"
 

@@ -8,10 +8,10 @@ from vmguard.adapters.proxmox import api as proxmox_api
 from vmguard.adapters.proxmox import cluster_view, snippets
 from vmguard.cli.output import Output
 from vmguard.config import load
-from vmguard.core.pve_config import parse_config
-from vmguard.core.pve_storage import parse_storages
 from vmguard.core.reports.pve_audit import HOOK, Finding, View, audit
 from vmguard.core.reports.vm_report import Status, worst
+from vmguard.core.sources.pve_config import parse_config
+from vmguard.core.sources.pve_storage import parse_storages
 from vmguard.errors import BadInput, VmguardError
 
 #: seconds: a node's shares, a cluster's API

@@ -22,10 +22,10 @@ from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps, daemo
 from vmguard.config import load
 from vmguard.config.problems import did_you_mean
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.pve_config import VmConfig, parse_config
-from vmguard.core.pve_plan import plan_vm
-from vmguard.core.pve_storage import Storages, parse_volume
 from vmguard.core.reports.pve_audit import HOOK, guarded_files
+from vmguard.core.sources.pve_config import VmConfig, parse_config
+from vmguard.core.sources.pve_plan import plan_vm
+from vmguard.core.sources.pve_storage import Storages, parse_volume
 from vmguard.errors import BadInput, VmguardError
 from vmguard.protocol.client import Daemon
 

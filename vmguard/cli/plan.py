@@ -13,11 +13,11 @@ from vmguard.adapters.storage.files import ReadOnlyOpener
 from vmguard.adapters.storage.libvirt_pools import Pools
 from vmguard.cli.output import Output
 from vmguard.config import load
-from vmguard.core.domain_xml import Domain, parse_domain
-from vmguard.core.pve_config import parse_config
-from vmguard.core.pve_plan import PveVm, plan_vm
-from vmguard.core.pve_storage import parse_storages
 from vmguard.core.reports.vm_report import Status
+from vmguard.core.sources.domain_xml import Domain, parse_domain
+from vmguard.core.sources.pve_config import parse_config
+from vmguard.core.sources.pve_plan import PveVm, plan_vm
+from vmguard.core.sources.pve_storage import parse_storages
 from vmguard.errors import BadInput, VmguardError
 
 HELP = __doc__

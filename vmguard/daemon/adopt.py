@@ -11,7 +11,7 @@ from typing import Any
 
 from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import LIVING, State
-from vmguard.core.processes import identity
+from vmguard.core.sources.process_arguments import identity
 from vmguard.daemon.conflicts import Conflicts
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.pinner import Pinner

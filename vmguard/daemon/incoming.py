@@ -31,7 +31,7 @@ from vmguard.config.migration import Migration
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import LEAVING, Range
-from vmguard.core.processes import identity
+from vmguard.core.sources.process_arguments import identity
 from vmguard.daemon.conflicts import Conflicts
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.mover import Rival

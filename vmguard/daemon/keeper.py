@@ -17,7 +17,7 @@ from vmguard.adapters.linux import clock, mounts, proc, systemd
 from vmguard.core.locks.claim_states import LIVING, Action, Evidence, State, decide
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import FOOTHOLD, Range, covers
-from vmguard.core.processes import Kind
+from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon import helpers
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.mover import let_go

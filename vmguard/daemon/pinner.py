@@ -19,7 +19,7 @@ from vmguard.core.locks.claim_states import LIVING
 from vmguard.core.locks.pin import Wish, shares_writes, wish
 from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
 from vmguard.core.locks.ranges import Range
-from vmguard.core.processes import Kind
+from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon import helpers
 from vmguard.daemon.attention import Attention
 from vmguard.daemon.bursts import Bursts

@@ -15,7 +15,7 @@ from vmguard.adapters.linux.proc import Key
 from vmguard.core.locks.claim_states import State, allowed
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import Range, describe
-from vmguard.core.processes import Kind
+from vmguard.core.sources.process_arguments import Kind
 
 log = logging.getLogger("vmguard.registry")
 

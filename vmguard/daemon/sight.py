@@ -21,7 +21,7 @@ from vmguard.adapters.linux import clock, mounts, proc
 from vmguard.adapters.linux.proc import FdFolder, FdInfo, Key, OpenFile
 from vmguard.core.locks.pin import Description
 from vmguard.core.locks.ranges import QEMU_WINDOW, covers
-from vmguard.core.processes import Kind
+from vmguard.core.sources.process_arguments import Kind
 
 #: links that are files, but never a disk
 _NO_IMAGES = ("/dev/", "/proc/", "/sys/", "/memfd:", "/anon_hugepage", "/[")

@@ -47,7 +47,7 @@ def refuse_proof(name: str) -> None:
 
 def subject_of(xml: bytes) -> Subject:
     """The VM of a domain XML. Raises VmguardError."""
-    from vmguard.core.domain_xml import parse_domain
+    from vmguard.core.sources.domain_xml import parse_domain
     from vmguard.hook.subject import Subject
 
     return Subject("libvirt", parse_domain(xml))
@@ -55,7 +55,7 @@ def subject_of(xml: bytes) -> Subject:
 
 def _inform(what: str) -> None:
     """A word to the daemon, which looks for itself. Any trouble here is the daemon's to overcome."""
-    from vmguard.core.domain_xml import parse_domain
+    from vmguard.core.sources.domain_xml import parse_domain
 
     domain = parse_domain(read_xml())
     connection = wire.connect(frame.socket_path(), INFORM_TIMEOUT)

@@ -28,8 +28,8 @@ from vmguard import faults
 from vmguard.adapters.linux import mounts, pidfd
 from vmguard.adapters.storage import backing_chain, lock_holder, owner_record
 from vmguard.adapters.storage.files import Opener
-from vmguard.core import domain_xml
 from vmguard.core.lean_json import decode, encode
+from vmguard.core.sources import domain_xml
 from vmguard.errors import VmguardError
 from vmguard.hook import claim, frame, incoming, libvirt, locking, operations
 from vmguard.hook.subject import Reporter, Subject

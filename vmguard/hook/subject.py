@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Protocol
 
-    from vmguard.core.domain_xml import Domain
+    from vmguard.core.sources.domain_xml import Domain
 
     class Ground(Protocol):
         """The storages under a VM, where the hypervisor's hook comes before they are mounted."""

@@ -12,9 +12,9 @@ from vmguard.adapters.linux import bounded_child, mounts
 from vmguard.adapters.proxmox import chained_hookscripts
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.adapters.storage import owner_record
-from vmguard.core.pve_plan import plan_vm
 from vmguard.core.reports.pve_audit import Finding, Ground, Record, View, is_guarded
 from vmguard.core.reports.vm_report import Status
+from vmguard.core.sources.pve_plan import plan_vm
 from vmguard.errors import VmguardError
 
 #: owner records that are read of one storage, at most

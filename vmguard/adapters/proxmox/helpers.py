@@ -9,8 +9,8 @@ import os
 
 from vmguard.adapters.linux import proc
 from vmguard.adapters.proxmox.host import pid_in
-from vmguard.core.processes import Kind, kind_of, served
-from vmguard.core.pve_config import is_vmid
+from vmguard.core.sources.process_arguments import Kind, kind_of, served
+from vmguard.core.sources.pve_config import is_vmid
 
 
 def helpers_of(run_dir: str, vmid: str) -> list[tuple[int, Kind]]:

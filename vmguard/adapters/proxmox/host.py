@@ -13,9 +13,9 @@ from __future__ import annotations
 import os
 
 from vmguard.adapters.linux import proc
-from vmguard.core.pve_config import VmConfig, is_vmid, parse_config
-from vmguard.core.pve_plan import PveVm, plan_vm
-from vmguard.core.pve_storage import Storages, parse_storages
+from vmguard.core.sources.pve_config import VmConfig, is_vmid, parse_config
+from vmguard.core.sources.pve_plan import PveVm, plan_vm
+from vmguard.core.sources.pve_storage import Storages, parse_storages
 from vmguard.errors import PlanError
 
 TYPE_CHECKING = False

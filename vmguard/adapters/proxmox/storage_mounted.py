@@ -11,8 +11,8 @@ import os
 import time
 
 from vmguard.adapters.linux import mounts
-from vmguard.core.pve_plan import PveVm
-from vmguard.core.pve_storage import Storage
+from vmguard.core.sources.pve_plan import PveVm
+from vmguard.core.sources.pve_storage import Storage
 from vmguard.errors import LockUnavailable, PlanError
 
 TYPE_CHECKING = False

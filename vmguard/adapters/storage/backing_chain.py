@@ -21,8 +21,6 @@ from __future__ import annotations
 import os
 
 from vmguard.adapters.storage.files import Missing, NotAFile, OpenedFile, Opener, ReadOnlyOpener
-from vmguard.core.domain_xml import FILE, VOLUME, Domain, Source, parse_domain
-from vmguard.core.image_header import USUAL_BYTES, Header, parse_header
 from vmguard.core.locks.plan import (
     BACKING,
     BLOCK,
@@ -35,6 +33,8 @@ from vmguard.core.locks.plan import (
     PlannedFile,
     Unguarded,
 )
+from vmguard.core.sources.domain_xml import FILE, VOLUME, Domain, Source, parse_domain
+from vmguard.core.sources.image_header import USUAL_BYTES, Header, parse_header
 from vmguard.errors import PlanError
 
 TYPE_CHECKING = False
@@ -237,7 +237,7 @@ class _Walk:
 
     def _named(self, name: str, parent: Source, what: str, role: str, mode: str, label: str) -> Source:
         """The source behind a name that stands in a header."""
-        from vmguard.core.image_name import parse_name  # a VM without chains does not pay for it
+        from vmguard.core.sources.image_name import parse_name  # a VM without chains does not pay for it
 
         try:
             found = parse_name(name)

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 
-from vmguard.core.domain_xml import FILE
 from vmguard.core.locks.plan import BLOCK, NETWORK, OTHER
-from vmguard.core.xml_tree import read_tree
+from vmguard.core.sources.domain_xml import FILE
+from vmguard.core.sources.xml_tree import read_tree
 from vmguard.errors import BadInput, PlanError
 
 DIRECTORIES = ("/run/libvirt/storage", "/etc/libvirt/storage")

@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.pve_config import VmConfig
-from vmguard.core.pve_plan import PveVm, plan_vm
-from vmguard.core.pve_storage import Storage, Storages
 from vmguard.core.reports.vm_report import Status
+from vmguard.core.sources.pve_config import VmConfig
+from vmguard.core.sources.pve_plan import PveVm, plan_vm
+from vmguard.core.sources.pve_storage import Storage, Storages
 from vmguard.errors import VmguardError
 
 #: the hookscript as a VM's configuration names it

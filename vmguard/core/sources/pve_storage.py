@@ -20,7 +20,7 @@ header. Of a key that stands there twice the first counts.
 from __future__ import annotations
 
 from vmguard.core.locks.plan import BLOCK, DIRECTORY, NETWORK, OTHER
-from vmguard.core.pve_config import boolean, is_store_id
+from vmguard.core.sources.pve_config import boolean, is_store_id
 from vmguard.errors import BadInput, PlanError
 
 FILE = "file"

@@ -50,7 +50,7 @@ from vmguard.core.locks.plan import (
     Unguarded,
     printable,
 )
-from vmguard.core.xml_tree import Node, read_tree
+from vmguard.core.sources.xml_tree import Node, read_tree
 from vmguard.errors import BadInput
 
 FILE = "file"

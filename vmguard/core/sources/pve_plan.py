@@ -19,10 +19,10 @@ what Proxmox drops                                  unguarded, with the reason: 
 
 from __future__ import annotations
 
-from vmguard.core.domain_xml import FILE, Domain, Source
 from vmguard.core.locks.plan import BLOCK, DIRECTORY, DISK, EXCLUSIVE, NVRAM, OTHER, SHARED, TPM_STATE, Unguarded
-from vmguard.core.pve_config import CDROM_DEVICE, NONE, Drive, VmConfig
-from vmguard.core.pve_storage import Storage, Storages
+from vmguard.core.sources.domain_xml import FILE, Domain, Source
+from vmguard.core.sources.pve_config import CDROM_DEVICE, NONE, Drive, VmConfig
+from vmguard.core.sources.pve_storage import Storage, Storages
 
 _ROLES = {"efidisk": NVRAM, "tpmstate": TPM_STATE}
 _STORAGE_OPTIONS = frozenset(
