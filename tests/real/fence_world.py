@@ -17,12 +17,12 @@ from typing import Any
 
 from vmguard.adapters.hypervisors import RunDirs
 from vmguard.adapters.linux import clock, hardware_watchdog, ofd, proc
-from vmguard.core.fence import Others
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import DISK, EXCLUSIVE
 from vmguard.core.sources.process_arguments import Kind
-from vmguard.core.timing import Rungs
-from vmguard.core.watch_events import Policy, Report
+from vmguard.core.watchdog.events import Policy, Report
+from vmguard.core.watchdog.fence_ladder import Others
+from vmguard.core.watchdog.timing import Rungs
 from vmguard.daemon.acts import Acts
 from vmguard.daemon.fencer import Fencer, Surroundings
 from vmguard.daemon.loop import Loop

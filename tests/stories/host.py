@@ -7,9 +7,7 @@ from collections.abc import Callable
 
 from tests.stories.machine import Vm, lock_id
 from tests.stories.world import Description, Kernel, Request, Server, Sim
-from vmguard.core.fence import Evidence, Life, Process, Proof, Rung, next_rung
-from vmguard.core.timing import Rungs, Wishes
-from vmguard.core.watch_events import (
+from vmguard.core.watchdog.events import (
     Act,
     Acted,
     Answer,
@@ -30,7 +28,9 @@ from vmguard.core.watch_events import (
     VmSeen,
     WokeUp,
 )
-from vmguard.core.watch_machine import Watch
+from vmguard.core.watchdog.fence_ladder import Evidence, Life, Process, Proof, Rung, next_rung
+from vmguard.core.watchdog.machine import Watch
+from vmguard.core.watchdog.timing import Rungs, Wishes
 
 #: seconds that a signal takes to be proven
 SIGNAL = 0.02

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.stories.world import Description, Request
-from vmguard.core.fence import Rung
-from vmguard.core.watch_events import LockId, LockInfo, Policy, VmInfo
+from vmguard.core.watchdog.events import LockId, LockInfo, Policy, VmInfo
+from vmguard.core.watchdog.fence_ladder import Rung
 
 if TYPE_CHECKING:
     from tests.stories.host import Host

@@ -23,8 +23,8 @@ import yaml
 from tests.stories.host import Host
 from tests.stories.machine import Vm
 from tests.stories.world import Server, Sim
-from vmguard.core.timing import Wishes
-from vmguard.core.watch_events import Arm, Disarm, Hint, HintKind, MountSeen, Policy
+from vmguard.core.watchdog.events import Arm, Disarm, Hint, HintKind, MountSeen, Policy
+from vmguard.core.watchdog.timing import Wishes
 
 
 class Story:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmguard.core.fence import LADDER, Evidence, Life, Next, Others, Process, Proof, Rung, next_rung
-from vmguard.core.timing import Rungs
-from vmguard.core.watch_events import AfterFence, HostFence, Policy
+from vmguard.core.watchdog.events import AfterFence, HostFence, Policy
+from vmguard.core.watchdog.fence_ladder import LADDER, Evidence, Life, Next, Others, Process, Proof, Rung, next_rung
+from vmguard.core.watchdog.timing import Rungs
 
 RESTART = Policy(after_fence=AfterFence.RESTART)
 BEGIN = Evidence(

@@ -12,8 +12,7 @@ import random
 import pytest
 
 from tests.stories.play import Story
-from vmguard.core.verdict import Stance
-from vmguard.core.watch_events import (
+from vmguard.core.watchdog.events import (
     Act,
     Acted,
     Answer,
@@ -43,7 +42,8 @@ from vmguard.core.watch_events import (
     VmSeen,
     WokeUp,
 )
-from vmguard.core.watch_machine import Watch
+from vmguard.core.watchdog.machine import Watch
+from vmguard.core.watchdog.stance import Stance
 
 TIMES = 20 if os.environ.get("VMGUARD_LONG") else 1
 MOUNTS = {"nas": 10.0, "san": 30.0}

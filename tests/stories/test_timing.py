@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmguard.core import timing
-from vmguard.core.timing import ImpossibleTiming, Wishes, timeline
+from vmguard.core.watchdog import timing
+from vmguard.core.watchdog.timing import ImpossibleTiming, Wishes, timeline
 
 
 def test_the_docstring_shows_what_is_computed() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.real.guard import Guard, eventually
 from vmguard.adapters.linux import clock, host_identity
-from vmguard.core.watch_events import Arm, Disarm, Event
+from vmguard.core.watchdog.events import Arm, Disarm, Event
 from vmguard.daemon.arm import FILE, Arming
 
 

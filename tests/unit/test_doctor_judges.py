@@ -13,7 +13,7 @@ import pytest
 
 from vmguard.cli.main import all_parsers
 from vmguard.core.reports.vm_report import Status
-from vmguard.core.timing import Wishes
+from vmguard.core.watchdog.timing import Wishes
 from vmguard.doctor.catalogue import CHECKS
 from vmguard.doctor.facts import (
     DiskFacts,

@@ -18,9 +18,9 @@ from tests.real.fence_world import WRITER, World, climb
 from tests.real.guard import eventually
 from vmguard import faults
 from vmguard.adapters.linux import hardware_watchdog, proc
-from vmguard.core.fence import Rung
 from vmguard.core.sources.process_arguments import Kind
-from vmguard.core.watch_events import AfterFence, HostFence, Level, Policy
+from vmguard.core.watchdog.events import AfterFence, HostFence, Level, Policy
+from vmguard.core.watchdog.fence_ladder import Rung
 from vmguard.daemon.climb import Climb
 from vmguard.daemon.registry import GuardedProcess, GuardedVm
 

@@ -19,8 +19,8 @@ from vmguard.adapters.linux.journal import FIELDS, JournalHandler
 from vmguard.cli import history as command
 from vmguard.cli import timing
 from vmguard.cli.output import Output
-from vmguard.core.timing import timeline
-from vmguard.core.watch_events import Level, Report
+from vmguard.core.watchdog.events import Level, Report
+from vmguard.core.watchdog.timing import timeline
 from vmguard.daemon.history import FILE, History, Reporter, read
 from vmguard.daemon.notify import Notifier, Wanted, environment
 

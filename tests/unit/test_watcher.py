@@ -15,9 +15,9 @@ from vmguard.adapters.linux.mounts import Mount, NfsStatistics
 from vmguard.adapters.storage import lock_probe
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import DISK, EXCLUSIVE
-from vmguard.core.timing import Wishes
-from vmguard.core.watch_events import Act, Acted, Level, Policy, Probe, Report, Thaw, VmInfo
-from vmguard.core.watch_states import Phase
+from vmguard.core.watchdog.events import Act, Acted, Level, Policy, Probe, Report, Thaw, VmInfo
+from vmguard.core.watchdog.states import Phase
+from vmguard.core.watchdog.timing import Wishes
 from vmguard.daemon import watcher
 from vmguard.daemon.acts import Acts
 from vmguard.daemon.clocks import Clocks

@@ -9,7 +9,7 @@ from vmguard.adapters.linux import mounts
 from vmguard.cli.output import Output
 from vmguard.config import load
 from vmguard.core.reports.vm_report import Status
-from vmguard.core.timing import ImpossibleTiming, Timeline, Wishes, timeline
+from vmguard.core.watchdog.timing import ImpossibleTiming, Timeline, Wishes, timeline
 
 #: columns of the drawing
 _WIDTH = 72

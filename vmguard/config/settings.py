@@ -23,7 +23,7 @@ from vmguard.config.row import section as _section
 from vmguard.config.row import setting as _setting
 from vmguard.config.values import AbsolutePath, Choice, Duration, Kind, Line, Name, YesNo
 from vmguard.config.watch import Watch
-from vmguard.core.watch_events import Level
+from vmguard.core.watchdog.events import Level
 
 KeyPath = tuple[str, ...]
 

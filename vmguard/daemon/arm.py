@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vmguard.adapters.linux import clock, host_identity, statefile
-from vmguard.core.watch_events import Arm, Disarm, Event
+from vmguard.core.watchdog.events import Arm, Disarm, Event
 
 log = logging.getLogger("vmguard.arm")
 

@@ -9,10 +9,10 @@ from typing import Any
 from vmguard.adapters import hypervisors
 from vmguard.adapters.hypervisors import RunDirs
 from vmguard.adapters.linux import proc
-from vmguard.core.fence import Evidence, Life, Others, Process, Proof, Rung
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.watch_events import AfterFence, HostFence, Policy
+from vmguard.core.watchdog.events import AfterFence, HostFence, Policy
+from vmguard.core.watchdog.fence_ladder import Evidence, Life, Others, Process, Proof, Rung
 from vmguard.daemon.loop import Timer
 from vmguard.daemon.registry import GuardedFile, GuardedVm
 

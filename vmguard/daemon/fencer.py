@@ -1,4 +1,4 @@
-"""Climbs the fence ladder (vmguard/core/fence.py) for real: takes the rung that the evidence names.
+"""Climbs the fence ladder (vmguard/core/watchdog/fence_ladder.py) for real: takes the rung that the evidence names.
 
 What is to be ended is written to /run/vmguard/fences before anything is done, and removed when all of it is done: a
 daemon that comes after a killed one finds its rung by the evidence. Letting go of the descriptors is the keeper's
@@ -17,10 +17,10 @@ from vmguard import faults
 from vmguard.adapters.hypervisors import RunDirs
 from vmguard.adapters.linux import clock, mounts, statefile
 from vmguard.adapters.linux.hardware_watchdog import HostFence
-from vmguard.core.fence import Next, Others, Rung, next_rung
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.timing import Rungs
-from vmguard.core.watch_events import Level, Policy, Report
+from vmguard.core.watchdog.events import Level, Policy, Report
+from vmguard.core.watchdog.fence_ladder import Next, Others, Rung, next_rung
+from vmguard.core.watchdog.timing import Rungs
 from vmguard.daemon import helpers
 from vmguard.daemon.acts import Acts
 from vmguard.daemon.climb import Climb, evidence, runs_again

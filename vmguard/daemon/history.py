@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vmguard.adapters.linux import clock, journal
-from vmguard.core.watch_events import Level, Report
+from vmguard.core.watchdog.events import Level, Report
 from vmguard.daemon.notify import Notifier
 
 log = logging.getLogger("vmguard.watch")

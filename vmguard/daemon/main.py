@@ -18,9 +18,9 @@ from vmguard.adapters.linux import clock, journal, oom_and_scheduling, systemd
 from vmguard.adapters.linux.hardware_watchdog import HostFence
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.ranges import FOOTHOLD, LIBVIRT_WINDOW, QEMU_WINDOW, VIRTLOCKD_WINDOW, Range, held
-from vmguard.core.timing import Wishes
-from vmguard.core.watch_events import HostFence as OnUnproven
-from vmguard.core.watch_events import Policy
+from vmguard.core.watchdog.events import HostFence as OnUnproven
+from vmguard.core.watchdog.events import Policy
+from vmguard.core.watchdog.timing import Wishes
 from vmguard.daemon import orphans, takeover
 from vmguard.daemon.acts import Acts
 from vmguard.daemon.arm import Arming

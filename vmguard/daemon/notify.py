@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from vmguard.adapters.linux import host_identity, oom_and_scheduling
 from vmguard.adapters.linux.spawn import ended, spawn
-from vmguard.core.watch_events import Level, Report
+from vmguard.core.watchdog.events import Level, Report
 
 log = logging.getLogger("vmguard.notify")
 

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from vmguard.adapters.linux import clock
-from vmguard.core.lease import Mount
-from vmguard.core.watch_states import DANGER
+from vmguard.core.watchdog.lease import Mount
+from vmguard.core.watchdog.states import DANGER
 from vmguard.daemon.arm import LONGEST, Arming
 from vmguard.daemon.fencer import Fencer
 from vmguard.daemon.registry import GuardedVm

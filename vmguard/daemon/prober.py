@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from vmguard.adapters.linux import clock
 from vmguard.adapters.storage import lock_probe
-from vmguard.core.watch_events import Answer, Ask
+from vmguard.core.watchdog.events import Answer, Ask
 from vmguard.daemon.loop import Loop
 
 log = logging.getLogger("vmguard.watch")

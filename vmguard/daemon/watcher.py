@@ -1,4 +1,4 @@
-"""Drives the pure watchdog (vmguard/core/watch_machine.py) from the daemon's loop: tells it what happens, carries out
+"""Drives the pure watchdog (vmguard/core/watchdog/machine.py) from the daemon's loop: tells it what happens, carries out
 what it orders. Nothing here touches the share: questions go to the prober's threads.
 """
 
@@ -13,10 +13,8 @@ from collections.abc import Callable
 from vmguard.adapters.linux import clock, mounts
 from vmguard.adapters.linux.kmsg import KernelLog
 from vmguard.adapters.linux.mounts import Mount, NfsStatistics
-from vmguard.core.fence import Others
 from vmguard.core.locks.claim_states import State
-from vmguard.core.timing import Wishes
-from vmguard.core.watch_events import (
+from vmguard.core.watchdog.events import (
     Act,
     Acted,
     Answer,
@@ -43,8 +41,10 @@ from vmguard.core.watch_events import (
     VmSeen,
     WokeUp,
 )
-from vmguard.core.watch_machine import Watch
-from vmguard.core.watch_states import Phase
+from vmguard.core.watchdog.fence_ladder import Others
+from vmguard.core.watchdog.machine import Watch
+from vmguard.core.watchdog.states import Phase
+from vmguard.core.watchdog.timing import Wishes
 from vmguard.daemon.acts import Acts
 from vmguard.daemon.clocks import Clocks
 from vmguard.daemon.leases import Leases

@@ -10,7 +10,7 @@ from typing import Any
 from vmguard import survey
 from vmguard.adapters.linux.bounded_child import Child
 from vmguard.config import Config
-from vmguard.core.timing import Wishes
+from vmguard.core.watchdog.timing import Wishes
 from vmguard.doctor import look_guard, look_host, look_mount, look_proxmox, look_share, scratch
 from vmguard.doctor.facts import DiskFacts, HostFacts, MountFacts, RecordFacts, ScratchFacts, ShareFacts, VmFacts
 from vmguard.doctor.finding import Finding, Level

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vmguard.core.timing import ImpossibleTiming, Wishes, timeline
+from vmguard.core.watchdog.timing import ImpossibleTiming, Wishes, timeline
 from vmguard.doctor.facts import HostFacts, MountFacts
 from vmguard.doctor.finding import Finding, fail, ok, warn
 

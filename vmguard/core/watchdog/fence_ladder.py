@@ -42,8 +42,8 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vmguard.core.timing import Rungs
-from vmguard.core.watch_events import AfterFence, HostFence, Policy
+from vmguard.core.watchdog.events import AfterFence, HostFence, Policy
+from vmguard.core.watchdog.timing import Rungs
 
 
 class Proof(enum.StrEnum):

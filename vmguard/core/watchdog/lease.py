@@ -40,8 +40,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from vmguard.core.timing import Timeline
-from vmguard.core.watch_events import (
+from vmguard.core.watchdog.events import (
     Answer,
     Ask,
     Counters,
@@ -54,7 +53,8 @@ from vmguard.core.watch_events import (
     Probe,
     Report,
 )
-from vmguard.core.watch_states import ALIVE, DANGER, LEVELS, MOVES, THEFT, Lock, Phase, Sessions
+from vmguard.core.watchdog.states import ALIVE, DANGER, LEVELS, MOVES, THEFT, Lock, Phase, Sessions
+from vmguard.core.watchdog.timing import Timeline
 
 #: routine requests on their way at the same time: each hangs in a thread of its own while the server is away
 IN_FLIGHT = 4

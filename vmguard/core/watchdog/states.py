@@ -6,7 +6,7 @@ import enum
 import math
 from dataclasses import dataclass
 
-from vmguard.core.watch_events import Counters, Level, LockInfo, Verdict
+from vmguard.core.watchdog.events import Counters, Level, LockInfo, Verdict
 
 #: the client's session was set up anew so often within three leases: a reboot or a revoke does it once
 THEFT = 3

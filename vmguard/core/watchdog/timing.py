@@ -67,7 +67,7 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Rungs:
-    """Within which time each proof of the fence ladder must be there (vmguard/core/fence.py). Seconds."""
+    """Within which time each proof of the fence ladder must be there (vmguard/core/watchdog/fence_ladder.py). Seconds."""
 
     copy: float = 0.2
     kill: float = 0.5

@@ -24,8 +24,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vmguard.core.lease import Mount
-from vmguard.core.watch_events import (
+from vmguard.core.watchdog.events import (
     Act,
     Cause,
     Effect,
@@ -41,7 +40,8 @@ from vmguard.core.watch_events import (
     Verdict,
     VmInfo,
 )
-from vmguard.core.watch_states import DANGER, Lock, Phase
+from vmguard.core.watchdog.lease import Mount
+from vmguard.core.watchdog.states import DANGER, Lock, Phase
 
 #: a lock that is lost again after this many times of locking it anew is lost
 _RECLAIMS = 3

@@ -17,25 +17,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from vmguard.core.fence import Others
-from vmguard.core.lease import Mount
-from vmguard.core.timing import ImpossibleTiming, Timeline, Wishes, timeline
-from vmguard.core.verdict import (
-    Case,
-    Circumstances,
-    Measure,
-    Need,
-    Stance,
-    Vm,
-    case,
-    failed,
-    fence,
-    measure,
-    overdue,
-    reclaimed,
-    resolve,
-)
-from vmguard.core.watch_events import (
+from vmguard.core.watchdog.events import (
     Acted,
     Answer,
     Arm,
@@ -61,7 +43,25 @@ from vmguard.core.watch_events import (
     VmSeen,
     WokeUp,
 )
-from vmguard.core.watch_states import DANGER, Lock
+from vmguard.core.watchdog.fence_ladder import Others
+from vmguard.core.watchdog.lease import Mount
+from vmguard.core.watchdog.stance import (
+    Case,
+    Circumstances,
+    Measure,
+    Need,
+    Stance,
+    Vm,
+    case,
+    failed,
+    fence,
+    measure,
+    overdue,
+    reclaimed,
+    resolve,
+)
+from vmguard.core.watchdog.states import DANGER, Lock
+from vmguard.core.watchdog.timing import ImpossibleTiming, Timeline, Wishes, timeline
 
 #: seconds by which a step may be late before it counts as a sleep
 _SLEPT = 2.0
