@@ -21,7 +21,7 @@ from vmguard.core.locks.ranges import FOOTHOLD, LIBVIRT_WINDOW, QEMU_WINDOW, VIR
 from vmguard.core.watchdog.events import HostFence as OnUnproven
 from vmguard.core.watchdog.events import Policy
 from vmguard.core.watchdog.timing import Wishes
-from vmguard.daemon import orphans, takeover
+from vmguard.daemon import orphans, wiring
 from vmguard.daemon.acts import Acts
 from vmguard.daemon.arm import Arming
 from vmguard.daemon.fencer import Fencer, Surroundings
@@ -89,7 +89,7 @@ class Daemon:
         listener = self._listener([fd for name, fd in passed if "-" not in name])
         service.listen(listener)
         parts = (self.loop, self.registry, self.keeper, pinner, workers, self.records, service)
-        takeover.furnish(*parts, lambda: self.config, watcher.io_error)
+        wiring.furnish(*parts, lambda: self.config, watcher.io_error)
         watcher.shield = pinner.shield
         pinner.start()
         arming.resume()
