@@ -26,12 +26,12 @@ import pytest
 from vmguard.adapters.linux import ofd, proc
 from vmguard.config.settings import Unguarded
 from vmguard.core.locks.ranges import LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, held
+from vmguard.daemon.adopt.unclaimed_qemu import Census
 from vmguard.daemon.conflicts import Conflicts
 from vmguard.daemon.keeper import Keeper, Timing
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.pinner import Pinner
 from vmguard.daemon.registry import GuardedVm, Registry
-from vmguard.daemon.unguarded import Census
 from vmguard.daemon.workers import Workers
 
 #: what is locked of a file
