@@ -23,6 +23,9 @@ from vmguard.core.watchdog.events import Policy
 from vmguard.core.watchdog.timing import Wishes
 from vmguard.daemon import orphans, wiring
 from vmguard.daemon.acts import Acts
+from vmguard.daemon.api.hook_prefork import Standby
+from vmguard.daemon.api.server import Service
+from vmguard.daemon.api.watchdog_status import Oversight
 from vmguard.daemon.arm import Arming
 from vmguard.daemon.fencer import Fencer, Surroundings
 from vmguard.daemon.history import History, Reporter
@@ -30,12 +33,9 @@ from vmguard.daemon.keeper import Keeper, Timing
 from vmguard.daemon.leases import Leases
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.notify import Notifier, Wanted
-from vmguard.daemon.oversight import Oversight
 from vmguard.daemon.pinner import Pinner
 from vmguard.daemon.records import Records, RecordSettings, fields
 from vmguard.daemon.registry import GuardedVm, Registry
-from vmguard.daemon.service import Service
-from vmguard.daemon.standby import Standby
 from vmguard.daemon.watcher import Watcher
 from vmguard.daemon.workers import Workers
 from vmguard.errors import DaemonError

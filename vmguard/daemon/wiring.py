@@ -9,6 +9,7 @@ from vmguard.config.choices import LocalFiles
 from vmguard.config.settings import Config
 from vmguard.daemon.adopt.adopter import Adopter
 from vmguard.daemon.adopt.unclaimed_qemu import Census
+from vmguard.daemon.api.server import Service
 from vmguard.daemon.claims import Claims
 from vmguard.daemon.conflicts import Conflicts
 from vmguard.daemon.hints import Hints
@@ -18,7 +19,6 @@ from vmguard.daemon.loop import Loop
 from vmguard.daemon.pinner import Pinner
 from vmguard.daemon.records import Records
 from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
-from vmguard.daemon.service import Service
 from vmguard.daemon.workers import Workers
 
 
