@@ -14,7 +14,7 @@ from tests.real.corner import PIECES, Corner, Rival, Writer, open_corner
 from vmguard.adapters.linux import ofd, pidfd
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.ranges import WHOLE
-from vmguard.daemon import orphans
+from vmguard.daemon.claim import fdstore_recovery
 from vmguard.daemon.registry import LIBVIRT, GuardedVm
 
 pytestmark = pytest.mark.process
@@ -51,7 +51,7 @@ def name(owner: str, fd: int) -> str:
 
 def take_in(corner: Corner, stored: dict[str, int]) -> list[GuardedVm]:
     """As the daemon does at its start."""
-    made = orphans.take_in(stored, corner.registry, lambda _: PIECES, str(corner.folder))
+    made = fdstore_recovery.take_in(stored, corner.registry, lambda _: PIECES, str(corner.folder))
     for vm in corner.registry:
         corner.keeper.resume(vm, stored)
     return made

@@ -21,15 +21,16 @@ from vmguard.core.locks.ranges import FOOTHOLD, LIBVIRT_WINDOW, QEMU_WINDOW, VIR
 from vmguard.core.watchdog.events import HostFence as OnUnproven
 from vmguard.core.watchdog.events import Policy
 from vmguard.core.watchdog.timing import Wishes
-from vmguard.daemon import orphans, wiring
+from vmguard.daemon import wiring
 from vmguard.daemon.acts import Acts
 from vmguard.daemon.api.hook_prefork import Standby
 from vmguard.daemon.api.server import Service
 from vmguard.daemon.api.watchdog_status import Oversight
 from vmguard.daemon.arm import Arming
+from vmguard.daemon.claim import fdstore_recovery
+from vmguard.daemon.claim.lifecycle import Keeper, Timing
 from vmguard.daemon.fencer import Fencer, Surroundings
 from vmguard.daemon.history import History, Reporter
-from vmguard.daemon.keeper import Keeper, Timing
 from vmguard.daemon.leases import Leases
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.notify import Notifier, Wanted
@@ -141,7 +142,7 @@ class Daemon:
 
     def _resume(self, stored: dict[str, int]) -> None:
         self.registry.load()
-        orphans.take_in(stored, self.registry, self._pieces, self.config.libvirt.run_dir)
+        fdstore_recovery.take_in(stored, self.registry, self._pieces, self.config.libvirt.run_dir)
         for vm in self.registry:
             self.keeper.resume(vm, stored)
         for name, fd in stored.items():

@@ -10,11 +10,11 @@ from vmguard.config.settings import Config
 from vmguard.daemon.adopt.adopter import Adopter
 from vmguard.daemon.adopt.unclaimed_qemu import Census
 from vmguard.daemon.api.server import Service
+from vmguard.daemon.claim.lifecycle import Keeper
+from vmguard.daemon.claim.migration_target import Incoming
 from vmguard.daemon.claims import Claims
 from vmguard.daemon.conflicts import Conflicts
 from vmguard.daemon.hints import Hints
-from vmguard.daemon.incoming import Incoming
-from vmguard.daemon.keeper import Keeper
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.pinner import Pinner
 from vmguard.daemon.records import Records

@@ -1,7 +1,7 @@
 """The claim of a VM that comes in by live migration: the source has its disks, and goes on having them.
 
 One try for each file, no waiting: what is free (copied storage) is locked like at any start. Of what is locked only
-the foothold is taken, which keeps every third host out (see vmguard/daemon/incoming.py). Imported only then.
+the foothold is taken, which keeps every third host out (see vmguard/daemon/claim/migration_target.py). Imported only then.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.config.settings import Unguarded
 from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.sources.process_arguments import MASTERS, Kind, identity, kind_of, named_files, served, short_name
-from vmguard.daemon.keeper import Keeper
+from vmguard.daemon.claim.lifecycle import Keeper
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.pinner import Pinner
 from vmguard.daemon.registry import ANOTHER_HOST, BARE, LIBVIRT, PROXMOX, GuardedFile, GuardedVm, Registry

@@ -16,11 +16,11 @@ from vmguard.adapters.linux import clock, proc
 from vmguard.core.locks.claim_states import LIVING, SENTENCES, State
 from vmguard.core.locks.plan import MODES
 from vmguard.daemon.api.watchdog_status import Oversight
-from vmguard.daemon.incoming import Incoming
-from vmguard.daemon.keeper import Keeper
+from vmguard.daemon.claim.lifecycle import Keeper
+from vmguard.daemon.claim.migration_target import Incoming
+from vmguard.daemon.claim.proxmox_start_tasks import Starters
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry import ANOTHER_HOST, GuardedFile, GuardedVm, Registry
-from vmguard.daemon.starters import Starters
 from vmguard.errors import BadInput, DaemonError, VmguardError, WireError
 from vmguard.protocol.wire import Connection, Message
 
