@@ -28,7 +28,7 @@ from vmguard.config.settings import Unguarded
 from vmguard.core.locks.ranges import LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, held
 from vmguard.daemon.adopt.unclaimed_qemu import Census
 from vmguard.daemon.claim.lifecycle import Keeper, Timing
-from vmguard.daemon.conflicts import Conflicts
+from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.pinner import Pinner
 from vmguard.daemon.registry import GuardedVm, Registry

@@ -23,8 +23,8 @@ from vmguard.core.sources.process_arguments import Kind
 from vmguard.core.watchdog.events import Policy, Report
 from vmguard.core.watchdog.fence_ladder import Others
 from vmguard.core.watchdog.timing import Rungs
-from vmguard.daemon.acts import Acts
-from vmguard.daemon.fencer import Fencer, Surroundings
+from vmguard.daemon.fence.fencer import Fencer, Surroundings
+from vmguard.daemon.fence.signals import Acts
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry import GuardedFile, GuardedProcess, GuardedVm, Pin, Registry
 

@@ -21,7 +21,7 @@ from vmguard.adapters.linux import hardware_watchdog, proc
 from vmguard.core.sources.process_arguments import Kind
 from vmguard.core.watchdog.events import AfterFence, HostFence, Level, Policy
 from vmguard.core.watchdog.fence_ladder import Rung
-from vmguard.daemon.climb import Climb
+from vmguard.daemon.fence.evidence import Climb
 from vmguard.daemon.registry import GuardedProcess, GuardedVm
 
 pytestmark = pytest.mark.process

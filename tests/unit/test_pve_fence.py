@@ -18,7 +18,7 @@ from vmguard.adapters.proxmox import helpers as proxmox_helpers
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.core.sources.process_arguments import Kind, identity, served
 from vmguard.core.watchdog.events import AfterFence, Policy
-from vmguard.daemon import fencer
+from vmguard.daemon.fence import fencer
 from vmguard.daemon.registry import PROXMOX, GuardedVm
 
 pytestmark = pytest.mark.process

@@ -19,8 +19,8 @@ from vmguard.core.watchdog.events import Act, Acted, Level, Policy, Probe, Repor
 from vmguard.core.watchdog.states import Phase
 from vmguard.core.watchdog.timing import Wishes
 from vmguard.daemon import watcher
-from vmguard.daemon.acts import Acts
 from vmguard.daemon.clocks import Clocks
+from vmguard.daemon.fence.signals import Acts
 from vmguard.daemon.history import History, Reporter
 from vmguard.daemon.leases import Leases
 from vmguard.daemon.loop import Loop

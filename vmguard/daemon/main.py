@@ -22,14 +22,14 @@ from vmguard.core.watchdog.events import HostFence as OnUnproven
 from vmguard.core.watchdog.events import Policy
 from vmguard.core.watchdog.timing import Wishes
 from vmguard.daemon import wiring
-from vmguard.daemon.acts import Acts
 from vmguard.daemon.api.hook_prefork import Standby
 from vmguard.daemon.api.server import Service
 from vmguard.daemon.api.watchdog_status import Oversight
 from vmguard.daemon.arm import Arming
 from vmguard.daemon.claim import fdstore_recovery
 from vmguard.daemon.claim.lifecycle import Keeper, Timing
-from vmguard.daemon.fencer import Fencer, Surroundings
+from vmguard.daemon.fence.fencer import Fencer, Surroundings
+from vmguard.daemon.fence.signals import Acts
 from vmguard.daemon.history import History, Reporter
 from vmguard.daemon.leases import Leases
 from vmguard.daemon.loop import Loop

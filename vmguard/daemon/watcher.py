@@ -45,8 +45,8 @@ from vmguard.core.watchdog.fence_ladder import Others
 from vmguard.core.watchdog.machine import Watch
 from vmguard.core.watchdog.states import Phase
 from vmguard.core.watchdog.timing import Wishes
-from vmguard.daemon.acts import Acts
 from vmguard.daemon.clocks import Clocks
+from vmguard.daemon.fence.signals import Acts
 from vmguard.daemon.leases import Leases
 from vmguard.daemon.loop import Loop, Timer
 from vmguard.daemon.prober import Prober

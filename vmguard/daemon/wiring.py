@@ -13,7 +13,7 @@ from vmguard.daemon.api.server import Service
 from vmguard.daemon.claim.lifecycle import Keeper
 from vmguard.daemon.claim.migration_target import Incoming
 from vmguard.daemon.claims import Claims
-from vmguard.daemon.conflicts import Conflicts
+from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.hints import Hints
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.pinner import Pinner

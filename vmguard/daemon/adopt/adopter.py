@@ -13,7 +13,7 @@ from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.sources.process_arguments import identity
 from vmguard.daemon.adopt.unclaimed_qemu import Census, Stranger
-from vmguard.daemon.conflicts import Conflicts
+from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.pinner import Pinner
 from vmguard.daemon.registry import GuardedVm, Registry

@@ -32,7 +32,7 @@ from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import LEAVING, Range
 from vmguard.core.sources.process_arguments import identity
-from vmguard.daemon.conflicts import Conflicts
+from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.mover import Rival
 from vmguard.daemon.pinner import Pinner

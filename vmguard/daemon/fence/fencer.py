@@ -22,8 +22,8 @@ from vmguard.core.watchdog.events import Level, Policy, Report
 from vmguard.core.watchdog.fence_ladder import Next, Others, Rung, next_rung
 from vmguard.core.watchdog.timing import Rungs
 from vmguard.daemon import helpers
-from vmguard.daemon.acts import Acts
-from vmguard.daemon.climb import Climb, evidence, runs_again
+from vmguard.daemon.fence.evidence import Climb, evidence, runs_again
+from vmguard.daemon.fence.signals import Acts
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry import GuardedVm, Registry
 
