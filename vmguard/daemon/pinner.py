@@ -27,7 +27,7 @@ from vmguard.daemon.loop import Loop
 from vmguard.daemon.mover import Order, Outcome, Rival, carry_out, close_last, let_go
 from vmguard.daemon.newcomers import STEADY
 from vmguard.daemon.opens import Opens
-from vmguard.daemon.records import MarkReleased
+from vmguard.daemon.owner_records.mark_released import MarkReleased
 from vmguard.daemon.registry import GuardedFile, GuardedProcess, GuardedVm, Pin, Registry, was_open
 from vmguard.daemon.rounds import Rounds
 from vmguard.daemon.shield import Shield

@@ -12,12 +12,12 @@ from vmguard.daemon.adopt.unclaimed_qemu import Census
 from vmguard.daemon.api.server import Service
 from vmguard.daemon.claim.lifecycle import Keeper
 from vmguard.daemon.claim.migration_target import Incoming
-from vmguard.daemon.claims import Claims
 from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.hints import Hints
 from vmguard.daemon.loop import Loop
+from vmguard.daemon.owner_records.mark_released import Records
+from vmguard.daemon.owner_records.write_late import Claims
 from vmguard.daemon.pinner import Pinner
-from vmguard.daemon.records import Records
 from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
 from vmguard.daemon.workers import Workers
 

@@ -21,8 +21,8 @@ from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon import helpers
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.mover import let_go
+from vmguard.daemon.owner_records.mark_released import MarkReleased
 from vmguard.daemon.pinner import Pinner
-from vmguard.daemon.records import MarkReleased
 from vmguard.daemon.registry import BARE, GuardedFile, GuardedProcess, GuardedVm, Registry
 from vmguard.daemon.workers import THIS_HOST, Workers
 from vmguard.errors import DaemonError

@@ -10,7 +10,7 @@ from typing import Any
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.daemon import helpers
 from vmguard.daemon.loop import Loop
-from vmguard.daemon.records import Records, fields
+from vmguard.daemon.owner_records.mark_released import Records, fields
 from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
 
 log = logging.getLogger("vmguard.claims")
