@@ -30,7 +30,7 @@ from vmguard.daemon.adopt.unclaimed_qemu import Census
 from vmguard.daemon.claim.lifecycle import Keeper, Timing
 from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.loop import Loop
-from vmguard.daemon.pinner import Pinner
+from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry import GuardedVm, Registry
 from vmguard.daemon.workers import Workers
 

@@ -9,7 +9,7 @@ import pytest
 
 from vmguard.adapters.linux import ofd, proc
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.daemon.mover import Order, _rival
+from vmguard.daemon.pin.lock_transfer import Order, _rival
 
 
 @pytest.mark.parametrize("closes", [True, False])

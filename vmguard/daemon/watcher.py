@@ -49,9 +49,9 @@ from vmguard.daemon.clocks import Clocks
 from vmguard.daemon.fence.signals import Acts
 from vmguard.daemon.leases import Leases
 from vmguard.daemon.loop import Loop, Timer
+from vmguard.daemon.pin.fd_copies import Shield, description
 from vmguard.daemon.prober import Prober
 from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
-from vmguard.daemon.shield import Shield, description
 
 log = logging.getLogger("vmguard.watch")
 

@@ -17,7 +17,7 @@ from vmguard.daemon.hints import Hints
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.owner_records.mark_released import Records
 from vmguard.daemon.owner_records.write_late import Claims
-from vmguard.daemon.pinner import Pinner
+from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
 from vmguard.daemon.workers import Workers
 

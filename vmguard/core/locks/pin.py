@@ -5,7 +5,7 @@ answers its writes with EIO (NFS_LOCK_LOST, fs/nfs/nfs4proc.c nfs4_select_rw_sta
 
 Two descriptions cannot hold the same range exclusively at the same time, so the lock moves in two steps: first the
 upper half, then the lower one. At every moment this host holds at least one half, and a rival's claim of 0-EOF needs
-both. The steps are computed here, without any system call; vmguard/daemon/pinner.py takes them.
+both. The steps are computed here, without any system call; vmguard/daemon/pin/pinner.py takes them.
 """
 
 from __future__ import annotations

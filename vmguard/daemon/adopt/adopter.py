@@ -15,7 +15,7 @@ from vmguard.core.sources.process_arguments import identity
 from vmguard.daemon.adopt.unclaimed_qemu import Census, Stranger
 from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.loop import Loop
-from vmguard.daemon.pinner import Pinner
+from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry import GuardedVm, Registry
 from vmguard.errors import BadInput
 from vmguard.protocol.wire import Message

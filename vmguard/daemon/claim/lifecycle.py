@@ -20,9 +20,9 @@ from vmguard.core.locks.ranges import FOOTHOLD, Range, covers
 from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon import helpers
 from vmguard.daemon.loop import Loop
-from vmguard.daemon.mover import let_go
 from vmguard.daemon.owner_records.mark_released import MarkReleased
-from vmguard.daemon.pinner import Pinner
+from vmguard.daemon.pin.lock_transfer import let_go
+from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry import BARE, GuardedFile, GuardedProcess, GuardedVm, Registry
 from vmguard.daemon.workers import THIS_HOST, Workers
 from vmguard.errors import DaemonError

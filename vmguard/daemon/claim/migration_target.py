@@ -34,8 +34,8 @@ from vmguard.core.locks.ranges import LEAVING, Range
 from vmguard.core.sources.process_arguments import identity
 from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.loop import Loop
-from vmguard.daemon.mover import Rival
-from vmguard.daemon.pinner import Pinner
+from vmguard.daemon.pin.lock_transfer import Rival
+from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry import ANOTHER_HOST, GuardedFile, GuardedVm, Registry
 from vmguard.daemon.workers import Workers
 from vmguard.errors import LockConflict

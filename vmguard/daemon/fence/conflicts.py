@@ -17,8 +17,8 @@ from vmguard.config.choices import OnConflict
 from vmguard.config.settings import Unguarded
 from vmguard.core.locks.claim_states import State
 from vmguard.daemon.loop import Loop
-from vmguard.daemon.mover import Rival
-from vmguard.daemon.pinner import Pinner
+from vmguard.daemon.pin.lock_transfer import Rival
+from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
 
 log = logging.getLogger("vmguard.conflict")

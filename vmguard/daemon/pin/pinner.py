@@ -24,13 +24,13 @@ from vmguard.daemon import helpers
 from vmguard.daemon.attention import Attention
 from vmguard.daemon.bursts import Bursts
 from vmguard.daemon.loop import Loop
-from vmguard.daemon.mover import Order, Outcome, Rival, carry_out, close_last, let_go
 from vmguard.daemon.newcomers import STEADY
 from vmguard.daemon.opens import Opens
 from vmguard.daemon.owner_records.mark_released import MarkReleased
+from vmguard.daemon.pin.fd_copies import Shield
+from vmguard.daemon.pin.lock_transfer import Order, Outcome, Rival, carry_out, close_last, let_go
 from vmguard.daemon.registry import GuardedFile, GuardedProcess, GuardedVm, Pin, Registry, was_open
 from vmguard.daemon.rounds import Rounds
-from vmguard.daemon.shield import Shield
 from vmguard.daemon.sight import MountTables, Sight, descriptions, has_image_locks, may_be_image
 from vmguard.daemon.workers import Workers
 

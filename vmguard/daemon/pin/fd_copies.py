@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 
 from vmguard.adapters.linux import pidfd, proc, systemd
-from vmguard.daemon.mover import close_last
+from vmguard.daemon.pin.lock_transfer import close_last
 from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
 from vmguard.daemon.workers import Workers
 
