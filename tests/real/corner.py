@@ -31,7 +31,7 @@ from vmguard.daemon.claim.lifecycle import Keeper, Timing
 from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.pin.pinner import Pinner
-from vmguard.daemon.registry import GuardedVm, Registry
+from vmguard.daemon.registry.store import GuardedVm, Registry
 from vmguard.daemon.workers import Workers
 
 #: what is locked of a file

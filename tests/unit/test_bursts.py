@@ -11,7 +11,7 @@ from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import State
 from vmguard.daemon.bursts import SCHEDULE, Bursts
 from vmguard.daemon.loop import Loop
-from vmguard.daemon.registry import GuardedVm
+from vmguard.daemon.registry.store import GuardedVm
 
 FULL, CHEAP = "full", "cheap"
 

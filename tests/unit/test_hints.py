@@ -14,7 +14,7 @@ from vmguard.core.locks.claim_states import State
 from vmguard.daemon import helpers, hints
 from vmguard.daemon.hints import Hints
 from vmguard.daemon.loop import Loop
-from vmguard.daemon.registry import GuardedVm, Registry
+from vmguard.daemon.registry.store import GuardedVm, Registry
 
 
 class World:

@@ -24,7 +24,7 @@ from vmguard.core.locks.plan import DISK, EXCLUSIVE
 from vmguard.core.locks.ranges import FOOTHOLD, LEAVING, LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, held
 from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon.claim.migration_target import Incoming
-from vmguard.daemon.registry import GuardedFile, GuardedVm
+from vmguard.daemon.registry.store import GuardedFile, GuardedVm
 from vmguard.daemon.workers import Workers
 from vmguard.errors import LockConflict
 

@@ -11,7 +11,7 @@ from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import State
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.newcomers import STEADY
-from vmguard.daemon.registry import GuardedVm, Registry
+from vmguard.daemon.registry.store import GuardedVm, Registry
 from vmguard.daemon.rounds import LATEST, Rounds, pace
 
 #: seconds within which a file that nobody announced must be pinned (issue 3), and what the lock itself may take of them

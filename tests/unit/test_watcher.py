@@ -25,7 +25,7 @@ from vmguard.daemon.history import History, Reporter
 from vmguard.daemon.leases import Leases
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.notify import Notifier, Wanted
-from vmguard.daemon.registry import GuardedFile, GuardedVm, Pin, Registry
+from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Pin, Registry
 from vmguard.daemon.watcher import Watcher, _server
 from vmguard.daemon.workers import Workers
 

@@ -9,7 +9,7 @@ from collections import deque
 from vmguard.adapters.linux import clock
 from vmguard.daemon import helpers
 from vmguard.daemon.loop import Loop
-from vmguard.daemon.registry import GuardedVm, Registry
+from vmguard.daemon.registry.store import GuardedVm, Registry
 
 log = logging.getLogger("vmguard.clocks")
 

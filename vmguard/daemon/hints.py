@@ -14,7 +14,7 @@ from collections.abc import Callable
 from vmguard.adapters.events_job import IO_ERROR, MISSING
 from vmguard.daemon import helpers
 from vmguard.daemon.loop import Loop
-from vmguard.daemon.registry import LIBVIRT, GuardedVm, Registry
+from vmguard.daemon.registry.store import LIBVIRT, GuardedVm, Registry
 
 log = logging.getLogger("vmguard.hints")
 

@@ -36,7 +36,7 @@ from vmguard.daemon.loop import Loop
 from vmguard.daemon.notify import Notifier, Wanted
 from vmguard.daemon.owner_records.mark_released import Records, RecordSettings, fields
 from vmguard.daemon.pin.pinner import Pinner
-from vmguard.daemon.registry import GuardedVm, Registry
+from vmguard.daemon.registry.store import GuardedVm, Registry
 from vmguard.daemon.watcher import Watcher
 from vmguard.daemon.workers import Workers
 from vmguard.errors import DaemonError

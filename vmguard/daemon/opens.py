@@ -10,7 +10,7 @@ from collections.abc import Callable
 from vmguard.adapters.linux import clock, inotify, proc
 from vmguard.adapters.linux.proc import Key
 from vmguard.daemon.loop import Loop
-from vmguard.daemon.registry import GuardedFile, GuardedVm
+from vmguard.daemon.registry.store import GuardedFile, GuardedVm
 from vmguard.daemon.workers import Workers
 
 log = logging.getLogger("vmguard.opens")

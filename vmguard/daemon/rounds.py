@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from vmguard.adapters.linux import clock
 from vmguard.daemon.loop import Loop
-from vmguard.daemon.registry import GuardedVm, Registry
+from vmguard.daemon.registry.store import GuardedVm, Registry
 
 log = logging.getLogger("vmguard.pinner")
 

@@ -51,7 +51,7 @@ from vmguard.daemon.leases import Leases
 from vmguard.daemon.loop import Loop, Timer
 from vmguard.daemon.pin.fd_copies import Shield, description
 from vmguard.daemon.prober import Prober
-from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Registry
 
 log = logging.getLogger("vmguard.watch")
 

@@ -18,7 +18,7 @@ from vmguard.daemon.loop import Loop
 from vmguard.daemon.owner_records.mark_released import Records
 from vmguard.daemon.owner_records.write_late import Claims
 from vmguard.daemon.pin.pinner import Pinner
-from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Registry
 from vmguard.daemon.workers import Workers
 
 

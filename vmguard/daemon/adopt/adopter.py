@@ -16,7 +16,7 @@ from vmguard.daemon.adopt.unclaimed_qemu import Census, Stranger
 from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.pin.pinner import Pinner
-from vmguard.daemon.registry import GuardedVm, Registry
+from vmguard.daemon.registry.store import GuardedVm, Registry
 from vmguard.errors import BadInput
 from vmguard.protocol.wire import Message
 

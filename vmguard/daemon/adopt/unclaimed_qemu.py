@@ -23,7 +23,7 @@ from vmguard.core.sources.process_arguments import MASTERS, Kind, identity, kind
 from vmguard.daemon.claim.lifecycle import Keeper
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.pin.pinner import Pinner
-from vmguard.daemon.registry import ANOTHER_HOST, BARE, LIBVIRT, PROXMOX, GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry.store import ANOTHER_HOST, BARE, LIBVIRT, PROXMOX, GuardedFile, GuardedVm, Registry
 from vmguard.daemon.rounds import LATEST
 from vmguard.daemon.sight import Sight
 

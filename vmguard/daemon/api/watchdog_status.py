@@ -10,7 +10,7 @@ from vmguard.core.watchdog.lease import Mount
 from vmguard.core.watchdog.states import DANGER
 from vmguard.daemon.arm import LONGEST, Arming
 from vmguard.daemon.fence.fencer import Fencer
-from vmguard.daemon.registry import GuardedVm
+from vmguard.daemon.registry.store import GuardedVm
 from vmguard.daemon.watcher import Watcher
 from vmguard.errors import BadInput
 from vmguard.protocol.wire import Message

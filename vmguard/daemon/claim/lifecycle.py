@@ -23,7 +23,7 @@ from vmguard.daemon.loop import Loop
 from vmguard.daemon.owner_records.mark_released import MarkReleased
 from vmguard.daemon.pin.lock_transfer import let_go
 from vmguard.daemon.pin.pinner import Pinner
-from vmguard.daemon.registry import BARE, GuardedFile, GuardedProcess, GuardedVm, Registry
+from vmguard.daemon.registry.store import BARE, GuardedFile, GuardedProcess, GuardedVm, Registry
 from vmguard.daemon.workers import THIS_HOST, Workers
 from vmguard.errors import DaemonError
 

@@ -36,7 +36,7 @@ from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.pin.lock_transfer import Rival
 from vmguard.daemon.pin.pinner import Pinner
-from vmguard.daemon.registry import ANOTHER_HOST, GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry.store import ANOTHER_HOST, GuardedFile, GuardedVm, Registry
 from vmguard.daemon.workers import Workers
 from vmguard.errors import LockConflict
 

@@ -14,7 +14,7 @@ from vmguard.adapters.linux import clock
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.core.locks.claim_states import State
 from vmguard.daemon.loop import Loop
-from vmguard.daemon.registry import GuardedVm
+from vmguard.daemon.registry.store import GuardedVm
 
 log = logging.getLogger("vmguard.starters")
 

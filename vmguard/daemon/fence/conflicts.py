@@ -19,7 +19,7 @@ from vmguard.core.locks.claim_states import State
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.pin.lock_transfer import Rival
 from vmguard.daemon.pin.pinner import Pinner
-from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Registry
 
 log = logging.getLogger("vmguard.conflict")
 

@@ -25,7 +25,7 @@ from vmguard.daemon import helpers
 from vmguard.daemon.fence.evidence import Climb, evidence, runs_again
 from vmguard.daemon.fence.signals import Acts
 from vmguard.daemon.loop import Loop
-from vmguard.daemon.registry import GuardedVm, Registry
+from vmguard.daemon.registry.store import GuardedVm, Registry
 
 log = logging.getLogger("vmguard.fence")
 

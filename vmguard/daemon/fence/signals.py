@@ -15,7 +15,7 @@ from collections.abc import Callable
 from vmguard import faults
 from vmguard.adapters.linux import clock, pidfd, proc
 from vmguard.daemon.loop import Loop
-from vmguard.daemon.registry import GuardedProcess, GuardedVm, Registry
+from vmguard.daemon.registry.store import GuardedProcess, GuardedVm, Registry
 
 log = logging.getLogger("vmguard.acts")
 

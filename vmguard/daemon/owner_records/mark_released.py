@@ -12,7 +12,7 @@ from vmguard.adapters.linux import clock, host_identity
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.daemon import helpers
 from vmguard.daemon.loop import Loop
-from vmguard.daemon.registry import GuardedFile, GuardedVm
+from vmguard.daemon.registry.store import GuardedFile, GuardedVm
 
 log = logging.getLogger("vmguard.records")
 

@@ -11,7 +11,7 @@ from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.daemon import helpers
 from vmguard.daemon.loop import Loop
 from vmguard.daemon.owner_records.mark_released import Records, fields
-from vmguard.daemon.registry import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Registry
 
 log = logging.getLogger("vmguard.claims")
 

@@ -29,7 +29,7 @@ from vmguard.daemon.opens import Opens
 from vmguard.daemon.owner_records.mark_released import MarkReleased
 from vmguard.daemon.pin.fd_copies import Shield
 from vmguard.daemon.pin.lock_transfer import Order, Outcome, Rival, carry_out, close_last, let_go
-from vmguard.daemon.registry import GuardedFile, GuardedProcess, GuardedVm, Pin, Registry, was_open
+from vmguard.daemon.registry.store import GuardedFile, GuardedProcess, GuardedVm, Pin, Registry, was_open
 from vmguard.daemon.rounds import Rounds
 from vmguard.daemon.sight import MountTables, Sight, descriptions, has_image_locks, may_be_image
 from vmguard.daemon.workers import Workers
