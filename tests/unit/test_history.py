@@ -21,8 +21,8 @@ from vmguard.cli import timing
 from vmguard.cli.output import Output
 from vmguard.core.watchdog.events import Level, Report
 from vmguard.core.watchdog.timing import timeline
-from vmguard.daemon.history import FILE, History, Reporter, read
-from vmguard.daemon.notify import Notifier, Wanted, environment
+from vmguard.daemon.report.history import FILE, History, Reporter, read
+from vmguard.daemon.report.notify_command import Notifier, Wanted, environment
 
 FENCE = Report(
     Level.ERROR, "vm.fence", "VM 'web' is fenced", {"vm": "libvirt-1", "mount": "/srv/vm", "evidence": "EIO"}

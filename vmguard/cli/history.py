@@ -9,7 +9,7 @@ from typing import Any
 from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import Status
-from vmguard.daemon.history import read
+from vmguard.daemon.report.history import read
 
 #: seconds of silence that separate two incidents
 _APART = 120.0

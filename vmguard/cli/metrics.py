@@ -17,7 +17,7 @@ from vmguard.cli.arguments import duration
 from vmguard.cli.output import Output
 from vmguard.core.reports import metrics
 from vmguard.core.reports.vm_report import Status
-from vmguard.daemon.history import read
+from vmguard.daemon.report.history import read
 from vmguard.errors import BadInput, DaemonError, VmguardError
 from vmguard.protocol.client import Daemon
 from vmguard.survey import Places

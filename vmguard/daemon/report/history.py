@@ -13,7 +13,7 @@ from typing import Any
 
 from vmguard.adapters.linux import clock, journal
 from vmguard.core.watchdog.events import Level, Report
-from vmguard.daemon.notify import Notifier
+from vmguard.daemon.report.notify_command import Notifier
 
 log = logging.getLogger("vmguard.watch")
 
