@@ -29,10 +29,10 @@ from vmguard.core.locks.ranges import LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, held
 from vmguard.daemon.adopt.unclaimed_qemu import Census
 from vmguard.daemon.claim.lifecycle import Keeper, Timing
 from vmguard.daemon.fence.conflicts import Conflicts
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.store import GuardedVm, Registry
-from vmguard.daemon.workers import Workers
+from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.runtime.storage_threads import Workers
 
 #: what is locked of a file
 PIECES = held([LIBVIRT_WINDOW, QEMU_WINDOW])

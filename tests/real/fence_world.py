@@ -25,8 +25,8 @@ from vmguard.core.watchdog.fence_ladder import Others
 from vmguard.core.watchdog.timing import Rungs
 from vmguard.daemon.fence.fencer import Fencer, Surroundings
 from vmguard.daemon.fence.signals import Acts
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry.store import GuardedFile, GuardedProcess, GuardedVm, Pin, Registry
+from vmguard.daemon.runtime.loop import Loop
 
 WRITER = "import os, sys; os.open(sys.argv[1], os.O_RDWR); print(flush=True); sys.stdin.read()"
 FAST = Rungs(copy=0.05, kill=0.1, death=0.2, drain=0.2, cut=0.2, release=0.3, clean_up=2.0)

@@ -10,8 +10,8 @@ import pytest
 from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import State
 from vmguard.daemon.bursts import SCHEDULE, Bursts
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry.store import GuardedVm
+from vmguard.daemon.runtime.loop import Loop
 
 FULL, CHEAP = "full", "cheap"
 

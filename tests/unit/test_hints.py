@@ -11,10 +11,11 @@ import pytest
 
 from vmguard.adapters.events_job import MISSING, _tell_lifecycle
 from vmguard.core.locks.claim_states import State
-from vmguard.daemon import helpers, hints
+from vmguard.daemon import hints
 from vmguard.daemon.hints import Hints
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry.store import GuardedVm, Registry
+from vmguard.daemon.runtime import subprocesses
+from vmguard.daemon.runtime.loop import Loop
 
 
 class World:
@@ -32,7 +33,7 @@ class World:
         self.wanted = True
         self.tells = -1
         self.over: Callable[[int], None] = lambda status: None
-        monkeypatch.setattr(helpers, "start", self._start)
+        monkeypatch.setattr(subprocesses, "start", self._start)
         monkeypatch.setattr(hints, "_AGAIN", 0.01)
         monkeypatch.setattr(hints, "_LOOK", 0.01)
         looked, failed = self.looked, self.failed

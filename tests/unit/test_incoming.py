@@ -25,7 +25,7 @@ from vmguard.core.locks.ranges import FOOTHOLD, LEAVING, LIBVIRT_WINDOW, QEMU_WI
 from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon.claim.migration_target import Incoming
 from vmguard.daemon.registry.store import GuardedFile, GuardedVm
-from vmguard.daemon.workers import Workers
+from vmguard.daemon.runtime.storage_threads import Workers
 from vmguard.errors import LockConflict
 
 pytestmark = pytest.mark.process

@@ -22,12 +22,12 @@ from vmguard.daemon import watcher
 from vmguard.daemon.clocks import Clocks
 from vmguard.daemon.fence.signals import Acts
 from vmguard.daemon.leases import Leases
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Pin, Registry
 from vmguard.daemon.report.history import History, Reporter
 from vmguard.daemon.report.notify_command import Notifier, Wanted
+from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.runtime.storage_threads import Workers
 from vmguard.daemon.watcher import Watcher, _server
-from vmguard.daemon.workers import Workers
 
 
 class World:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vmguard.daemon.loop import Loop, Timer
 from vmguard.daemon.registry.store import GuardedVm
+from vmguard.daemon.runtime.loop import Loop, Timer
 
 #: seconds after the event
 SCHEDULE = (0.0, 0.005, 0.015, 0.04, 0.1, 0.25, 0.5, 1.0)

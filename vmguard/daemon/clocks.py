@@ -7,9 +7,9 @@ import logging
 from collections import deque
 
 from vmguard.adapters.linux import clock
-from vmguard.daemon import helpers
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry.store import GuardedVm, Registry
+from vmguard.daemon.runtime import subprocesses
+from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.clocks")
 
@@ -45,7 +45,7 @@ class Clocks:
             self._busy = True
             try:
                 done = functools.partial(self._set, vm)
-                helpers.start(self._loop, "clock_job", done, [vm.hypervisor, vm.uuid], seconds=_DEADLINE)
+                subprocesses.start(self._loop, "clock_job", done, [vm.hypervisor, vm.uuid], seconds=_DEADLINE)
             except OSError as problem:
                 self._busy = False
                 log.warning("%s: its clock cannot be set: %s", vm.title, problem)

@@ -12,9 +12,9 @@ import os
 from collections.abc import Callable
 
 from vmguard.adapters.events_job import IO_ERROR, MISSING
-from vmguard.daemon import helpers
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry.store import LIBVIRT, GuardedVm, Registry
+from vmguard.daemon.runtime import subprocesses
+from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.hints")
 
@@ -51,7 +51,7 @@ class Hints:
         os.set_blocking(heard, False)
         try:
             words = [_URI, str(tells), folder]
-            helpers.start(self._loop, "events_job", lambda status: self._over(heard, status), words, fds=[tells])
+            subprocesses.start(self._loop, "events_job", lambda status: self._over(heard, status), words, fds=[tells])
         except OSError as problem:
             log.warning("libvirt's events are not listened to: %s", problem)
             os.close(heard)

@@ -31,14 +31,14 @@ from vmguard.daemon.claim.lifecycle import Keeper, Timing
 from vmguard.daemon.fence.fencer import Fencer, Surroundings
 from vmguard.daemon.fence.signals import Acts
 from vmguard.daemon.leases import Leases
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.owner_records.mark_released import Records, RecordSettings, fields
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.store import GuardedVm, Registry
 from vmguard.daemon.report.history import History, Reporter
 from vmguard.daemon.report.notify_command import Notifier, Wanted
+from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.runtime.storage_threads import Workers
 from vmguard.daemon.watcher import Watcher
-from vmguard.daemon.workers import Workers
 from vmguard.errors import DaemonError
 from vmguard.protocol import wire
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from vmguard.adapters.linux import clock, inotify, proc
 from vmguard.adapters.linux.proc import Key
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry.store import GuardedFile, GuardedVm
-from vmguard.daemon.workers import Workers
+from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.runtime.storage_threads import Workers
 
 log = logging.getLogger("vmguard.opens")
 

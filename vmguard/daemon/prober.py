@@ -15,7 +15,7 @@ from collections.abc import Callable
 from vmguard.adapters.linux import clock
 from vmguard.adapters.storage import lock_probe
 from vmguard.core.watchdog.events import Answer, Ask
-from vmguard.daemon.loop import Loop
+from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.watch")
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 
 from vmguard.adapters.linux import clock
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry.store import GuardedVm, Registry
+from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.pinner")
 

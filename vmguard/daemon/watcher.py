@@ -48,10 +48,10 @@ from vmguard.core.watchdog.timing import Wishes
 from vmguard.daemon.clocks import Clocks
 from vmguard.daemon.fence.signals import Acts
 from vmguard.daemon.leases import Leases
-from vmguard.daemon.loop import Loop, Timer
 from vmguard.daemon.pin.fd_copies import Shield, description
 from vmguard.daemon.prober import Prober
 from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.runtime.loop import Loop, Timer
 
 log = logging.getLogger("vmguard.watch")
 

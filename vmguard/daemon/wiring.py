@@ -14,12 +14,12 @@ from vmguard.daemon.claim.lifecycle import Keeper
 from vmguard.daemon.claim.migration_target import Incoming
 from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.hints import Hints
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.owner_records.mark_released import Records
 from vmguard.daemon.owner_records.write_late import Claims
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Registry
-from vmguard.daemon.workers import Workers
+from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.runtime.storage_threads import Workers
 
 
 def furnish(

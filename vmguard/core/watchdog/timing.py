@@ -37,7 +37,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: the loop looks at the boot clock at least this often (vmguard/daemon/loop.py, TICK), in seconds
+#: the loop looks at the boot clock at least this often (vmguard/daemon/runtime/loop.py, TICK), in seconds
 TICK = 1.0
 #: from the decision to freeze until the last of a thousand VMs stands still, in seconds
 SIGNAL = 0.5

@@ -14,9 +14,9 @@ from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.sources.process_arguments import identity
 from vmguard.daemon.adopt.unclaimed_qemu import Census, Stranger
 from vmguard.daemon.fence.conflicts import Conflicts
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.store import GuardedVm, Registry
+from vmguard.daemon.runtime.loop import Loop
 from vmguard.errors import BadInput
 from vmguard.protocol.wire import Message
 

@@ -21,10 +21,10 @@ from vmguard.config.settings import Unguarded
 from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.sources.process_arguments import MASTERS, Kind, identity, kind_of, named_files, served, short_name
 from vmguard.daemon.claim.lifecycle import Keeper
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.store import ANOTHER_HOST, BARE, LIBVIRT, PROXMOX, GuardedFile, GuardedVm, Registry
 from vmguard.daemon.rounds import LATEST
+from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.sight import Sight
 
 log = logging.getLogger("vmguard.unguarded")

@@ -8,7 +8,7 @@ import sys
 
 import vmguard
 from vmguard.adapters.linux.spawn import ended, spawn
-from vmguard.daemon.loop import Loop
+from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.standby")
 

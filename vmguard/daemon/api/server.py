@@ -19,8 +19,8 @@ from vmguard.daemon.api.watchdog_status import Oversight
 from vmguard.daemon.claim.lifecycle import Keeper
 from vmguard.daemon.claim.migration_target import Incoming
 from vmguard.daemon.claim.proxmox_start_tasks import Starters
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry.store import ANOTHER_HOST, GuardedFile, GuardedVm, Registry
+from vmguard.daemon.runtime.loop import Loop
 from vmguard.errors import BadInput, DaemonError, VmguardError, WireError
 from vmguard.protocol.wire import Connection, Message
 

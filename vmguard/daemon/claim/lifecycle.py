@@ -18,13 +18,13 @@ from vmguard.core.locks.claim_states import LIVING, Action, Evidence, State, dec
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import FOOTHOLD, Range, covers
 from vmguard.core.sources.process_arguments import Kind
-from vmguard.daemon import helpers
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.owner_records.mark_released import MarkReleased
 from vmguard.daemon.pin.lock_transfer import let_go
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.store import BARE, GuardedFile, GuardedProcess, GuardedVm, Registry
-from vmguard.daemon.workers import THIS_HOST, Workers
+from vmguard.daemon.runtime import subprocesses
+from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.runtime.storage_threads import THIS_HOST, Workers
 from vmguard.errors import DaemonError
 
 log = logging.getLogger("vmguard.keeper")
@@ -187,7 +187,7 @@ class Keeper:
             return
         vm.draining = True
         try:
-            helpers.start(self._loop, "drain_job", drained, words=words, fds=fds)
+            subprocesses.start(self._loop, "drain_job", drained, words=words, fds=fds)
         except (OSError, MemoryError) as problem:
             vm.draining = False
             log.error("%s: cannot prove that its writes are through: %s", vm.title, problem)

@@ -33,11 +33,11 @@ from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import LEAVING, Range
 from vmguard.core.sources.process_arguments import identity
 from vmguard.daemon.fence.conflicts import Conflicts
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.pin.lock_transfer import Rival
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.store import ANOTHER_HOST, GuardedFile, GuardedVm, Registry
-from vmguard.daemon.workers import Workers
+from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.runtime.storage_threads import Workers
 from vmguard.errors import LockConflict
 
 log = logging.getLogger("vmguard.incoming")

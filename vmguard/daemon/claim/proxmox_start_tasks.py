@@ -13,8 +13,8 @@ import os
 from vmguard.adapters.linux import clock
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.core.locks.claim_states import State
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry.store import GuardedVm
+from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.starters")
 

@@ -16,10 +16,10 @@ from vmguard.adapters.linux import clock, pidfd
 from vmguard.config.choices import OnConflict
 from vmguard.config.settings import Unguarded
 from vmguard.core.locks.claim_states import State
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.pin.lock_transfer import Rival
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.conflict")
 

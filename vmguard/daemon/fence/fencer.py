@@ -21,11 +21,11 @@ from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.watchdog.events import Level, Policy, Report
 from vmguard.core.watchdog.fence_ladder import Next, Others, Rung, next_rung
 from vmguard.core.watchdog.timing import Rungs
-from vmguard.daemon import helpers
 from vmguard.daemon.fence.evidence import Climb, evidence, runs_again
 from vmguard.daemon.fence.signals import Acts
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry.store import GuardedVm, Registry
+from vmguard.daemon.runtime import subprocesses
+from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.fence")
 
@@ -235,7 +235,7 @@ class Fencer:
 
         climb.busy = True
         try:
-            helpers.start(self._loop, module, ended, words=words, seconds=seconds)
+            subprocesses.start(self._loop, module, ended, words=words, seconds=seconds)
         except OSError as problem:
             climb.busy = False
             log.error("%s: %s cannot be started: %s", climb.title, module, problem)

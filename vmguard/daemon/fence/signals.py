@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 from vmguard import faults
 from vmguard.adapters.linux import clock, pidfd, proc
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry.store import GuardedProcess, GuardedVm, Registry
+from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.acts")
 

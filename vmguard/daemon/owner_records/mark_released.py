@@ -10,9 +10,9 @@ from typing import Any
 import vmguard
 from vmguard.adapters.linux import clock, host_identity
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.daemon import helpers
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.registry.store import GuardedFile, GuardedVm
+from vmguard.daemon.runtime import subprocesses
+from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.records")
 
@@ -51,7 +51,7 @@ class Records:
         if not jobs:
             return
         try:
-            helpers.start(
+            subprocesses.start(
                 self._loop,
                 "record_job",
                 lambda status: self._done(vm, status),

@@ -8,10 +8,10 @@ import os
 from typing import Any
 
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.daemon import helpers
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.owner_records.mark_released import Records, fields
 from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.runtime import subprocesses
+from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.claims")
 
@@ -54,7 +54,7 @@ class Claims:
         answer = os.memfd_create("vmguard-epochs", os.MFD_CLOEXEC)
         settings = self._records.settings
         try:
-            helpers.start(
+            subprocesses.start(
                 self._loop,
                 "claim_job",
                 lambda status: self._written(device, batch, answer, status),

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from vmguard.adapters.linux import pidfd, proc, systemd
 from vmguard.daemon.pin.lock_transfer import close_last
 from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Registry
-from vmguard.daemon.workers import Workers
+from vmguard.daemon.runtime.storage_threads import Workers
 
 log = logging.getLogger("vmguard.shield")
 

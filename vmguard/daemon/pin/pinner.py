@@ -20,10 +20,8 @@ from vmguard.core.locks.pin import Wish, shares_writes, wish
 from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
 from vmguard.core.locks.ranges import Range
 from vmguard.core.sources.process_arguments import Kind
-from vmguard.daemon import helpers
 from vmguard.daemon.attention import Attention
 from vmguard.daemon.bursts import Bursts
-from vmguard.daemon.loop import Loop
 from vmguard.daemon.newcomers import STEADY
 from vmguard.daemon.opens import Opens
 from vmguard.daemon.owner_records.mark_released import MarkReleased
@@ -31,8 +29,10 @@ from vmguard.daemon.pin.fd_copies import Shield
 from vmguard.daemon.pin.lock_transfer import Order, Outcome, Rival, carry_out, close_last, let_go
 from vmguard.daemon.registry.store import GuardedFile, GuardedProcess, GuardedVm, Pin, Registry, was_open
 from vmguard.daemon.rounds import Rounds
+from vmguard.daemon.runtime import subprocesses
+from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.runtime.storage_threads import Workers
 from vmguard.daemon.sight import MountTables, Sight, descriptions, has_image_locks, may_be_image
-from vmguard.daemon.workers import Workers
 
 log = logging.getLogger("vmguard.pinner")
 
@@ -378,7 +378,7 @@ class Pinner:
                 self._closed(vm, file)
 
         try:
-            helpers.start(self._loop, "drain_job", drained, words=[str(file.fd)], fds=[file.fd])
+            subprocesses.start(self._loop, "drain_job", drained, words=[str(file.fd)], fds=[file.fd])
         except OSError as problem:
             self._busy(vm).moving.discard(file.key)
             log.error("%s: cannot prove that writes to %s are through: %s", vm.title, file.path, problem)

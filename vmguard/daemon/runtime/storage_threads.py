@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 
 from vmguard.adapters.linux import clock
-from vmguard.daemon.loop import Loop
+from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.workers")
 

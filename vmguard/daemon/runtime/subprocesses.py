@@ -13,7 +13,7 @@ from typing import Any
 import vmguard
 from vmguard.adapters.linux import clock
 from vmguard.adapters.linux.spawn import ended, spawn
-from vmguard.daemon.loop import Loop
+from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.helpers")
 
