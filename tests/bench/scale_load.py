@@ -67,7 +67,7 @@ for words in json.load(sys.stdin):
 _ROUND = """
 import json, sys, time
 from vmguard.adapters.linux import clock
-from vmguard.daemon.sight import MountTables, Sight
+from vmguard.daemon.scan.process_fds import MountTables, Sight
 tables, sights = MountTables(), [Sight(int(pid)) for pid in sys.argv[2:]]
 for sight in sights: sight.full(tables)
 def cost(work):

@@ -9,9 +9,9 @@ import pytest
 
 from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import State
-from vmguard.daemon.bursts import SCHEDULE, Bursts
 from vmguard.daemon.registry.store import GuardedVm
 from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.scan.burst import SCHEDULE, Bursts
 
 FULL, CHEAP = "full", "cheap"
 

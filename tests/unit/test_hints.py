@@ -11,11 +11,11 @@ import pytest
 
 from vmguard.adapters.events_job import MISSING, _tell_lifecycle
 from vmguard.core.locks.claim_states import State
-from vmguard.daemon import hints
-from vmguard.daemon.hints import Hints
 from vmguard.daemon.registry.store import GuardedVm, Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.scan import libvirt_events
+from vmguard.daemon.scan.libvirt_events import Hints
 
 
 class World:
@@ -34,8 +34,8 @@ class World:
         self.tells = -1
         self.over: Callable[[int], None] = lambda status: None
         monkeypatch.setattr(subprocesses, "start", self._start)
-        monkeypatch.setattr(hints, "_AGAIN", 0.01)
-        monkeypatch.setattr(hints, "_LOOK", 0.01)
+        monkeypatch.setattr(libvirt_events, "_AGAIN", 0.01)
+        monkeypatch.setattr(libvirt_events, "_LOOK", 0.01)
         looked, failed = self.looked, self.failed
         self.hints = Hints(
             self.loop, registry, lambda vm: looked.append(vm.id), lambda vm: failed.append(vm.id), lambda: self.wanted

@@ -9,10 +9,10 @@ import pytest
 
 from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import State
-from vmguard.daemon.newcomers import STEADY
 from vmguard.daemon.registry.store import GuardedVm, Registry
-from vmguard.daemon.rounds import LATEST, Rounds, pace
 from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.scan.periodic import LATEST, Rounds, pace
+from vmguard.daemon.scan.settling_files import STEADY
 
 #: seconds within which a file that nobody announced must be pinned (issue 3), and what the lock itself may take of them
 PROMISE, LOCKING = 2.0, 0.15

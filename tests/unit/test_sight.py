@@ -10,7 +10,7 @@ import pytest
 
 from tests.real.corner import Writer
 from vmguard.adapters.linux.proc import FdFolder
-from vmguard.daemon.sight import MountTables, Sight
+from vmguard.daemon.scan.process_fds import MountTables, Sight
 
 pytestmark = pytest.mark.process
 

@@ -13,13 +13,13 @@ from vmguard.daemon.api.server import Service
 from vmguard.daemon.claim.lifecycle import Keeper
 from vmguard.daemon.claim.migration_target import Incoming
 from vmguard.daemon.fence.conflicts import Conflicts
-from vmguard.daemon.hints import Hints
 from vmguard.daemon.owner_records.mark_released import Records
 from vmguard.daemon.owner_records.write_late import Claims
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Registry
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
+from vmguard.daemon.scan.libvirt_events import Hints
 
 
 def furnish(

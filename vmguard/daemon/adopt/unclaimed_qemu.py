@@ -23,9 +23,9 @@ from vmguard.core.sources.process_arguments import MASTERS, Kind, identity, kind
 from vmguard.daemon.claim.lifecycle import Keeper
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.store import ANOTHER_HOST, BARE, LIBVIRT, PROXMOX, GuardedFile, GuardedVm, Registry
-from vmguard.daemon.rounds import LATEST
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.sight import Sight
+from vmguard.daemon.scan.periodic import LATEST
+from vmguard.daemon.scan.process_fds import Sight
 
 log = logging.getLogger("vmguard.unguarded")
 

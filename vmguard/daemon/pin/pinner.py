@@ -20,19 +20,19 @@ from vmguard.core.locks.pin import Wish, shares_writes, wish
 from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
 from vmguard.core.locks.ranges import Range
 from vmguard.core.sources.process_arguments import Kind
-from vmguard.daemon.attention import Attention
-from vmguard.daemon.bursts import Bursts
-from vmguard.daemon.newcomers import STEADY
-from vmguard.daemon.opens import Opens
 from vmguard.daemon.owner_records.mark_released import MarkReleased
 from vmguard.daemon.pin.fd_copies import Shield
 from vmguard.daemon.pin.lock_transfer import Order, Outcome, Rival, carry_out, close_last, let_go
 from vmguard.daemon.registry.store import GuardedFile, GuardedProcess, GuardedVm, Pin, Registry, was_open
-from vmguard.daemon.rounds import Rounds
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
-from vmguard.daemon.sight import MountTables, Sight, descriptions, has_image_locks, may_be_image
+from vmguard.daemon.scan.burst import Bursts
+from vmguard.daemon.scan.open_events import Opens
+from vmguard.daemon.scan.periodic import Rounds
+from vmguard.daemon.scan.process_fds import MountTables, Sight, descriptions, has_image_locks, may_be_image
+from vmguard.daemon.scan.settling_files import STEADY
+from vmguard.daemon.scan.vm_scan_state import Attention
 
 log = logging.getLogger("vmguard.pinner")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from vmguard.adapters.linux import clock
 from vmguard.adapters.linux.proc import Key
-from vmguard.daemon.newcomers import Newcomers
-from vmguard.daemon.sight import Sight
+from vmguard.daemon.scan.process_fds import Sight
+from vmguard.daemon.scan.settling_files import Newcomers
 
 
 @dataclass
