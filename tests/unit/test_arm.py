@@ -12,7 +12,7 @@ import pytest
 from tests.real.guard import Guard, eventually
 from vmguard.adapters.linux import clock, host_identity
 from vmguard.core.watchdog.events import Arm, Disarm, Event
-from vmguard.daemon.arm import FILE, Arming
+from vmguard.daemon.watch.maintenance_mode import FILE, Arming
 
 
 @pytest.fixture

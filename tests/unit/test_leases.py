@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from vmguard.adapters.linux import clock, host_identity
-from vmguard.daemon import leases
-from vmguard.daemon.leases import FILE, Leases
+from vmguard.daemon.watch import lease_store
+from vmguard.daemon.watch.lease_store import FILE, Leases
 
 NAS = ("/srv/vm", 0x2F)
 NEVER: dict[tuple[str, int], float] = {}
@@ -42,7 +42,7 @@ def test_a_daemon_killed_before_it_finds_the_locks_again_loses_nothing(tmp_path:
 def test_a_mount_that_comes_into_use_much_later_begins_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Leases(str(tmp_path)).keep({NAS: 100.25})
     after, now = Leases(str(tmp_path)), clock.boottime()
-    monkeypatch.setattr(clock, "boottime", lambda: now + 2 * leases._TAKEN_UP)
+    monkeypatch.setattr(clock, "boottime", lambda: now + 2 * lease_store._TAKEN_UP)
     assert after.before(*NAS) is None
     after.keep(NEVER)
     assert json.loads((tmp_path / FILE).read_text())["confirmed"] == {}

@@ -18,16 +18,16 @@ from vmguard.core.locks.plan import DISK, EXCLUSIVE
 from vmguard.core.watchdog.events import Act, Acted, Level, Policy, Probe, Report, Thaw, VmInfo
 from vmguard.core.watchdog.states import Phase
 from vmguard.core.watchdog.timing import Wishes
-from vmguard.daemon import watcher
-from vmguard.daemon.clocks import Clocks
 from vmguard.daemon.fence.signals import Acts
-from vmguard.daemon.leases import Leases
 from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Pin, Registry
 from vmguard.daemon.report.history import History, Reporter
 from vmguard.daemon.report.notify_command import Notifier, Wanted
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
-from vmguard.daemon.watcher import Watcher, _server
+from vmguard.daemon.watch import driver
+from vmguard.daemon.watch.driver import Watcher, _server
+from vmguard.daemon.watch.guest_clocks import Clocks
+from vmguard.daemon.watch.lease_store import Leases
 
 
 class World:
@@ -164,7 +164,7 @@ def test_what_changes_without_a_word_is_seen_soon_all_the_same(world: World) -> 
     world.watcher.look()
     for vm in vms:
         vm.frozen = True
-    for _ in range(watcher._ALL_IN):
+    for _ in range(driver._ALL_IN):
         world.watcher.look()
     assert all(told(world, vm).frozen for vm in vms)
 
@@ -181,7 +181,7 @@ def test_vms_of_which_there_is_no_news_cost_next_to_nothing(world: World, monkey
         return whole(vm)
 
     monkeypatch.setattr(world.watcher, "_info", info)
-    for _ in range(watcher._ALL_IN):
+    for _ in range(driver._ALL_IN):
         world.watcher.look()
     assert sorted(asked) == sorted(world.registry.ids), "each of them once"
 

@@ -25,12 +25,10 @@ from vmguard.daemon import wiring
 from vmguard.daemon.api.hook_prefork import Standby
 from vmguard.daemon.api.server import Service
 from vmguard.daemon.api.watchdog_status import Oversight
-from vmguard.daemon.arm import Arming
 from vmguard.daemon.claim import fdstore_recovery
 from vmguard.daemon.claim.lifecycle import Keeper, Timing
 from vmguard.daemon.fence.fencer import Fencer, Surroundings
 from vmguard.daemon.fence.signals import Acts
-from vmguard.daemon.leases import Leases
 from vmguard.daemon.owner_records.mark_released import Records, RecordSettings, fields
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.store import GuardedVm, Registry
@@ -38,7 +36,9 @@ from vmguard.daemon.report.history import History, Reporter
 from vmguard.daemon.report.notify_command import Notifier, Wanted
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
-from vmguard.daemon.watcher import Watcher
+from vmguard.daemon.watch.driver import Watcher
+from vmguard.daemon.watch.lease_store import Leases
+from vmguard.daemon.watch.maintenance_mode import Arming
 from vmguard.errors import DaemonError
 from vmguard.protocol import wire
 

@@ -8,10 +8,10 @@ from typing import Any
 from vmguard.adapters.linux import clock
 from vmguard.core.watchdog.lease import Mount
 from vmguard.core.watchdog.states import DANGER
-from vmguard.daemon.arm import LONGEST, Arming
 from vmguard.daemon.fence.fencer import Fencer
 from vmguard.daemon.registry.store import GuardedVm
-from vmguard.daemon.watcher import Watcher
+from vmguard.daemon.watch.driver import Watcher
+from vmguard.daemon.watch.maintenance_mode import LONGEST, Arming
 from vmguard.errors import BadInput
 from vmguard.protocol.wire import Message
 

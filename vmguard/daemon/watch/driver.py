@@ -45,13 +45,13 @@ from vmguard.core.watchdog.fence_ladder import Others
 from vmguard.core.watchdog.machine import Watch
 from vmguard.core.watchdog.states import Phase
 from vmguard.core.watchdog.timing import Wishes
-from vmguard.daemon.clocks import Clocks
 from vmguard.daemon.fence.signals import Acts
-from vmguard.daemon.leases import Leases
 from vmguard.daemon.pin.fd_copies import Shield, description
-from vmguard.daemon.prober import Prober
 from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Registry
 from vmguard.daemon.runtime.loop import Loop, Timer
+from vmguard.daemon.watch.guest_clocks import Clocks
+from vmguard.daemon.watch.lease_store import Leases
+from vmguard.daemon.watch.probe_threads import Prober
 
 log = logging.getLogger("vmguard.watch")
 
