@@ -21,8 +21,8 @@ from vmguard.core.locks.plan import DISK, EXCLUSIVE, SHARED, PlannedFile
 from vmguard.core.locks.ranges import FOOTHOLD, LEAVING
 from vmguard.core.locks.refusal import Holder
 from vmguard.errors import LockConflict
-from vmguard.hook import incoming as hook
-from vmguard.hook.locking import ClaimedFile
+from vmguard.hook import claim_incoming as hook
+from vmguard.hook.claim_on_share import ClaimedFile
 
 pytestmark = pytest.mark.process
 

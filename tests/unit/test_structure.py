@@ -34,7 +34,9 @@ ARROWS: dict[str, set[str]] = {
 #: module -> parts that it may know besides, and why
 EXCEPTIONS: dict[str, set[str]] = {
     "vmguard.cli.manual.pages": {"hook"},  # the page about the hooks is made from the table of their contract
-    "vmguard.hook.absent": {"config"},  # imported only when the daemon does not answer: the admin's choice is in a file
+    "vmguard.hook.daemon_absent": {
+        "config"
+    },  # imported only when the daemon does not answer: the admin's choice is in a file
 }
 #: the pure core computes; what could ask the kernel for anything is not here
 PURE = {

@@ -219,7 +219,7 @@ def test_the_service_keeps_what_a_restart_needs() -> None:
 
 
 def test_the_socket_is_where_the_daemon_and_its_clients_look() -> None:
-    from vmguard.hook.frame import RUN_DIR
+    from vmguard.hook.entry import RUN_DIR
     from vmguard.protocol.wire import SOCKET_NAME
 
     unit = settings("vmguard.socket")

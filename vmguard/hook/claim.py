@@ -18,7 +18,7 @@ import time
 from vmguard import faults
 from vmguard.core.lean_json import decode
 from vmguard.errors import DaemonError, StorageTimeout, VmguardError
-from vmguard.hook.subject import FIRST_DEADLINE, SAY_EVERY, Reporter, Subject
+from vmguard.hook.vm_to_claim import FIRST_DEADLINE, SAY_EVERY, Reporter, Subject
 from vmguard.protocol import wire
 
 TYPE_CHECKING = False
@@ -141,14 +141,14 @@ def _leave_pipes() -> None:
 
 
 def _work(subject: Subject, connection: wire.Connection, reporter: Reporter) -> None:
-    from vmguard.hook import locking
+    from vmguard.hook import claim_on_share
 
     # Who may wait gets more time: a run of the same VM that has just ended is released first.
     reporter.stage("asking the vmguard daemon", FIRST_DEADLINE if subject.speak is None else 3 * FIRST_DEADLINE)
     settings = connection.answer()["settings"]
     faults.point("asked")
     reporter.seconds = settings["timeout"]
-    claimed = locking.open_and_lock(subject, settings, reporter)
+    claimed = claim_on_share.open_and_lock(subject, settings, reporter)
     reporter.stage("handing the locks to the vmguard daemon")
     _hand_over(connection, subject.who(), claimed)
     faults.point("held")
@@ -174,10 +174,10 @@ def _write_records(connection: wire.Connection, subject: Subject, settings: dict
     """Behind the start, never in its way: the hook has its verdict already."""
     if not settings["record"]["folder"]:
         return
-    from vmguard.hook import locking
+    from vmguard.hook import claim_on_share
 
     faults.point("record")
-    epochs, problems = locking.write_records(subject, settings, claimed)
+    epochs, problems = claim_on_share.write_records(subject, settings, claimed)
     try:
         connection.send({"op": "recorded", "epochs": epochs, "problems": problems})
     except (OSError, DaemonError):

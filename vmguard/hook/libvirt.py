@@ -11,12 +11,12 @@ import sys
 
 from vmguard import faults
 from vmguard.errors import VmguardError
-from vmguard.hook import frame, operations
+from vmguard.hook import entry, operations
 from vmguard.protocol import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmguard.hook.subject import Subject
+    from vmguard.hook.vm_to_claim import Subject
 
 #: bytes; a domain XML beyond this is refused, libvirt's own limit for a message is 32 MiB
 MAX_XML = 8 * 1024 * 1024
@@ -31,12 +31,12 @@ def main(argv: list[str]) -> int:
     faults.point("start")
     name, operation = (os.fsdecode(word) for word in (*argv[1:3], "", "")[:2])
     row = operations.row(operation)
-    return frame.serve(row, lambda: _claim(name), lambda: _inform(_TELLS[operation]))
+    return entry.serve(row, lambda: _claim(name), lambda: _inform(_TELLS[operation]))
 
 
 def _claim(name: str) -> None:
     refuse_proof(name)
-    frame.claim_all(subject_of(read_xml()), name)
+    entry.claim_all(subject_of(read_xml()), name)
 
 
 def refuse_proof(name: str) -> None:
@@ -48,7 +48,7 @@ def refuse_proof(name: str) -> None:
 def subject_of(xml: bytes) -> Subject:
     """The VM of a domain XML. Raises VmguardError."""
     from vmguard.core.sources.domain_xml import parse_domain
-    from vmguard.hook.subject import Subject
+    from vmguard.hook.vm_to_claim import Subject
 
     return Subject("libvirt", parse_domain(xml))
 
@@ -58,7 +58,7 @@ def _inform(what: str) -> None:
     from vmguard.core.sources.domain_xml import parse_domain
 
     domain = parse_domain(read_xml())
-    connection = wire.connect(frame.socket_path(), INFORM_TIMEOUT)
+    connection = wire.connect(entry.socket_path(), INFORM_TIMEOUT)
     connection.ask({"op": what, "hypervisor": "libvirt", "name": domain.name, "uuid": domain.uuid})
 
 

@@ -16,12 +16,12 @@ import os
 import sys
 
 from vmguard import faults
-from vmguard.hook import frame, operations
+from vmguard.hook import entry, operations
 from vmguard.protocol import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmguard.hook.subject import Subject
+    from vmguard.hook.vm_to_claim import Subject
 
 CONFIG_DIR = "/etc/pve"
 #: lines ``VMID VOLUME PATH``: the hookscripts that VMs had before
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     faults.point("start")
     vmid, phase = (os.fsdecode(word) for word in (*argv[1:3], "", "")[:2])
     row = operations.row(phase, operations.PROXMOX)
-    status = frame.serve(row, lambda: _claim(vmid), lambda: _inform(vmid, _OPERATION[phase]))
+    status = entry.serve(row, lambda: _claim(vmid), lambda: _inform(vmid, _OPERATION[phase]))
     return status or _run_chained(vmid, phase)
 
 
@@ -47,13 +47,13 @@ def config_dir() -> str:
 def _claim(vmid: str) -> None:
     from vmguard.adapters.proxmox.host import node_name, read_vm
     from vmguard.adapters.proxmox.storage_mounted import Ground
-    from vmguard.hook.subject import Subject
+    from vmguard.hook.vm_to_claim import Subject
 
     source = os.environ.get("PVE_MIGRATED_FROM", "")  # present, but empty, at every start that is no migration
     vm = read_vm(config_dir(), vmid, node_name(), source)
-    subject = Subject("proxmox", vm.domain, Ground(vm), lambda text: frame.say(f"vmguard: {text}"), source)
+    subject = Subject("proxmox", vm.domain, Ground(vm), lambda text: entry.say(f"vmguard: {text}"), source)
     _end_at_once(subject)
-    frame.claim_all(subject, f"{vm.domain.name} ({vmid})")
+    entry.claim_all(subject, f"{vm.domain.name} ({vmid})")
 
 
 def _inform(vmid: str, operation: str) -> None:
@@ -61,7 +61,7 @@ def _inform(vmid: str, operation: str) -> None:
 
     At the end of a VM nobody waits for the answer: the daemon knows of it by QEMU's pidfd, and is busy with just that.
     """
-    connection = wire.connect(frame.socket_path(), INFORM_TIMEOUT)
+    connection = wire.connect(entry.socket_path(), INFORM_TIMEOUT)
     connection.send({"op": operation, "hypervisor": "proxmox", "name": vmid, "uuid": vmid})
     if operation == "started":
         connection.answer()
@@ -70,7 +70,7 @@ def _inform(vmid: str, operation: str) -> None:
 def _end_at_once(subject: Subject) -> None:
     """A task that is stopped gets SIGTERM: end the claim's child with us, whatever it is waiting for."""
 
-    def end(number: int, frame: object) -> None:
+    def end(number: int, entry: object) -> None:
         if subject.child > 0:
             os.kill(subject.child, 9)
         os._exit(128 + number)
@@ -87,7 +87,7 @@ def _run_chained(vmid: str, phase: str) -> int:
     try:
         os.execv(path, [path, vmid, phase])
     except OSError as problem:
-        frame.explain(f"the VM's own hookscript {path!r} cannot be run: {problem.strerror}", "see: vmguard audit")
+        entry.explain(f"the VM's own hookscript {path!r} cannot be run: {problem.strerror}", "see: vmguard audit")
     return 1
 
 

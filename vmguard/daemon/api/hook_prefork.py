@@ -1,4 +1,4 @@
-"""Keeps processes of the hook standing by for the next start: vmguard/hook/standby.py says what they do."""
+"""Keeps processes of the hook standing by for the next start: vmguard/hook/prefork.py says what they do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vmguard.daemon.runtime.loop import Loop
 log = logging.getLogger("vmguard.standby")
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(vmguard.__file__)))
-_CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from vmguard.hook.standby import main; sys.exit(main())"
+_CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from vmguard.hook.prefork import main; sys.exit(main())"
 #: seconds between two looks whether they are still there: until they are again, starts take some milliseconds longer
 _LOOK = 10.0
 

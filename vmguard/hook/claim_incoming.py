@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmguard.core.locks.refusal import Holder
-    from vmguard.hook.locking import ClaimedFile
-    from vmguard.hook.subject import Reporter, Subject
+    from vmguard.hook.claim_on_share import ClaimedFile
+    from vmguard.hook.vm_to_claim import Reporter, Subject
 
     Refuse = Callable[[ClaimedFile], LockConflict]
 

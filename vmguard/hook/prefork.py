@@ -31,8 +31,8 @@ from vmguard.adapters.storage.files import Opener
 from vmguard.core.lean_json import decode, encode
 from vmguard.core.sources import domain_xml
 from vmguard.errors import VmguardError
-from vmguard.hook import claim, frame, incoming, libvirt, locking, operations
-from vmguard.hook.subject import Reporter, Subject
+from vmguard.hook import claim, claim_incoming, claim_on_share, entry, libvirt, operations
+from vmguard.hook.vm_to_claim import Reporter, Subject
 from vmguard.protocol import wire
 
 TYPE_CHECKING = False
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: all that a claim needs is loaded before it is called for
-LOADED = (backing_chain, lock_holder, mounts, owner_record, claim, incoming, locking)
+LOADED = (backing_chain, lock_holder, mounts, owner_record, claim, claim_incoming, claim_on_share)
 
 #: seconds between the end of one and the start of another
 _BREATH = 1.0
@@ -132,7 +132,7 @@ def _rehearse() -> None:
 
 def _stand_by(place: str) -> None:
     """Wait for a caller, and follow its claim; the claim itself is the work of a child that is there already."""
-    connection = wire.connect(frame.socket_path(), frame.CONNECT_TIMEOUT)
+    connection = wire.connect(entry.socket_path(), entry.CONNECT_TIMEOUT)
     connection.settimeout(None)
     orders, order = os.pipe2(os.O_CLOEXEC)
     reports, report = os.pipe2(os.O_CLOEXEC)
@@ -165,7 +165,7 @@ def _claim(order: int, reports: int, child: int, connection: wire.Connection, ca
     with open(order, "wb") as stream:
         stream.write(libvirt.read_xml() or b"\n")
     for warning in claim.follow(reports, child, connection, caller=caller):
-        frame.say(f"vmguard: warning: {warning}")
+        entry.say(f"vmguard: warning: {warning}")
 
 
 def _await_call(place: str, reports: int) -> tuple[int, int]:
@@ -213,7 +213,7 @@ def _serve(pid: int, answer: int, claim_for: Callable[[int], None]) -> None:
         libvirt.refuse_proof(name)
         claim_for(caller)
 
-    status = frame.serve(operations.row(operation), do, lambda: None)
+    status = entry.serve(operations.row(operation), do, lambda: None)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, 0)  # libvirt waits until nobody has its pipes any more
     os.dup2(null, 2)

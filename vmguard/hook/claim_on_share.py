@@ -15,13 +15,13 @@ from vmguard.adapters.storage.files import Opener, real_path
 from vmguard.core.locks.plan import EXCLUSIVE, NETWORK, PlannedFile, Unguarded
 from vmguard.core.locks.ranges import WHOLE, Range, held
 from vmguard.errors import LockConflict, LockUnavailable, PlanError
-from vmguard.hook.subject import LOCK_SLACK, SAY_EVERY
+from vmguard.hook.vm_to_claim import LOCK_SLACK, SAY_EVERY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmguard.hook.subject import Ground, Reporter, Subject
+    from vmguard.hook.vm_to_claim import Ground, Reporter, Subject
 
 #: seconds; the first pause between two tries, doubled up to the last
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 0.5
@@ -98,9 +98,11 @@ def open_and_lock(subject: Subject, settings: dict[str, Any], reporter: Reporter
     if settings.get("incoming") is None:  # also of a daemon that is older than this hook
         _lock_patiently(subject, files, settings, reporter)
     else:
-        from vmguard.hook import incoming
+        from vmguard.hook import claim_incoming
 
-        source = incoming.lock(subject, files, settings, reporter, lambda file: _refusal(subject, file, settings, 0.0))
+        source = claim_incoming.lock(
+            subject, files, settings, reporter, lambda file: _refusal(subject, file, settings, 0.0)
+        )
     for file in files if not source else [file for file in files if not file.foothold]:
         for start, length in settings["windows"]:
             ofd.unlock(file.fd, (start, length))
@@ -210,7 +212,7 @@ def _lock_all(files: list[ClaimedFile]) -> None:
 
 def _waiting(files: list[ClaimedFile], path: str, settings: dict[str, Any], left: float) -> str:
     from vmguard.adapters.storage import lock_holder
-    from vmguard.hook.waiting import line
+    from vmguard.hook.wait_line import line
 
     blocked = next(file for file in files if file.plan.path == path)
     return line(path, lock_holder.describe(path, blocked.fd, settings["record"]["folder"]), left)

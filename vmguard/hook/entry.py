@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vmguard.hook.subject import Subject
+    from vmguard.hook.vm_to_claim import Subject
 
 RUN_DIR = "/run/vmguard"
 CONNECT_TIMEOUT = 5.0
@@ -46,7 +46,7 @@ def claim_all(subject: Subject, name: str) -> None:
     try:
         connection = wire.connect(socket_path(), CONNECT_TIMEOUT)
     except DaemonError as problem:
-        from vmguard.hook.absent import judge
+        from vmguard.hook.daemon_absent import judge
 
         judge(name, problem)
         return
