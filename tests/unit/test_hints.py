@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from vmguard.adapters.events_job import MISSING, _tell_lifecycle
 from vmguard.core.locks.claim_states import State
 from vmguard.daemon.registry.store import GuardedVm, Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.scan import libvirt_events
 from vmguard.daemon.scan.libvirt_events import Hints
+from vmguard.jobs.libvirt_events import MISSING, _tell_lifecycle
 
 
 class World:

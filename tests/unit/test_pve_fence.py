@@ -12,7 +12,6 @@ import pytest
 
 from tests.real.fence_world import World
 from tests.real.guard import eventually
-from vmguard.adapters import hypervisor_job
 from vmguard.adapters.linux import proc
 from vmguard.adapters.proxmox import helpers as proxmox_helpers
 from vmguard.adapters.proxmox import host as proxmox_host
@@ -20,6 +19,7 @@ from vmguard.core.sources.process_arguments import Kind, identity, served
 from vmguard.core.watchdog.events import AfterFence, Policy
 from vmguard.daemon.fence import fencer
 from vmguard.daemon.registry.store import PROXMOX, GuardedVm
+from vmguard.jobs import hypervisor
 
 pytestmark = pytest.mark.process
 
@@ -184,15 +184,15 @@ def test_a_vm_that_ha_has_started_already_is_not_started_twice(
 
 
 def test_qm_starts_qemu_itself_and_must_not_do_so_inside_the_daemons_unit() -> None:
-    apart = hypervisor_job.words("start", "proxmox", "100", True)
+    apart = hypervisor.words("start", "proxmox", "100", True)
     assert (apart[0], apart[-4:]) == ("systemd-run", ["--", "qm", "start", "100"])
-    assert hypervisor_job.words("start", "proxmox", "100", False) == ["qm", "start", "100"]
-    assert hypervisor_job.words("start", "libvirt", "x", True)[0] == "virsh"  # which only asks libvirt
+    assert hypervisor.words("start", "proxmox", "100", False) == ["qm", "start", "100"]
+    assert hypervisor.words("start", "libvirt", "x", True)[0] == "virsh"  # which only asks libvirt
 
 
 @pytest.mark.parametrize("words", [("start", "proxmox", "-rf"), ("start", "bare", "100"), ("clean-up", "libvirt", "x")])
 def test_what_cannot_be_done_is_said_and_never_tried(node: Node, words: tuple[str, str, str]) -> None:
-    code = "import sys; from vmguard.adapters.hypervisor_job import main; sys.exit(main())"
+    code = "import sys; from vmguard.jobs.hypervisor import main; sys.exit(main())"
     job = subprocess.run([sys.executable, "-c", code, "root", *words], capture_output=True, text=True)
     assert (job.returncode, job.stderr.count("\n")) == (1, 1)
     assert node.called == []

@@ -39,7 +39,7 @@ BARRIER = 20.0
 _PINGS = 3
 #: seconds that what a stopped daemon held stays open without a next one
 _LINGER = 30
-_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from vmguard.adapters.linger_job import main; sys.exit(main())"
+_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from vmguard.jobs.hold_fds import main; sys.exit(main())"
 
 
 def listen_fds() -> list[tuple[str, int]]:

@@ -11,10 +11,10 @@ import logging
 import os
 from collections.abc import Callable
 
-from vmguard.adapters.events_job import IO_ERROR, MISSING
 from vmguard.daemon.registry.store import LIBVIRT, GuardedVm, Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
+from vmguard.jobs.libvirt_events import IO_ERROR, MISSING
 
 log = logging.getLogger("vmguard.hints")
 

@@ -15,7 +15,7 @@ import struct
 import sys
 import time
 
-from vmguard.adapters.drain_job import drain
+from vmguard.jobs.drain import drain
 
 _LOOK = 0.1
 # struct flock of 64-bit Linux: l_type, l_whence, (padding), l_start, l_len, l_pid, (padding)
