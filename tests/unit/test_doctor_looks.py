@@ -291,7 +291,7 @@ def test_a_subject_that_is_on_no_share_is_told(root: None, monkeypatch: pytest.M
 
 def test_storages_that_hang_are_given_up_together_and_not_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     from vmguard.doctor import examine as module
-    from vmguard.survey import Places
+    from vmguard.query.lookup import Places
 
     hanging = [MountFacts(f"/srv/{n}", f"nas{n}:/vm", "4.2", device=n, lease=90) for n in range(5)]
     monkeypatch.setattr(look_mount, "look", lambda: hanging)

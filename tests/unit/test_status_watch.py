@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from vmguard import survey
 from vmguard.cli import check, status
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import DiskReport, Verdict, VmReport
+from vmguard.query import lookup
 
 LOCK = {"path": "/srv/vm/web.raw", "mount": "/srv/vm", "verdict": "kept", "evidence": "answered", "kept_age": 0.4}
 WATCH = {"stance": "running", "done": True, "need": "none", "why": "", "lease_age": 0.4, "freeze_in": 7.6,
@@ -46,8 +46,8 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[Any]
         if not left:
             raise Enough
 
-    monkeypatch.setattr(survey, "guarded_vms", guarded)
-    monkeypatch.setattr(survey, "health", lambda places: {"mounts": [MOUNT], "fences": [], "disarmed": None})
+    monkeypatch.setattr(lookup, "guarded_vms", guarded)
+    monkeypatch.setattr(lookup, "health", lambda places: {"mounts": [MOUNT], "fences": [], "disarmed": None})
     monkeypatch.setattr(time, "sleep", sleep)
     parser = argparse.ArgumentParser()
     status.add_arguments(parser)

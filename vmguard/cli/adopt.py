@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vmguard import survey
 from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.reports.vm_report import Status, guard_words, worst
 from vmguard.errors import BadInput, VmguardError
 from vmguard.protocol.client import Daemon
-from vmguard.survey import Places
+from vmguard.query import lookup
+from vmguard.query.lookup import Places
 
 _STATUS = {
     "adopted": Status.OK,
@@ -74,7 +74,7 @@ def _ask_about(result: dict[str, Any], where: Places) -> None:
         if file["mode"] != EXCLUSIVE and not file["conflict"]:
             continue
         try:
-            found = survey.elsewhere(file, where)
+            found = lookup.elsewhere(file, where)
         except VmguardError as problem:
             file["rival"] = problem.message if file["conflict"] else ""
             continue

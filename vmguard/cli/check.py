@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vmguard import survey
 from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import VmReport
+from vmguard.query import lookup
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    report = survey.check(args.vm, places.of(args))
+    report = lookup.check(args.vm, places.of(args))
     if args.json:
         out.json(report.as_json())
     else:

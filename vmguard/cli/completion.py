@@ -10,7 +10,7 @@ from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.cli import main, places
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import Status
-from vmguard.survey import Places
+from vmguard.query.lookup import Places
 
 _HEAD = """\
 # bash completion of vmguard; made by: vmguard completion bash

@@ -14,7 +14,7 @@ from vmguard.doctor import look_host, look_mount, mend
 from vmguard.doctor.examine import Wanted, by_level, examine
 from vmguard.doctor.finding import Finding, Level, status_of
 from vmguard.errors import BadInput, VmguardError
-from vmguard.survey import Places
+from vmguard.query.lookup import Places
 
 #: seconds that a storage gets to answer
 _PATIENCE = 5.0

@@ -20,7 +20,7 @@ from vmguard.core.reports.vm_report import Status
 from vmguard.daemon.report.history import read
 from vmguard.errors import BadInput, DaemonError, VmguardError
 from vmguard.protocol.client import Daemon
-from vmguard.survey import Places
+from vmguard.query.lookup import Places
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

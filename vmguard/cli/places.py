@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vmguard.config import load
-from vmguard.survey import Places
+from vmguard.query.lookup import Places
 
 
 def of(args: argparse.Namespace) -> Places:

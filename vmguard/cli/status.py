@@ -6,10 +6,10 @@ import argparse
 import time
 from typing import Any
 
-from vmguard import survey
 from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import Status, guard_words, worst
+from vmguard.query import lookup
 
 #: seconds between two pictures, and what makes room for the next (ECMA-48: home, erase below)
 _PICTURE = 1.0
@@ -30,9 +30,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
         time.sleep(_PICTURE)
 
 
-def _once(where: survey.Places, out: Output, args: argparse.Namespace) -> int:
-    vms, problem = survey.guarded_vms(where)
-    health = {} if problem else survey.health(where)
+def _once(where: lookup.Places, out: Output, args: argparse.Namespace) -> int:
+    vms, problem = lookup.guarded_vms(where)
+    health = {} if problem else lookup.health(where)
     mounts, disarmed = health.get("mounts", []), health.get("disarmed")
     if args.json:
         out.json({"schema": 1, "daemon": problem or "up", "disarmed": disarmed, "mounts": mounts, "vms": vms})
@@ -70,7 +70,7 @@ def _print(vms: list[dict[str, Any]], mounts: list[dict[str, Any]], out: Output)
 
 
 def _state(vm: dict[str, Any]) -> str:
-    word = survey.stance(vm)
+    word = lookup.stance(vm)
     return word.upper() if word in ("frozen", "fencing") else word
 
 

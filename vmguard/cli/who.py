@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 
-from vmguard import survey
 from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import Status, Verdict, guard_words
+from vmguard.query import lookup
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    answer = survey.who(os.path.abspath(args.file), places.of(args))
+    answer = lookup.who(os.path.abspath(args.file), places.of(args))
     status = Status.UNKNOWN if answer["verdict"] == Verdict.UNKNOWN else Status.OK
     if args.json:
         out.json({"status": status.name, **answer})

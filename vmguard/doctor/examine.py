@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from vmguard import survey
 from vmguard.adapters.linux.bounded_child import Child
 from vmguard.config import Config
 from vmguard.core.watchdog.timing import Wishes
@@ -19,6 +18,7 @@ from vmguard.doctor.judge_host import judge_host
 from vmguard.doctor.judge_mount import judge_mount, judge_mounts
 from vmguard.doctor.judge_storage import judge_scratch, judge_share
 from vmguard.errors import BadInput, StorageTimeout, VmguardError
+from vmguard.query import lookup
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Wanted:
     config_paths: list[str] | None = None
 
 
-def examine(config: Config, places: survey.Places, wanted: Wanted) -> list[Finding]:
+def examine(config: Config, places: lookup.Places, wanted: Wanted) -> list[Finding]:
     """All findings, the host's first. Raises BadInput when the subject is neither a path nor a VM."""
     everything = look_mount.look()
     vm, chosen = _subject(wanted, places, everything)
@@ -104,7 +104,7 @@ class _Try:
 
 
 def _subject(
-    wanted: Wanted, places: survey.Places, everything: list[MountFacts]
+    wanted: Wanted, places: lookup.Places, everything: list[MountFacts]
 ) -> tuple[VmFacts | None, list[MountFacts]]:
     """The VM that was asked for, and the mounts to try."""
     if not wanted.subject:
@@ -115,7 +115,7 @@ def _subject(
         if mount is None:
             raise BadInput(f"{path} is on no NFS mount of this host", "findmnt -t nfs,nfs4 shows those it has")
         return None, [mount]
-    report = survey.check(wanted.subject, places)
+    report = lookup.check(wanted.subject, places)
     paths = [disk.path for disk in report.disks if disk.path]
     vm = VmFacts(
         name=report.name,

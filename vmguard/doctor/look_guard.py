@@ -9,7 +9,6 @@ from typing import Any
 
 import vmguard
 from vmguard import config as configuration
-from vmguard import survey
 from vmguard.adapters.libvirt import hook_file as libvirt_hook
 from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import proc
@@ -17,6 +16,7 @@ from vmguard.config import Config
 from vmguard.doctor.facts import GuardFacts, LibvirtFacts, QemuFacts
 from vmguard.errors import DaemonError
 from vmguard.protocol.client import Daemon
+from vmguard.query import lookup
 
 #: QEMU's own image locks (block/file-posix.c)
 _QEMU_FIRST, _QEMU_LAST = 100, 299
@@ -53,7 +53,7 @@ def look(config: Config, config_paths: list[str] | None, seconds: float) -> Guar
 
 
 def _weaker(vm: dict[str, Any]) -> str:
-    if survey.stance(vm) in ("frozen", "fencing", "conflict"):
+    if lookup.stance(vm) in ("frozen", "fencing", "conflict"):
         return f"it is {survey.stance(vm)}: {vm.get('why', '')}"
     return next((f"{file['path']}: {file['weaker']}" for file in vm["files"] if file.get("weaker")), "")
 
