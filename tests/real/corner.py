@@ -30,7 +30,8 @@ from vmguard.daemon.adopt.unclaimed_qemu import Census
 from vmguard.daemon.claim.lifecycle import Keeper, Timing
 from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.pin.pinner import Pinner
-from vmguard.daemon.registry.store import GuardedVm, Registry
+from vmguard.daemon.registry.guarded_vm import GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
 

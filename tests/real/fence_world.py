@@ -25,7 +25,9 @@ from vmguard.core.watchdog.fence_ladder import Others
 from vmguard.core.watchdog.timing import Rungs
 from vmguard.daemon.fence.fencer import Fencer, Surroundings
 from vmguard.daemon.fence.signals import Acts
-from vmguard.daemon.registry.store import GuardedFile, GuardedProcess, GuardedVm, Pin, Registry
+from vmguard.daemon.registry.guarded_file import GuardedFile, Pin
+from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 
 WRITER = "import os, sys; os.open(sys.argv[1], os.O_RDWR); print(flush=True); sys.stdin.read()"

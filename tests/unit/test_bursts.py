@@ -9,7 +9,7 @@ import pytest
 
 from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import State
-from vmguard.daemon.registry.store import GuardedVm
+from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.scan.burst import SCHEDULE, Bursts
 

@@ -22,7 +22,7 @@ from vmguard.core.sources.process_arguments import Kind
 from vmguard.core.watchdog.events import AfterFence, HostFence, Level, Policy
 from vmguard.core.watchdog.fence_ladder import Rung
 from vmguard.daemon.fence.evidence import Climb
-from vmguard.daemon.registry.store import GuardedProcess, GuardedVm
+from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 
 pytestmark = pytest.mark.process
 

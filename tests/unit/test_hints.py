@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from vmguard.core.locks.claim_states import State
-from vmguard.daemon.registry.store import GuardedVm, Registry
+from vmguard.daemon.registry.guarded_vm import GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.scan import libvirt_events
@@ -42,7 +43,7 @@ class World:
         )
 
     def _start(self, loop: Loop, module: str, done: Callable[[int], None], words: list[str], fds: list[int]) -> Any:
-        assert (module, words[1]) == ("events_job", str(fds[0]))
+        assert (module, words[1]) == ("libvirt_events", str(fds[0]))
         self.tells = os.dup(fds[0])
         self.over = done
         self.started += 1

@@ -24,7 +24,8 @@ from vmguard.core.locks.plan import DISK, EXCLUSIVE
 from vmguard.core.locks.ranges import FOOTHOLD, LEAVING, LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, held
 from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon.claim.migration_target import Incoming
-from vmguard.daemon.registry.store import GuardedFile, GuardedVm
+from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.storage_threads import Workers
 from vmguard.errors import LockConflict
 

@@ -22,7 +22,7 @@ from vmguard.core.locks.ranges import FOOTHOLD, LEAVING
 from vmguard.core.locks.refusal import Holder
 from vmguard.errors import LockConflict
 from vmguard.hook import claim_incoming as hook
-from vmguard.hook.claim_on_share import ClaimedFile
+from vmguard.hook.claimed_file import ClaimedFile
 
 pytestmark = pytest.mark.process
 

@@ -15,7 +15,7 @@ from vmguard.adapters.linux import ofd, pidfd
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.ranges import WHOLE
 from vmguard.daemon.claim import fdstore_recovery
-from vmguard.daemon.registry.store import LIBVIRT, GuardedVm
+from vmguard.daemon.registry.guarded_vm import LIBVIRT, GuardedVm
 
 pytestmark = pytest.mark.process
 

@@ -18,7 +18,7 @@ from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.core.sources.process_arguments import Kind, identity, served
 from vmguard.core.watchdog.events import AfterFence, Policy
 from vmguard.daemon.fence import fencer
-from vmguard.daemon.registry.store import PROXMOX, GuardedVm
+from vmguard.daemon.registry.guarded_vm import PROXMOX, GuardedVm
 from vmguard.jobs import hypervisor
 
 pytestmark = pytest.mark.process

@@ -9,7 +9,8 @@ import pytest
 
 from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import State
-from vmguard.daemon.registry.store import GuardedVm, Registry
+from vmguard.daemon.registry.guarded_vm import GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.scan.periodic import LATEST, Rounds, pace
 from vmguard.daemon.scan.settling_files import STEADY

@@ -24,19 +24,19 @@ ARROWS: dict[str, set[str]] = {
     "protocol": {"core", "errors"},
     "config": {"core", "errors"},
     "adapters": {"core", "errors", "version"},
+    "jobs": {"core", "adapters", "errors", "version"},
     "hook": {"core", "adapters", "protocol", "errors", "faults"},
-    "daemon": {"core", "adapters", "protocol", "config", "errors", "faults", "version"},
-    "survey": {"core", "adapters", "protocol", "errors"},
-    "doctor": {"core", "adapters", "protocol", "config", "survey", "errors", "version"},
-    "cli": {"core", "adapters", "protocol", "config", "daemon", "survey", "doctor", "errors", "version"},
+    "daemon": {"core", "adapters", "jobs", "protocol", "config", "errors", "faults", "version"},
+    "query": {"core", "adapters", "protocol", "errors"},
+    "doctor": {"core", "adapters", "protocol", "config", "query", "errors", "version"},
+    "cli": {"core", "adapters", "protocol", "config", "daemon", "query", "doctor", "errors", "version"},
     "__main__": {"cli"},
 }
 #: module -> parts that it may know besides, and why
 EXCEPTIONS: dict[str, set[str]] = {
     "vmguard.cli.manual.pages": {"hook"},  # the page about the hooks is made from the table of their contract
-    "vmguard.hook.daemon_absent": {
-        "config"
-    },  # imported only when the daemon does not answer: the admin's choice is in a file
+    # imported only when the daemon does not answer: the admin's choice is in a file
+    "vmguard.hook.daemon_absent": {"config"},
 }
 #: the pure core computes; what could ask the kernel for anything is not here
 PURE = {

@@ -21,7 +21,7 @@ from vmguard.config.choices import OnConflict
 from vmguard.config.settings import Unguarded
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import EXCLUSIVE, SHARED
-from vmguard.daemon.registry.store import GuardedVm
+from vmguard.daemon.registry.guarded_vm import GuardedVm
 
 pytestmark = pytest.mark.process
 

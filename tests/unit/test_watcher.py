@@ -19,7 +19,9 @@ from vmguard.core.watchdog.events import Act, Acted, Level, Policy, Probe, Repor
 from vmguard.core.watchdog.states import Phase
 from vmguard.core.watchdog.timing import Wishes
 from vmguard.daemon.fence.signals import Acts
-from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Pin, Registry
+from vmguard.daemon.registry.guarded_file import GuardedFile, Pin
+from vmguard.daemon.registry.guarded_vm import GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.report.history import History, Reporter
 from vmguard.daemon.report.notify_command import Notifier, Wanted
 from vmguard.daemon.runtime.loop import Loop

@@ -31,7 +31,8 @@ from vmguard.daemon.fence.fencer import Fencer, Surroundings
 from vmguard.daemon.fence.signals import Acts
 from vmguard.daemon.owner_records.mark_released import Records, RecordSettings, fields
 from vmguard.daemon.pin.pinner import Pinner
-from vmguard.daemon.registry.store import GuardedVm, Registry
+from vmguard.daemon.registry.guarded_vm import GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.report.history import History, Reporter
 from vmguard.daemon.report.notify_command import Notifier, Wanted
 from vmguard.daemon.runtime.loop import Loop

@@ -16,7 +16,9 @@ from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.owner_records.mark_released import Records
 from vmguard.daemon.owner_records.write_late import Claims
 from vmguard.daemon.pin.pinner import Pinner
-from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.daemon.registry.guarded_vm import GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
 from vmguard.daemon.scan.libvirt_events import Hints

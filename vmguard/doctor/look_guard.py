@@ -54,7 +54,7 @@ def look(config: Config, config_paths: list[str] | None, seconds: float) -> Guar
 
 def _weaker(vm: dict[str, Any]) -> str:
     if lookup.stance(vm) in ("frozen", "fencing", "conflict"):
-        return f"it is {survey.stance(vm)}: {vm.get('why', '')}"
+        return f"it is {lookup.stance(vm)}: {vm.get('why', '')}"
     return next((f"{file['path']}: {file['weaker']}" for file in vm["files"] if file.get("weaker")), "")
 
 

@@ -1,7 +1,8 @@
 """The claim of a VM that comes in by live migration: the source has its disks, and goes on having them.
 
 One try for each file, no waiting: what is free (copied storage) is locked like at any start. Of what is locked only
-the foothold is taken, which keeps every third host out (see vmguard/daemon/claim/migration_target.py). Imported only then.
+the foothold is taken, which keeps every third host out (see vmguard/daemon/claim/migration_target.py).
+Imported only then.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmguard.core.locks.refusal import Holder
-    from vmguard.hook.claim_on_share import ClaimedFile
+    from vmguard.hook.claimed_file import ClaimedFile
     from vmguard.hook.vm_to_claim import Reporter, Subject
 
     Refuse = Callable[[ClaimedFile], LockConflict]

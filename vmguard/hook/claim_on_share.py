@@ -11,10 +11,11 @@ import time
 from vmguard import faults
 from vmguard.adapters.linux import mounts, ofd
 from vmguard.adapters.storage.backing_chain import resolve
-from vmguard.adapters.storage.files import Opener, real_path
-from vmguard.core.locks.plan import EXCLUSIVE, NETWORK, PlannedFile, Unguarded
-from vmguard.core.locks.ranges import WHOLE, Range, held
+from vmguard.adapters.storage.files import Opener
+from vmguard.core.locks.plan import EXCLUSIVE, NETWORK, Unguarded
+from vmguard.core.locks.ranges import WHOLE, held
 from vmguard.errors import LockConflict, LockUnavailable, PlanError
+from vmguard.hook.claimed_file import Claimed, ClaimedFile, boottime
 from vmguard.hook.vm_to_claim import LOCK_SLACK, SAY_EVERY
 
 TYPE_CHECKING = False
@@ -27,51 +28,6 @@ if TYPE_CHECKING:
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 0.5
 #: seconds; a lease as servers have it by default, and what is added to lease and grace
 _USUAL_LEASE, _LEAST_MARGIN = 90.0, 5.0
-
-
-class ClaimedFile:
-    """A file of the plan, opened and then locked."""
-
-    __slots__ = ("fd", "foothold", "granted", "key", "pieces", "plan", "real")
-
-    def __init__(self, plan: PlannedFile, fd: int, key: tuple[int, int], pieces: list[Range]) -> None:
-        self.plan = plan
-        self.fd = fd
-        self.key = key
-        self.pieces = pieces
-        self.real = real_path(fd, plan.path)
-        #: when the request that got its lock was sent: the lease is proven from there on
-        self.granted = 0.0
-        #: only that is locked: the rest is the host's that the VM comes from
-        self.foothold = False
-
-    def lock(self, piece: Range) -> None:
-        """Raises LockConflict, LockUnavailable or OSError."""
-        self.granted = _now()
-        ofd.lock(self.fd, self.plan.path, ofd.WRITE if self.plan.mode == EXCLUSIVE else ofd.READ, piece)
-
-    def as_json(self) -> dict[str, Any]:
-        value: dict[str, Any] = dict(self.plan.as_json())
-        value.update(real=self.real, device=self.key[0], inode=self.key[1], pieces=self.pieces)
-        value.update(granted=self.granted, foothold=self.foothold)
-        return value
-
-
-class Claimed:
-    """All files of a VM, locked, and what people should know about the rest."""
-
-    __slots__ = ("files", "source", "warnings")
-
-    def __init__(self, files: list[ClaimedFile], warnings: list[str], source: str) -> None:
-        self.files = files
-        self.warnings = warnings
-        #: the host that still has them, when the VM comes in from there; else empty
-        self.source = source
-
-    def close(self) -> None:
-        """Close this process's descriptors; the daemon's copies keep the locks."""
-        for file in self.files:
-            os.close(file.fd)
 
 
 def open_and_lock(subject: Subject, settings: dict[str, Any], reporter: Reporter) -> Claimed:
@@ -172,7 +128,7 @@ def _judge_mounts(files: list[ClaimedFile], policy: dict[str, str], warnings: li
 
 def _lock_patiently(subject: Subject, files: list[ClaimedFile], settings: dict[str, Any], reporter: Reporter) -> None:
     """Lock all or none, trying again until the allowed wait is over. Raises LockConflict with the holder's name."""
-    began = _now()
+    began = boottime()
     deadline = began + settings["wait"]
     pause = _FIRST_PAUSE
     next_line = began + 1.0
@@ -182,15 +138,15 @@ def _lock_patiently(subject: Subject, files: list[ClaimedFile], settings: dict[s
             _lock_all(files)
             return
         except LockConflict as conflict:
-            left = deadline - _now()
+            left = deadline - boottime()
             reporter.check()
-            if subject.speak is not None and left > 1.0 and _now() >= next_line:
-                next_line = _now() + SAY_EVERY
+            if subject.speak is not None and left > 1.0 and boottime() >= next_line:
+                next_line = boottime() + SAY_EVERY
                 reporter.note(_waiting(files, conflict.path, settings, left))
             if left <= 0:
                 blocked = next(file for file in files if file.plan.path == conflict.path)
                 reporter.stage(f"asking who holds {blocked.plan.path}", settings["timeout"])
-                raise _refusal(subject, blocked, settings, _now() - began) from None
+                raise _refusal(subject, blocked, settings, boottime() - began) from None
             time.sleep(min(pause, left))
             pause = min(2 * pause, _LAST_PAUSE)
 
@@ -257,7 +213,3 @@ def _write_record(file: ClaimedFile, folder: str, fields: dict[str, str]) -> int
     from vmguard.adapters.storage import owner_record  # behind the start
 
     return owner_record.as_owner(file.real, lambda: owner_record.write_claim(file.real, folder, file.key[1], fields))
-
-
-def _now() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,4 +1,4 @@
-"""A process of its own that cuts off all queued requests of an NFS mount: ``cut_job.py MOUNT-POINT...``.
+"""A process of its own that cuts off all queued requests of an NFS mount: ``cut.py MOUNT-POINT...``.
 
 ``umount -f`` first makes the client answer every queued request of that superblock with EIO (nfs_umount_begin,
 rpc_killall_tasks) and then tries to unmount. Only the first is wanted: it is done in a mount namespace of this process

@@ -1,4 +1,4 @@
-"""A process of its own that ends only when nothing of a dead QEMU is queued any more: ``drain_job.py FD...``.
+"""A process of its own that ends only when nothing of a dead QEMU is queued any more: ``drain.py FD...``.
 
 A killed QEMU's writes live on in the kernel: the NFS client re-sends them when the storage comes back. As long as a
 copy of its description stays open, a lost lock turns them into EIO; so the copy may be unlocked and closed only when

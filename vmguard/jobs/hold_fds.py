@@ -1,4 +1,4 @@
-"""A process that outlives a stopped daemon, so that PID 1 closes nothing last: ``linger_job.py LOCK SECONDS FD...``.
+"""A process that outlives a stopped daemon, so that PID 1 closes nothing last: ``hold_fds.py LOCK SECONDS FD...``.
 
 ``systemctl stop`` empties the descriptor store (systemd before 254; see adapters/systemd.py). What no living QEMU has
 open, a claim whose QEMU has not come yet or the disks of a dead one that are not drained, would then be closed last by

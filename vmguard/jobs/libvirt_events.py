@@ -1,4 +1,4 @@
-"""A process of its own that passes on what libvirt tells of its VMs: ``events_job.py URI FD FOLDER``.
+"""A process of its own that passes on what libvirt tells of its VMs: ``libvirt_events.py URI FD FOLDER``.
 
 To FD it writes an empty line when libvirt has taken the order to tell, and then a VM's uuid, a line each, whenever
 something has happened that may have opened or closed one of its files; the uuid and `` io-error`` when QEMU could not

@@ -1,4 +1,4 @@
-"""A process of its own that marks owner records as released: ``python -IS record_job.py`` with the jobs on stdin.
+"""A process of its own that marks owner records as released: ``python -IS mark_released.py`` with the jobs on stdin.
 
 The daemon starts one when a VM's locks are gone. It may hang on the share without hurting anybody, and is killed then.
 """

@@ -1,4 +1,4 @@
-"""A process of its own that sets a guest's clock by this host's: ``clock_job.py HYPERVISOR UUID``.
+"""A process of its own that sets a guest's clock by this host's: ``set_guest_clock.py HYPERVISOR UUID``.
 
 A VM that stood still for a while has a clock that is late by as much. Only an agent in the guest can set it; a guest
 without one is told of in the log. The daemon itself never speaks to libvirt; this process may hang in it and is killed

@@ -1,4 +1,4 @@
-"""A process of its own that writes owner records for files that were locked without a hook: ``claim_job.py FD``.
+"""A process of its own that writes owner records for files that were locked without a hook: ``write_records.py FD``.
 
 The records come as JSON on stdin; the epochs go, as a JSON list in the same order, into the descriptor FD (0: none was
 written). It may hang on the share without hurting anybody, and is killed then.

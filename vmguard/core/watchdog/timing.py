@@ -67,7 +67,7 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Rungs:
-    """Within which time each proof of the fence ladder must be there (vmguard/core/watchdog/fence_ladder.py). Seconds."""
+    """Deadlines in seconds for each proof of the fence ladder (vmguard/core/watchdog/fence_ladder.py)."""
 
     copy: float = 0.2
     kill: float = 0.5

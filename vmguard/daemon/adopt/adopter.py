@@ -15,7 +15,8 @@ from vmguard.core.sources.process_arguments import identity
 from vmguard.daemon.adopt.unclaimed_qemu import Census, Stranger
 from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.pin.pinner import Pinner
-from vmguard.daemon.registry.store import GuardedVm, Registry
+from vmguard.daemon.registry.guarded_vm import GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.errors import BadInput
 from vmguard.protocol.wire import Message

@@ -22,7 +22,9 @@ from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.sources.process_arguments import MASTERS, Kind, identity, kind_of, named_files, served, short_name
 from vmguard.daemon.claim.lifecycle import Keeper
 from vmguard.daemon.pin.pinner import Pinner
-from vmguard.daemon.registry.store import ANOTHER_HOST, BARE, LIBVIRT, PROXMOX, GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, BARE, LIBVIRT, PROXMOX, GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.scan.periodic import LATEST
 from vmguard.daemon.scan.process_fds import Sight

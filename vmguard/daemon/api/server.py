@@ -19,7 +19,9 @@ from vmguard.daemon.api.watchdog_status import Oversight
 from vmguard.daemon.claim.lifecycle import Keeper
 from vmguard.daemon.claim.migration_target import Incoming
 from vmguard.daemon.claim.proxmox_start_tasks import Starters
-from vmguard.daemon.registry.store import ANOTHER_HOST, GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.errors import BadInput, DaemonError, VmguardError, WireError
 from vmguard.protocol.wire import Connection, Message

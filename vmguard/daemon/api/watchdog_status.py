@@ -9,7 +9,7 @@ from vmguard.adapters.linux import clock
 from vmguard.core.watchdog.lease import Mount
 from vmguard.core.watchdog.states import DANGER
 from vmguard.daemon.fence.fencer import Fencer
-from vmguard.daemon.registry.store import GuardedVm
+from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.watch.driver import Watcher
 from vmguard.daemon.watch.maintenance_mode import LONGEST, Arming
 from vmguard.errors import BadInput

@@ -16,7 +16,9 @@ from vmguard.adapters.linux import proc
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
 from vmguard.core.locks.ranges import FOOTHOLD, Range
-from vmguard.daemon.registry.store import ANOTHER_HOST, HYPERVISORS, LIBVIRT, GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, HYPERVISORS, LIBVIRT, GuardedVm
+from vmguard.daemon.registry.store import Registry
 
 log = logging.getLogger("vmguard.orphans")
 

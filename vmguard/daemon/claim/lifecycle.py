@@ -21,7 +21,9 @@ from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon.owner_records.mark_released import MarkReleased
 from vmguard.daemon.pin.lock_transfer import let_go
 from vmguard.daemon.pin.pinner import Pinner
-from vmguard.daemon.registry.store import BARE, GuardedFile, GuardedProcess, GuardedVm, Registry
+from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.daemon.registry.guarded_vm import BARE, GuardedProcess, GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import THIS_HOST, Workers
@@ -187,7 +189,7 @@ class Keeper:
             return
         vm.draining = True
         try:
-            subprocesses.start(self._loop, "drain_job", drained, words=words, fds=fds)
+            subprocesses.start(self._loop, "drain", drained, words=words, fds=fds)
         except (OSError, MemoryError) as problem:
             vm.draining = False
             log.error("%s: cannot prove that its writes are through: %s", vm.title, problem)

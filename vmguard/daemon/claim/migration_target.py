@@ -35,7 +35,9 @@ from vmguard.core.sources.process_arguments import identity
 from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.pin.lock_transfer import Rival
 from vmguard.daemon.pin.pinner import Pinner
-from vmguard.daemon.registry.store import ANOTHER_HOST, GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
 from vmguard.errors import LockConflict

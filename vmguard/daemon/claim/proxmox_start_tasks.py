@@ -13,7 +13,7 @@ import os
 from vmguard.adapters.linux import clock
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.core.locks.claim_states import State
-from vmguard.daemon.registry.store import GuardedVm
+from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.starters")

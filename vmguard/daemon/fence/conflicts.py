@@ -18,7 +18,9 @@ from vmguard.config.settings import Unguarded
 from vmguard.core.locks.claim_states import State
 from vmguard.daemon.pin.lock_transfer import Rival
 from vmguard.daemon.pin.pinner import Pinner
-from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.daemon.registry.guarded_vm import GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.conflict")

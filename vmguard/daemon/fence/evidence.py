@@ -13,7 +13,8 @@ from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.watchdog.events import AfterFence, HostFence, Policy
 from vmguard.core.watchdog.fence_ladder import Evidence, Life, Others, Process, Proof, Rung
-from vmguard.daemon.registry.store import GuardedFile, GuardedVm
+from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Timer
 
 

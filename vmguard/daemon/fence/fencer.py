@@ -23,7 +23,8 @@ from vmguard.core.watchdog.fence_ladder import Next, Others, Rung, next_rung
 from vmguard.core.watchdog.timing import Rungs
 from vmguard.daemon.fence.evidence import Climb, evidence, runs_again
 from vmguard.daemon.fence.signals import Acts
-from vmguard.daemon.registry.store import GuardedVm, Registry
+from vmguard.daemon.registry.guarded_vm import GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
 
@@ -189,7 +190,7 @@ class Fencer:
         if not points:
             return
         climb.again = now + _CUT_AGAIN
-        self._job(climb, "cut_job", points, lambda status: None, self._around.spans.cut)
+        self._job(climb, "cut", points, lambda status: None, self._around.spans.cut)
 
     def _clean_up(self, climb: Climb) -> None:
         """What the hypervisor does at the end of a VM, where it has not noticed it."""
@@ -203,7 +204,7 @@ class Fencer:
             self._climb(climb)
 
         words = ["clean-up", climb.hypervisor, climb.uuid]
-        self._job(climb, "hypervisor_job", words, cleaned, self._around.spans.clean_up)
+        self._job(climb, "hypervisor", words, cleaned, self._around.spans.clean_up)
 
     def _start_again(self, climb: Climb) -> None:
         """An ordinary start: the hook claims the disks, or refuses."""
@@ -226,7 +227,7 @@ class Fencer:
             self._climb(climb)
 
         words = ["start", climb.hypervisor, climb.uuid]
-        self._job(climb, "hypervisor_job", words, started, self._around.spans.clean_up)
+        self._job(climb, "hypervisor", words, started, self._around.spans.clean_up)
 
     def _job(self, climb: Climb, module: str, words: list[str], done: Callable[[int], None], seconds: float) -> None:
         def ended(status: int) -> None:

@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 from vmguard import faults
 from vmguard.adapters.linux import clock, pidfd, proc
-from vmguard.daemon.registry.store import GuardedProcess, GuardedVm, Registry
+from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.acts")

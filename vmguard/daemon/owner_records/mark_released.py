@@ -10,7 +10,8 @@ from typing import Any
 import vmguard
 from vmguard.adapters.linux import clock, host_identity
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.daemon.registry.store import GuardedFile, GuardedVm
+from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
 
@@ -53,7 +54,7 @@ class Records:
         try:
             subprocesses.start(
                 self._loop,
-                "record_job",
+                "mark_released",
                 lambda status: self._done(vm, status),
                 stdin=jobs,
                 seconds=self.settings.timeout,

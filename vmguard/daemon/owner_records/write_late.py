@@ -9,7 +9,9 @@ from typing import Any
 
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.daemon.owner_records.mark_released import Records, fields
-from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.daemon.registry.guarded_vm import GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
 
@@ -56,7 +58,7 @@ class Claims:
         try:
             subprocesses.start(
                 self._loop,
-                "claim_job",
+                "write_records",
                 lambda status: self._written(device, batch, answer, status),
                 words=[str(answer)],
                 stdin=jobs,

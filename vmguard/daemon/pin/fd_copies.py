@@ -14,7 +14,9 @@ from collections.abc import Callable
 
 from vmguard.adapters.linux import pidfd, proc, systemd
 from vmguard.daemon.pin.lock_transfer import close_last
-from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.daemon.registry.guarded_vm import GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.storage_threads import Workers
 
 log = logging.getLogger("vmguard.shield")

@@ -23,7 +23,9 @@ from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon.owner_records.mark_released import MarkReleased
 from vmguard.daemon.pin.fd_copies import Shield
 from vmguard.daemon.pin.lock_transfer import Order, Outcome, Rival, carry_out, close_last, let_go
-from vmguard.daemon.registry.store import GuardedFile, GuardedProcess, GuardedVm, Pin, Registry, was_open
+from vmguard.daemon.registry.guarded_file import GuardedFile, Pin, was_open
+from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
@@ -378,7 +380,7 @@ class Pinner:
                 self._closed(vm, file)
 
         try:
-            subprocesses.start(self._loop, "drain_job", drained, words=[str(file.fd)], fds=[file.fd])
+            subprocesses.start(self._loop, "drain", drained, words=[str(file.fd)], fds=[file.fd])
         except OSError as problem:
             self._busy(vm).moving.discard(file.key)
             log.error("%s: cannot prove that writes to %s are through: %s", vm.title, file.path, problem)

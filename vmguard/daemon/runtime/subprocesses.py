@@ -18,7 +18,7 @@ from vmguard.daemon.runtime.loop import Loop
 log = logging.getLogger("vmguard.helpers")
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(vmguard.__file__)))
-_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from vmguard.adapters.{} import main; sys.exit(main())"
+_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from vmguard.jobs.{} import main; sys.exit(main())"
 #: seconds between two looks at a helper: soon at first, then less often
 _FIRST_LOOK, _LAST_LOOK = 0.02, 0.5
 
@@ -34,7 +34,7 @@ def start(
     fds: Sequence[int] = (),
     seconds: float = float("inf"),
 ) -> None:
-    """Run ``vmguard.adapters.MODULE`` in a process of its own; ``done`` gets its exit status in the loop.
+    """Run ``vmguard.jobs.MODULE`` in a process of its own; ``done`` gets its exit status in the loop.
 
     It gets SIGKILL after ``seconds``. What it says on stderr goes to the log. Raises OSError when it cannot start.
     """

@@ -1,6 +1,6 @@
 """libvirt's own events: a reason to look at a VM at once. All is right without them, a second later.
 
-libvirt is never waited for: a process of its own listens to it (adapters/events_job.py), is ended when it hangs, and
+libvirt is never waited for: a process of its own listens to it (jobs/libvirt_events.py), is ended when it hangs, and
 started again when it has ended.
 """
 
@@ -11,7 +11,8 @@ import logging
 import os
 from collections.abc import Callable
 
-from vmguard.daemon.registry.store import LIBVIRT, GuardedVm, Registry
+from vmguard.daemon.registry.guarded_vm import LIBVIRT, GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.jobs.libvirt_events import IO_ERROR, MISSING
@@ -51,7 +52,9 @@ class Hints:
         os.set_blocking(heard, False)
         try:
             words = [_URI, str(tells), folder]
-            subprocesses.start(self._loop, "events_job", lambda status: self._over(heard, status), words, fds=[tells])
+            subprocesses.start(
+                self._loop, "libvirt_events", lambda status: self._over(heard, status), words, fds=[tells]
+            )
         except OSError as problem:
             log.warning("libvirt's events are not listened to: %s", problem)
             os.close(heard)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from vmguard.adapters.linux import clock, inotify, proc
 from vmguard.adapters.linux.proc import Key
-from vmguard.daemon.registry.store import GuardedFile, GuardedVm
+from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
 

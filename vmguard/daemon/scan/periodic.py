@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 
 from vmguard.adapters.linux import clock
-from vmguard.daemon.registry.store import GuardedVm, Registry
+from vmguard.daemon.registry.guarded_vm import GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.pinner")

@@ -1,5 +1,6 @@
-"""Drives the pure watchdog (vmguard/core/watchdog/machine.py) from the daemon's loop: tells it what happens, carries out
-what it orders. Nothing here touches the share: questions go to the prober's threads.
+"""Drive the pure watchdog (vmguard/core/watchdog/machine.py) from the daemon's loop.
+
+It is told what happens, and its orders are carried out. Nothing here touches the share: probes go to threads.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ from vmguard.core.watchdog.states import Phase
 from vmguard.core.watchdog.timing import Wishes
 from vmguard.daemon.fence.signals import Acts
 from vmguard.daemon.pin.fd_copies import Shield, description
-from vmguard.daemon.registry.store import GuardedFile, GuardedVm, Registry
+from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.daemon.registry.guarded_vm import GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop, Timer
 from vmguard.daemon.watch.guest_clocks import Clocks
 from vmguard.daemon.watch.lease_store import Leases

@@ -7,7 +7,8 @@ import logging
 from collections import deque
 
 from vmguard.adapters.linux import clock
-from vmguard.daemon.registry.store import GuardedVm, Registry
+from vmguard.daemon.registry.guarded_vm import GuardedVm
+from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
 
@@ -45,7 +46,7 @@ class Clocks:
             self._busy = True
             try:
                 done = functools.partial(self._set, vm)
-                subprocesses.start(self._loop, "clock_job", done, [vm.hypervisor, vm.uuid], seconds=_DEADLINE)
+                subprocesses.start(self._loop, "set_guest_clock", done, [vm.hypervisor, vm.uuid], seconds=_DEADLINE)
             except OSError as problem:
                 self._busy = False
                 log.warning("%s: its clock cannot be set: %s", vm.title, problem)

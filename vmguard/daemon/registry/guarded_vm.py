@@ -1,0 +1,172 @@
+"""One guarded VM: its claim, its processes, its files."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from vmguard.adapters.linux import clock
+from vmguard.core.locks.claim_states import State, allowed
+from vmguard.core.sources.process_arguments import Kind
+from vmguard.daemon.registry.guarded_file import GuardedFile
+
+log = logging.getLogger("vmguard.registry")
+
+SCHEMA = 1
+#: who manages a VM; bare: nobody whom we know
+LIBVIRT, PROXMOX, BARE = HYPERVISORS = ("libvirt", "proxmox", "bare")
+#: where a VM comes from when nobody wrote down who has its disks
+ANOTHER_HOST = "another host"
+
+
+@dataclass
+class GuardedProcess:
+    """A process that does I/O for a VM: QEMU itself, or one of its helpers. It is followed by its pidfd."""
+
+    pid: int
+    kind: Kind
+    name: str = ""
+    #: when it began, in clock ticks since boot: with the pid it names a process for ever
+    started: int = 0
+    pidfd: int = -1
+
+    @property
+    def title(self) -> str:
+        return f"{self.name or self.kind} (pid {self.pid})"
+
+    def as_json(self) -> dict[str, Any]:
+        return {"pid": self.pid, "kind": str(self.kind), "name": self.name, "started": self.started}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> GuardedProcess:
+        """Raises KeyError, TypeError or ValueError when the value is not one."""
+        return cls(int(value["pid"]), Kind(value["kind"]), str(value.get("name", "")), int(value.get("started", 0)))
+
+
+@dataclass
+class GuardedVm:
+    """One VM's claim. ``move`` is the only way its state changes."""
+
+    hypervisor: str
+    name: str
+    uuid: str
+    files: list[GuardedFile] = field(default_factory=list)
+    state: State = State.OFFERED
+    claimed: str = field(default_factory=clock.wall)
+    why: str = ""
+    #: of its QEMU, also when that has ended
+    pid: int = 0
+    #: all that live and do I/O for it
+    processes: list[GuardedProcess] = field(default_factory=list)
+    #: it was started without its hook, or was adopted: how, in words
+    without_hook: str = ""
+    #: nobody remembers its claim (orphans.py): whether a QEMU has written with these locks is not known
+    rebuilt: bool = False
+    #: the host that it is migrating from, which rightly still has its disks; empty when it is not
+    incoming: str = ""
+    #: why the guard has stopped it (SIGSTOP) over a conflict, empty when it has not
+    stopped: str = ""
+    #: pidfd of the hook until it says that its claim stands
+    claimant: int = -1
+    #: CLOCK_BOOTTIME seconds after which a start without QEMU is looked into
+    deadline: float = 0.0
+    start_is_over: bool = False
+    #: QEMU's last writes are proven to be through; a process is just waiting for them
+    drained: bool = False
+    draining: bool = False
+    #: a worker looks who has its files open
+    looking: bool = False
+    #: stopped by the watchdog (SIGSTOP)
+    frozen: bool = False
+    #: why it is being fenced, empty while it is not
+    fencing: str = ""
+    when_released: list[Callable[[], None]] = field(default_factory=list)
+    #: something about it has changed since the watchdog looked at it
+    news: bool = True
+
+    @functools.cached_property  # asked for each time that the VM is looked at
+    def id(self) -> str:
+        return f"{self.hypervisor}-{self.uuid}"
+
+    @property
+    def title(self) -> str:
+        """The VM for people; a hostile name cannot forge a log line."""
+        return f"VM {self.name!r}"
+
+    @property
+    def main(self) -> GuardedProcess | None:
+        """The process whose end is the VM's end."""
+        return next((process for process in self.processes if process.pid == self.pid), None)
+
+    @property
+    def pidfd(self) -> int:
+        return -1 if self.main is None else self.main.pidfd
+
+    @property
+    def pidfds(self) -> list[int]:
+        """Of all processes that must stop, or die, when the VM has to."""
+        return [process.pidfd for process in self.processes if process.pidfd >= 0]
+
+    def process(self, pid: int) -> GuardedProcess | None:
+        return next((process for process in self.processes if process.pid == pid), None)
+
+    def store_name(self, file: GuardedFile) -> str:
+        """The name under which systemd keeps a file's descriptor: the same for every daemon after this one."""
+        return f"{self.id}.{file.key[0]:x}.{file.key[1]}"
+
+    def move(self, new: State, why: str) -> None:
+        """Go to another state. Raises ValueError when the life of a claim does not allow it."""
+        if new is self.state:
+            return
+        if not allowed(self.state, new):
+            raise ValueError(f"{self.title} cannot go from {self.state} to {new} ({why})")
+        log.info("%s: %s => %s: %s", self.title, self.state, new, why)
+        self.state = new
+        self.why = why
+        self.news = True
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "hypervisor": self.hypervisor,
+            "name": self.name,
+            "uuid": self.uuid,
+            "state": str(self.state),
+            "why": self.why,
+            "claimed": self.claimed,
+            "pid": self.pid,
+            "processes": [process.as_json() for process in self.processes],
+            "without_hook": self.without_hook,
+            "rebuilt": self.rebuilt,
+            "incoming": self.incoming,
+            "stopped": self.stopped,
+            "frozen": self.frozen,
+            "fencing": self.fencing,
+            "files": [file.as_json() for file in self.files],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> GuardedVm:
+        """Raises KeyError, TypeError or ValueError when the value is not one."""
+        if value["schema"] != SCHEMA:
+            raise ValueError(f"schema {value['schema']} is not {SCHEMA}")
+        return cls(
+            hypervisor=str(value["hypervisor"]),
+            name=str(value["name"]),
+            uuid=str(value["uuid"]),
+            files=[GuardedFile.from_json(item) for item in value["files"]],
+            state=State(value["state"]),
+            why=str(value["why"]),
+            claimed=str(value["claimed"]),
+            pid=int(value["pid"]),
+            processes=[GuardedProcess.from_json(item) for item in value.get("processes", [])],
+            without_hook=str(value.get("without_hook", "")),
+            rebuilt=bool(value.get("rebuilt")),
+            incoming=str(value.get("incoming", "")),
+            stopped=str(value.get("stopped", "")),
+            frozen=bool(value.get("frozen")),
+            fencing=str(value.get("fencing", "")),
+        )
