@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import vmguard.core.sources.image_name
-from tests.real.images import image
+from tests.support.disk_images import image
 from vmguard.adapters.storage import files
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import NotAFile, Opener

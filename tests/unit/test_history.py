@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.real.guard import eventually
+from tests.support.guard import eventually
 from vmguard.adapters.linux.journal import FIELDS, JournalHandler
 from vmguard.cli import history as command
 from vmguard.cli import timing

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.real.guard import Guard, Vm, eventually, make_disk
+from tests.support.guard import Guard, Vm, eventually, make_disk
 from vmguard.cli import doctor
 from vmguard.cli.main import COMMANDS, main
 from vmguard.cli.schemas import ERROR, SCHEMAS, drawn, wrong

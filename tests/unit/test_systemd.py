@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.guard import eventually
+from tests.support.guard import eventually
 from vmguard.adapters.linux import systemd
 
 UNITS = Path(__file__).resolve().parents[2] / "packaging" / "systemd"

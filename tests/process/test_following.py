@@ -1,4 +1,4 @@
-"""What a running VM opens and closes is followed also where that is easily missed: see tests/unit/test_daemon.py."""
+"""What a running VM opens and closes is followed also where that is easily missed: see tests/process/test_daemon.py."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.real.fake_qemu import FakeQemu
-from tests.real.guard import Guard, Vm, eventually, locks_on, make_disk
+from tests.support.fake_qemu import FakeQemu
+from tests.support.guard import Guard, Vm, eventually, locks_on, make_disk
 from vmguard.adapters.linux import ofd, proc
 from vmguard.errors import LockConflict
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.lab.guest import PYTHON
 from tests.lab.qemu import Vm
-from tests.scenarios.guarded import VMGUARD, Guarded, Guest
+from tests.support.guarded_guests import VMGUARD, Guarded, Guest
 
 LEASE = 10
 LONG = bool(os.environ.get("VMGUARD_LONG"))

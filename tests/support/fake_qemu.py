@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from tests.real.guard import Vm
+from tests.support.guard import Vm
 from vmguard.adapters.libvirt.host import pid_file
 
 #: bytes that QEMU locks of an image that it writes (block/file-posix.c): consistent read, write, resize; not shared

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.guard import make_disk
+from tests.support.guard import make_disk
 from vmguard.cli.main import main
 
 Capture = pytest.CaptureFixture[str]

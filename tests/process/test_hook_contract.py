@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.real import answers
-from tests.real.guard import REPOSITORY, Answer, Guard, Vm, eventually, holders_of, locks_on, make_disk, run
-from tests.real.space import Space
+from tests.support import faulty_libc
+from tests.support.guard import REPOSITORY, Answer, Guard, Vm, eventually, holders_of, locks_on, make_disk, run
+from tests.support.namespaces import Space
 from vmguard.hook import operations
 
 pytestmark = pytest.mark.process
@@ -246,7 +246,7 @@ def test_a_name_with_a_line_break_forges_no_line_anywhere(guard: Guard, vm: Vm) 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return answers.build(tmp_path_factory.mktemp("answers"))
+    return faulty_libc.build(tmp_path_factory.mktemp("answers"))
 
 
 def claim_with(guard: Guard, vm: Vm, library: str, **words: int) -> Answer:

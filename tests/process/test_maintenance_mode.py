@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.real.guard import Guard, eventually
+from tests.support.guard import Guard, eventually
 from vmguard.adapters.linux import clock, host_identity
 from vmguard.core.watchdog.events import Arm, Disarm, Event
 from vmguard.daemon.watch.maintenance_mode import FILE, Arming

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.pve.inside.hooks import HookFailed, exec_hookscript
-from tests.real.guard import REPOSITORY, Guard, eventually, holders_of, locks_on, make_disk
+from tests.support.guard import REPOSITORY, Guard, eventually, holders_of, locks_on, make_disk
 from vmguard.adapters.linux import proc
 from vmguard.cli.hook_script import text as hook_text
 from vmguard.hook import operations
@@ -320,7 +320,7 @@ def test_one_that_is_gone_fails_the_start(node: Node) -> None:
 
 @pytest.mark.parametrize("phase", ["pre-start", "post-start", "post-stop"])
 def test_the_good_path_imports_nothing_slow(node: Node, tmp_path: Path, phase: str) -> None:
-    from tests.unit.test_hook_contract import _NOTE_MODULES
+    from tests.process.test_hook_contract import _NOTE_MODULES
 
     modules, wrapper = tmp_path / "modules", tmp_path / "python"
     (tmp_path / "note.py").write_text(_NOTE_MODULES.format(file=str(modules)))

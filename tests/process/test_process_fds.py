@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.corner import Writer
+from tests.support.daemon_harness import Writer
 from vmguard.adapters.linux.proc import FdFolder
 from vmguard.daemon.scan.process_fds import MountTables, Sight
 

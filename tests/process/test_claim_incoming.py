@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.corner import Corner, Rival, open_corner
-from tests.real.fake_qemu import FakeQemu
-from tests.real.guard import Guard, Vm, eventually, make_disk
-from tests.unit.test_incoming import PIECES, Source
+from tests.process.test_migration_target import PIECES, Source
+from tests.support.daemon_harness import Corner, Rival, open_corner
+from tests.support.fake_qemu import FakeQemu
+from tests.support.guard import Guard, Vm, eventually, make_disk
 from vmguard.adapters.linux import ofd, proc
 from vmguard.adapters.storage import lock_holder, owner_record
 from vmguard.core.locks.claim_states import State

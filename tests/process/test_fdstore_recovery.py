@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.corner import PIECES, Corner, Rival, Writer, open_corner
+from tests.support.daemon_harness import PIECES, Corner, Rival, Writer, open_corner
 from vmguard.adapters.linux import ofd, pidfd
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.ranges import WHOLE

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.corner import Corner, Rival
+from tests.support.daemon_harness import Corner, Rival
 from vmguard.adapters.linux import ofd, proc
 from vmguard.adapters.linux.vcpus import Vcpus
 from vmguard.config.migration import Migration

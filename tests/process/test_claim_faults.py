@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.guard import Answer, Guard, Vm, eventually, holders_of, locks_on, make_disk
+from tests.support.guard import Answer, Guard, Vm, eventually, holders_of, locks_on, make_disk
 from vmguard.faults import CLAIM_POINTS
 
 pytestmark = pytest.mark.process

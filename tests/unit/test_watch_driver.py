@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.guard import Guard, eventually
+from tests.support.guard import Guard, eventually
 from vmguard import config
 from vmguard.adapters.linux import clock, mounts
 from vmguard.adapters.linux.mounts import Mount, NfsStatistics

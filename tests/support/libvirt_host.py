@@ -25,8 +25,8 @@ from types import TracebackType
 from typing import Any, Self
 from xml.sax.saxutils import escape, quoteattr
 
-from tests.real.guard import REPOSITORY, Answer, eventually, run
-from tests.real.space import Space
+from tests.support.guard import REPOSITORY, Answer, eventually, run
+from tests.support.namespaces import Space
 
 # /dev without kvm: where only root may use it, libvirt finds its knowledge of QEMU outdated at every single call and
 # probes anew, for seconds.

@@ -8,8 +8,8 @@
 
 from __future__ import annotations
 
-from tests.real.guard import Answer
-from tests.real.libvirt_host import LibvirtHost
+from tests.support.guard import Answer
+from tests.support.libvirt_host import LibvirtHost
 
 _FURNITURE = """
 hostname {name}

@@ -12,7 +12,7 @@ import pytest
 
 from tests.pve.api import SECRET, TOKEN, Api, Certificates
 from tests.pve.place import Place
-from tests.real.guard import REPOSITORY, Answer
+from tests.support.guard import REPOSITORY, Answer
 from vmguard.adapters.proxmox import api as proxmox_api
 from vmguard.core.sources.pve_config import parse_config
 from vmguard.core.sources.pve_storage import parse_storages

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.corner import Corner, Rival, open_corner
+from tests.support.daemon_harness import Corner, Rival, open_corner
 from vmguard.adapters.linux import ofd
 from vmguard.config.choices import OnConflict
 from vmguard.config.settings import Unguarded

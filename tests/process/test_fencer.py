@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.fence_world import WRITER, World, climb
-from tests.real.guard import eventually
+from tests.support.fencer_harness import WRITER, World, climb
+from tests.support.guard import eventually
 from vmguard import faults
 from vmguard.adapters.linux import hardware_watchdog, proc
 from vmguard.core.sources.process_arguments import Kind

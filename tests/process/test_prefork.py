@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.guard import Answer, Guard, Vm, eventually, holders_of, locks_on, make_disk, run
-from tests.unit.test_claim_faults import Claim, assert_an_ordinary_start_works, rival
+from tests.process.test_claim_faults import Claim, assert_an_ordinary_start_works, rival
+from tests.support.guard import Answer, Guard, Vm, eventually, holders_of, locks_on, make_disk, run
 
 pytestmark = pytest.mark.process
 

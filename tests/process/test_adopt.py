@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.real.guard import Guard, eventually, locks_on, make_disk
-from tests.real.space import Space
+from tests.support.guard import Guard, eventually, locks_on, make_disk
+from tests.support.namespaces import Space
 from vmguard.core.sources.process_arguments import Kind, identity, kind_of, named_files, served
 
 pytestmark = pytest.mark.process

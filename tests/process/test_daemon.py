@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.real import answers
-from tests.real.fake_qemu import FakeQemu
-from tests.real.guard import Guard, Vm, eventually, locks_on, make_disk
+from tests.support import faulty_libc
+from tests.support.fake_qemu import FakeQemu
+from tests.support.guard import Guard, Vm, eventually, locks_on, make_disk
 from vmguard.adapters.linux import ofd
 from vmguard.adapters.storage import owner_record
 from vmguard.errors import LockConflict
@@ -208,7 +208,7 @@ def test_a_qemu_that_dies_while_it_is_being_pinned(guard: Guard, vm: Vm, millise
 @pytest.mark.parametrize("milliseconds", [50, 150, 300, 600])
 def test_a_qemu_that_dies_in_the_middle_of_a_slow_pin(tmp_path: Path, vm: Vm, milliseconds: int) -> None:
     guard = Guard(tmp_path)
-    guard.environment = {"LD_PRELOAD": answers.build(tmp_path), "SLOW_LOCKS": "80"}
+    guard.environment = {"LD_PRELOAD": faulty_libc.build(tmp_path), "SLOW_LOCKS": "80"}
     with guard:
         claim(guard, vm)
         with FakeQemu(guard.libvirt_dir, vm):

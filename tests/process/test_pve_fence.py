@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.fence_world import World
-from tests.real.guard import eventually
+from tests.support.fencer_harness import World
+from tests.support.guard import eventually
 from vmguard.adapters.linux import proc
 from vmguard.adapters.proxmox import helpers as proxmox_helpers
 from vmguard.adapters.proxmox import host as proxmox_host
