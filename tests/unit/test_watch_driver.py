@@ -8,27 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.guard import Guard, eventually
 from vmguard import config
 from vmguard.adapters.linux import clock, mounts
 from vmguard.adapters.linux.mounts import Mount, NfsStatistics
 from vmguard.adapters.storage import lock_probe
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import DISK, EXCLUSIVE
-from vmguard.core.watchdog.events import Act, Acted, Level, Policy, Probe, Report, Thaw, VmInfo
+from vmguard.core.watchdog.events import Act, Acted, Policy, Probe, Report, Thaw, VmInfo
 from vmguard.core.watchdog.states import Phase
 from vmguard.core.watchdog.timing import Wishes
 from vmguard.daemon.fence.signals import Acts
 from vmguard.daemon.registry.guarded_file import GuardedFile, Pin
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
-from vmguard.daemon.report.history import History, Reporter
-from vmguard.daemon.report.notify_command import Notifier, Wanted
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
 from vmguard.daemon.watch import driver
 from vmguard.daemon.watch.driver import Watcher, _server
-from vmguard.daemon.watch.guest_clocks import Clocks
 from vmguard.daemon.watch.lease_store import Leases
 
 
@@ -270,37 +266,6 @@ def test_the_errors_of_one_mount_and_one_operation_are_counted(tmp_path: Path) -
 # -- a guest's clock ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.process
-def test_the_clock_of_a_guest_that_stood_still_is_set_where_it_is_wanted(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    script = tmp_path / "virsh"
-    script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n[ "$5" != db ]\n')
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    clocks = Clocks(world.loop, world.registry)
-    long, short, unwanted, again = (world.vm(name) for name in ("db", "short", "unwanted", "web"))
-    now = clock.boottime()
-    for vm in (long, unwanted, again):
-        monkeypatch.setattr(clock, "boottime", lambda: now - 5)
-        clocks.frozen(vm)
-        monkeypatch.setattr(clock, "boottime", lambda: now)
-        clocks.frozen(vm)  # tried again: it has stood still since the first time
-    monkeypatch.undo()
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    clocks.frozen(short)
-    caplog.set_level("INFO")
-    for vm in (long, short, unwanted, again):
-        clocks.thawed(vm, vm is not unwanted)
-    deadline = clock.boottime() + 10
-    while "VM 'web': its clock is set" not in caplog.text and clock.boottime() < deadline:
-        world.loop.turn()
-    assert (tmp_path / "asked").read_text().splitlines() == [
-        f"-q -c qemu:///system domtime {name} --now" for name in ("db", "web")
-    ]
-    assert "VM 'db': its clock is late" in caplog.text
-
-
 # -- a policy for one VM --------------------------------------------------------------------------------------------
 
 
@@ -338,23 +303,6 @@ def test_a_wrong_entry_is_named(tmp_path: Path, text: str, problem: str) -> None
     assert problem in str(caught.value)
 
 
-def test_the_daemon_is_protected_and_says_what_it_cannot_do(tmp_path: Path) -> None:
-    watch = {"host_fence": "watchdog", "watchdog_device": str(tmp_path / "none")}
-    with Guard(tmp_path, daemon={"realtime": "yes"}, watch=watch) as guard:
-        status = Path(f"/proc/{guard.pid}/status").read_text()
-        locked = next(line for line in status.splitlines() if line.startswith("VmLck")).split()[1]
-        assert int(locked) > 1000
-        score = Path(f"/proc/{guard.pid}/oom_score_adj").read_text().strip()
-        assert score == "-1000" or "less protected than it should be" in guard.log
-        files = next(
-            line for line in Path(f"/proc/{guard.pid}/limits").read_text().splitlines() if "open files" in line
-        )
-        assert files.split()[3] == files.split()[4]  # the soft limit is the hard one
-        assert int(files.split()[3]) >= 65536 or "can be open" in guard.log
-        assert os.sched_getscheduler(guard.pid) & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR
-        assert eventually(lambda: "could not fire" in guard.log)
-
-
 # -- no memory ------------------------------------------------------------------------------------------------------
 
 
@@ -385,19 +333,3 @@ def test_a_job_waits_until_there_is_a_thread_for_it(world: World, monkeypatch: p
     while not done:
         world.loop.turn()
     assert done == [7]
-
-
-def test_a_report_that_cannot_be_made_keeps_nothing_from_being_done(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def fail(*_: object) -> None:
-        raise MemoryError
-
-    notifier = Notifier(lambda: Wanted(f"touch {tmp_path}/told", level=Level.INFO))
-    history = History(str(tmp_path))
-    monkeypatch.setattr(history, "add", fail)
-    with monkeypatch.context() as patched:
-        no_threads(patched)
-        Reporter(history, notifier, lambda vm: {})(Report(Level.INFO, "vm.freeze", "is frozen"))
-    Reporter(history, notifier, lambda vm: {})(Report(Level.INFO, "vm.thaw", "goes on"))
-    assert eventually(lambda: (tmp_path / "told").exists(), 5)
