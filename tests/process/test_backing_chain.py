@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.disk_images import create, overlay
+from tests.support.qemu_img import create, overlay
 from vmguard.adapters.storage import backing_chain
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import Opener, ReadOnlyOpener

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.disk_images import create, overlay
+from tests.support.qemu_img import create, overlay
 from vmguard.adapters.storage.backing_chain import plan_of
 
 UUID = "6f8b1c9e-0b1d-4b0a-9f0e-2a6f0d1c2b3a"

@@ -1,24 +1,13 @@
-"""Disk images: made by qemu-img, or by hand where that would refuse to."""
+"""Disk images written by hand, without qemu-img."""
 
 from __future__ import annotations
 
 import struct
-import subprocess
 from pathlib import Path
 
 
-def create(path: Path, *options: str, format: str = "qcow2", size: str | None = "1M") -> Path:
-    command = ["qemu-img", "create", "-q", "-f", format, *options, str(path)]
-    subprocess.run(command + ([size] if size else []), check=True, cwd=path.parent)
-    return path
-
-
-def overlay(path: Path, backing: str, backing_format: str = "qcow2", **more: str) -> Path:
-    return create(path, "-u", "-b", backing, "-F", backing_format, **more)
-
-
 def image(path: Path, backing: str = "", format: str = "qcow2") -> Path:
-    """A minimal qcow2 header, written by hand: qemu-img would refuse most of what is built here."""
+    """Write a minimal qcow2 header by hand; qemu-img would refuse most of what the tests build with it."""
     layer = struct.pack(">II", 0xE2792ACA, len(format)) + format.encode().ljust(8, b"\0") if backing else b""
     name = backing.encode()
     place = 104 + len(layer) + 8 if backing else 0
