@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import track
 from vmguard.adapters.linux import ofd, proc
 from vmguard.config.settings import Unguarded
 from vmguard.core.locks.ranges import LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, held
@@ -64,13 +65,9 @@ class Writer:
     """A process that looks like QEMU (or like one of its helpers) from outside, and writes like one."""
 
     def __init__(self, *arguments: str, program: str = "qemu-system-x86_64") -> None:
-        self.process = subprocess.Popen(
-            [program, "-IS", "-c", _CODE, *arguments],
-            executable=sys.executable,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        command = [program, "-IS", "-c", _CODE, *arguments]
+        pipe = subprocess.PIPE
+        self.process = track(subprocess.Popen(command, executable=sys.executable, stdin=pipe, stdout=pipe, text=True))
 
     @property
     def pid(self) -> int:
@@ -182,5 +179,7 @@ def open_corner(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Corne
         corner.loop.call_in(0.02, wake)
 
     wake()
-    yield corner
-    corner.end()
+    try:
+        yield corner
+    finally:
+        corner.end()
