@@ -135,20 +135,3 @@ GUARDED = {
     "incoming": Verdict.INCOMING,
     "outgoing": Verdict.OUTGOING,
 }
-
-
-def guard_words(file: dict[str, Any]) -> str:
-    """How one file is guarded, in words: mode, ranges, guard, and through which descriptor of which process."""
-    if file["guard"] == "incoming":
-        return "locked by the host that the VM comes from; reserved here: no third host can take it"
-    if file["guard"] == "outgoing":
-        return "left to the host that the VM migrates to, as it writes nothing here any more"
-    if file["guard"] == "lost":
-        return "its lock was lost with the daemon that held it"
-    if file["guard"] not in GUARDED:
-        return f"NOT locked here: {file.get('conflict') or file.get('weaker') or 'the storage has not answered yet'}"
-    words = f"locked here ({file['ranges']}), {file['mode']}, {file['guard']}"
-    if file.get("through"):
-        return f"{words} on {file['through']}" + (f" ({file['process']})" if file.get("process") else "")
-    why = file.get("weaker") or "no process of the VM has it open"
-    return f"{words} beside the VM only: {why}"
