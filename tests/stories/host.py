@@ -17,13 +17,16 @@ from vmguard.core.watchdog.events import (
     Event,
     Fence,
     Freeze,
+    Hold,
     MountSeen,
     Probe,
-    Reclaim,
-    Reclaimed,
     Report,
+    Rival,
+    RivalMet,
     Thaw,
     Tick,
+    TryLocks,
+    Unhold,
     VmGone,
     VmSeen,
     WokeUp,
@@ -98,8 +101,13 @@ class Host:
                 self._signal(effect.vm, Act.THAW)
             elif isinstance(effect, Fence):
                 self._fence(effect)
-            elif isinstance(effect, Reclaim):
-                self._reclaim(effect)
+            elif isinstance(effect, Hold):
+                self.vms[effect.vm].held = True
+                self.say(f"   {effect.vm} waits for a person: {effect.why}")
+            elif isinstance(effect, Unhold):
+                self.vms[effect.vm].held = False
+            elif isinstance(effect, TryLocks):
+                self._try_locks(self.vms[effect.vm])
 
     def _probe(self, probe: Probe) -> None:
         for ask in probe.asks:
@@ -222,7 +230,8 @@ class Host:
 
     def _fence(self, order: Fence) -> None:
         vm = self.vms[order.vm]
-        if order.cause is not Cause.POLICY and not vm.fencing and not any(item.lost for item in vm.locks.values()):
+        lost = any(item.lost for item in vm.locks.values())
+        if order.cause is Cause.LOST and not vm.fencing and not lost:
             self.sim.violation("killed", f"{vm.name} is fenced although its locks were reclaimed")
         vm.fencing = order.evidence
         self.climb(vm)
@@ -281,30 +290,15 @@ class Host:
         elif rung is Rung.AFTER:
             vm.followed = True
 
-    def _reclaim(self, order: Reclaim) -> None:
-        """Unlock and lock again; the owner records say whether somebody else claimed in between."""
-        vm = self.vms[order.vm]
-        sent = self.sim.now
-        paths = sorted(vm.locks)
+    def meet(self, vm: Vm, rival: Rival) -> None:
+        """A lock that the VM needs was refused: it writes to a disk that somebody else has."""
+        vm.rivals[rival.path] = rival
+        self.tell(vm)
+        self.feed(lambda now: RivalMet(now, vm.name, rival))
 
-        def again(index: int, problem: str) -> None:
-            if not problem and index < len(paths):
-                item = vm.locks[paths[index]]
-                item.locked = item.lost = False
-                serve = lambda: item.server.lock(item)  # noqa: E731
-                done = lambda problem, _: again(index + 1, problem)  # noqa: E731
-                self.kernel.send(Request(self.kernel, item.server, item.file, None, serve, done))
-                return
-            claimed = [path for path in paths if self.epochs.get(path, 0) != vm.epochs.get(path, 0)]
-            ok = not problem and not claimed
-            why = f"refused ({problem})" if problem else "nobody claimed its disks in between"
-            why = f"{claimed[0]} was claimed by another host" if claimed else why
-            if not ok:
-                for item in vm.locks.values():
-                    item.lost = True
-            self.feed(lambda now: Reclaimed(now, vm.name, ok, why, sent))
-
-        again(0, "")
+    def _try_locks(self, vm: Vm) -> None:
+        for rival in list(vm.rivals.values()):
+            self.meet(vm, rival)
 
     # -- the daemon's own life ----------------------------------------------------------------------------------------
 

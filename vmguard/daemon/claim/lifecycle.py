@@ -58,17 +58,23 @@ class Keeper:
         workers: Workers,
         registry: Registry,
         pinner: Pinner,
-        timing: Timing,
+        timing: Callable[[], Timing],
         mark_released: MarkReleased,
+        on_running: Callable[[GuardedVm], None],
     ) -> None:
+        """``on_running``: told when a VM's QEMU is known."""
         self._loop = loop
         self._workers = workers
         self._registry = registry
         self._pinner = pinner
         self._mark_released = mark_released
-        self.timing = timing
-        #: told when a VM's QEMU is known
-        self.on_running: Callable[[GuardedVm], None] = lambda vm: None
+        self._timing = timing
+        self.on_running = on_running
+
+    @property
+    def timing(self) -> Timing:
+        """What the configuration says now."""
+        return self._timing()
 
     # -- taking over ------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from vmguard.adapters.hypervisors import RunDirs
 from vmguard.adapters.linux import proc
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.watchdog.events import AfterFence, HostFence, Policy
+from vmguard.core.watchdog.events import AfterFence, Cause, HostFence, Policy
 from vmguard.core.watchdog.fence_ladder import Evidence, Life, Others, Process, Proof, Rung
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
@@ -31,6 +31,7 @@ class Climb:
     pid: int = 0
     #: None once its locks are let go of
     vm: GuardedVm | None = None
+    cause: Cause = Cause.LOST
     since: dict[Rung, float] = field(default_factory=dict)
     began: float = 0.0
     mounts: set[str] = field(default_factory=set)
@@ -58,6 +59,7 @@ class Climb:
             "uuid": self.uuid,
             "hypervisor": self.hypervisor,
             "evidence": self.evidence,
+            "cause": str(self.cause),
             "pid": self.pid,
             "after_fence": str(self.policy.after_fence),
             "host_fence": str(self.policy.host_fence),
@@ -74,6 +76,7 @@ class Climb:
             evidence=str(value["evidence"]),
             policy=Policy(after_fence=AfterFence(value["after_fence"]), host_fence=HostFence(value["host_fence"])),
             pid=int(value["pid"]),
+            cause=Cause(value.get("cause", Cause.LOST)),
         )
 
 
