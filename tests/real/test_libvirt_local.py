@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.guard import eventually, locks_on, make_disk
-from tests.real.libvirt_host import Domain, LibvirtHost, disk_xml
+from tests.support.guard import eventually, locks_on, make_disk
+from tests.support.libvirt_host import Domain, LibvirtHost, disk_xml
 
 pytestmark = pytest.mark.real
 
