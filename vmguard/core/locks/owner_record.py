@@ -89,7 +89,7 @@ def parse_slot(data: bytes) -> Owner | None:
         values = decode(data[:-1].decode())
     except ValueError:
         return None
-    epoch = values.get("epoch")
+    epoch = values.get("epoch") if isinstance(values, dict) else None
     if not isinstance(epoch, int) or isinstance(epoch, bool):
         return None
     return Owner(epoch, **{name: str(values.get(name, "")) for name in TEXT_FIELDS})
