@@ -84,7 +84,7 @@ class Daemon:
         pinner.pieces_of = self._pieces
         self.keeper = Keeper(self.loop, workers, self.registry, pinner, self._timing(), mark)
         self._resume({name: fd for name, fd in passed if "-" in name})
-        watcher, arming = self._watchdog()
+        watcher, arming = self._watchdog(pinner)
         service = Service(
             self.loop, self.registry, self.keeper, self._settings, Oversight(watcher, arming, self.fencer)
         )
@@ -110,7 +110,7 @@ class Daemon:
         )
         return 0
 
-    def _watchdog(self) -> tuple[Watcher, Arming]:
+    def _watchdog(self, pinner: Pinner) -> tuple[Watcher, Arming]:
         notifier = Notifier(self._notify)
         report = Reporter(History(self._run_dir), notifier, self._about)
         acts = Acts(self.loop, self.registry)
@@ -120,6 +120,7 @@ class Daemon:
             report=report,
             others=watcher.others,
             why_no_restart=watcher.watch.why_no_restart,
+            copy=pinner.shield.take,
             gone=watcher.gone,
             host=HostFence(self.config.watch.watchdog_device),
             run_dirs=lambda: self.keeper.timing.run_dirs,

@@ -295,8 +295,6 @@ class Watcher:
             case Fence():
                 vm = self._registry.get(effect.vm)
                 if vm is not None:
-                    if self.shield is not None:
-                        self.shield.take(vm)
                     self.fence(vm, effect.evidence, self._policy(vm))
             case Reclaim():
                 self.feed(Reclaimed(clock.boottime(), effect.vm, False, "locking anew is not offered by this version"))
