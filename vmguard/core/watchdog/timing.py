@@ -91,6 +91,7 @@ class Timeline:
     #: ages at which the mount's phase changes
     late: float
     freeze: float
+    #: from this age on another host may own the locks
     expiry: float
     #: how late a freeze can be complete, counted from the age at which it is due
     slack: float
@@ -103,11 +104,6 @@ class Timeline:
     slow_round: float
     remind: float
     rungs: Rungs
-
-    @property
-    def takeover(self) -> float:
-        """The age from which another host may own the locks."""
-        return self.expiry
 
     def check(self) -> None:
         """Raises ImpossibleTiming with a sentence for the admin."""
