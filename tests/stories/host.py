@@ -28,7 +28,7 @@ from vmguard.core.watchdog.events import (
     VmSeen,
     WokeUp,
 )
-from vmguard.core.watchdog.fence_ladder import Evidence, Life, Process, Rung, next_rung
+from vmguard.core.watchdog.fence_ladder import FencedProcess, FenceEvidence, Life, Rung, next_rung
 from vmguard.core.watchdog.machine import Watch
 from vmguard.core.watchdog.timing import Rungs, Wishes
 
@@ -253,12 +253,12 @@ class Host:
         self.take_rung(vm, step.rung, step.may_cut)
         self.sim.after(0.05 if step.rung is not Rung.DRAIN else 0.25, lambda: self.climb(vm))
 
-    def evidence(self, vm: Vm) -> Evidence:
+    def evidence(self, vm: Vm) -> FenceEvidence:
         assert self.watch is not None
         queued = sum(self.kernel.queued_writes(path) for path in vm.locks)
         life = {"dead": Life.DEAD, "blocked": Life.BLOCKED}.get(vm.state, Life.RUNNING)
-        return Evidence(
-            processes=(Process("qemu", 100, life, killed=vm.state == "blocked"),),
+        return FenceEvidence(
+            processes=(FencedProcess("qemu", 100, life, killed=vm.state == "blocked"),),
             pinned=vm.pinned,
             copied=vm.stubborn != "copy",
             drained=not queued,

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmguard.core.watchdog.events import AfterFence, HostFence, Policy
-from vmguard.core.watchdog.fence_ladder import LADDER, Evidence, Life, Next, Others, Process, Rung, next_rung
+from vmguard.core.watchdog.fence_ladder import LADDER, FencedProcess, FenceEvidence, Life, Next, Others, Rung, next_rung
 from vmguard.core.watchdog.timing import Rungs
 
 RESTART = Policy(after_fence=AfterFence.RESTART)
-BEGIN = Evidence(
-    processes=(Process("qemu", 10, Life.RUNNING), Process("swtpm", 11, Life.RUNNING)),
+BEGIN = FenceEvidence(
+    processes=(FencedProcess("qemu", 10, Life.RUNNING), FencedProcess("swtpm", 11, Life.RUNNING)),
     pinned=True,
     copied=False,
     drained=False,
@@ -26,9 +26,9 @@ BEGIN = Evidence(
 )
 ALONE = replace(BEGIN, pinned=False, copied=True, others=Others.NONE)
 EVIDENCE = st.builds(
-    Evidence,
+    FenceEvidence,
     processes=st.lists(
-        st.builds(Process, st.just("qemu"), st.just(10), st.sampled_from(Life), st.booleans()), max_size=3
+        st.builds(FencedProcess, st.just("qemu"), st.just(10), st.sampled_from(Life), st.booleans()), max_size=3
     ).map(tuple),
     pinned=st.booleans(),
     copied=st.booleans(),
@@ -40,11 +40,13 @@ EVIDENCE = st.builds(
 )
 
 
-def look(seen: Evidence, since: dict[Rung, float] | None = None, now: float = 0.0, policy: Policy = RESTART) -> Next:
+def look(
+    seen: FenceEvidence, since: dict[Rung, float] | None = None, now: float = 0.0, policy: Policy = RESTART
+) -> Next:
     return next_rung(seen, since if since is not None else {}, now, Rungs(), policy)
 
 
-def climb(seen: Evidence) -> list[tuple[Rung, Evidence]]:
+def climb(seen: FenceEvidence) -> list[tuple[Rung, FenceEvidence]]:
     """Each rung does what it is there for."""
     path = []
     for _ in range(20):
@@ -56,7 +58,7 @@ def climb(seen: Evidence) -> list[tuple[Rung, Evidence]]:
     raise AssertionError(f"the climb does not end: {[rung for rung, _ in path]}")
 
 
-def after(rung: Rung, seen: Evidence) -> Evidence:
+def after(rung: Rung, seen: FenceEvidence) -> FenceEvidence:
     if rung is Rung.KILL:
         return replace(seen, processes=tuple(replace(item, killed=True) for item in seen.processes))
     if rung is Rung.DEATH:
@@ -95,7 +97,7 @@ def test_the_order_of_the_climb_without_a_pin_and_alone() -> None:
     "start",
     [BEGIN, replace(BEGIN, pinned=False), replace(BEGIN, pinned=False, others=Others.NONE), ALONE],
 )
-def test_a_killed_daemon_begins_again_where_the_evidence_says(start: Evidence) -> None:
+def test_a_killed_daemon_begins_again_where_the_evidence_says(start: FenceEvidence) -> None:
     path = climb(start)
     for index, (_, seen) in enumerate(path):
         assert climb(seen) == path[index:]
@@ -103,7 +105,7 @@ def test_a_killed_daemon_begins_again_where_the_evidence_says(start: Evidence) -
 
 @given(EVIDENCE, st.floats(0, 1000), st.booleans(), st.sampled_from(HostFence))
 def test_no_rung_is_reached_without_what_comes_before_it(
-    seen: Evidence, waited: float, known: bool, host: HostFence
+    seen: FenceEvidence, waited: float, known: bool, host: HostFence
 ) -> None:
     since = dict.fromkeys(Rung, 0.0) if known else {}
     step = look(seen, since, waited, replace(RESTART, host_fence=host))
@@ -124,7 +126,7 @@ def test_no_rung_is_reached_without_what_comes_before_it(
 
 @pytest.mark.parametrize("life", [Life.BLOCKED, Life.LEADER_GONE, Life.UNKNOWN, Life.RUNNING])
 def test_only_the_pidfd_says_dead(life: Life) -> None:
-    seen = replace(BEGIN, copied=True, processes=(Process("qemu", 10, life, killed=True),), drained=True)
+    seen = replace(BEGIN, copied=True, processes=(FencedProcess("qemu", 10, life, killed=True),), drained=True)
     assert look(seen).rung is Rung.DEATH
 
 
@@ -132,7 +134,12 @@ def test_only_the_pidfd_says_dead(life: Life) -> None:
     ("change", "rung", "alarm", "text"),
     [
         ({}, Rung.KILL, True, "could not be copied: its queued writes can land; SIGKILL was not taken"),
-        ({"processes": (Process("qemu", 10, Life.BLOCKED, True),)}, Rung.DEATH, True, "qemu (pid 10) is killed, but"),
+        (
+            {"processes": (FencedProcess("qemu", 10, Life.BLOCKED, True),)},
+            Rung.DEATH,
+            True,
+            "qemu (pid 10) is killed, but",
+        ),
         ({"processes": (), "copied": True}, Rung.DRAIN, True, "requests of its files are still queued"),
         ({"processes": ()}, Rung.CUT, True, "would hurt VMs that still wait"),
         ({"processes": (), "drained": False, "pinned": False}, Rung.CUT, True, "would hurt VMs that still wait"),

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from vmguard.core.locks.pin import Description, Side, Step, Verb, halves, move, wish
 from vmguard.core.locks.plan import EXCLUSIVE, SHARED
-from vmguard.core.locks.ranges import LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, Range, covers, held, subtract
+from vmguard.core.locks.ranges import LIBVIRT_RANGE, QEMU_RANGE, WHOLE, Range, covers, held_ranges, subtract
 
-LIBVIRT = held([LIBVIRT_WINDOW, QEMU_WINDOW])
-PIECES = st.sampled_from([LIBVIRT, held([]), held([QEMU_WINDOW])])
+LIBVIRT = held_ranges([LIBVIRT_RANGE, QEMU_RANGE])
+PIECES = st.sampled_from([LIBVIRT, held_ranges([]), held_ranges([QEMU_RANGE])])
 
 
 class Locks:

@@ -17,7 +17,7 @@ from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import clock, journal, oom_and_scheduling, systemd
 from vmguard.adapters.linux.hardware_watchdog import HostFence
 from vmguard.core.locks.claim_states import State
-from vmguard.core.locks.ranges import FOOTHOLD, LIBVIRT_WINDOW, QEMU_WINDOW, VIRTLOCKD_WINDOW, Range, held
+from vmguard.core.locks.ranges import LIBVIRT_RANGE, QEMU_RANGE, RESERVATION, VIRTLOCKD_RANGE, Range, held_ranges
 from vmguard.core.watchdog.events import HostFence as OnUnproven
 from vmguard.core.watchdog.events import Policy
 from vmguard.core.watchdog.timing import Wishes
@@ -264,17 +264,17 @@ class Daemon:
         windows, chosen = self.config.windows, []
         auto = hypervisor != PROXMOX  # whose QEMU takes no image locks, and nobody else any
         if windows.virtlockd == "on" or (windows.virtlockd == "auto" and auto and libvirt_host.uses_virtlockd()):
-            chosen.append(VIRTLOCKD_WINDOW)
+            chosen.append(VIRTLOCKD_RANGE)
         if windows.libvirt == "on" or (windows.libvirt == "auto" and auto):
-            chosen.append(LIBVIRT_WINDOW)
+            chosen.append(LIBVIRT_RANGE)
         if windows.qemu == "on" or (windows.qemu == "auto" and auto):
-            chosen.append(QEMU_WINDOW)
+            chosen.append(QEMU_RANGE)
         else:
-            chosen.append(FOOTHOLD)
+            chosen.append(RESERVATION)
         return chosen
 
     def _pieces(self, hypervisor: str) -> list[Range]:
-        return held(self._windows(hypervisor))
+        return held_ranges(self._windows(hypervisor))
 
 
 def _user(name: str) -> list[list[int]]:

@@ -55,7 +55,7 @@ def allowed(old: State, new: State) -> bool:
     return new in MOVES[old]
 
 
-class Action(enum.StrEnum):
+class ReleaseStep(enum.StrEnum):
     """What to do about a claim now."""
 
     WAIT = "wait"
@@ -64,7 +64,7 @@ class Action(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ReleaseEvidence:
     """What is known about a VM that has no living QEMU. Unknown is never read as gone: ``users`` is None then."""
 
     #: the hook's process still lives
@@ -77,25 +77,25 @@ class Evidence:
     drained: bool = True
 
 
-def decide(state: State, evidence: Evidence) -> tuple[Action, str]:
+def decide_release(state: State, evidence: ReleaseEvidence) -> tuple[ReleaseStep, str]:
     """What to do with the locks of a VM without a living QEMU, and why.
 
     A lock is only ever released on proof: nobody on this host has the file open, and nobody is about to.
     """
     if state is State.OFFERED:
         if evidence.claimant_alive:
-            return Action.WAIT, "the hook is still at work"
+            return ReleaseStep.WAIT, "the hook is still at work"
     elif state is State.CLAIMED and not evidence.start_is_over:
-        return Action.WAIT, "QEMU may still come"
+        return ReleaseStep.WAIT, "QEMU may still come"
     elif state in LIVING:
-        return Action.WAIT, "QEMU runs"
+        return ReleaseStep.WAIT, "QEMU runs"
     if evidence.users is None:
-        return Action.WAIT, "it is not known who has the disks open"
+        return ReleaseStep.WAIT, "it is not known who has the disks open"
     if evidence.users:
-        return Action.WAIT, "still open in " + ", ".join(evidence.users)
+        return ReleaseStep.WAIT, "still open in " + ", ".join(evidence.users)
     if not evidence.drained:
-        return Action.DRAIN, "QEMU is gone; its last writes may still be under way to the storage"
-    return Action.RELEASE, {
+        return ReleaseStep.DRAIN, "QEMU is gone; its last writes may still be under way to the storage"
+    return ReleaseStep.RELEASE, {
         State.OFFERED: "the hook ended without saying that its claim stands",
         State.CLAIMED: "the start produced no QEMU, and nobody has the disks open",
     }.get(state, "QEMU is gone, nobody has the disks open, and nothing is queued")

@@ -21,19 +21,19 @@ Range = tuple[int, int]
 #: everything from the first byte to EOF
 WHOLE: Range = (0, 0)
 #: byte 0: the lock that virtlockd takes on the image itself
-VIRTLOCKD_WINDOW: Range = (0, 1)
+VIRTLOCKD_RANGE: Range = (0, 1)
 #: byte 1: METADATA_OFFSET in libvirt's security_manager.c
-LIBVIRT_WINDOW: Range = (1, 1)
+LIBVIRT_RANGE: Range = (1, 1)
 #: RAW_LOCK_PERM_BASE 100 and RAW_LOCK_SHARED_BASE 200 with room for each permission bit (QEMU block/file-posix.c)
-QEMU_WINDOW: Range = (100, 200)
+QEMU_RANGE: Range = (100, 200)
 
 #: The byte that every claim leaves free and that the target of a live migration locks while the source has the rest.
 #: A third host's claim of 0-EOF meets it, so that nobody gets in when the source lets go, however long the target then
 #: takes. It lies in QEMU's window, which is free already, and QEMU locks nothing there: it knows five permissions.
-FOOTHOLD: Range = (299, 1)
+RESERVATION: Range = (299, 1)
 #: The byte that the source of a migration locks for reading when it has left the rest to the target: its QEMU lives,
 #: and may still have to go on.
-LEAVING: Range = (298, 1)
+OUTGOING_MARK: Range = (298, 1)
 
 _INFINITY = 1 << 63
 
@@ -64,7 +64,7 @@ def subtract(pieces: list[Range], hole: Range) -> list[Range]:
     return left
 
 
-def held(windows: list[Range]) -> list[Range]:
+def held_ranges(windows: list[Range]) -> list[Range]:
     """What a claim holds once its windows are free again."""
     pieces = [WHOLE]
     for window in windows:

@@ -21,7 +21,7 @@ class Status(enum.IntEnum):
     UNKNOWN = 3
 
 
-class Verdict(enum.StrEnum):
+class DiskStatus(enum.StrEnum):
     """What is known about the lock of one file."""
 
     GUARDED_HERE = "guarded-here"
@@ -35,14 +35,14 @@ class Verdict(enum.StrEnum):
 
 
 _STATUS = {
-    Verdict.GUARDED_HERE: Status.OK,
-    Verdict.INCOMING: Status.OK,
-    Verdict.OUTGOING: Status.OK,
-    Verdict.HELD_ELSEWHERE: Status.OK,
-    Verdict.FREE: Status.OK,
-    Verdict.HELD_BY_UNKNOWN: Status.WARNING,
-    Verdict.UNGUARDED_HERE: Status.CRITICAL,
-    Verdict.UNKNOWN: Status.UNKNOWN,
+    DiskStatus.GUARDED_HERE: Status.OK,
+    DiskStatus.INCOMING: Status.OK,
+    DiskStatus.OUTGOING: Status.OK,
+    DiskStatus.HELD_ELSEWHERE: Status.OK,
+    DiskStatus.FREE: Status.OK,
+    DiskStatus.HELD_BY_UNKNOWN: Status.WARNING,
+    DiskStatus.UNGUARDED_HERE: Status.CRITICAL,
+    DiskStatus.UNKNOWN: Status.UNKNOWN,
 }
 
 #: how bad a status is for the whole, when several meet
@@ -60,7 +60,7 @@ class DiskReport:
     path: str
     role: str
     mode: str
-    verdict: Verdict
+    verdict: DiskStatus
     text: str
     todo: str = ""
     ranges: str = ""
@@ -130,10 +130,10 @@ class VmReport:
 
 #: how the daemon guards a file, as far as it does
 GUARDED = {
-    "pinned": Verdict.GUARDED_HERE,
-    "held": Verdict.GUARDED_HERE,
-    "incoming": Verdict.INCOMING,
-    "outgoing": Verdict.OUTGOING,
+    "pinned": DiskStatus.GUARDED_HERE,
+    "held": DiskStatus.GUARDED_HERE,
+    "incoming": DiskStatus.INCOMING,
+    "outgoing": DiskStatus.OUTGOING,
 }
 
 

@@ -61,7 +61,7 @@ class Life(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Process:
+class FencedProcess:
     """QEMU or one of its helpers (swtpm, qemu-storage-daemon)."""
 
     name: str
@@ -82,13 +82,13 @@ class Others(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Evidence:
+class FenceEvidence:
     """All that counts. Each field is looked up anew for each question, never remembered.
 
     Unknown counts as no: a flag is set only by its proof.
     """
 
-    processes: tuple[Process, ...]
+    processes: tuple[FencedProcess, ...]
     #: every file of it is locked on the description that writes
     pinned: bool
     #: we hold a copy of each description that carries such a lock, or there is none
@@ -139,14 +139,14 @@ class Late(enum.StrEnum):
 class Spec:
     """One row of the table above."""
 
-    proven: Callable[[Evidence], bool]
+    proven: Callable[[FenceEvidence], bool]
     deadline: Callable[[Rungs], float]
     late: Late
     doing: str
-    missing: Callable[[Evidence], str]
+    missing: Callable[[FenceEvidence], str]
 
 
-def _still_there(evidence: Evidence) -> str:
+def _still_there(evidence: FenceEvidence) -> str:
     alive = [process for process in evidence.processes if process.life is not Life.DEAD]
     return ", ".join(f"{process.name} (pid {process.pid}) is {_LIVES[process.life]}" for process in alive)
 
@@ -159,11 +159,11 @@ _LIVES = {
 }
 
 
-def _queued(_: Evidence) -> str:
+def _queued(_: FenceEvidence) -> str:
     return "requests of its files are still queued in the kernel"
 
 
-def _cut(evidence: Evidence) -> str:
+def _cut(evidence: FenceEvidence) -> str:
     if evidence.others is Others.WAITING:
         return _queued(evidence) + ", and cutting them off would hurt VMs that still wait for their verdict"
     return _queued(evidence)
@@ -249,7 +249,7 @@ class Next:
         return self.rung is Rung.DONE
 
 
-def next_rung(seen: Evidence, since: dict[Rung, float], now: float, spans: Rungs, policy: Policy) -> Next:
+def next_rung(seen: FenceEvidence, since: dict[Rung, float], now: float, spans: Rungs, policy: Policy) -> Next:
     """The rung to stand on now.
 
     ``since`` says when each rung was first stood on; this function enters a rung in it when it first names it. It may
@@ -278,7 +278,7 @@ def next_rung(seen: Evidence, since: dict[Rung, float], now: float, spans: Rungs
     return Next(Rung.DONE, bool(passed_over), False, False, "; ".join([*passed_over, "the fence is complete"]))
 
 
-def _skipped(rung: Rung, seen: Evidence, policy: Policy) -> bool:
+def _skipped(rung: Rung, seen: FenceEvidence, policy: Policy) -> bool:
     if rung is Rung.CUT:
         return seen.shielded
     return rung is Rung.AFTER and policy.after_fence is AfterFence.OFF

@@ -12,7 +12,7 @@ from vmguard.adapters.linux import proc
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.watchdog.events import AfterFence, HostFence, Policy
-from vmguard.core.watchdog.fence_ladder import Evidence, Life, Others, Process, Rung
+from vmguard.core.watchdog.fence_ladder import FencedProcess, FenceEvidence, Life, Others, Rung
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Timer
@@ -77,11 +77,11 @@ class Climb:
         )
 
 
-def evidence(climb: Climb, others: Others, run_dirs: RunDirs) -> Evidence:
+def evidence(climb: Climb, others: Others, run_dirs: RunDirs) -> FenceEvidence:
     """Look everything up. No call here touches the share."""
     vm = climb.vm
     if vm is None:  # the keeper lets go only on proof of all that comes before
-        return Evidence(
+        return FenceEvidence(
             processes=(),
             pinned=True,
             copied=True,
@@ -92,7 +92,7 @@ def evidence(climb: Climb, others: Others, run_dirs: RunDirs) -> Evidence:
             followed=climb.followed,
         )
     releasing = vm.state is State.RELEASING
-    return Evidence(
+    return FenceEvidence(
         processes=tuple(_processes(climb, vm)),
         pinned=releasing or all(_is_pinned(file) for file in vm.files if file.mode == EXCLUSIVE),
         copied=releasing or has_copies(vm),
@@ -117,9 +117,11 @@ def _is_pinned(file: GuardedFile) -> bool:
     return file.pin is not None or file.was_pinned
 
 
-def _processes(climb: Climb, vm: GuardedVm) -> list[Process]:
+def _processes(climb: Climb, vm: GuardedVm) -> list[FencedProcess]:
     climb.pid = vm.pid
-    return [Process(p.name or str(p.kind), p.pid, _life(p.pid, p.pidfd), p.pid in climb.killed) for p in vm.processes]
+    return [
+        FencedProcess(p.name or str(p.kind), p.pid, _life(p.pid, p.pidfd), p.pid in climb.killed) for p in vm.processes
+    ]
 
 
 def _life(pid: int, pidfd: int) -> Life:
