@@ -29,8 +29,10 @@ OTHER = "other"
 
 
 def printable(text: str) -> str:
-    """A text for people on one line: a file's name may hold line feeds and terminal escapes."""
-    return text if text.isprintable() else repr(text)[1:-1]
+    """Return text from outside on one line, harmless for a terminal and a log: control characters become escapes."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 class PlannedFile:
