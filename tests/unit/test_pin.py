@@ -47,9 +47,9 @@ def overlaps(pieces: list[Range], piece: Range) -> bool:
 def take(locks: Locks, step: Step) -> None:
     who = str(step.side)
     if step.verb is Verb.LOCK:
-        assert locks.lock(who, step.piece, step.exclusive), f"{step} was refused"
+        assert locks.lock(who, step.byte_range, step.exclusive), f"{step} was refused"
     else:
-        locks.unlock(who, step.piece)
+        locks.unlock(who, step.byte_range)
 
 
 @pytest.mark.parametrize(

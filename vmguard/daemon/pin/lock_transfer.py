@@ -190,9 +190,9 @@ def _take(order: Order, copy: int, steps: Sequence[Step]) -> None:
     for number, step in enumerate(steps):
         fd = copy if step.side is Side.TARGET else order.source
         if step.verb is Verb.UNLOCK:
-            ofd.unlock(fd, step.piece)
+            ofd.unlock(fd, step.byte_range)
         else:
-            ofd.lock(fd, order.path, ofd.WRITE if step.exclusive else ofd.READ, step.piece)
+            ofd.lock(fd, order.path, ofd.WRITE if step.exclusive else ofd.READ, step.byte_range)
         faults.point(f"pin-{number}")
 
 
