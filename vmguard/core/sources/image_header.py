@@ -20,7 +20,7 @@ USUAL_BYTES = 4096
 #: the largest qcow2 cluster, which a header and its extensions must fit into
 MAX_BYTES = 2 << 20
 
-_MAX_NAME = 1023
+_MAX_NAME_BYTES = 1023
 _MAX_EXTENSIONS = 1024
 
 _QFI = b"QFI\xfb"
@@ -179,7 +179,7 @@ def _qcow2(data: bytes) -> ImageHeader:
 def _read_qcow2_backing(data: bytes, offset: int, length: int, cluster: int, header: ImageHeader) -> None:
     if offset == 0:
         return
-    if offset > cluster or length > min(_MAX_NAME, cluster - offset):
+    if offset > cluster or length > min(_MAX_NAME_BYTES, cluster - offset):
         raise PlanError(f"its qcow2 header is damaged: a backing file name of {length} bytes at byte {offset}")
     if length:
         header.backing = _text(_take(data, offset, length), "backing file name")
@@ -213,7 +213,7 @@ def _qcow1(data: bytes) -> ImageHeader:
         raise PlanError(f"its qcow header is of version {version}: it is declared as qcow, which is version 1")
     header = ImageHeader("qcow")
     if offset:
-        if length > _MAX_NAME:
+        if length > _MAX_NAME_BYTES:
             raise PlanError(f"its qcow header is damaged: a backing file name of {length} bytes")
         if length:
             header.backing = _text(_take(data, offset, length), "backing file name")
@@ -225,7 +225,7 @@ def _qed(data: bytes) -> ImageHeader:
     features, offset, length = _little(data, 16, 8), _little(data, 56, 4), _little(data, 60, 4)
     header = ImageHeader("qed")
     if features & _QED_BACKING_BIT:
-        if length > _MAX_NAME:
+        if length > _MAX_NAME_BYTES:
             raise PlanError(f"its qed header is damaged: a backing file name of {length} bytes")
         if length:
             header.backing = _text(_take(data, offset, length), "backing file name")
