@@ -18,7 +18,7 @@ from vmguard.adapters.storage import lock_holder, owner_record
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.owner_record import Owner
 from vmguard.core.locks.plan import DISK, EXCLUSIVE, SHARED, PlannedFile
-from vmguard.core.locks.ranges import FOOTHOLD, LEAVING
+from vmguard.core.locks.ranges import OUTGOING_MARK, RESERVATION
 from vmguard.core.locks.refusal import Holder
 from vmguard.errors import LockConflict
 from vmguard.hook import claim_incoming as hook
@@ -146,17 +146,17 @@ def test_the_source_leaves_the_disk_to_the_target_and_takes_it_back_when_the_mig
     target = os.open(disk, os.O_RDWR)
     with FakeQemu(guard.libvirt_dir, vm) as qemu:
         assert eventually(lambda: guard.guards(vm.name) == {str(disk): "pinned"})
-        ofd.lock(target, str(disk), ofd.WRITE, FOOTHOLD)
+        ofd.lock(target, str(disk), ofd.WRITE, RESERVATION)
         qemu.reopen(disk, os.O_RDONLY)
         assert eventually(lambda: guard.guards(vm.name) == {str(disk): "outgoing"})
         for piece in PIECES:
             ofd.lock(target, str(disk), ofd.WRITE, piece)
             ofd.unlock(target, piece)
             with pytest.raises(LockConflict):
-                ofd.lock(target, str(disk), ofd.WRITE, LEAVING)
+                ofd.lock(target, str(disk), ofd.WRITE, OUTGOING_MARK)
         qemu.reopen(disk, os.O_RDWR)
         assert eventually(lambda: guard.guards(vm.name) == {str(disk): "pinned"}, 2.0)
-        ofd.lock(target, str(disk), ofd.WRITE, LEAVING)
+        ofd.lock(target, str(disk), ofd.WRITE, OUTGOING_MARK)
     os.close(target)
 
 
@@ -210,7 +210,7 @@ def test_the_source_names_the_target_once_that_has_written_itself_into_the_owner
     target = os.open(disk, os.O_RDWR)
     with FakeQemu(guard.libvirt_dir, vm) as qemu:
         assert eventually(lambda: guard.guards(vm.name) == {str(disk): "pinned"})
-        ofd.lock(target, str(disk), ofd.WRITE, FOOTHOLD)
+        ofd.lock(target, str(disk), ofd.WRITE, RESERVATION)
         qemu.reopen(disk, os.O_RDONLY)
         assert eventually(lambda: guard.guards(vm.name) == {str(disk): "outgoing"})
         assert summary() == "outgoing to another host"

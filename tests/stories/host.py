@@ -31,7 +31,7 @@ from vmguard.core.watchdog.events import (
     VmSeen,
     WokeUp,
 )
-from vmguard.core.watchdog.fence_ladder import Evidence, Life, Process, Proof, Rung, next_rung
+from vmguard.core.watchdog.fence_ladder import FencedProcess, FenceEvidence, Life, Rung, next_rung
 from vmguard.core.watchdog.machine import Watch
 from vmguard.core.watchdog.timing import Rungs, Wishes
 
@@ -140,6 +140,9 @@ class Host:
         vm.state = state
         words = {"frozen": "stands still", "running": "runs", "dead": "is dead", "blocked": "is killed, but in state D"}
         self.say(f"   {vm.name} {words[state]}")
+        if state == "dead" and vm.stubborn == "copy":
+            for description in vm.locks.values():
+                self.kernel.close(description)  # it was the last one
         for path in vm.locks if vm.executing else ():
             for other in self.peers(path):
                 if other is not vm and other.executing:
@@ -259,19 +262,19 @@ class Host:
         self.take_rung(vm, step.rung, step.may_cut)
         self.sim.after(0.05 if step.rung is not Rung.DRAIN else 0.25, lambda: self.climb(vm))
 
-    def evidence(self, vm: Vm) -> Evidence:
+    def evidence(self, vm: Vm) -> FenceEvidence:
         assert self.watch is not None
         queued = sum(self.kernel.queued_writes(path) for path in vm.locks)
         life = {"dead": Life.DEAD, "blocked": Life.BLOCKED}.get(vm.state, Life.RUNNING)
-        return Evidence(
-            processes=(Process("qemu", 100, life, killed=vm.state == "blocked"),),
+        return FenceEvidence(
+            processes=(FencedProcess("qemu", 100, life, killed=vm.state == "blocked"),),
             pinned=vm.pinned,
-            copied=Proof.YES if vm.pinned else Proof.NO,
-            drained=Proof.NO if queued else Proof.YES,
+            copied=vm.stubborn != "copy",
+            drained=not queued,
             others=self.watch.others(vm.name),
-            released=Proof.NO if any(item in self.kernel.descriptions for item in vm.locks.values()) else Proof.YES,
-            cleaned=Proof.YES if vm.cleaned else Proof.NO,
-            followed=Proof.YES if vm.followed else Proof.NO,
+            released=not any(item in self.kernel.descriptions for item in vm.locks.values()),
+            cleaned=vm.cleaned,
+            followed=vm.followed,
         )
 
     def take_rung(self, vm: Vm, rung: Rung, may_cut: bool) -> None:

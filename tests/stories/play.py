@@ -217,7 +217,7 @@ def _power(story: Story, host: str) -> None:
 
 
 def _stubborn(story: Story, name: str, what: str = "") -> None:
-    """stubborn web freeze|thaw|kill: that does not work on it; without a word: it does again."""
+    """stubborn web freeze|thaw|copy|kill: that does not work on it; without a word: it does again."""
     _vm(story, name).stubborn = what
 
 

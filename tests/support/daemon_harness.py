@@ -25,7 +25,7 @@ import pytest
 
 from vmguard.adapters.linux import ofd, proc
 from vmguard.config.settings import Unguarded
-from vmguard.core.locks.ranges import LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, held
+from vmguard.core.locks.ranges import LIBVIRT_RANGE, QEMU_RANGE, WHOLE, held_ranges
 from vmguard.daemon.adopt.unclaimed_qemu import Census
 from vmguard.daemon.claim.lifecycle import Keeper, Timing
 from vmguard.daemon.fence.conflicts import Conflicts
@@ -36,7 +36,7 @@ from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
 
 #: what is locked of a file
-PIECES = held([LIBVIRT_WINDOW, QEMU_WINDOW])
+PIECES = held_ranges([LIBVIRT_RANGE, QEMU_RANGE])
 #: opens what stdin says, locks QEMU's permission bytes on demand, and beats into the first file
 _CODE = """
 import fcntl, json, os, select, struct, sys

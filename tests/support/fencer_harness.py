@@ -50,10 +50,13 @@ class World:
         self.gone: list[str] = []
         self.host = hardware_watchdog.HostFence(str(folder / "watchdog"))
         self.others = Others.NONE
+        #: stands in for the pinner's copies: what it does is the test's
+        self.copy: Callable[[GuardedVm], None] = lambda vm: None
         around = Surroundings(
             report=self.reports.append,
             others=lambda vm_id: self.others,
             why_no_restart=lambda mounts: "",
+            copy=lambda vm: self.copy(vm),
             gone=self.gone.append,
             host=self.host,
             run_dirs=lambda: RunDirs(str(folder), str(folder / "qemu-server")),

@@ -12,7 +12,7 @@ from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import clock
 from vmguard.config.choices import LocalFiles
 from vmguard.config.settings import Config
-from vmguard.core.locks.ranges import FOOTHOLD, LIBVIRT_WINDOW, QEMU_WINDOW, VIRTLOCKD_WINDOW, Range, held
+from vmguard.core.locks.ranges import LIBVIRT_RANGE, QEMU_RANGE, RESERVATION, VIRTLOCKD_RANGE, Range, held_ranges
 from vmguard.core.watchdog.events import HostFence, Policy
 from vmguard.core.watchdog.timing import Wishes
 from vmguard.daemon.claim.lifecycle import Timing
@@ -111,18 +111,18 @@ class Settings:
         windows, chosen = self.config().windows, []
         auto = hypervisor != PROXMOX  # whose QEMU takes no image locks, and nobody else any
         if windows.virtlockd == "on" or (windows.virtlockd == "auto" and auto and libvirt_host.uses_virtlockd()):
-            chosen.append(VIRTLOCKD_WINDOW)
+            chosen.append(VIRTLOCKD_RANGE)
         if windows.libvirt == "on" or (windows.libvirt == "auto" and auto):
-            chosen.append(LIBVIRT_WINDOW)
+            chosen.append(LIBVIRT_RANGE)
         if windows.qemu == "on" or (windows.qemu == "auto" and auto):
-            chosen.append(QEMU_WINDOW)
+            chosen.append(QEMU_RANGE)
         else:
-            chosen.append(FOOTHOLD)
+            chosen.append(RESERVATION)
         return chosen
 
     def pieces(self, hypervisor: str) -> list[Range]:
         """Return the byte ranges that a claim holds."""
-        return held(self.windows(hypervisor))
+        return held_ranges(self.windows(hypervisor))
 
 
 def _user(name: str) -> list[list[int]]:

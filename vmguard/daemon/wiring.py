@@ -122,6 +122,7 @@ def build(loop: Loop, run_dir: str, config: Callable[[], Config]) -> Parts:
         report=report,
         others=watch.others,
         why_no_restart=watch.why_no_restart,
+        copy=pinner.shield.take,
         gone=observer.gone,
         host=host_fence,
         run_dirs=lambda: keeper.timing.run_dirs,

@@ -29,7 +29,7 @@ from vmguard.adapters.linux.vcpus import Vcpus
 from vmguard.config.migration import Migration
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.locks.ranges import LEAVING, Range
+from vmguard.core.locks.ranges import OUTGOING_MARK, Range
 from vmguard.core.sources.process_arguments import identity
 from vmguard.core.watchdog.events import Event, StartRefused
 from vmguard.daemon.fence.conflicts import Conflicts
@@ -294,4 +294,4 @@ def _lock(fd: int, file: GuardedFile) -> float | bool:
 
 def _is_free(fd: int, pieces: list[Range]) -> bool:
     """Also of a source that has left the disk to us, but lives: the migration may still fail there."""
-    return all(ofd.conflict(fd, ofd.WRITE, piece) is None for piece in [*pieces, LEAVING])
+    return all(ofd.conflict(fd, ofd.WRITE, piece) is None for piece in [*pieces, OUTGOING_MARK])

@@ -21,7 +21,7 @@ from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.watchdog.events import Cause, Level, Policy, Report
 from vmguard.core.watchdog.fence_ladder import Next, Others, Rung, next_rung
 from vmguard.core.watchdog.timing import Rungs
-from vmguard.daemon.fence.evidence import Climb, evidence, runs_again
+from vmguard.daemon.fence.evidence import Climb, evidence, has_copies, runs_again
 from vmguard.daemon.fence.signals import Signals
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
@@ -51,6 +51,8 @@ class Surroundings:
     others: Callable[[str], Others]
     #: why a restart would only lose the locks of these mounts again, empty when it would not
     why_no_restart: Callable[[set[str]], str]
+    #: take copies of the descriptions of a VM that carry its locks, as far as we have none
+    copy: Callable[[GuardedVm], None]
     #: the VM's locks are let go of
     gone: Callable[[str], None]
     host: HostFence
@@ -123,6 +125,8 @@ class Fencer:
         # Whatever fails below, for want of memory, say: it is looked at again.
         climb.timer = self._loop.call_in(_AFTER_FAILURE, lambda: self._climb(climb))
         rung = climb.rung
+        if rung is None:
+            self._copy(climb)  # local and quick; what fails is tried again on its rung
         while True:
             seen = evidence(climb, self._others(climb), self._around.run_dirs())
             step = next_rung(seen, climb.since, clock.boottime(), self._around.spans, climb.policy)
@@ -166,6 +170,8 @@ class Fencer:
     def _take(self, climb: Climb, step: Next) -> bool:
         """Do what the rung wants; whether to look at once."""
         match step.rung:
+            case Rung.COPY:
+                return self._copy(climb)
             case Rung.KILL if climb.vm is not None:
                 killed = self._signals.kill(climb.vm)
                 climb.killed |= killed
@@ -191,6 +197,19 @@ class Fencer:
         statefile.remove(self._path(climb))
 
     # -- acts -------------------------------------------------------------------------------------------------------
+
+    def _copy(self, climb: Climb) -> bool:
+        """Copy the descriptions that carry its locks. Return whether all are held.
+
+        It raises nothing: the kill must come in time, with the copies or without.
+        """
+        if climb.vm is None:
+            return True
+        try:
+            self._around.copy(climb.vm)
+        except Exception:
+            log.exception("%s: its descriptors cannot be copied; please report it as a bug", climb.title)
+        return has_copies(climb.vm)
 
     def _cut(self, climb: Climb) -> None:
         """Again and again: what the client sends after one cut waits for the next."""

@@ -107,6 +107,4 @@ class Effects:
         policy = self._policy(vm)
         if effect.cause is Cause.REFUSED:  # starting it again would only be refused again
             policy = dataclasses.replace(policy, after_fence=AfterFence.OFF)
-        # Whatever is queued for its files must meet a lost lock, not an unlocked file: our copies come before SIGKILL.
-        self._pinner.shield.take(vm)
         self._fencer.begin(vm, effect.evidence, effect.cause, policy)
