@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.fence_world import FAST, World, climb
+from tests.support.fencer_harness import FAST, World, climb
 from vmguard.adapters.linux import clock, proc
 from vmguard.core.watchdog.events import Level
 from vmguard.daemon.pin.fd_copies import Shield
@@ -29,13 +29,13 @@ def world(tmp_path: Path) -> Iterator[World]:
 @pytest.fixture
 def held_at_the_kill(world: World, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether we hold a copy of QEMU's own description each time that SIGKILL is about to be sent."""
-    kill, held = world.acts.kill, []
+    kill, held = world.signals.kill, []
 
     def look_and_kill(vm: GuardedVm) -> set[int]:
         held.append(vm.files[0].fd >= 0)
         return kill(vm)
 
-    monkeypatch.setattr(world.acts, "kill", look_and_kill)
+    monkeypatch.setattr(world.signals, "kill", look_and_kill)
     return held
 
 
