@@ -12,7 +12,7 @@ import pytest
 
 from vmguard.cli import check, status
 from vmguard.cli.output import Output
-from vmguard.core.reports.vm_report import DiskReport, Verdict, VmReport
+from vmguard.core.reports.vm_report import DiskReport, DiskStatus, VmReport
 from vmguard.query import ask_daemon
 from vmguard.query.answers import HealthAnswer, VmAnswer
 
@@ -89,7 +89,7 @@ def test_a_daemon_that_goes_and_comes_ends_nothing(tmp_path: Path, monkeypatch: 
 )
 def test_check_tells_the_leases_age_the_time_left_and_the_verdict(watch: dict[str, Any], words: list[str]) -> None:
     report = VmReport("web", "1", "libvirt", "running", "guarded here, running", watch=watch)
-    report.disks = [DiskReport("/srv/vm/web.raw", "disk", "exclusive", Verdict.GUARDED_HERE, "locked here")]
+    report.disks = [DiskReport("/srv/vm/web.raw", "disk", "exclusive", DiskStatus.GUARDED_HERE, "locked here")]
     stream = io.StringIO()
     check._print(report, Output(stream))
     for text in words:

@@ -18,7 +18,7 @@ from vmguard.cli.output import Output
 from vmguard.core.reports import metrics
 from vmguard.core.reports.vm_report import Status
 from vmguard.daemon.report.history import read
-from vmguard.errors import BadInput, DaemonError, VmguardError
+from vmguard.errors import BadInput, DaemonError, VmguardError, WireError
 from vmguard.protocol.client import Daemon
 from vmguard.query.places import Places
 
@@ -56,14 +56,19 @@ def run(args: argparse.Namespace, out: Output) -> int:
         time.sleep(args.every)
 
 
-def look(where: Places) -> metrics.Seen:
-    """Ask the daemon, and read the history, which is there without a daemon, too."""
+def look(where: Places) -> metrics.Answers:
+    """Ask the daemon, and read the history, which is there without a daemon, too.
+
+    Raises WireError when an answer is not understood.
+    """
     history = read(where.run_dir)
     try:
         with Daemon(where.run_dir, where.timeout) as daemon:
-            return metrics.Seen("", str(daemon.ping()["version"]), daemon.status(), daemon.health(), history)
+            return metrics.Answers.of(str(daemon.ping()["version"]), daemon.status(), daemon.health(), history)
     except DaemonError as problem:
-        return metrics.Seen(problem.message, "", [], {}, history)
+        return metrics.Answers.without_daemon(problem.message, history)
+    except (KeyError, TypeError, ValueError) as problem:
+        raise WireError(f"the daemon's answer is not understood: {problem!r}", "systemctl restart vmguard") from None
 
 
 def _write(path: str, text: str) -> None:

@@ -7,7 +7,7 @@ import os
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
-from vmguard.core.reports.vm_report import Status, Verdict
+from vmguard.core.reports.vm_report import DiskStatus, Status
 from vmguard.query import reports
 from vmguard.query.wording import guard_words
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> int:
     report = reports.who(os.path.abspath(args.file), places.of(args))
     disk = report.disk
-    status = Status.UNKNOWN if disk.verdict is Verdict.UNKNOWN else Status.OK
+    status = Status.UNKNOWN if disk.verdict is DiskStatus.UNKNOWN else Status.OK
     if args.json:
         out.json({"status": status.name, **report.as_json()})
         return status

@@ -28,15 +28,6 @@ class Window(StrEnum):
     OFF = "off"
 
 
-class OnConflict(StrEnum):
-    """What is done to a VM that writes to a disk whose lock somebody else has."""
-
-    FREEZE = "freeze"
-    FENCE = "fence"
-    REPORT = "report"
-    IGNORE = "ignore"
-
-
 class LogLevel(StrEnum):
     """The least level that the daemon logs."""
 

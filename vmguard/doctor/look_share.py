@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from vmguard.adapters.linux import ofd, proc
-from vmguard.core.locks.owner_record import SLOT, parse_slot
+from vmguard.core.locks.owner_record import SLOT_BYTES, parse_slot
 from vmguard.core.locks.ranges import WHOLE
 from vmguard.doctor.facts import RecordFacts, ShareFacts
 
@@ -50,11 +50,11 @@ def _claims(path: str) -> list[RecordFacts]:
     try:
         with open(path, "rb") as stream:
             size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size // SLOT - _MAX_SLOTS) * SLOT)
-            data = stream.read(_MAX_SLOTS * SLOT)
+            stream.seek(max(0, size // SLOT_BYTES - _MAX_SLOTS) * SLOT_BYTES)
+            data = stream.read(_MAX_SLOTS * SLOT_BYTES)
     except OSError:
         return []
-    owners = [parse_slot(data[at : at + SLOT]) for at in range(0, len(data), SLOT)]
+    owners = [parse_slot(data[at : at + SLOT_BYTES]) for at in range(0, len(data), SLOT_BYTES)]
     return [RecordFacts(owner.host, owner.machine, owner.boot, owner.claimed) for owner in owners if owner is not None]
 
 

@@ -13,7 +13,7 @@ from vmguard.adapters.linux import mounts, ofd
 from vmguard.adapters.storage.backing_chain import resolve
 from vmguard.adapters.storage.files import Opener
 from vmguard.core.locks.plan import EXCLUSIVE, NETWORK, Unguarded
-from vmguard.core.locks.ranges import WHOLE, held
+from vmguard.core.locks.ranges import WHOLE, held_ranges
 from vmguard.errors import LockConflict, LockUnavailable, PlanError
 from vmguard.hook.claimed_file import Claimed, ClaimedFile, boottime
 from vmguard.hook.vm_to_claim import LOCK_SLACK, SAY_EVERY
@@ -33,7 +33,7 @@ _USUAL_LEASE, _LEAST_MARGIN = 90.0, 5.0
 def open_and_lock(subject: Subject, settings: dict[str, Any], reporter: Reporter) -> Claimed:
     """Everything between the daemon's settings and the hand-over. Raises VmguardError or OSError: nothing stays locked
     then, because the descriptors end with this process."""
-    pieces = held([(start, length) for start, length in settings["windows"]])
+    pieces = held_ranges([(start, length) for start, length in settings["windows"]])
     opener = Opener(as_users=tuple((uid, gid) for uid, gid in settings["as_users"]))
     faults.point("planned")
     if subject.ground is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from vmguard.core.reports.vm_report import GUARDED, Status, Verdict
+from vmguard.core.reports.vm_report import GUARDED, DiskStatus, Status
 from vmguard.query.answers import FileAnswer, LockOnShare, VmAnswer
 
 
@@ -21,10 +21,10 @@ class Holder(enum.Enum):
 
 
 VERDICTS = {
-    Holder.NOBODY: Verdict.FREE,
-    Holder.PROCESS_HERE: Verdict.HELD_BY_UNKNOWN,
-    Holder.UNKNOWN: Verdict.HELD_BY_UNKNOWN,
-    Holder.HOST: Verdict.HELD_ELSEWHERE,
+    Holder.NOBODY: DiskStatus.FREE,
+    Holder.PROCESS_HERE: DiskStatus.HELD_BY_UNKNOWN,
+    Holder.UNKNOWN: DiskStatus.HELD_BY_UNKNOWN,
+    Holder.HOST: DiskStatus.HELD_ELSEWHERE,
 }
 
 
@@ -40,9 +40,9 @@ def holder_of(lock: LockOnShare, this_host: str) -> Holder:
     return Holder.HOST
 
 
-def verdict_here(file: FileAnswer) -> Verdict:
+def verdict_here(file: FileAnswer) -> DiskStatus:
     """Judge a file of a VM that this host guards."""
-    return GUARDED.get(file.guard, Verdict.UNGUARDED_HERE)
+    return GUARDED.get(file.guard, DiskStatus.UNGUARDED_HERE)
 
 
 def floor_of(vm: VmAnswer, daemon_down: bool) -> Status:

@@ -10,7 +10,7 @@ from vmguard.adapters import hypervisors
 from vmguard.adapters.hypervisors import RunDirs
 from vmguard.adapters.linux import host_identity, proc
 from vmguard.core.locks.plan import DISK, EXCLUSIVE, printable
-from vmguard.core.reports.vm_report import DiskReport, Verdict, VmReport
+from vmguard.core.reports.vm_report import DiskReport, DiskStatus, VmReport
 from vmguard.errors import VmguardError
 from vmguard.query import ask_daemon, ask_share, judge, wording
 from vmguard.query.answers import FileAnswer, LockOnShare, VmAnswer
@@ -40,7 +40,7 @@ def elsewhere(file: FileAnswer, places: Places) -> str:
     """Say who has a file locked that is wanted here; empty when nobody has. Raises VmguardError."""
     lock = ask_share.lock_of(file.path, file.mode, places)
     disk = _disk_on_share(file.path, file.mode, file.role, lock)
-    return "" if disk.verdict is Verdict.FREE else disk.text
+    return "" if disk.verdict is DiskStatus.FREE else disk.text
 
 
 # -- a VM -----------------------------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ def elsewhere(file: FileAnswer, places: Places) -> str:
 def _report_guarded(report: VmReport, vm: VmAnswer, daemon_down: bool) -> None:
     for file in vm.files:
         verdict = judge.verdict_here(file)
-        since = f", since {vm.claimed}" if verdict is Verdict.GUARDED_HERE else ""
+        since = f", since {vm.claimed}" if verdict is DiskStatus.GUARDED_HERE else ""
         report.disks.append(
             DiskReport(
                 path=file.path,
@@ -57,14 +57,14 @@ def _report_guarded(report: VmReport, vm: VmAnswer, daemon_down: bool) -> None:
                 mode=file.mode,
                 verdict=verdict,
                 text=wording.guard_words(file) + since,
-                todo="vmguard adopt" if verdict is Verdict.UNGUARDED_HERE else "",
+                todo="vmguard adopt" if verdict is DiskStatus.UNGUARDED_HERE else "",
                 ranges=file.ranges,
                 guard=file.guard,
                 through=file.through,
                 weaker=file.weaker,
             )
         )
-    report.watch = dict(vm.watch.json) if vm.watch is not None else None
+    report.watch = vm.watch.json if vm.watch is not None else None
     report.floor = judge.floor_of(vm, daemon_down)
     report.state = wording.stance(vm)
 
@@ -72,7 +72,7 @@ def _report_guarded(report: VmReport, vm: VmAnswer, daemon_down: bool) -> None:
 def _name_targets(report: VmReport, places: Places) -> None:
     """Name the host that a VM migrates to: the target writes its owner record once it has the lock, not before."""
     for disk in report.disks:
-        if disk.verdict is not Verdict.OUTGOING:
+        if disk.verdict is not DiskStatus.OUTGOING:
             continue
         try:
             owner = ask_share.lock_of(disk.path, disk.mode, places).owner
@@ -87,14 +87,14 @@ def _report_from_share(report: VmReport, found: Found, places: Places) -> None:
     run_dirs = RunDirs(places.libvirt_run_dir, places.proxmox_run_dir)
     pid = hypervisors.qemu_pid(run_dirs, found.hypervisor, found.name, found.uuid)
     if found.problem:
-        report.disks.append(DiskReport("", "", "", Verdict.UNKNOWN, found.problem))
+        report.disks.append(DiskReport("", "", "", DiskStatus.UNKNOWN, found.problem))
     for file in found.plan.files:
         try:
             disk = _disk_on_share(file.path, file.mode, file.role, ask_share.lock_of(file.path, file.mode, places))
         except VmguardError as problem:
-            disk = DiskReport(file.path, file.role, file.mode, Verdict.UNKNOWN, problem.message, problem.hint)
-        if pid is not None and disk.verdict is Verdict.FREE:
-            disk.verdict = Verdict.UNGUARDED_HERE
+            disk = DiskReport(file.path, file.role, file.mode, DiskStatus.UNKNOWN, problem.message, problem.hint)
+        if pid is not None and disk.verdict is DiskStatus.FREE:
+            disk.verdict = DiskStatus.UNGUARDED_HERE
             disk.text = f"QEMU (pid {pid}) runs on this host and nothing locks this file"
             disk.todo = "vmguard adopt"
         report.disks.append(disk)
@@ -161,7 +161,7 @@ def who(path: str, places: Places) -> FileReport:
         for user in proc.open_files(pid, {lock.inode})
     ]
     if here:
-        disk.verdict = Verdict.GUARDED_HERE
+        disk.verdict = DiskStatus.GUARDED_HERE
         disk.text = "guarded here by " + ", ".join(f"VM '{printable(vm.name)}' ({vm.state})" for vm in here)
         disk.todo = ""
     return FileReport(disk, here, users, problem or "up")

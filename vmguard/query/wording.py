@@ -10,7 +10,7 @@ from typing import assert_never
 
 from vmguard.core.locks.plan import printable
 from vmguard.core.locks.refusal import ago
-from vmguard.core.reports.vm_report import GUARDED, Verdict, VmReport
+from vmguard.core.reports.vm_report import GUARDED, DiskStatus, VmReport
 from vmguard.query.answers import FileAnswer, LockOnShare, VmAnswer
 from vmguard.query.judge import Holder
 
@@ -87,22 +87,22 @@ def holder_todo(holder: Holder, lock: LockOnShare, now: datetime.datetime) -> st
 def summary(report: VmReport) -> str:
     """Say in a few words how the whole VM stands."""
     verdicts = {disk.verdict for disk in report.disks}
-    if report.state.startswith("incoming ") and verdicts <= {Verdict.GUARDED_HERE, Verdict.INCOMING}:
+    if report.state.startswith("incoming ") and verdicts <= {DiskStatus.GUARDED_HERE, DiskStatus.INCOMING}:
         return report.state
-    if Verdict.OUTGOING in verdicts and verdicts <= {Verdict.GUARDED_HERE, Verdict.OUTGOING}:
+    if DiskStatus.OUTGOING in verdicts and verdicts <= {DiskStatus.GUARDED_HERE, DiskStatus.OUTGOING}:
         targets = {disk.owner.host for disk in report.disks if disk.owner is not None}
         return "outgoing to " + (_hosts(targets) or "another host")
     if report.state:
-        everything = verdicts == {Verdict.GUARDED_HERE}
+        everything = verdicts == {DiskStatus.GUARDED_HERE}
         return f"guarded here, {report.state}" if everything else f"{report.state} here, but not fully guarded"
-    if Verdict.UNGUARDED_HERE in verdicts:
+    if DiskStatus.UNGUARDED_HERE in verdicts:
         return "running here UNGUARDED"
-    if Verdict.HELD_ELSEWHERE in verdicts:
-        held = [disk for disk in report.disks if disk.verdict is Verdict.HELD_ELSEWHERE]
+    if DiskStatus.HELD_ELSEWHERE in verdicts:
+        held = [disk for disk in report.disks if disk.verdict is DiskStatus.HELD_ELSEWHERE]
         return "held by " + _hosts({disk.owner.host for disk in held if disk.owner})
-    if Verdict.HELD_BY_UNKNOWN in verdicts:
+    if DiskStatus.HELD_BY_UNKNOWN in verdicts:
         return "held by somebody unknown"
-    return "free" if verdicts == {Verdict.FREE} else "unknown"
+    return "free" if verdicts == {DiskStatus.FREE} else "unknown"
 
 
 def _hosts(names: set[str]) -> str:

@@ -6,8 +6,8 @@ The words are part of the JSON schema (schema 1).
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from vmguard.core.locks.owner_record import Owner
 
@@ -21,7 +21,7 @@ class Status(enum.IntEnum):
     UNKNOWN = 3
 
 
-class Verdict(enum.StrEnum):
+class DiskStatus(enum.StrEnum):
     """What is known about the lock of one file."""
 
     GUARDED_HERE = "guarded-here"
@@ -35,14 +35,14 @@ class Verdict(enum.StrEnum):
 
 
 _STATUS = {
-    Verdict.GUARDED_HERE: Status.OK,
-    Verdict.INCOMING: Status.OK,
-    Verdict.OUTGOING: Status.OK,
-    Verdict.HELD_ELSEWHERE: Status.OK,
-    Verdict.FREE: Status.OK,
-    Verdict.HELD_BY_UNKNOWN: Status.WARNING,
-    Verdict.UNGUARDED_HERE: Status.CRITICAL,
-    Verdict.UNKNOWN: Status.UNKNOWN,
+    DiskStatus.GUARDED_HERE: Status.OK,
+    DiskStatus.INCOMING: Status.OK,
+    DiskStatus.OUTGOING: Status.OK,
+    DiskStatus.HELD_ELSEWHERE: Status.OK,
+    DiskStatus.FREE: Status.OK,
+    DiskStatus.HELD_BY_UNKNOWN: Status.WARNING,
+    DiskStatus.UNGUARDED_HERE: Status.CRITICAL,
+    DiskStatus.UNKNOWN: Status.UNKNOWN,
 }
 
 #: how bad a status is for the whole, when several meet
@@ -60,7 +60,7 @@ class DiskReport:
     path: str
     role: str
     mode: str
-    verdict: Verdict
+    verdict: DiskStatus
     text: str
     todo: str = ""
     ranges: str = ""
@@ -74,7 +74,7 @@ class DiskReport:
     def status(self) -> Status:
         return _STATUS[self.verdict]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "path": self.path,
             "role": self.role,
@@ -102,8 +102,8 @@ class VmReport:
     disks: list[DiskReport] = field(default_factory=list)
     unguarded: list[dict[str, str]] = field(default_factory=list)
     daemon: str = "up"
-    #: what the watchdog knows: see Oversight.of_vm; None when it watches nothing of this VM
-    watch: dict[str, Any] | None = None
+    #: what the watchdog knows, as the daemon sent it: see Oversight.of_vm; None when it watches nothing of this VM
+    watch: Mapping[str, object] | None = None
     #: a status that the disks alone do not show (a claim without QEMU, a lost descriptor)
     floor: Status = Status.OK
 
@@ -112,7 +112,7 @@ class VmReport:
         found = [disk.status for disk in self.disks] + [self.floor]
         return worst(found if self.disks else [*found, Status.UNKNOWN])
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "schema": 1,
             "status": self.status.name,
@@ -130,8 +130,8 @@ class VmReport:
 
 #: how the daemon guards a file, as far as it does
 GUARDED = {
-    "pinned": Verdict.GUARDED_HERE,
-    "held": Verdict.GUARDED_HERE,
-    "incoming": Verdict.INCOMING,
-    "outgoing": Verdict.OUTGOING,
+    "pinned": DiskStatus.GUARDED_HERE,
+    "held": DiskStatus.GUARDED_HERE,
+    "incoming": DiskStatus.INCOMING,
+    "outgoing": DiskStatus.OUTGOING,
 }

@@ -62,17 +62,18 @@ class Service:
         keeper: Keeper,
         settings: Callable[[str], dict[str, Any]],
         oversight: Oversight,
+        incoming: Incoming,
+        adopt: Callable[[Message, Callable[[list[dict[str, Any]]], None]], None],
     ) -> None:
+        """``adopt``: carries out the request and passes on its answer."""
         self._loop = loop
         self._registry = registry
         self._keeper = keeper
         self._settings = settings
         self._oversight = oversight
         self._started = clock.wall()
-        #: the VMs that migrate to this host; set by whoever puts the daemon together
-        self.incoming: Incoming | None = None
-        #: carries out ``adopt``: the request and where its answer goes
-        self.adopt: Callable[[Message, Callable[[list[dict[str, Any]]], None]], None] | None = None
+        self._incoming_vms = incoming
+        self._adopt_vms = adopt
         self._starters = Starters(loop)
         self._operations: dict[str, Callable[[Session, Message, list[int]], Message | None]] = {
             "claim": self._claim,
@@ -168,7 +169,7 @@ class Service:
         _, uuid, hypervisor = _subject(message)
         vm_id = f"{hypervisor}-{uuid}"
         old = self._registry.get(vm_id)
-        if self.incoming is not None and self.incoming.is_announced(vm_id):
+        if self._incoming_vms.is_announced(vm_id):
             session.source = ""
         if isinstance(message.get("incoming"), str):
             session.source = str(message["incoming"])[:256]
@@ -280,8 +281,7 @@ class Service:
 
     def _incoming(self, session: Session, message: Message, fds: list[int]) -> Message:
         _, uuid, hypervisor = _subject(message)
-        if self.incoming is not None:
-            self.incoming.announce(f"{hypervisor}-{uuid}")
+        self._incoming_vms.announce(f"{hypervisor}-{uuid}")
         return {}
 
     # -- questions --------------------------------------------------------------------------------------------------
@@ -290,9 +290,7 @@ class Service:
         self._answer_list(session, [{**vm.as_json(), "watch": self._oversight.of_vm(vm)} for vm in self._registry])
 
     def _adopt(self, session: Session, message: Message, fds: list[int]) -> None:
-        if self.adopt is None:
-            raise DaemonError("this daemon does not adopt VMs")
-        self.adopt(message, lambda found: self._answer_list(session, found))
+        self._adopt_vms(message, lambda found: self._answer_list(session, found))
 
     def _answer_list(self, session: Session, found: list[dict[str, Any]]) -> None:
         # A thousand VMs do not fit into one message: the list travels in a memory file.
