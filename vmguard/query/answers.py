@@ -181,6 +181,11 @@ class AdoptAnswer:
     def from_json(cls, value: object) -> AdoptAnswer:
         return cls(VmAnswer.from_json(value), Fields(value, "a VM").text("result"))
 
+    @property
+    def has_no_lock(self) -> bool:
+        """Whether a lock that was tried for is missing: somebody else has it, or the storage has not answered."""
+        return self.result in ("conflict", "pending")
+
 
 # -- the daemon and its watchdog ------------------------------------------------------------------------------------
 
