@@ -11,6 +11,7 @@ _NAMELESS = ("", "localhost", "localhost.localdomain", "(none)", "debian", "pve"
 
 
 def judge_host(host: HostFacts) -> list[Finding]:
+    """Judge this host."""
     return [_recover(host), _name(host.identity), _identity(host.identity), _clock(host), _watchdog(host)]
 
 
@@ -30,7 +31,7 @@ def _name(me: IdentityFacts) -> Finding:
 
 
 def _identity(me: IdentityFacts) -> Finding:
-    """In the order of what is worst: a clone's id is worse than none, because it looks like one."""
+    """Judge the NFS client id, the worst case first: a clone's id is worse than none, since it looks like one."""
     if me.persistent and me.made_on and me.hardware and me.made_on != me.hardware:
         text = f"the NFS client id in {me.persistent_in} was made on another machine: this one is a clone of it"
         return fail("host.identity", _AT, text, _FIX)

@@ -1,4 +1,4 @@
-"""Findings about what the storage did with a scratch file, and about what lies on it. Pure."""
+"""Findings about what a storage did with a scratch file, and about what lies on it. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _FIX = "vmguard doctor --fix identity"
 
 
 def judge_scratch(mount: MountFacts, scratch: ScratchFacts) -> list[Finding]:
-    """Whether the storage answers, and whether a lock there is one."""
+    """Judge whether the storage answers, and whether its locks work."""
     at = mount.point
     if scratch.hung:
         text = (
@@ -86,7 +86,7 @@ def _delegation(at: str, scratch: ScratchFacts) -> list[Finding]:
 
 
 def judge_share(mount: MountFacts, share: ShareFacts, identity: IdentityFacts) -> list[Finding]:
-    """What the owner records of all hosts say, and who writes without a lock."""
+    """Judge the owner records of all hosts, and images that are written to without a lock."""
     if share.problem:
         return [warn("storage.foreign-writers", mount.point, f"it could not be looked through: {share.problem}", "")]
     return [*_writers(mount, share), *_twins(mount, share, identity)]

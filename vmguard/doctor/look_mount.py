@@ -1,4 +1,4 @@
-"""Looks at NFS mounts through /proc alone: no request is made, so it cannot hang."""
+"""Looks at NFS mounts through /proc alone: that sends no request, so it cannot hang."""
 
 from __future__ import annotations
 
@@ -79,6 +79,6 @@ def lock_requests(point: str, stream: TextIO) -> int | None:
 
 
 def mount_of(path: str, found: list[MountFacts]) -> MountFacts | None:
-    """The NFS mount below which a path lies, by its name alone."""
+    """Return the NFS mount below which a path lies, judged by the path alone; None when there is none."""
     below = [mount for mount in found if path == mount.point or path.startswith(mount.point.rstrip("/") + "/")]
     return max(below, key=lambda mount: len(mount.point), default=None)

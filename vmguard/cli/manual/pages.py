@@ -12,7 +12,7 @@ from vmguard.cli.schemas import ERROR, SCHEMAS, drawn
 from vmguard.doctor.catalogue import CHECKS
 from vmguard.hook import operations
 
-#: of the pages, for their last line
+#: shown in the last line of each page
 _DATE = "2026-11-21"
 _NOT_OPTIONS = ("help",)
 _DESCRIPTION = (
@@ -52,7 +52,7 @@ _PROXMOX_CALL = "SNIPPET VMID PHASE"
 
 
 def vmguard_8(top: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser]) -> str:
-    """The program: every command with its own help text."""
+    """Return vmguard(8): every command with its own help text."""
     page = Page("vmguard", 8, vmguard.__version__, _DATE, "guards the disks of VMs on NFSv4: one host at a time")
     page.section("synopsis")
     page.literal([_usage(top)])
@@ -132,7 +132,7 @@ def _list(page: Page, entries: dict[str, str]) -> None:
 
 
 def yaml_5() -> str:
-    """The configuration: every row of the table of settings."""
+    """Return vmguard.yaml(5): every row of the table of settings."""
     page = Page("vmguard.yaml", 5, vmguard.__version__, _DATE, "the configuration of vmguard")
     page.section("synopsis")
     page.literal(["/etc/vmguard/vmguard.yaml", "/etc/vmguard/conf.d/*.yaml"])
@@ -162,7 +162,7 @@ def _setting(row: config.Setting) -> Iterator[str]:
 
 
 def hooks_7() -> str:
-    """The hooks: when each hypervisor calls them, what they do, what their failure does."""
+    """Return vmguard-hooks(7): when each hypervisor calls its hook, what it does, what its failure does."""
     page = Page(
         "vmguard-hooks", 7, vmguard.__version__, _DATE, "what vmguard does when a hypervisor starts or stops a VM"
     )
@@ -201,5 +201,5 @@ def hooks_7() -> str:
     return page.text()
 
 
-#: of vmguard/hook/libvirt.py, which is not imported here: it belongs to the hot path
+#: as in vmguard/hook/libvirt.py, which belongs to the hot path and is not imported here
 PROOF = "vmguard-proof-"
