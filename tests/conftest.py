@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import statistics
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from tests.support import processes
+
 # How long an example takes is the machine's business; each test has a deadline of its own (tests/run).
 hypothesis.settings.register_profile("vmguard", deadline=None)
 hypothesis.settings.load_profile("vmguard")
 
+FAILED = pytest.StashKey[bool]()
 IN_CI = os.environ.get("CI") == "true"
 LOG_TAIL = 4000  # characters of each guest's console and log beside a failed test
 
@@ -24,6 +27,8 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    if report.failed:
+        item.stash[FAILED] = True
     if report.failed and "tests.lab.lab" in sys.modules:
         from tests.lab import Lab
 
@@ -32,6 +37,24 @@ def pytest_runtest_makereport(
             for path in sorted(lab.space.logs.iterdir()):
                 report.sections.append((f"lab: {path}", path.read_text(errors="replace")[-LOG_TAIL:]))
     return report
+
+
+@pytest.fixture(autouse=True)
+def no_process_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End what a test has left running, whatever became of it. A test that passes must end its processes itself."""
+    mark = processes.mark()
+    yield
+    left = processes.end_since(mark)
+    if left and not request.node.stash.get(FAILED, False):
+        pytest.fail(f"the test has left {left} processes running")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_process_left_by_a_module() -> Iterator[None]:
+    """End what fixtures of a module have left running, also if one of them failed half way."""
+    mark = processes.mark()
+    yield
+    processes.end_since(mark)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -61,6 +61,11 @@ def failing(times: int, copy: Callable[[GuardedVm], None]) -> Callable[[GuardedV
     return sometimes
 
 
+def without_effect(world: World) -> None:
+    """Let SIGKILL have no effect, as on a process in state D."""
+    world.signals.kill = lambda vm: {vm.pid}  # type: ignore[method-assign]
+
+
 def broken(vm: GuardedVm) -> None:
     raise MemoryError
 
@@ -93,6 +98,17 @@ def test_a_copy_that_fails_at_first_is_taken_on_its_rung(world: World, held_at_t
     assert world.codes[:2] == ["fence.copy", "fence.kill"]
     assert held_at_the_kill == [True]
     assert not any(report.level is Level.ERROR for report in world.reports)
+
+
+def test_while_a_killed_process_hangs_the_copy_is_tried_again(world: World) -> None:
+    vm = pinned_without_copy(world)
+    take, world.copy = world.copy, broken
+    without_effect(world)
+    climb(world, vm)
+    assert world.turn(lambda: "fence.death" in world.codes)
+    assert vm.files[0].fd < 0
+    world.copy = take
+    assert world.turn(lambda: vm.files[0].fd >= 0)
 
 
 @pytest.mark.parametrize("copy", [failing(1000, broken), broken], ids=["in vain", "raises"])

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.fencer_harness import World
 from tests.support.guard import eventually
+from tests.support.processes import track
 from vmguard.adapters.linux import proc
 from vmguard.adapters.proxmox import helpers as proxmox_helpers
 from vmguard.adapters.proxmox import host as proxmox_host
@@ -48,8 +49,8 @@ def children() -> Iterator[list[subprocess.Popen[bytes]]]:
 def program(folder: Path, words: tuple[str, ...], children: list[subprocess.Popen[bytes]]) -> int:
     """A process that looks like this from outside."""
     given = [word.replace("{run}", str(folder / "qemu-server")) for word in words]
-    child = subprocess.Popen(
-        [given[0], "-IS", "-c", _SLEEP, *given[1:]], executable=sys.executable, stdin=subprocess.PIPE
+    child = track(
+        subprocess.Popen([given[0], "-IS", "-c", _SLEEP, *given[1:]], executable=sys.executable, stdin=subprocess.PIPE)
     )
     children.append(child)
     assert eventually(lambda: proc.cmdline(child.pid)[-1:] == given[-1:])

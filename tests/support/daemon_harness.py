@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import track
 from vmguard.adapters.linux import clock, ofd, proc
 from vmguard.config.libvirt import Libvirt
 from vmguard.config.settings import Config, Daemon, OwnerRecord, Unguarded
@@ -63,13 +64,9 @@ class Writer:
     """A process that looks like QEMU (or like one of its helpers) from outside, and writes like one."""
 
     def __init__(self, *arguments: str, program: str = "qemu-system-x86_64") -> None:
-        self.process = subprocess.Popen(
-            [program, "-IS", "-c", _CODE, *arguments],
-            executable=sys.executable,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        command = [program, "-IS", "-c", _CODE, *arguments]
+        pipe = subprocess.PIPE
+        self.process = track(subprocess.Popen(command, executable=sys.executable, stdin=pipe, stdout=pipe, text=True))
 
     @property
     def pid(self) -> int:
@@ -198,5 +195,7 @@ def open_corner(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Corne
         corner.loop.call_in(0.02, wake)
 
     wake()
-    yield corner
-    corner.end()
+    try:
+        yield corner
+    finally:
+        corner.end()

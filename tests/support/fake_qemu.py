@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.support.guard import Vm
+from tests.support.processes import track
 from vmguard.adapters.libvirt.host import pid_file
 
 #: bytes that QEMU locks of an image that it writes (block/file-posix.c): consistent read, write, resize; not shared
@@ -46,12 +47,9 @@ class FakeQemu:
 
     def __init__(self, run_dir: Path, vm: Vm, read_only: tuple[Path, ...] = (), locking: bool = True) -> None:
         self.vm = vm
-        self.process = subprocess.Popen(
-            [sys.executable, "-IS", "-c", _CODE.format(bytes=_BYTES, locking=locking), "-uuid", vm.uuid],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        command = [sys.executable, "-IS", "-c", _CODE.format(bytes=_BYTES, locking=locking), "-uuid", vm.uuid]
+        pipe = subprocess.PIPE
+        self.process = track(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
         for disk in vm.disks:
             self.open(disk, os.O_RDONLY if disk in read_only else os.O_RDWR)
         self.pid_file = Path(pid_file(str(run_dir), vm.name))

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.support.processes import track
 from vmguard.adapters.hypervisors import RunDirs
 from vmguard.adapters.linux import clock, hardware_watchdog, ofd, proc
 from vmguard.core.locks.claim_states import State
@@ -68,7 +69,8 @@ class World:
 
     def run(self, code: str, *words: str, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-IS", "-c", code, *words]
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=pass_fds)
+        pipe = subprocess.PIPE
+        child = track(subprocess.Popen(command, stdin=pipe, stdout=pipe, pass_fds=pass_fds))
         assert child.stdout is not None
         child.stdout.readline()
         self.children.append(child)

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
+from tests.support.processes import Supervised
 from vmguard.cli.hook_script import text as hook_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -120,15 +121,17 @@ def eventually(wanted: Callable[[], bool], seconds: float = 3.0) -> bool:
 
 
 def run(command: Sequence[str], stdin: bytes = b"", env: dict[str, str] | None = None, timeout: float = 50.0) -> Answer:
-    """Run until its pipes are closed by everybody who has them, as libvirt does."""
+    """Run until its pipes are closed by every process that has them, as libvirt does.
+
+    Whatever interrupts that, nothing of the command's process group is left.
+    """
     began = time.monotonic()
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, cwd="/"
-    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env, cwd="/", process_group=0)
     try:
         out, err = process.communicate(stdin, timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)  # not reaped yet: the number is still its own
         process.communicate()
         raise
     return Answer(
@@ -149,7 +152,8 @@ class Guard:
         self.hook_file = folder / "qemu-hook"
         #: what the daemon finds in its environment besides our own
         self.environment: dict[str, str] = {}
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Supervised | None = None
+        self._launched: list[Supervised] = []
         self.libvirt_dir.mkdir(exist_ok=True)
         (folder / "domains").mkdir(exist_ok=True)
         self.configure(**sections)
@@ -175,7 +179,16 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        try:
+            self.stop()
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """End all daemons that were launched, and every process that descends from them."""
+        while self._launched:
+            self._launched.pop().end()
+        self.process = None
 
     @property
     def log(self) -> str:
@@ -187,25 +200,27 @@ class Guard:
         assert self.process is not None
         return self.process.pid
 
-    def launch(self) -> subprocess.Popen[bytes]:
+    def launch(self) -> Supervised:
         """Start a daemon process and wait for nothing."""
         with (self.folder / "daemon.log").open("ab") as log:
-            return subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", "vmguard", "--config", str(self.config), "daemon"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=REPOSITORY,
-                env={**os.environ, **self.environment},
-            )
+            process = Supervised(self.daemon_command(), log, {**os.environ, **self.environment}, REPOSITORY)
+        self._launched.append(process)
+        return process
+
+    def daemon_command(self) -> list[str]:
+        return [*self.prefix, sys.executable, "-m", "vmguard", "--config", str(self.config), "daemon"]
 
     def start(self) -> None:
-        """Start the daemon and wait until it answers."""
+        """Start the daemon and wait until it answers. If it does not, neither it nor a child of it is left."""
         ready = self.log.count("ready, guarding")
-        self.process = self.launch()
-        process = self.process
-        assert eventually(lambda: self.log.count("ready, guarding") > ready or process.poll() is not None, 20)
-        assert process.poll() is None, self.log
+        process = self.process = self.launch()
+        try:
+            assert eventually(lambda: self.log.count("ready, guarding") > ready or process.poll() is not None, 20)
+            assert process.poll() is None, self.log
+        except BaseException:
+            self.process = None
+            process.end()
+            raise
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """End the daemon by a signal and wait for its end."""

@@ -27,6 +27,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from tests.support.guard import REPOSITORY, Answer, eventually, run
 from tests.support.namespaces import Space
+from tests.support.processes import track
 
 # /dev without kvm: where only root may use it, libvirt finds its knowledge of QEMU outdated at every single call and
 # probes anew, for seconds.
@@ -95,7 +96,11 @@ class LibvirtHost:
         self.folder.chmod(0o755)  # QEMU runs as libvirt-qemu
         self._services: list[subprocess.Popen[bytes]] = []
         furnish = _FURNISH.replace("{lock_manager}", "lockd" if virtlockd else "nop")
-        self.space = Space(furnish + self._more_furniture(), own_pids=True)
+        try:
+            self.space = Space(furnish + self._more_furniture(), own_pids=True)
+        except BaseException:
+            shutil.rmtree(self.folder)
+            raise
         self.root = self.space.root
         try:
             self._furnish(guarded, virtlockd)
@@ -130,9 +135,8 @@ class LibvirtHost:
 
     def _serve(self, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{Path(command[0]).name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [*self.space.prefix, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/"
-            )
+            words = [*self.space.prefix, *command]
+            process = track(subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/"))
         self._services.append(process)
         return process
 

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+from tests.support.processes import track
+
 #: the corner's first process inherits orphans; with CHLD ignored they do not stay as zombies (a shell would not do: its
 #: own handler of CHLD would interrupt its read)
 _FIRST = (
@@ -30,20 +32,20 @@ class Space:
         options = ["--mount", "--propagation", "private"]
         if own_pids:
             options += ["--net", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        self._process = subprocess.Popen(
-            ["unshare", *options, "/bin/sh", "-c", _INSIDE.format(script=script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert self._process.stdout is not None
-        if self._process.stdout.readline() != b"ready\n":
-            self.end()
-            raise RuntimeError(f"the corner could not be furnished: {script}")
+        command = ["unshare", *options, "/bin/sh", "-c", _INSIDE.format(script=script)]
+        self._process = track(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         #: pid of a process that is inside, seen from outside
         self.pid = self._process.pid
-        if own_pids:
-            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-            self.pid = int(children[0])
+        try:
+            assert self._process.stdout is not None
+            if self._process.stdout.readline() != b"ready\n":
+                raise RuntimeError(f"the namespaces could not be set up: {script}")
+            if own_pids:
+                children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+                self.pid = int(children[0])
+        except BaseException:
+            self.end()
+            raise
         self.prefix = ["nsenter", "--target", str(self.pid), "--mount"]
         if own_pids:
             self.prefix += ["--pid", "--net", "--uts"]

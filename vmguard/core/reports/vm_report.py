@@ -1,4 +1,4 @@
-"""What `vmguard check` says of a VM: one verdict for each disk, and one for the whole.
+"""The report of `vmguard check` about one VM: a status for each disk, and one for the whole.
 
 The words are part of the JSON schema (schema 1).
 """
@@ -13,7 +13,7 @@ from vmguard.core.locks.owner_record import Owner
 
 
 class Status(enum.IntEnum):
-    """The exit code of `check`, by the convention of monitoring plugins."""
+    """The exit code of `check`, following the convention of monitoring plugins."""
 
     OK = 0
     WARNING = 1
@@ -22,7 +22,7 @@ class Status(enum.IntEnum):
 
 
 class DiskStatus(enum.StrEnum):
-    """What is known about the lock of one file."""
+    """The state of one file's lock, as far as it is known."""
 
     GUARDED_HERE = "guarded-here"
     INCOMING = "incoming"
@@ -45,17 +45,18 @@ _STATUS = {
     DiskStatus.UNKNOWN: Status.UNKNOWN,
 }
 
-#: how bad a status is for the whole, when several meet
+#: rank of each status when the worst of several is taken
 _WEIGHT = {Status.OK: 0, Status.WARNING: 1, Status.UNKNOWN: 2, Status.CRITICAL: 3}
 
 
 def worst(statuses: list[Status]) -> Status:
+    """Return the worst of several statuses; UNKNOWN for none."""
     return max(statuses, key=lambda status: _WEIGHT[status], default=Status.UNKNOWN)
 
 
 @dataclass
 class DiskReport:
-    """One file: verdict, the sentence for people, what to do, and the owner record if there is one."""
+    """One file: its status, a sentence for people, what to do, and the owner record if there is one."""
 
     path: str
     role: str
@@ -65,8 +66,9 @@ class DiskReport:
     todo: str = ""
     ranges: str = ""
     guard: str = ""
-    #: which descriptor of which process carries the lock, and why none does
+    #: the descriptor and process that carry the lock
     through: str = ""
+    #: why the lock is held beside the VM only
     weaker: str = ""
     owner: Owner | None = None
 
@@ -92,7 +94,7 @@ class DiskReport:
 
 @dataclass
 class VmReport:
-    """A whole VM. ``state`` is the life of its claim on this host, empty when this host holds none."""
+    """A whole VM. ``state`` is the state of its claim on this host; empty when this host holds no claim."""
 
     name: str
     uuid: str
@@ -128,7 +130,7 @@ class VmReport:
         }
 
 
-#: how the daemon guards a file, as far as it does
+#: the daemon's word for a guarded file -> its status
 GUARDED = {
     "pinned": DiskStatus.GUARDED_HERE,
     "held": DiskStatus.GUARDED_HERE,
