@@ -57,7 +57,7 @@ def test_who_holds_a_file(lock: LockOnShare, holder: Holder, words: str, todo: s
         (replace(VM, state="conflict"), True, "conflict", Status.CRITICAL, Status.CRITICAL),
         (replace(VM, state="offered"), False, "offered", Status.WARNING, Status.OK),
         (replace(VM, incoming="hyp-b"), False, "incoming from hyp-b", Status.OK, Status.OK),
-        (replace(VM, files=(replace(FILE, weaker="x"),)), False, "running", Status.WARNING, Status.WARNING),
+        (replace(VM, files=(replace(FILE, unpinned_reason="x"),)), False, "running", Status.WARNING, Status.WARNING),
         (replace(VM, files=(replace(FILE, guard="lost"),)), False, "running", Status.OK, Status.CRITICAL),
     ],
 )
@@ -70,7 +70,7 @@ def test_the_word_and_the_status_of_a_vm(vm: VmAnswer, down: bool, word: str, fl
     [
         (replace(FILE, through="descriptor 3 of pid 7", process="qemu"), "pinned on descriptor 3 of pid 7 (qemu)"),
         (replace(FILE, guard="held"), "locked here (0-EOF), exclusive, held beside the VM only: no process"),
-        (replace(FILE, guard="held", weaker="a reason"), "beside the VM only: a reason"),
+        (replace(FILE, guard="held", unpinned_reason="a reason"), "beside the VM only: a reason"),
         (replace(FILE, guard="incoming"), "no third host can take it"),
         (replace(FILE, guard="outgoing"), "left to the host that the VM migrates to"),
         (replace(FILE, guard="lost"), "lost with the daemon"),

@@ -30,7 +30,7 @@ class FileAnswer:
     through: str
     process: str
     #: why the lock is not on the process's own description; empty when it is
-    weaker: str
+    unpinned_reason: str
     #: who has it locked although this VM uses it; empty when nobody does
     conflict: str
     json: Json
@@ -47,7 +47,7 @@ class FileAnswer:
             inode=fields.whole("inode"),
             through=fields.text("through", ""),
             process=fields.text("process", ""),
-            weaker=fields.text("weaker", ""),
+            unpinned_reason=fields.text("weaker", ""),
             conflict=fields.text("conflict", ""),
             json=fields.json,
         )
