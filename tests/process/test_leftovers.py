@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -55,7 +56,8 @@ def sleepers() -> Iterator[Sleepers]:
     made = Sleepers()
     yield made
     for pid in made.pids():  # of a negative control, or of a test that failed
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 class _Impostor(Guard):
