@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from vmguard.adapters.linux import ofd
 from vmguard.adapters.storage import lock_holder
-from vmguard.core.locks.plan import EXCLUSIVE
+from vmguard.core.locks.plan import EXCLUSIVE, printable
 from vmguard.core.locks.ranges import FOOTHOLD, WHOLE
-from vmguard.core.locks.refusal import Here, printable
+from vmguard.core.locks.refusal import Here
 from vmguard.errors import LockConflict
 
 TYPE_CHECKING = False

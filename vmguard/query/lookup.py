@@ -19,9 +19,9 @@ from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import Opener, ReadOnlyOpener
 from vmguard.adapters.storage.libvirt_pools import Pools
 from vmguard.core.locks.owner_record import TEXT_FIELDS, Owner
-from vmguard.core.locks.plan import DISK, EXCLUSIVE, Plan
+from vmguard.core.locks.plan import DISK, EXCLUSIVE, Plan, printable
 from vmguard.core.locks.ranges import WHOLE
-from vmguard.core.locks.refusal import ago, printable
+from vmguard.core.locks.refusal import ago
 from vmguard.core.reports.vm_report import GUARDED, DiskReport, Status, Verdict, VmReport, guard_words
 from vmguard.core.sources.domain_xml import parse_domain
 from vmguard.errors import BadInput, DaemonError, VmguardError
