@@ -17,14 +17,18 @@ from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import clock, journal, oom_and_scheduling, systemd
 from vmguard.adapters.linux.hardware_watchdog import HostFence
 from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.plan import BLOCK, DIRECTORY, MISSING, NETWORK
 from vmguard.core.locks.ranges import FOOTHOLD, LIBVIRT_WINDOW, QEMU_WINDOW, VIRTLOCKD_WINDOW, Range, held
 from vmguard.core.watchdog.events import HostFence as OnUnproven
 from vmguard.core.watchdog.events import Policy
 from vmguard.core.watchdog.timing import Wishes
 from vmguard.daemon import wiring
-from vmguard.daemon.api.hook_prefork import Standby
-from vmguard.daemon.api.server import Service
-from vmguard.daemon.api.watchdog_status import Oversight
+from vmguard.daemon.api.claims import ClaimRequests
+from vmguard.daemon.api.commands import Commands
+from vmguard.daemon.api.hook_prefork import HookPrefork
+from vmguard.daemon.api.questions import Questions
+from vmguard.daemon.api.server import Server
+from vmguard.daemon.api.watchdog_status import WatchdogStatus
 from vmguard.daemon.claim import fdstore_recovery
 from vmguard.daemon.claim.lifecycle import Keeper, Timing
 from vmguard.daemon.fence.fencer import Fencer, Surroundings
@@ -42,6 +46,7 @@ from vmguard.daemon.watch.lease_store import Leases
 from vmguard.daemon.watch.maintenance_mode import Arming
 from vmguard.errors import DaemonError
 from vmguard.protocol import wire
+from vmguard.protocol.messages import ClaimPolicy, ClaimSettings, HostIdentity, RecordOptions
 
 log = logging.getLogger("vmguard")
 
@@ -85,20 +90,21 @@ class Daemon:
         self.keeper = Keeper(self.loop, workers, self.registry, pinner, self._timing(), mark)
         self._resume({name: fd for name, fd in passed if "-" in name})
         watcher, arming = self._watchdog()
-        service = Service(
-            self.loop, self.registry, self.keeper, self._settings, Oversight(watcher, arming, self.fencer)
-        )
         listener = self._listener([fd for name, fd in passed if "-" not in name])
-        service.listen(listener)
-        parts = (self.loop, self.registry, self.keeper, pinner, workers, self.records, service)
-        wiring.furnish(*parts, lambda: self.config, watcher.io_error)
+        parts = (self.loop, self.registry, self.keeper, pinner, workers, self.records)
+        incoming, adopter = wiring.furnish(*parts, lambda: self.config, watcher.io_error)
+        claims = ClaimRequests(self.loop, self.registry, self.keeper, self._settings, incoming)
+        questions = Questions(self.registry, WatchdogStatus(watcher, arming, self.fencer))
+        commands = Commands(arming, adopter.adopt)
+        handlers = {**claims.handlers, **questions.handlers, **commands.handlers}
+        Server(self.loop, self.keeper, handlers).listen(listener)
         watcher.shield = pinner.shield
         pinner.start()
         arming.resume()
         watcher.start()
         self.fencer.resume()
         self._signals()
-        Standby(self.loop, self._run_dir, _STANDING_BY if self.config.hook.standby else 0).start()
+        HookPrefork(self.loop, self._run_dir, _STANDING_BY if self.config.hook.standby else 0).start()
         systemd.notify("READY=1\nSTATUS=guarding")
         systemd.keep_alive(self.loop.call_in)
         log.info("ready, guarding %d VMs", len(self.registry))
@@ -236,28 +242,28 @@ class Daemon:
         notify = self.config.notify
         return Wanted(notify.command, notify.timeout, notify.level)
 
-    def _settings(self, hypervisor: str) -> dict[str, Any]:
-        """What a claim needs to know; JSON, see the protocol's ``claim``. A wait of None: by the mount's lease."""
-        config = self.config
+    def _settings(self, hypervisor: str, incoming: str | None) -> ClaimSettings:
+        """Return what a claim must know. ``incoming``: the node that the VM migrates from; None: an ordinary start."""
+        config, policy = self.config, self.config.policy
         on_proxmox = hypervisor == PROXMOX
-        return {
-            "now": clock.wall(),
-            "wait": (config.proxmox.lock_wait or None) if on_proxmox else config.hook.wait,
-            "mount_wait": config.proxmox.mount_wait,
-            "timeout": config.hook.timeout,
-            "windows": [list(window) for window in self._windows(hypervisor)],
-            "policy": {
-                "block": config.policy.block_devices,
-                "network": config.policy.network_disks,
-                "unsafe_mounts": config.policy.unsafe_mounts,
-                "local": config.policy.local_filesystems,
-                "missing": "allow",
-                "directory": "allow",
-            },
-            "record": {"folder": self.records.settings.folder, "timeout": config.owner_record.timeout},
-            "identity": fields(self.records.settings),
-            "as_users": [] if on_proxmox else _user(config.libvirt.qemu_user),
+        by_kind = {
+            BLOCK: str(policy.block_devices),
+            NETWORK: str(policy.network_disks),
+            MISSING: "allow",
+            DIRECTORY: "allow",
         }
+        return ClaimSettings(
+            now=clock.wall(),
+            wait=(config.proxmox.lock_wait or None) if on_proxmox else config.hook.wait,
+            mount_wait=config.proxmox.mount_wait,
+            timeout=config.hook.timeout,
+            excluded_ranges=self._windows(hypervisor),
+            policy=ClaimPolicy(str(policy.unsafe_mounts), str(policy.local_filesystems), by_kind),
+            record=RecordOptions(self.records.settings.folder, config.owner_record.timeout),
+            identity=HostIdentity(**fields(self.records.settings)),
+            as_users=[] if on_proxmox else _user(config.libvirt.qemu_user),
+            incoming=incoming,
+        )
 
     def _windows(self, hypervisor: str) -> list[Range]:
         windows, chosen = self.config.windows, []
@@ -276,12 +282,12 @@ class Daemon:
         return held(self._windows(hypervisor))
 
 
-def _user(name: str) -> list[list[int]]:
+def _user(name: str) -> list[tuple[int, int]]:
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
         return []
-    return [[entry.pw_uid, entry.pw_gid]]
+    return [(entry.pw_uid, entry.pw_gid)]
 
 
 def main(config_paths: Any, verbose: int = 0) -> int:

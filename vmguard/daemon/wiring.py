@@ -9,7 +9,6 @@ from vmguard.config.choices import LocalFiles
 from vmguard.config.settings import Config
 from vmguard.daemon.adopt.adopter import Adopter
 from vmguard.daemon.adopt.unclaimed_qemu import Census
-from vmguard.daemon.api.server import Service
 from vmguard.daemon.claim.lifecycle import Keeper
 from vmguard.daemon.claim.migration_target import Incoming
 from vmguard.daemon.fence.conflicts import Conflicts
@@ -31,18 +30,19 @@ def furnish(
     pinner: Pinner,
     workers: Workers,
     records: Records,
-    service: Service,
     config: Callable[[], Config],
     io_error: Callable[[GuardedVm], None],
-) -> None:
-    """Wire the census, the conflicts, the owner records and ``adopt`` into a daemon, and start looking."""
+) -> tuple[Incoming, Adopter]:
+    """Wire the census, the conflicts and the owner records into a daemon, and start looking.
+
+    Returns what the server needs: the VMs that migrate to this host, and ``adopt``.
+    """
     conflicts = Conflicts(loop, registry, pinner, lambda: config().unguarded)
     claims = Claims(loop, registry, records)
     census = Census(loop, registry, keeper, pinner, lambda: config().unguarded)
 
     incoming = Incoming(loop, workers, registry, pinner, conflicts, lambda: config().migration)
     keeper.on_running = incoming.follow
-    service.incoming = incoming
 
     def pinned(vm: GuardedVm, file: GuardedFile) -> None:
         claims.pinned(vm, file)
@@ -53,9 +53,10 @@ def furnish(
         return config().policy.local_filesystems is LocalFiles.LOCK
 
     pinner.on_pinned = pinned
-    service.adopt = Adopter(loop, registry, census, pinner, conflicts, local).adopt
+    adopter = Adopter(loop, registry, census, pinner, conflicts, local)
     census.start()
     Hints(loop, registry, pinner.attend, io_error, lambda: has_libvirt(config())).start()
+    return incoming, adopter
 
 
 def has_libvirt(config: Config) -> bool:

@@ -102,7 +102,7 @@ class VmReport:
     disks: list[DiskReport] = field(default_factory=list)
     unguarded: list[dict[str, str]] = field(default_factory=list)
     daemon: str = "up"
-    #: what the watchdog knows: see Oversight.of_vm; None when it watches nothing of this VM
+    #: what the watchdog knows: see WatchdogStatus.of_vm; None when it watches nothing of this VM
     watch: dict[str, Any] | None = None
     #: a status that the disks alone do not show (a claim without QEMU, a lost descriptor)
     floor: Status = Status.OK
