@@ -24,9 +24,9 @@ from tests.lab import Job, Lab
 from tests.lab.domain import SERIAL, domain_xml
 from tests.lab.guest import PYTHON, REPOSITORY
 from tests.lab.heartbeat import heartbeat_disk
-from tests.real.guard import eventually
-from tests.real.neighbour import Neighbour
-from tests.scenarios.guarded import SHARE, Guarded
+from tests.support.guard import eventually
+from tests.support.guarded_guests import SHARE, Guarded
+from tests.support.migration_peer import Neighbour
 
 DEFAULT_ROUNDS = 10
 #: milliseconds by which the guard may lengthen the stand

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.real.guard import REPOSITORY, Guard, Vm, eventually, make_disk
+from tests.support.guard import REPOSITORY, Guard, Vm, eventually, make_disk
 from tests.unit.test_metrics import SEEN
 from vmguard.core.reports.metrics import families, text
 

@@ -12,7 +12,7 @@ import pytest
 
 from vmguard.cli import check, status
 from vmguard.cli.output import Output
-from vmguard.core.reports.vm_report import DiskReport, Verdict, VmReport
+from vmguard.core.reports.vm_report import DiskReport, DiskStatus, VmReport, WatchJson
 from vmguard.query import lookup
 
 LOCK = {"path": "/srv/vm/web.raw", "mount": "/srv/vm", "verdict": "kept", "evidence": "answered", "kept_age": 0.4}
@@ -83,9 +83,9 @@ def test_a_daemon_that_goes_and_comes_ends_nothing(tmp_path: Path, monkeypatch: 
         ({**WATCH, "fence": "killing QEMU"}, ["running: killing QEMU"]),
     ],
 )
-def test_check_tells_the_leases_age_the_time_left_and_the_verdict(watch: dict[str, Any], words: list[str]) -> None:
+def test_check_tells_the_leases_age_the_time_left_and_the_verdict(watch: WatchJson, words: list[str]) -> None:
     report = VmReport("web", "1", "libvirt", "running", "guarded here, running", watch=watch)
-    report.disks = [DiskReport("/srv/vm/web.raw", "disk", "exclusive", Verdict.GUARDED_HERE, "locked here")]
+    report.disks = [DiskReport("/srv/vm/web.raw", "disk", "exclusive", DiskStatus.GUARDED_HERE, "locked here")]
     stream = io.StringIO()
     check._print(report, Output(stream))
     for text in words:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
-from vmguard.core.reports.vm_report import VmReport
+from vmguard.core.reports.vm_report import LockJson, VmReport
 from vmguard.query import lookup
 
 
@@ -54,6 +53,6 @@ def _lease(age: float | None, left: float | None) -> str:
     return f"lease confirmed {age:.1f} s ago; {left:.1f} s until the VM is frozen if the server is silent from now on"
 
 
-def _verdict(lock: dict[str, Any]) -> str:
+def _verdict(lock: LockJson) -> str:
     age = f", {lock['kept_age']:.1f} s ago" if lock["kept_age"] is not None else ""
     return f"verdict {lock['verdict'].upper()}{age}: {lock['evidence'] or 'not asked yet'}"

@@ -53,14 +53,14 @@ def run(args: argparse.Namespace, out: Output) -> int:
         time.sleep(args.every)
 
 
-def look(where: Places) -> metrics.Seen:
+def look(where: Places) -> metrics.Answers:
     """Ask the daemon; without one the history is still there."""
     history = read(where.run_dir)
     try:
         with Daemon(where.run_dir, where.timeout) as daemon:
-            return metrics.Seen("", str(daemon.ping()["version"]), daemon.status(), daemon.health(), history)
+            return metrics.Answers.of(str(daemon.ping()["version"]), daemon.status(), daemon.health(), history)
     except DaemonError as problem:
-        return metrics.Seen(problem.message, "", [], {}, history)
+        return metrics.Answers.without_daemon(problem.message, history)
 
 
 def _write(path: str, text: str) -> None:

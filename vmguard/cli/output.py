@@ -26,7 +26,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from vmguard.core.locks.refusal import printable
+from vmguard.core.locks.plan import printable
 from vmguard.errors import VmguardError
 
 _STYLES = {"OK": "green", "WARNING": "yellow", "CRITICAL": "bold red", "UNKNOWN": "magenta"}

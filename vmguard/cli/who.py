@@ -7,7 +7,7 @@ import os
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
-from vmguard.core.reports.vm_report import Status, Verdict, guard_words
+from vmguard.core.reports.vm_report import DiskStatus, Status, guard_words
 from vmguard.query import lookup
 
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     answer = lookup.who(os.path.abspath(args.file), places.of(args))
-    status = Status.UNKNOWN if answer["verdict"] == Verdict.UNKNOWN else Status.OK
+    status = Status.UNKNOWN if answer["verdict"] == DiskStatus.UNKNOWN else Status.OK
     if args.json:
         out.json({"status": status.name, **answer})
         return status

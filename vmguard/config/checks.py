@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmguard.config.problems import Problem
 from vmguard.config.settings import Config, KeyPath, Origin, Setting, settings
-from vmguard.core.locks.refusal import printable
+from vmguard.core.locks.plan import printable
 
 #: (longer, shorter, what would happen otherwise): the first must exceed the second
 _LONGER: tuple[tuple[KeyPath, KeyPath, str], ...] = (

@@ -26,15 +26,6 @@ class Window(StrEnum):
     OFF = "off"
 
 
-class OnConflict(StrEnum):
-    """What is done to a VM that writes to a disk whose lock somebody else has."""
-
-    FREEZE = "freeze"
-    FENCE = "fence"
-    REPORT = "report"
-    IGNORE = "ignore"
-
-
 class LogLevel(StrEnum):
     ERROR = "error"
     WARNING = "warning"

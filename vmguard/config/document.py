@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmguard.config.problems import BadConfig, Problem, quoted
-from vmguard.core.locks.refusal import printable
+from vmguard.core.locks.plan import printable
 
 #: bytes; no configuration written by people comes near it
 MAX_SIZE = 1 << 20

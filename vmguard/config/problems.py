@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vmguard.core.locks.refusal import printable
+from vmguard.core.locks.plan import printable
 from vmguard.errors import ConfigError
 
 #: problems named in the message of an error; ``problems`` has them all

@@ -55,8 +55,10 @@ def _setting(row: Setting) -> Iterator[str]:
 
 
 _VMS = (
-    "What is set for one VM alone, by its name or uuid: any of " + ", ".join(VM_KEYS) + " as in section watch. Where "
-    "both name and uuid are given, the uuid's entry wins."
+    "What is set for one VM alone, by its name or uuid: any of "
+    + ", ".join(f"{key}" if key == path[1] else f"{key} ({'.'.join(path)})" for key, path in VM_KEYS.items())
+    + " as in section watch, or as in the key named behind it. Where both name and uuid are given, the uuid's entry "
+    "wins."
 )
 _RESTART = " A change needs a restart of the daemon."
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from vmguard.config.choices import LocalFiles, LogLevel, OnConflict, Verdict, Window
+from vmguard.config.choices import LocalFiles, LogLevel, Verdict, Window
 from vmguard.config.libvirt import Libvirt
 from vmguard.config.migration import Migration
 from vmguard.config.proxmox import Proxmox
@@ -23,7 +23,7 @@ from vmguard.config.row import section as _section
 from vmguard.config.row import setting as _setting
 from vmguard.config.values import AbsolutePath, Choice, Duration, Kind, Line, Name, YesNo
 from vmguard.config.watch import Watch
-from vmguard.core.watchdog.events import Level
+from vmguard.core.watchdog.events import Level, OnConflict
 
 KeyPath = tuple[str, ...]
 
@@ -302,13 +302,23 @@ def settings() -> Iterator[Setting]:
 
 #: the section with an entry for each VM: ``vms: {NAME or UUID: {on_lost: freeze}}``
 VMS = "vms"
-#: keys of section watch that an entry may have
-VM_KEYS = ("on_at_risk", "on_lost", "after_fence", "host_fence", "log_only", "set_clock")
+#: keys that an entry may have, and the row of the table that each sets for one VM
+VM_KEYS = {
+    "on_at_risk": ("watch", "on_at_risk"),
+    "on_lost": ("watch", "on_lost"),
+    "on_conflict": ("unguarded", "action"),
+    "conflict_grace": ("unguarded", "fence_after"),
+    "after_fence": ("watch", "after_fence"),
+    "host_fence": ("watch", "host_fence"),
+    "log_only": ("watch", "log_only"),
+    "set_clock": ("watch", "set_clock"),
+}
 
 
 def vm_settings() -> dict[str, Setting]:
-    """The rows of the table that may be set for one VM alone."""
-    return {row.key: row for row in settings() if row.section == "watch" and row.key in VM_KEYS}
+    """Return the rows of the table that may be set for one VM alone, by the key that does it."""
+    rows = {row.path: row for row in settings()}
+    return {key: rows[path] for key, path in VM_KEYS.items()}
 
 
 def build(values: Mapping[KeyPath, Any], origins: Mapping[KeyPath, Origin]) -> Config:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vmguard.adapters.linux import ofd, proc
-from vmguard.core.locks.owner_record import SLOT, parse_slot
+from vmguard.core.locks.owner_record import SLOT_BYTES, parse_slot
 from vmguard.core.locks.ranges import WHOLE
 
 _DEPTH = 4
@@ -49,11 +49,11 @@ def _claims(path: str) -> list[dict[str, str]]:
     try:
         with open(path, "rb") as stream:
             size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size // SLOT - _SLOTS) * SLOT)
-            data = stream.read(_SLOTS * SLOT)
+            stream.seek(max(0, size // SLOT_BYTES - _SLOTS) * SLOT_BYTES)
+            data = stream.read(_SLOTS * SLOT_BYTES)
     except OSError:
         return []
-    owners = [parse_slot(data[at : at + SLOT]) for at in range(0, len(data), SLOT)]
+    owners = [parse_slot(data[at : at + SLOT_BYTES]) for at in range(0, len(data), SLOT_BYTES)]
     return [
         {"host": owner.host, "machine": owner.machine, "boot": owner.boot, "claimed": owner.claimed}
         for owner in owners

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from vmguard.adapters.linux import ofd
 from vmguard.adapters.storage import lock_holder
-from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.locks.ranges import FOOTHOLD, WHOLE
-from vmguard.core.locks.refusal import printable
+from vmguard.core.locks.plan import EXCLUSIVE, printable
+from vmguard.core.locks.ranges import RESERVATION, WHOLE
 from vmguard.errors import LockConflict
 from vmguard.hook.claim_on_share import refusal
 
@@ -42,7 +41,7 @@ def lock(vm: VmToClaim, files: list[ClaimedFile], settings: ClaimSettings, progr
         if not _may_be_source(vm, found, settings):
             raise refusal(vm, file, settings)
         try:
-            ofd.lock(file.fd, file.plan.path, ofd.WRITE, FOOTHOLD)
+            ofd.lock(file.fd, file.plan.path, ofd.WRITE, RESERVATION)
         except LockConflict:
             raise refusal(vm, file, settings) from None
         file.reserved = True

@@ -14,7 +14,7 @@ from vmguard.adapters.linux import mounts, ofd
 from vmguard.adapters.storage.backing_chain import resolve
 from vmguard.adapters.storage.files import Opener, real_path
 from vmguard.core.locks.plan import EXCLUSIVE, NETWORK, Unguarded
-from vmguard.core.locks.ranges import WHOLE, held
+from vmguard.core.locks.ranges import WHOLE, held_ranges
 from vmguard.errors import LockConflict, LockUnavailable, PlanError
 from vmguard.hook.vm_to_claim import LOCK_SLACK_S, PROGRESS_INTERVAL_S, boottime
 from vmguard.protocol.messages import ClaimedFileMessage
@@ -97,7 +97,7 @@ class ClaimedFiles:
 
 def open_files(vm: VmToClaim, settings: ClaimSettings, progress: ProgressPipe) -> ClaimedFiles:
     """Open all files of a VM, and judge what no lock can guard. Raise VmguardError or OSError."""
-    held_ranges = held(settings.excluded_ranges)
+    held = held_ranges(settings.excluded_ranges)
     opener = Opener(as_users=tuple(settings.as_users))
     faults.point("planned")
     if vm.storage_mounted is not None:
@@ -111,7 +111,7 @@ def open_files(vm: VmToClaim, settings: ClaimSettings, progress: ProgressPipe) -
     resolved = resolve(vm.domain, opener)
     faults.point("opened")
     warnings = _judge_unguarded(resolved.plan.unguarded, settings.policy)
-    files = [ClaimedFile(planned, opened.fd, opened.key, held_ranges) for opened, planned in resolved.pairs()]
+    files = [ClaimedFile(planned, opened.fd, opened.key, held) for opened, planned in resolved.pairs()]
     if vm.storage_mounted is not None:
         files = _judge_storage(vm.storage_mounted, files, settings.policy, warnings)
     files = _judge_mounts(files, settings.policy, warnings)

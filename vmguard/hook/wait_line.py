@@ -5,7 +5,8 @@ Imported only by a start that waits.
 
 from __future__ import annotations
 
-from vmguard.core.locks.refusal import Holder, printable
+from vmguard.core.locks.plan import printable
+from vmguard.core.locks.refusal import Holder
 
 
 def line(path: str, holder: Holder, left: float) -> str:

@@ -19,10 +19,10 @@ from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import Opener, ReadOnlyOpener
 from vmguard.adapters.storage.libvirt_pools import Pools
 from vmguard.core.locks.owner_record import TEXT_FIELDS, Owner
-from vmguard.core.locks.plan import DISK, EXCLUSIVE, Plan
+from vmguard.core.locks.plan import DISK, EXCLUSIVE, Plan, printable
 from vmguard.core.locks.ranges import WHOLE
-from vmguard.core.locks.refusal import ago, printable
-from vmguard.core.reports.vm_report import GUARDED, DiskReport, Status, Verdict, VmReport, guard_words
+from vmguard.core.locks.refusal import ago
+from vmguard.core.reports.vm_report import GUARDED, DiskReport, DiskStatus, Status, VmReport, guard_words
 from vmguard.core.sources.domain_xml import parse_domain
 from vmguard.errors import BadInput, DaemonError, VmguardError
 from vmguard.protocol.client import Daemon
@@ -217,9 +217,9 @@ def _as_disk(item: dict[str, Any]) -> dict[str, Any]:
 def _report_guarded(report: VmReport, vm: dict[str, Any], daemon_down: bool) -> None:
     report.state = vm["state"]
     for file in vm["files"]:
-        verdict = GUARDED.get(file["guard"], Verdict.UNGUARDED_HERE)
+        verdict = GUARDED.get(file["guard"], DiskStatus.UNGUARDED_HERE)
         text = guard_words(file)
-        if verdict is Verdict.GUARDED_HERE:
+        if verdict is DiskStatus.GUARDED_HERE:
             text += f", since {vm['claimed']}"
         report.disks.append(
             DiskReport(
@@ -228,7 +228,7 @@ def _report_guarded(report: VmReport, vm: dict[str, Any], daemon_down: bool) -> 
                 mode=file["mode"],
                 verdict=verdict,
                 text=text,
-                todo="vmguard adopt" if verdict is Verdict.UNGUARDED_HERE else "",
+                todo="vmguard adopt" if verdict is DiskStatus.UNGUARDED_HERE else "",
                 ranges=file["ranges"],
                 guard=file["guard"],
                 through=file.get("through", ""),
@@ -248,7 +248,7 @@ def _report_guarded(report: VmReport, vm: dict[str, Any], daemon_down: bool) -> 
 def _name_targets(report: VmReport, places: Places) -> None:
     """Where a VM is leaving to: its target writes itself into the owner record once it has the lock, not before."""
     for disk in report.disks:
-        if disk.verdict is not Verdict.OUTGOING:
+        if disk.verdict is not DiskStatus.OUTGOING:
             continue
         try:
             value = _ask_bounded({"path": disk.path, "mode": disk.mode}, places)["owner"]
@@ -266,24 +266,24 @@ def _name_targets(report: VmReport, places: Places) -> None:
 
 def elsewhere(file: dict[str, Any], places: Places) -> str:
     """Who has a file locked that is wanted here, in words; empty when nobody has. Raises VmguardError."""
-    disk = DiskReport(file["path"], file["role"], file["mode"], Verdict.UNKNOWN, "")
+    disk = DiskReport(file["path"], file["role"], file["mode"], DiskStatus.UNKNOWN, "")
     _judge(disk, _ask_bounded(file, places))
-    return "" if disk.verdict is Verdict.FREE else disk.text
+    return "" if disk.verdict is DiskStatus.FREE else disk.text
 
 
 def _report_from_share(report: VmReport, found: Found, places: Places) -> None:
     run_dirs = RunDirs(places.libvirt_run_dir, places.proxmox_run_dir)
     pid = hypervisors.qemu_pid(run_dirs, found.hypervisor, found.name, found.uuid)
     if found.problem:
-        report.disks.append(DiskReport("", "", "", Verdict.UNKNOWN, found.problem))
+        report.disks.append(DiskReport("", "", "", DiskStatus.UNKNOWN, found.problem))
     for file in found.files:
-        disk = DiskReport(file["path"], file["role"], file["mode"], Verdict.UNKNOWN, "")
+        disk = DiskReport(file["path"], file["role"], file["mode"], DiskStatus.UNKNOWN, "")
         try:
             _judge(disk, _ask_bounded(file, places))
         except VmguardError as problem:
             disk.text, disk.todo = problem.message, problem.hint
-        if pid is not None and disk.verdict is Verdict.FREE:
-            disk.verdict = Verdict.UNGUARDED_HERE
+        if pid is not None and disk.verdict is DiskStatus.FREE:
+            disk.verdict = DiskStatus.UNGUARDED_HERE
             disk.text = f"QEMU (pid {pid}) runs on this host and nothing locks this file"
             disk.todo = "vmguard adopt"
         report.disks.append(disk)
@@ -319,22 +319,22 @@ def _judge(disk: DiskReport, answer: dict[str, Any]) -> None:
     owner = Owner(value["epoch"], **{name: value[name] for name in TEXT_FIELDS}) if value else None
     disk.owner = owner
     if not answer["conflict"]:
-        disk.verdict = Verdict.FREE
+        disk.verdict = DiskStatus.FREE
         last = f"; last held by {printable(owner.host)} (epoch {owner.epoch}, claimed {owner.claimed})" if owner else ""
         disk.text = "free: nobody has it locked" + last
         return
     if answer["local"] and (owner is None or owner.host != host_identity.host_name()):
-        disk.verdict = Verdict.HELD_BY_UNKNOWN
+        disk.verdict = DiskStatus.HELD_BY_UNKNOWN
         disk.text = "locked by a process of this host: " + ", ".join(answer["local"])
         return
     if owner is None or owner.released:
-        disk.verdict = Verdict.HELD_BY_UNKNOWN
+        disk.verdict = DiskStatus.HELD_BY_UNKNOWN
         disk.text = (
             f"locked by somebody who does not use vmguard ({answer['problem'] or 'no owner record of a present claim'})"
         )
         disk.todo = "look for QEMU or qemu-img on the other hosts that mount this share"
         return
-    disk.verdict = Verdict.HELD_ELSEWHERE
+    disk.verdict = DiskStatus.HELD_ELSEWHERE
     disk.text = f"held by {printable(owner.host)} since {owner.claimed} ({_ago(owner)}), epoch {owner.epoch}"
     if answer["lease"] is not None:
         disk.todo = (
@@ -357,27 +357,27 @@ def _clock(seconds: float) -> str:
 
 def _summary(report: VmReport) -> str:
     verdicts = {disk.verdict for disk in report.disks}
-    if report.state.startswith("incoming ") and verdicts <= {Verdict.GUARDED_HERE, Verdict.INCOMING}:
+    if report.state.startswith("incoming ") and verdicts <= {DiskStatus.GUARDED_HERE, DiskStatus.INCOMING}:
         return report.state
-    if Verdict.OUTGOING in verdicts and verdicts <= {Verdict.GUARDED_HERE, Verdict.OUTGOING}:
+    if DiskStatus.OUTGOING in verdicts and verdicts <= {DiskStatus.GUARDED_HERE, DiskStatus.OUTGOING}:
         targets = {disk.owner.host for disk in report.disks if disk.owner is not None}
         return "outgoing to " + (", ".join(printable(host) for host in sorted(targets)) or "another host")
     if report.state:
         return (
             f"guarded here, {report.state}"
-            if verdicts == {Verdict.GUARDED_HERE}
+            if verdicts == {DiskStatus.GUARDED_HERE}
             else f"{report.state} here, but not fully guarded"
         )
-    if Verdict.UNGUARDED_HERE in verdicts:
+    if DiskStatus.UNGUARDED_HERE in verdicts:
         return "running here UNGUARDED"
-    if Verdict.HELD_ELSEWHERE in verdicts:
+    if DiskStatus.HELD_ELSEWHERE in verdicts:
         hosts = sorted(
-            {disk.owner.host for disk in report.disks if disk.verdict is Verdict.HELD_ELSEWHERE and disk.owner}
+            {disk.owner.host for disk in report.disks if disk.verdict is DiskStatus.HELD_ELSEWHERE and disk.owner}
         )
         return "held by " + ", ".join(printable(host) for host in hosts)
-    if Verdict.HELD_BY_UNKNOWN in verdicts:
+    if DiskStatus.HELD_BY_UNKNOWN in verdicts:
         return "held by somebody unknown"
-    if verdicts == {Verdict.FREE}:
+    if verdicts == {DiskStatus.FREE}:
         return "free"
     return "unknown"
 
@@ -385,7 +385,7 @@ def _summary(report: VmReport) -> str:
 def who(path: str, places: Places) -> dict[str, Any]:
     """Who holds one file: this host's VMs, processes that have it open here, the lock as the server sees it."""
     answer = _ask_bounded({"path": path, "mode": EXCLUSIVE}, places)
-    disk = DiskReport(path, DISK, EXCLUSIVE, Verdict.UNKNOWN, "")
+    disk = DiskReport(path, DISK, EXCLUSIVE, DiskStatus.UNKNOWN, "")
     _judge(disk, answer)
     vms, problem = guarded_vms(places)
     here = [vm for vm in vms if any(file["inode"] == answer["inode"] for file in vm["files"])]
@@ -395,7 +395,7 @@ def who(path: str, places: Places) -> dict[str, Any]:
         for user in proc.open_files(pid, {answer["inode"]})
     ]
     if here:
-        disk.verdict = Verdict.GUARDED_HERE
+        disk.verdict = DiskStatus.GUARDED_HERE
         disk.text = "guarded here by " + ", ".join(f"VM '{printable(vm['name'])}' ({vm['state']})" for vm in here)
         disk.todo = ""
     return {"schema": 1, **disk.as_json(), "vms": here, "processes": users, "daemon": problem or "up"}

@@ -16,9 +16,9 @@ import binascii
 from vmguard.core.lean_json import decode, encode
 
 #: bytes of one slot
-SLOT = 1024
+SLOT_BYTES = 1024
 #: bytes of the fields that people choose: longer names are cut, never refused
-_LONGEST = 120
+_MAX_FIELD_BYTES = 120
 
 TEXT_FIELDS = ("host", "machine", "boot", "hypervisor", "vm", "uuid", "path", "claimed", "released", "version")
 
@@ -63,7 +63,7 @@ class Owner:
 
 def _cut(text: str) -> str:
     """A text short enough for its slot, also when every character needs six bytes of escape."""
-    while len(encode(text)) > _LONGEST:
+    while len(encode(text)) > _MAX_FIELD_BYTES:
         text = text[: max(1, len(text) * 3 // 4)]
     return text
 
@@ -75,12 +75,12 @@ def slot(owner: Owner) -> bytes:
         values[name] = _cut(str(values[name]))
     body = encode(values)[:-1]
     closing = f',"check":"{binascii.crc32(body.encode()):08x}"}}\n'
-    return (body + " " * (SLOT - len(body) - len(closing)) + closing).encode()
+    return (body + " " * (SLOT_BYTES - len(body) - len(closing)) + closing).encode()
 
 
 def parse_slot(data: bytes) -> Owner | None:
     """The claim in a slot; None when it is torn, foreign or empty."""
-    if len(data) != SLOT or not data.endswith(b"}\n"):
+    if len(data) != SLOT_BYTES or not data.endswith(b"}\n"):
         return None
     head, mark, tail = data.rpartition(b',"check":"')
     if not mark or tail[:8] != b"%08x" % binascii.crc32(head.rstrip(b" ")):
@@ -89,7 +89,7 @@ def parse_slot(data: bytes) -> Owner | None:
         values = decode(data[:-1].decode())
     except ValueError:
         return None
-    epoch = values.get("epoch")
+    epoch = values.get("epoch") if isinstance(values, dict) else None
     if not isinstance(epoch, int) or isinstance(epoch, bool):
         return None
     return Owner(epoch, **{name: str(values.get(name, "")) for name in TEXT_FIELDS})
@@ -97,12 +97,12 @@ def parse_slot(data: bytes) -> Owner | None:
 
 def next_epoch(size: int) -> int:
     """The epoch of the claim that follows, from the record's size in bytes; a torn last slot is left behind."""
-    return (size + SLOT - 1) // SLOT + 1
+    return (size + SLOT_BYTES - 1) // SLOT_BYTES + 1
 
 
 def position(epoch: int) -> int:
     """Where the slot of an epoch begins."""
-    return (epoch - 1) * SLOT
+    return (epoch - 1) * SLOT_BYTES
 
 
 def file_name(inode: int) -> str:

@@ -19,7 +19,6 @@ NVRAM = "nvram"
 LOADER = "loader"
 TPM_STATE = "tpm-state"
 MEMORY = "memory"
-ROLES = (DISK, BACKING, DATA_FILE, MIRROR, NVRAM, LOADER, TPM_STATE, MEMORY)
 
 # Kinds of storage that no lock covers. The configured policy names them.
 BLOCK = "block"
@@ -27,12 +26,13 @@ NETWORK = "network"
 DIRECTORY = "directory"
 MISSING = "missing"
 OTHER = "other"
-KINDS = (BLOCK, NETWORK, DIRECTORY, MISSING, OTHER)
 
 
 def printable(text: str) -> str:
-    """A text for people on one line: a file's name may hold line feeds and terminal escapes."""
-    return text if text.isprintable() else repr(text)[1:-1]
+    """Return text from outside on one line, harmless for a terminal and a log: control characters become escapes."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 class PlannedFile:
@@ -62,7 +62,7 @@ class Unguarded:
     def __init__(self, source: str, reason: str, kind: str) -> None:
         self.source = printable(source)
         self.reason = printable(reason)
-        #: one of KINDS; ``missing``: an optional disk that is not there, or a file that appears only when the VM starts
+        #: one of the kinds above; ``missing``: an optional disk is not there, or a file appears only when the VM starts
         self.kind = kind
 
     def as_json(self) -> dict[str, str]:
@@ -88,8 +88,3 @@ class Plan:
             "files": [file.as_json() for file in self.files],
             "unguarded": [item.as_json() for item in self.unguarded],
         }
-
-
-def stronger(one: str, other: str) -> str:
-    """The mode that covers both uses of one file: exclusive beats shared."""
-    return EXCLUSIVE if EXCLUSIVE in (one, other) else SHARED

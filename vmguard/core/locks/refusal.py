@@ -9,6 +9,7 @@ import datetime
 from dataclasses import dataclass
 
 from vmguard.core.locks.owner_record import Owner
+from vmguard.core.locks.plan import printable
 
 _RECORD_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -33,11 +34,6 @@ class Holder:
     local_users: tuple[str, ...]
     #: the server's lease in seconds, None when it is not NFSv4 or not known
     lease: float | None
-
-
-def printable(text: str) -> str:
-    """Text from outside, made harmless for a terminal and a log: control characters are shown as escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def ago(since: str, now: datetime.datetime) -> str:

@@ -6,8 +6,9 @@ The words are part of the JSON schema (schema 1).
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from vmguard.core.locks.owner_record import Owner
 
@@ -21,7 +22,7 @@ class Status(enum.IntEnum):
     UNKNOWN = 3
 
 
-class Verdict(enum.StrEnum):
+class DiskStatus(enum.StrEnum):
     """What is known about the lock of one file."""
 
     GUARDED_HERE = "guarded-here"
@@ -35,14 +36,14 @@ class Verdict(enum.StrEnum):
 
 
 _STATUS = {
-    Verdict.GUARDED_HERE: Status.OK,
-    Verdict.INCOMING: Status.OK,
-    Verdict.OUTGOING: Status.OK,
-    Verdict.HELD_ELSEWHERE: Status.OK,
-    Verdict.FREE: Status.OK,
-    Verdict.HELD_BY_UNKNOWN: Status.WARNING,
-    Verdict.UNGUARDED_HERE: Status.CRITICAL,
-    Verdict.UNKNOWN: Status.UNKNOWN,
+    DiskStatus.GUARDED_HERE: Status.OK,
+    DiskStatus.INCOMING: Status.OK,
+    DiskStatus.OUTGOING: Status.OK,
+    DiskStatus.HELD_ELSEWHERE: Status.OK,
+    DiskStatus.FREE: Status.OK,
+    DiskStatus.HELD_BY_UNKNOWN: Status.WARNING,
+    DiskStatus.UNGUARDED_HERE: Status.CRITICAL,
+    DiskStatus.UNKNOWN: Status.UNKNOWN,
 }
 
 #: how bad a status is for the whole, when several meet
@@ -60,7 +61,7 @@ class DiskReport:
     path: str
     role: str
     mode: str
-    verdict: Verdict
+    verdict: DiskStatus
     text: str
     todo: str = ""
     ranges: str = ""
@@ -74,7 +75,7 @@ class DiskReport:
     def status(self) -> Status:
         return _STATUS[self.verdict]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "path": self.path,
             "role": self.role,
@@ -90,6 +91,31 @@ class DiskReport:
         }
 
 
+class LockJson(TypedDict):
+    """What the watchdog knows of one lock; ``verdict`` is kept, lost or unknown, ``kept_age`` in seconds."""
+
+    path: str
+    mount: str
+    verdict: str
+    evidence: str
+    kept_age: float | None
+
+
+class WatchJson(TypedDict):
+    """What the watchdog knows of one VM; the two times in seconds, None when they are infinite."""
+
+    stance: str
+    #: whether the stance is proven, not only ordered
+    done: bool
+    need: str
+    why: str
+    lease_age: float | None
+    freeze_in: float | None
+    #: what the fence is at, empty when there is none
+    fence: str
+    locks: list[LockJson]
+
+
 @dataclass
 class VmReport:
     """A whole VM. ``state`` is the life of its claim on this host, empty when this host holds none."""
@@ -103,7 +129,7 @@ class VmReport:
     unguarded: list[dict[str, str]] = field(default_factory=list)
     daemon: str = "up"
     #: what the watchdog knows: see WatchdogStatus.of_vm; None when it watches nothing of this VM
-    watch: dict[str, Any] | None = None
+    watch: WatchJson | None = None
     #: a status that the disks alone do not show (a claim without QEMU, a lost descriptor)
     floor: Status = Status.OK
 
@@ -112,7 +138,7 @@ class VmReport:
         found = [disk.status for disk in self.disks] + [self.floor]
         return worst(found if self.disks else [*found, Status.UNKNOWN])
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "schema": 1,
             "status": self.status.name,
@@ -130,25 +156,55 @@ class VmReport:
 
 #: how the daemon guards a file, as far as it does
 GUARDED = {
-    "pinned": Verdict.GUARDED_HERE,
-    "held": Verdict.GUARDED_HERE,
-    "incoming": Verdict.INCOMING,
-    "outgoing": Verdict.OUTGOING,
+    "pinned": DiskStatus.GUARDED_HERE,
+    "held": DiskStatus.GUARDED_HERE,
+    "incoming": DiskStatus.INCOMING,
+    "outgoing": DiskStatus.OUTGOING,
 }
 
 
-def guard_words(file: dict[str, Any]) -> str:
-    """How one file is guarded, in words: mode, ranges, guard, and through which descriptor of which process."""
-    if file["guard"] == "incoming":
+@dataclass(frozen=True)
+class FileGuard:
+    """How the daemon guards one file, as its status message says it."""
+
+    guard: str
+    mode: str
+    ranges: str
+    #: the holder of the lock in the way, empty when there is none
+    conflict: str
+    #: why the file is held but not pinned
+    unpinned_reason: str
+    through: str
+    process: str
+
+    @classmethod
+    def from_json(cls, file: Mapping[str, Any]) -> FileGuard:
+        return cls(
+            guard=str(file["guard"]),
+            mode=str(file.get("mode", "")),
+            ranges=str(file.get("ranges", "")),
+            conflict=str(file.get("conflict") or ""),
+            unpinned_reason=str(file.get("weaker") or ""),
+            through=str(file.get("through") or ""),
+            process=str(file.get("process") or ""),
+        )
+
+
+def guard_words(file: Mapping[str, Any]) -> str:
+    """Say how one file is guarded: mode, ranges, guard, and through which descriptor of which process.
+
+    ``file`` is one file of the daemon's status message.
+    """
+    seen = FileGuard.from_json(file)
+    if seen.guard == "incoming":
         return "locked by the host that the VM comes from; reserved here: no third host can take it"
-    if file["guard"] == "outgoing":
+    if seen.guard == "outgoing":
         return "left to the host that the VM migrates to, as it writes nothing here any more"
-    if file["guard"] == "lost":
+    if seen.guard == "lost":
         return "its lock was lost with the daemon that held it"
-    if file["guard"] not in GUARDED:
-        return f"NOT locked here: {file.get('conflict') or file.get('weaker') or 'the storage has not answered yet'}"
-    words = f"locked here ({file['ranges']}), {file['mode']}, {file['guard']}"
-    if file.get("through"):
-        return f"{words} on {file['through']}" + (f" ({file['process']})" if file.get("process") else "")
-    why = file.get("weaker") or "no process of the VM has it open"
-    return f"{words} beside the VM only: {why}"
+    if seen.guard not in GUARDED:
+        return f"NOT locked here: {seen.conflict or seen.unpinned_reason or 'the storage has not answered yet'}"
+    words = f"locked here ({seen.ranges}), {seen.mode}, {seen.guard}"
+    if seen.through:
+        return f"{words} on {seen.through}" + (f" ({seen.process})" if seen.process else "")
+    return f"{words} beside the VM only: {seen.unpinned_reason or 'no process of the VM has it open'}"

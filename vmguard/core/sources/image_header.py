@@ -20,7 +20,7 @@ USUAL_BYTES = 4096
 #: the largest qcow2 cluster, which a header and its extensions must fit into
 MAX_BYTES = 2 << 20
 
-_MAX_NAME = 1023
+_MAX_NAME_BYTES = 1023
 _MAX_EXTENSIONS = 1024
 
 _QFI = b"QFI\xfb"
@@ -52,7 +52,7 @@ _MAGIC = (
 )
 
 
-class Header:
+class ImageHeader:
     """What an image says: its format, the image below it, the file that holds its data."""
 
     __slots__ = ("backing", "backing_format", "data_file", "format", "needs", "note")
@@ -81,12 +81,12 @@ class _More(Exception):
     """The bytes given end before the header does."""
 
 
-def parse_header(data: bytes, declared: str | None, size: int | None = None) -> Header:
+def parse_header(data: bytes, declared: str | None, size: int | None = None) -> ImageHeader:
     """Read a header. ``size`` is the file's, to tell a truncated image from bytes that were not read yet."""
     kind = probe(data) if declared is None else declared
     parser = _PARSERS.get(kind)
     if parser is None:
-        header = Header(kind)
+        header = ImageHeader(kind)
         if kind not in _COMPLETE:
             header.note = f"the format {kind!r} is not read here, so files that it leans on are not known"
         return header
@@ -98,7 +98,7 @@ def parse_header(data: bytes, declared: str | None, size: int | None = None) -> 
             raise PlanError(f"its {kind} header is damaged: it reaches to byte {end}") from None
         if size is not None and end > size:
             raise PlanError(f"its {kind} header is truncated: it reaches to byte {end} of {size}") from None
-        header = Header(kind)
+        header = ImageHeader(kind)
         header.needs = end
         return header
 
@@ -150,7 +150,7 @@ def _text(raw: bytes, what: str) -> str:
 # --- qcow2, versions 2 and 3 (qemu: docs/interop/qcow2.txt) -----------------------------------------------------------
 
 
-def _qcow2(data: bytes) -> Header:
+def _qcow2(data: bytes) -> ImageHeader:
     _check_magic(data, _QFI, "qcow2")
     version, backing_offset = _big(data, 4, 4), _big(data, 8, 8)
     backing_length, cluster_bits = _big(data, 16, 4), _big(data, 20, 4)
@@ -164,7 +164,7 @@ def _qcow2(data: bytes) -> Header:
         features, length = _big(data, 72, 8), _big(data, 100, 4)
         if not 104 <= length <= cluster:
             raise PlanError(f"its qcow2 header is damaged: it claims to be {length} bytes long")
-    header = Header("qcow2")
+    header = ImageHeader("qcow2")
     _read_qcow2_extensions(data, length, backing_offset or cluster, header)
     _read_qcow2_backing(data, backing_offset, backing_length, cluster, header)
     if not features & _DATA_FILE_BIT:
@@ -176,16 +176,16 @@ def _qcow2(data: bytes) -> Header:
     return header
 
 
-def _read_qcow2_backing(data: bytes, offset: int, length: int, cluster: int, header: Header) -> None:
+def _read_qcow2_backing(data: bytes, offset: int, length: int, cluster: int, header: ImageHeader) -> None:
     if offset == 0:
         return
-    if offset > cluster or length > min(_MAX_NAME, cluster - offset):
+    if offset > cluster or length > min(_MAX_NAME_BYTES, cluster - offset):
         raise PlanError(f"its qcow2 header is damaged: a backing file name of {length} bytes at byte {offset}")
     if length:
         header.backing = _text(_take(data, offset, length), "backing file name")
 
 
-def _read_qcow2_extensions(data: bytes, offset: int, end: int, header: Header) -> None:
+def _read_qcow2_extensions(data: bytes, offset: int, end: int, header: ImageHeader) -> None:
     for _ in range(_MAX_EXTENSIONS):
         if offset >= end:
             return
@@ -206,26 +206,26 @@ def _read_qcow2_extensions(data: bytes, offset: int, end: int, header: Header) -
 # --- qcow (version 1), QED, VMDK --------------------------------------------------------------------------------------
 
 
-def _qcow1(data: bytes) -> Header:
+def _qcow1(data: bytes) -> ImageHeader:
     _check_magic(data, _QFI, "qcow")
     version, offset, length = _big(data, 4, 4), _big(data, 8, 8), _big(data, 16, 4)
     if version != 1:
         raise PlanError(f"its qcow header is of version {version}: it is declared as qcow, which is version 1")
-    header = Header("qcow")
+    header = ImageHeader("qcow")
     if offset:
-        if length > _MAX_NAME:
+        if length > _MAX_NAME_BYTES:
             raise PlanError(f"its qcow header is damaged: a backing file name of {length} bytes")
         if length:
             header.backing = _text(_take(data, offset, length), "backing file name")
     return header
 
 
-def _qed(data: bytes) -> Header:
+def _qed(data: bytes) -> ImageHeader:
     _check_magic(data, _QED, "qed")
     features, offset, length = _little(data, 16, 8), _little(data, 56, 4), _little(data, 60, 4)
-    header = Header("qed")
+    header = ImageHeader("qed")
     if features & _QED_BACKING_BIT:
-        if length > _MAX_NAME:
+        if length > _MAX_NAME_BYTES:
             raise PlanError(f"its qed header is damaged: a backing file name of {length} bytes")
         if length:
             header.backing = _text(_take(data, offset, length), "backing file name")
@@ -236,9 +236,9 @@ def _qed(data: bytes) -> Header:
     return header
 
 
-def _vmdk(data: bytes) -> Header:
+def _vmdk(data: bytes) -> ImageHeader:
     """Only the one common form is known to be complete: a single sparse file without parent."""
-    header = Header("vmdk")
+    header = ImageHeader("vmdk")
     text = data[:USUAL_BYTES]
     if not (
         text.startswith(b"KDMV")

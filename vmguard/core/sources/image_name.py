@@ -22,7 +22,7 @@ _FILTERS = frozenset(("throttle", "copy-on-read", "preallocate", "blkdebug", "sn
 _MAX_NESTING = 16
 
 
-class Name:
+class ImageName:
     """Where a name leads: ``kind`` is FILE with ``path``, or a kind of Unguarded with ``path`` saying why."""
 
     __slots__ = ("format", "kind", "offset", "path")
@@ -38,27 +38,29 @@ class Name:
         return f"Name({self.kind}, {self.path!r}, {self.format}, {self.offset})"
 
 
-def parse_name(text: str) -> Name:
+def parse_name(text: str) -> ImageName:
     """Read a name from a header. A relative path stays relative. Raises PlanError."""
     if text.startswith("json:"):
         return _json(text[5:])
     protocol, colon, rest = text.partition(":")
     if not colon or "/" in protocol:
-        return Name(FILE, text)
+        return ImageName(FILE, text)
     if protocol == "file":
-        return Name(FILE, _absolute(rest))
+        return ImageName(FILE, _absolute(rest))
     return _by_driver(protocol, text)
 
 
-def _by_driver(driver: str, text: str) -> Name:
+def _by_driver(driver: str, text: str) -> ImageName:
     if driver in _NETWORK:
-        return Name(NETWORK, f"{public(text)} is reached over the network: no file to lock")
+        return ImageName(NETWORK, f"{public(text)} is reached over the network: no file to lock")
     if driver in _BLOCK:
-        return Name(BLOCK, f"{public(text)} is a block device: byte-range locks on it do not reach other hosts")
+        return ImageName(BLOCK, f"{public(text)} is a block device: byte-range locks on it do not reach other hosts")
     if driver in ("fat", "vvfat"):
-        return Name(DIRECTORY, f"{public(text)} is a directory that QEMU shows as a FAT disk: no single file to lock")
+        return ImageName(
+            DIRECTORY, f"{public(text)} is a directory that QEMU shows as a FAT disk: no single file to lock"
+        )
     if driver in _OTHER:
-        return Name(OTHER, f"{public(text)} is a device of this host: no file to lock")
+        return ImageName(OTHER, f"{public(text)} is a device of this host: no file to lock")
     raise PlanError(
         f"it names {text[:80]!r}, in which QEMU takes {driver[:40]!r} for a protocol that is not known here",
         "a file name with a colon needs a path in front of it, for example ./a:b.qcow2",
@@ -79,7 +81,7 @@ def public(text: str) -> str:
     return f"{head}://{rest.partition('?')[0].rpartition('@')[2]}"[:200]
 
 
-def _json(text: str) -> Name:
+def _json(text: str) -> ImageName:
     import json  # only such names pay for it
 
     try:
@@ -118,13 +120,15 @@ def _child(options: dict[str, object]) -> object | None:
     return None
 
 
-def _leaf(options: dict[str, object], driver: object, format: str | None, offset: int, text: str) -> Name:
+def _leaf(options: dict[str, object], driver: object, format: str | None, offset: int, text: str) -> ImageName:
     filename = options.get("filename")
     if driver in (None, "file") and isinstance(filename, str):
-        name = parse_name(filename) if driver is None and not filename.startswith("json:") else Name(FILE, filename)
+        name = (
+            parse_name(filename) if driver is None and not filename.startswith("json:") else ImageName(FILE, filename)
+        )
         if name.kind != FILE:
             return name
-        return Name(FILE, _absolute(_clean(name.path)), format, offset)
+        return ImageName(FILE, _absolute(_clean(name.path)), format, offset)
     if isinstance(driver, str) and driver in _NETWORK | _BLOCK | _OTHER | {"vvfat"}:
         return _by_driver(driver, driver)
     raise PlanError(f"it names 'json:{text[:80]}', in which no file can be found")

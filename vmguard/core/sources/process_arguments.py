@@ -23,7 +23,7 @@ MASTERS = frozenset({Kind.QEMU, Kind.STORAGE_DAEMON})
 _QEMU_NAMES = ("kvm", "qemu-kvm", "qemu")
 _GONE = " (deleted)"
 #: the longest name that libvirt puts into a helper's paths (virDomainDefGetShortName in conf/domain_conf.c)
-_SHORT_NAME = 20
+_SHORT_NAME_CHARS = 20
 
 #: Proxmox's files of a VM: its own sockets and pid files, those of its swtpm and its qemu-storage-daemon
 _PVE_FILE = re.compile(r"/qemu-server/(?:qsd-)?([1-9]\d{2,8})\.(?:pid|qmp|swtpm)\b")
@@ -119,4 +119,4 @@ def served(arguments: Sequence[str]) -> Served:
 
 def short_name(name: str) -> str:
     """What libvirt makes of a VM's name in the paths of its helpers."""
-    return name[:_SHORT_NAME]
+    return name[:_SHORT_NAME_CHARS]

@@ -41,7 +41,7 @@ _LOCAL_PATH = "/var/lib/vz"
 class Volume:
     """What the part of a volume id behind the colon names."""
 
-    __slots__ = ("format", "is_base", "kind", "name", "vmid")
+    __slots__ = ("format", "kind", "name", "vmid")
 
     def __init__(self, kind: str, name: str, vmid: str = "", format: str = "raw") -> None:
         #: images, iso, snippets...
@@ -49,7 +49,6 @@ class Volume:
         self.name = name
         self.vmid = vmid
         self.format = format
-        self.is_base = name.startswith("base-")
 
 
 class Storage:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 8 << 20
 MAX_DEPTH = 512
 MAX_NODES = 100_000
-MAX_TEXT = 64 << 10
+MAX_TEXT_CHARS = 64 << 10
 
 
 class Node:
@@ -126,8 +126,8 @@ class _Builder:
             return
         node = self.stack[-1]
         node.text += text
-        if len(node.text) > MAX_TEXT:
-            raise BadInput(f"{self.root} XML: the text of <{node.tag}> is longer than {MAX_TEXT} characters")
+        if len(node.text) > MAX_TEXT_CHARS:
+            raise BadInput(f"{self.root} XML: the text of <{node.tag}> is longer than {MAX_TEXT_CHARS} characters")
 
     def doctype(self, name: str, system: str | None, public: str | None, internal: bool) -> None:
         raise BadInput(

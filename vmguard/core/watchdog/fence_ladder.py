@@ -7,11 +7,11 @@ description stays open; so the copy comes first and is given up last.
 ======== ==================================== =================================== ==================================
 rung     what is done                         proof that is needed                when its deadline passes
 ======== ==================================== =================================== ==================================
-COPY     take a copy of each description      we hold one of each, or there is    go on without: killing must not
-         that writes                          none left to take                   wait
+COPY     take a copy of each description      we hold one of each, or there is    alarm, go on without: killing
+         that carries a lock                  none left to take                   must not wait
 KILL     SIGKILL by pidfd, QEMU and helpers   the kernel took the signal          alarm, host fence
 DEATH    wait                                 every pidfd is readable             alarm, host fence
-DRAIN    wait                                 no request of these files is        pinned: alarm, host fence;
+DRAIN    wait                                 no request of these files is        shielded: alarm, host fence;
                                               queued any more                     else: CUT
 CUT      cut the mount's queue by force       no request is queued                alarm, host fence
 RELEASE  unlock and close                     the descriptions are closed         alarm
@@ -27,7 +27,8 @@ makes the pidfd readable when the last thread has gone through exit_files() (ker
 exit_notify): nothing can be submitted any more. Whether the parent has reaped it does not matter.
 
 CUT hurts every VM of that mount (``umount -f`` answers all its queued requests with EIO), so it is taken only for a VM
-that is not pinned, and only when no other VM of the mount still waits for its verdict; at once when there is no other.
+that is not shielded (a file of it is not pinned, or could not be copied), and only when no other VM of the mount still
+waits for its verdict; at once when there is no other.
 
 RELEASE comes before the next storage reboot can: a lost lock that is left open would be reclaimed then, and rob the
 rightful owner. It never comes before death and drainage are proven: until then the copy is the shield.
@@ -46,14 +47,6 @@ from vmguard.core.watchdog.events import AfterFence, HostFence, Policy
 from vmguard.core.watchdog.timing import Rungs
 
 
-class Proof(enum.StrEnum):
-    """Is it so? UNKNOWN counts as NO, and is told apart for people."""
-
-    YES = "yes"
-    NO = "no"
-    UNKNOWN = "unknown"
-
-
 class Life(enum.StrEnum):
     """A process, as far as can be proven."""
 
@@ -68,7 +61,7 @@ class Life(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Process:
+class FencedProcess:
     """QEMU or one of its helpers (swtpm, qemu-storage-daemon)."""
 
     name: str
@@ -89,28 +82,36 @@ class Others(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """All that counts. Each field is looked up anew for each question, never remembered."""
+class FenceEvidence:
+    """All that counts. Each field is looked up anew for each question, never remembered.
 
-    processes: tuple[Process, ...]
+    Unknown counts as no: a flag is set only by its proof.
+    """
+
+    processes: tuple[FencedProcess, ...]
     #: every file of it is locked on the description that writes
     pinned: bool
-    #: we hold a copy of each such description
-    copied: Proof
+    #: we hold a copy of each description that carries such a lock, or there is none
+    copied: bool
     #: no request of its files is queued in the kernel
-    drained: Proof
+    drained: bool
     #: whom a cut would hurt
     others: Others
     #: its descriptions are unlocked and closed
-    released: Proof
+    released: bool
     #: the hypervisor says that it is off
-    cleaned: Proof
+    cleaned: bool
     #: ``after_fence`` was carried out
-    followed: Proof
+    followed: bool
 
     @property
     def dead(self) -> bool:
         return all(process.life is Life.DEAD for process in self.processes)
+
+    @property
+    def shielded(self) -> bool:
+        """Once a lock is lost, everything queued ends as EIO: we hold a copy of each description that writes."""
+        return self.pinned and self.copied
 
 
 class Rung(enum.StrEnum):
@@ -138,14 +139,14 @@ class Late(enum.StrEnum):
 class Spec:
     """One row of the table above."""
 
-    proven: Callable[[Evidence], bool]
+    proven: Callable[[FenceEvidence], bool]
     deadline: Callable[[Rungs], float]
     late: Late
     doing: str
-    missing: Callable[[Evidence], str]
+    missing: Callable[[FenceEvidence], str]
 
 
-def _still_there(evidence: Evidence) -> str:
+def _still_there(evidence: FenceEvidence) -> str:
     alive = [process for process in evidence.processes if process.life is not Life.DEAD]
     return ", ".join(f"{process.name} (pid {process.pid}) is {_LIVES[process.life]}" for process in alive)
 
@@ -158,13 +159,11 @@ _LIVES = {
 }
 
 
-def _queued(evidence: Evidence) -> str:
-    if evidence.drained is Proof.UNKNOWN:
-        return "whether requests of its files are still queued is not known"
+def _queued(_: FenceEvidence) -> str:
     return "requests of its files are still queued in the kernel"
 
 
-def _cut(evidence: Evidence) -> str:
+def _cut(evidence: FenceEvidence) -> str:
     if evidence.others is Others.WAITING:
         return _queued(evidence) + ", and cutting them off would hurt VMs that still wait for their verdict"
     return _queued(evidence)
@@ -173,7 +172,7 @@ def _cut(evidence: Evidence) -> str:
 #: in the order of the climb
 LADDER: dict[Rung, Spec] = {
     Rung.COPY: Spec(
-        proven=lambda seen: seen.copied is Proof.YES or not seen.pinned or seen.dead,
+        proven=lambda seen: seen.copied or seen.dead,
         deadline=lambda spans: spans.copy,
         late=Late.GO_ON,
         doing="taking a copy of the descriptors that carry its locks",
@@ -194,35 +193,35 @@ LADDER: dict[Rung, Spec] = {
         missing=_still_there,
     ),
     Rung.DRAIN: Spec(
-        proven=lambda seen: seen.drained is Proof.YES,
+        proven=lambda seen: seen.drained,
         deadline=lambda spans: spans.drain,
         late=Late.HOST_FENCE,
         doing="waiting until no request of its files is queued",
         missing=_queued,
     ),
     Rung.CUT: Spec(
-        proven=lambda seen: seen.drained is Proof.YES,
+        proven=lambda seen: seen.drained,
         deadline=lambda spans: spans.cut,
         late=Late.HOST_FENCE,
         doing="cutting off the mount's queued requests by force",
         missing=_cut,
     ),
     Rung.RELEASE: Spec(
-        proven=lambda seen: seen.released is Proof.YES,
+        proven=lambda seen: seen.released,
         deadline=lambda spans: spans.release,
         late=Late.ALARM,
         doing="unlocking and closing its descriptors",
         missing=lambda _: "its descriptors are not closed: a storage reboot could bring lost locks back",
     ),
     Rung.CLEAN_UP: Spec(
-        proven=lambda seen: seen.cleaned is Proof.YES,
+        proven=lambda seen: seen.cleaned,
         deadline=lambda spans: spans.clean_up,
         late=Late.GO_ON,
         doing="telling the hypervisor",
         missing=lambda _: "the hypervisor does not confirm that it is off",
     ),
     Rung.AFTER: Spec(
-        proven=lambda seen: seen.followed is Proof.YES,
+        proven=lambda seen: seen.followed,
         deadline=lambda spans: spans.clean_up,
         late=Late.GO_ON,
         doing="carrying out after_fence",
@@ -250,7 +249,7 @@ class Next:
         return self.rung is Rung.DONE
 
 
-def next_rung(seen: Evidence, since: dict[Rung, float], now: float, spans: Rungs, policy: Policy) -> Next:
+def next_rung(seen: FenceEvidence, since: dict[Rung, float], now: float, spans: Rungs, policy: Policy) -> Next:
     """The rung to stand on now.
 
     ``since`` says when each rung was first stood on; this function enters a rung in it when it first names it. It may
@@ -260,10 +259,10 @@ def next_rung(seen: Evidence, since: dict[Rung, float], now: float, spans: Rungs
     for rung, spec in LADDER.items():
         if spec.proven(seen) or _skipped(rung, seen, policy):
             continue
-        if rung is Rung.DRAIN and not seen.pinned and seen.others is Others.NONE:
+        if rung is Rung.DRAIN and not seen.shielded and seen.others is Others.NONE:
             continue  # nobody else is hurt: cut before the server answers again and takes what is queued
         overdue = now >= since.setdefault(rung, now) + spec.deadline(spans)
-        if overdue and (spec.late is Late.GO_ON or (rung is Rung.DRAIN and not seen.pinned)):
+        if overdue and (spec.late is Late.GO_ON or (rung is Rung.DRAIN and not seen.shielded)):
             if rung is not Rung.DRAIN:  # CUT says it
                 passed_over.append(spec.missing(seen))
             continue
@@ -279,7 +278,7 @@ def next_rung(seen: Evidence, since: dict[Rung, float], now: float, spans: Rungs
     return Next(Rung.DONE, bool(passed_over), False, False, "; ".join([*passed_over, "the fence is complete"]))
 
 
-def _skipped(rung: Rung, seen: Evidence, policy: Policy) -> bool:
+def _skipped(rung: Rung, seen: FenceEvidence, policy: Policy) -> bool:
     if rung is Rung.CUT:
-        return seen.pinned
+        return seen.shielded
     return rung is Rung.AFTER and policy.after_fence is AfterFence.OFF

@@ -38,9 +38,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 #: the loop looks at the boot clock at least this often (vmguard/daemon/runtime/loop.py, TICK), in seconds
-TICK = 1.0
+TICK_S = 1.0
 #: from the decision to freeze until the last of a thousand VMs stands still, in seconds
-SIGNAL = 0.5
+SIGNAL_S = 0.5
 #: by how much two clocks that count seconds may differ; a bad quartz has 1e-4
 DRIFT = 5e-4
 
@@ -59,8 +59,8 @@ class Wishes:
     slow_round: float = 300.0
     #: a VM that stays frozen is reported again after this time
     remind: float = 600.0
-    tick: float = TICK
-    signal: float = SIGNAL
+    tick: float = TICK_S
+    signal: float = SIGNAL_S
     #: the server's grace period, when it is known; else it is taken to be as long as the lease
     grace: float | None = None
 
@@ -91,6 +91,7 @@ class Timeline:
     #: ages at which the mount's phase changes
     late: float
     freeze: float
+    #: from this age on another host may own the locks
     expiry: float
     #: how late a freeze can be complete, counted from the age at which it is due
     slack: float
@@ -103,11 +104,6 @@ class Timeline:
     slow_round: float
     remind: float
     rungs: Rungs
-
-    @property
-    def takeover(self) -> float:
-        """The age from which another host may own the locks."""
-        return self.expiry
 
     def check(self) -> None:
         """Raises ImpossibleTiming with a sentence for the admin."""

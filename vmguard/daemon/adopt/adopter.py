@@ -9,8 +9,8 @@ from typing import Any
 from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.sources.process_arguments import identity
+from vmguard.core.watchdog.events import Adopted, Event
 from vmguard.daemon.adopt.unclaimed_qemu import Census, Stranger
-from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
@@ -34,15 +34,15 @@ class Adopter:
         registry: Registry,
         census: Census,
         pinner: Pinner,
-        conflicts: Conflicts,
+        feed: Callable[[Event], None],
         local: Callable[[], bool],
     ) -> None:
-        """``local``: whether files on this host's own file systems are guarded, too."""
+        """``feed``: has the watchdog take in an event. ``local``: whether local files are guarded, too."""
         self._loop = loop
         self._registry = registry
         self._census = census
         self._pinner = pinner
-        self._conflicts = conflicts
+        self._feed = feed
         self._local = local
 
     def adopt(self, request: AdoptRequest, reply: Reply) -> None:
@@ -97,7 +97,8 @@ class Adopter:
             self._loop.call_in(_AGAIN, functools.partial(self._follow, following, results, reply, end))
             return
         for vm, index in following:
-            self._conflicts.let_go_on(vm)
+            if vm.state is State.CONFLICT:
+                self._feed(Adopted(clock.boottime(), vm.id))
             word = results[index].result
             if vm.state is State.CONFLICT:
                 word = "conflict"

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import vmguard
@@ -21,21 +21,21 @@ log = logging.getLogger("vmguard.service")
 _ERROR_CHARACTERS = 4096
 
 
+@dataclass
 class Session:
     """One connection: its peer, and the claim that it is making."""
 
-    def __init__(self, connection: Connection, pid: int, pidfd: int) -> None:
-        self.connection = connection
-        self.pid = pid
-        self.pidfd = pidfd
-        #: of a claim that has not been accepted yet; their descriptors are ours to close
-        self.files: list[GuardedFile] = []
-        #: of a claim that was accepted
-        self.vm: GuardedVm | None = None
-        #: pidfd of the Proxmox task whose hook this is, -1 if there is none
-        self.task = -1
-        #: the node that its VM migrates from, empty if that is not known; None: an ordinary start
-        self.source: str | None = None
+    connection: Connection
+    pid: int
+    pidfd: int
+    #: of a claim that has not been accepted yet; their descriptors are ours to close
+    files: list[GuardedFile] = field(default_factory=list)
+    #: of a claim that was accepted
+    vm: GuardedVm | None = None
+    #: pidfd of the Proxmox task whose hook this is, -1 if there is none
+    task: int = -1
+    #: the node that its VM migrates from, empty if that is not known; None: an ordinary start
+    source: str | None = None
 
     def answer(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Send an answer. A peer that does not take it is logged, and harms nobody else."""

@@ -7,19 +7,21 @@ from typing import Any
 
 from vmguard.adapters.linux import clock
 from vmguard.core.watchdog.lease import Mount
+from vmguard.core.watchdog.machine import Watch
 from vmguard.core.watchdog.states import DANGER
 from vmguard.daemon.fence.fencer import Fencer
 from vmguard.daemon.registry.guarded_vm import GuardedVm
-from vmguard.daemon.watch.driver import Watcher
 from vmguard.daemon.watch.maintenance_mode import Arming
+from vmguard.daemon.watch.observer import Observer
 from vmguard.protocol.wire import Message
 
 
 class WatchdogStatus:
     """Reads the watchdog's state, and changes nothing."""
 
-    def __init__(self, watcher: Watcher, arming: Arming, fencer: Fencer) -> None:
-        self._watcher = watcher
+    def __init__(self, watch: Watch, observer: Observer, arming: Arming, fencer: Fencer) -> None:
+        self._watch = watch
+        self._observer = observer
         self._arming = arming
         self._fencer = fencer
 
@@ -28,7 +30,7 @@ class WatchdogStatus:
 
         None when the VM is not watched (yet): none of its files is on NFSv4.
         """
-        watch = self._watcher.watch
+        watch = self._watch
         known = watch.vms.get(vm.id)
         if known is None or not known.info.locks:
             return None
@@ -60,8 +62,8 @@ class WatchdogStatus:
 
     def health(self) -> Message:
         """Return the leases of all mounts, fences under way, and whether the watchdog is disarmed."""
-        watch, now = self._watcher.watch, clock.boottime()
-        sources = {mount.point: mount.source for mount in self._watcher.mounts.values()}
+        watch, now = self._watch, clock.boottime()
+        sources = {mount.point: mount.source for mount in self._observer.mounts.values()}
         return {
             "mounts": [
                 {
