@@ -5,6 +5,7 @@ Real processes and real files, as in test_unguarded.py: the source, and a third 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -23,10 +24,8 @@ from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import DISK, EXCLUSIVE
 from vmguard.core.locks.ranges import LIBVIRT_RANGE, OUTGOING_MARK, QEMU_RANGE, RESERVATION, WHOLE, held_ranges
 from vmguard.core.sources.process_arguments import Kind
-from vmguard.daemon.claim.migration_target import Incoming
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
-from vmguard.daemon.runtime.storage_threads import Workers
 from vmguard.errors import LockConflict
 
 pytestmark = pytest.mark.process
@@ -139,21 +138,15 @@ class Target(Corner):
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(folder, monkeypatch)
-        self.migration = Migration()
-        self.incoming = self.new_incoming()
+        self.incoming = self.parts.incoming
 
-    def new_incoming(self) -> Incoming:
-        incoming = Incoming(
-            self.loop, Workers(self.loop), self.registry, self.pinner, self.conflicts, lambda: self.migration
-        )
-        self.keeper.on_running = incoming.follow
+    @property
+    def migration(self) -> Migration:
+        return self.config.migration
 
-        def pinned(vm: GuardedVm, file: GuardedFile) -> None:
-            incoming.pinned(vm, file)
-            self.conflicts.solved(vm)
-
-        self.pinner.on_pinned = pinned
-        return incoming
+    @migration.setter
+    def migration(self, value: Migration) -> None:
+        self.config = dataclasses.replace(self.config, migration=value)
 
     def claim(self, *disks: Path, foothold: bool = True) -> GuardedVm:
         """What the hook hands over while the source has the disks."""
@@ -324,7 +317,7 @@ def test_the_state_file_brings_the_wait_back(target: Target) -> None:
     again.files[0].fd, vm.files[0].fd = vm.files[0].fd, -1
     again.processes = vm.processes
     target.registry.take_up(again)  # the daemon after this one
-    target.incoming = target.new_incoming()
+    target.incoming.resume()
     qemu.run()
     target.spin(0.3)
     assert again.state is State.INCOMING

@@ -16,7 +16,7 @@ from vmguard.adapters.linux import proc
 from vmguard.adapters.proxmox import helpers as proxmox_helpers
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.core.sources.process_arguments import Kind, identity, served
-from vmguard.core.watchdog.events import AfterFence, Policy
+from vmguard.core.watchdog.events import AfterFence, Cause, Policy
 from vmguard.daemon.fence import fencer
 from vmguard.daemon.registry.guarded_vm import PROXMOX, GuardedVm
 from vmguard.jobs import hypervisor
@@ -115,7 +115,7 @@ class Node:
         self.world.registry.remove(vm)
         vm.hypervisor, vm.uuid = PROXMOX, "100"
         self.world.registry.add(vm)
-        self.world.fencer.begin(vm, "the lock is lost", Policy(after_fence=after))
+        self.world.fencer.begin(vm, "the lock is lost", Cause.LOST, Policy(after_fence=after))
         assert self.world.turn(lambda: proc.is_dead(vm.pidfd))
         assert self.called == [], "nobody is asked before the VM is dead"
         self.world.ended(vm)

@@ -18,7 +18,6 @@ from vmguard.daemon.api.hook_prefork import HookPrefork
 from vmguard.daemon.claim import fdstore_recovery
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.settings import Settings
 from vmguard.errors import DaemonError
 from vmguard.protocol import wire
 
@@ -53,12 +52,12 @@ class Daemon:
 
     def _run_alone(self) -> int:
         passed = systemd.listen_fds()
-        parts = wiring.build(self._loop, self._run_dir, lambda: self._config)
-        parts.arming.resume()  # first: whatever is found below must know whether anything may be done about it
+        parts = wiring.Parts(self._loop, self._run_dir, lambda: self._config)
+        parts.maintenance.resume()  # first: whatever is found below must know whether anything may be done about it
         self._resume(parts, {name: fd for name, fd in passed if "-" in name})
         parts.server.listen(self._listener([fd for name, fd in passed if "-" not in name]))
         parts.start()
-        if Settings(lambda: self._config).wants_host_fence() and parts.host_fence.missing():
+        if parts.settings.wants_host_fence() and parts.host_fence.missing():
             log.error("host_fence: watchdog is configured, but could not fire: %s", parts.host_fence.missing())
         self._signals(parts.registry)
         HookPrefork(self._loop, self._run_dir, _STANDING_BY if self._config.hook.standby else 0).start()
@@ -79,8 +78,7 @@ class Daemon:
     def _resume(self, parts: wiring.Parts, stored: dict[str, int]) -> None:
         """Take up what an earlier daemon guarded: its state files, and the descriptors that systemd kept."""
         parts.registry.load()
-        pieces = Settings(lambda: self._config).pieces
-        fdstore_recovery.take_in(stored, parts.registry, pieces, self._config.libvirt.run_dir)
+        fdstore_recovery.take_in(stored, parts.registry, parts.settings.pieces, self._config.libvirt.run_dir)
         for vm in parts.registry:
             parts.keeper.resume(vm, stored)
         for name, fd in stored.items():

@@ -1,17 +1,17 @@
-"""Build the daemon's parts: each once, with all that it depends on given to its constructor.
+"""Build the daemon's parts: each once, when it is first asked for; its constructor gets all that it depends on.
 
 Some parts know each other both ways: the pinner tells the watchdog of a rival, and the watchdog has the pinner try
-again. There the part that is made first gets a function that looks the other one up when it is called, which is never
-before all of them are made.
+again. There one of the two gets a function of this module's, which looks the other one up when it is called.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cached_property
 
 from vmguard.adapters.linux.hardware_watchdog import HostFence
+from vmguard.adapters.linux.mount_table import MountTable
 from vmguard.config.settings import Config
 from vmguard.core.locks.claim_states import State
 from vmguard.core.watchdog.machine import Watch
@@ -51,24 +51,33 @@ from vmguard.daemon.watch.probes import Probes
 _PIN_INTERVAL_S = 1.0
 
 
-@dataclass(frozen=True)
 class Parts:
     """All parts of a daemon, made and not yet started."""
 
-    registry: Registry
-    keeper: Keeper
-    pinner: Pinner
-    signals: Signals
-    fencer: Fencer
-    watch: Watch
-    driver: Driver
-    observer: Observer
-    arming: Arming
-    incoming: Incoming
-    census: Census
-    hints: Hints
-    server: Server
-    host_fence: HostFence
+    def __init__(
+        self,
+        loop: Loop,
+        run_dir: str,
+        config: Callable[[], Config],
+        pin_interval_s: float = _PIN_INTERVAL_S,
+        table: MountTable | None = None,
+    ) -> None:
+        """``table``: the mounts that the watchdog sees; this host's when there is none.
+
+        Raises OSError when ``run_dir`` cannot be used.
+        """
+        self.loop = loop
+        self._run_dir = run_dir
+        self._config = config
+        self._pin_interval_s = pin_interval_s
+        self._table = table or MountTable()
+        self.settings = Settings(config)
+        self.registry = Registry(run_dir)
+        self.workers = Workers(loop)
+        self.records = Records(loop, self.settings.record)
+        self.report = Reporter(History(run_dir), Notifier(self.settings.notify), self.registry.about)
+        self.watch = Watch(self.settings.wishes())
+        self.signals = Signals(loop, self.registry)
 
     def start(self) -> None:
         """Start what runs by itself; the registry holds by now what an earlier daemon guarded."""
@@ -79,88 +88,136 @@ class Parts:
         self.driver.start()
         self.fencer.resume()
 
+    # -- claims and pins --------------------------------------------------------------------------------------------
 
-def build(loop: Loop, run_dir: str, config: Callable[[], Config]) -> Parts:
-    """Build all parts of a daemon. Raises OSError when ``run_dir`` cannot be used."""
-    settings = Settings(config)
-    registry = Registry(run_dir)
-    workers = Workers(loop)
-    records = Records(loop, settings.record)
-    written_late = Claims(loop, registry, records)
-    report = Reporter(History(run_dir), Notifier(settings.notify), registry.about)
+    @cached_property
+    def pinner(self) -> Pinner:
+        return Pinner(
+            self.loop,
+            self.workers,
+            self.registry,
+            self.records.mark_released,
+            self.settings.pieces,
+            self._pin_interval_s,
+            on_conflict=lambda vm, file, rival: self.conflicts.meet(vm, file, rival),
+            on_pinned=self._pinned,
+        )
 
-    def on_pinned(vm: GuardedVm, file: GuardedFile) -> None:
-        written_late.pinned(vm, file)
-        incoming.pinned(vm, file)
+    def _pinned(self, vm: GuardedVm, file: GuardedFile) -> None:
+        self.late_records.pinned(vm, file)
+        self.incoming.pinned(vm, file)
         if vm.state is State.CONFLICT:
-            observer.tell(vm)
+            self.observer.tell(vm)
 
-    pinner = Pinner(
-        loop,
-        workers,
-        registry,
-        records.mark_released,
-        settings.pieces,
-        _PIN_INTERVAL_S,
-        on_conflict=lambda vm, file, rival: conflicts.meet(vm, file, rival),
-        on_pinned=on_pinned,
-    )
-    keeper = Keeper(
-        loop,
-        workers,
-        registry,
-        pinner,
-        settings.timing,
-        records.mark_released,
-        on_running=lambda vm: incoming.follow(vm),
-    )
-    signals = Signals(loop, registry)
+    @cached_property
+    def late_records(self) -> Claims:
+        return Claims(self.loop, self.registry, self.records)
 
-    watch = Watch(settings.wishes())
-    driver = Driver(loop, watch, carry_out=lambda effect: effects.carry_out(effect))
-    observer = Observer(loop, registry, watch, driver.feed, settings.policy, Leases(run_dir))
-    conflicts = Conflicts(registry, settings.policy, observer.tell, driver.feed)
-    host_fence = HostFence(config().watch.watchdog_device)
-    surroundings = Surroundings(
-        report=report,
-        others=watch.others,
-        why_no_restart=watch.why_no_restart,
-        copy=pinner.shield.take,
-        gone=observer.gone,
-        host=host_fence,
-        run_dirs=lambda: keeper.timing.run_dirs,
-    )
-    fencer = Fencer(loop, registry, signals, os.path.join(run_dir, "fences"), surroundings)
-    probes = Probes(loop, registry, watch, driver.feed, observer.mount_of, pinner.shield)
-    clocks = Clocks(loop, registry)
-    effects = Effects(
-        registry, driver.feed, report, settings.policy, probes, signals, clocks, fencer, conflicts, pinner
-    )
-    arming = Arming(run_dir, driver.feed)
+    @cached_property
+    def keeper(self) -> Keeper:
+        return Keeper(
+            self.loop,
+            self.workers,
+            self.registry,
+            self.pinner,
+            self.settings.timing,
+            self.records.mark_released,
+            on_running=lambda vm: self.incoming.follow(vm),
+        )
 
-    incoming = Incoming(
-        loop, workers, registry, pinner, conflicts, lambda: config().migration, observer.tell, driver.feed
-    )
-    census = Census(loop, registry, keeper, pinner, lambda: config().unguarded)
-    adopter = Adopter(loop, registry, census, pinner, driver.feed, settings.locks_local_files)
-    claims = ClaimRequests(loop, registry, keeper, settings.claim, incoming)
-    questions = Questions(registry, WatchdogStatus(watch, observer, arming, fencer))
-    commands = Commands(arming, adopter.adopt)
-    server = Server(loop, keeper, {**claims.handlers, **questions.handlers, **commands.handlers})
-    hints = Hints(loop, registry, pinner.attend, observer.io_error, settings.listens_to_libvirt)
-    return Parts(
-        registry=registry,
-        keeper=keeper,
-        pinner=pinner,
-        signals=signals,
-        fencer=fencer,
-        watch=watch,
-        driver=driver,
-        observer=observer,
-        arming=arming,
-        incoming=incoming,
-        census=census,
-        hints=hints,
-        server=server,
-        host_fence=host_fence,
-    )
+    @cached_property
+    def incoming(self) -> Incoming:
+        return Incoming(
+            self.loop,
+            self.workers,
+            self.registry,
+            self.pinner,
+            self.conflicts,
+            lambda: self._config().migration,
+            self.observer.tell,
+            self.driver.feed,
+        )
+
+    @cached_property
+    def census(self) -> Census:
+        return Census(self.loop, self.registry, self.keeper, self.pinner, lambda: self._config().unguarded)
+
+    @cached_property
+    def hints(self) -> Hints:
+        events = self.settings.listens_to_libvirt
+        return Hints(self.loop, self.registry, self.pinner.attend, self.observer.io_error, events)
+
+    # -- the watchdog -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def driver(self) -> Driver:
+        return Driver(self.loop, self.watch, carry_out=lambda effect: self.effects.carry_out(effect))
+
+    @cached_property
+    def observer(self) -> Observer:
+        leases = Leases(self._run_dir)
+        policy = self.settings.policy
+        return Observer(self.loop, self.registry, self.watch, self.driver.feed, policy, leases, self._table)
+
+    @cached_property
+    def effects(self) -> Effects:
+        return Effects(
+            self.registry,
+            self.driver.feed,
+            self.report,
+            self.settings.policy,
+            self.probes,
+            self.signals,
+            Clocks(self.loop, self.registry),
+            self.fencer,
+            self.conflicts,
+            self.pinner,
+        )
+
+    @cached_property
+    def probes(self) -> Probes:
+        mount_of, shield = self.observer.mount_of, self.pinner.shield
+        return Probes(self.loop, self.registry, self.watch, self.driver.feed, mount_of, shield)
+
+    @cached_property
+    def conflicts(self) -> Conflicts:
+        return Conflicts(self.registry, self.settings.policy, self.observer.tell, self.driver.feed)
+
+    @cached_property
+    def host_fence(self) -> HostFence:
+        return HostFence(self._config().watch.watchdog_device)
+
+    @cached_property
+    def fencer(self) -> Fencer:
+        surroundings = Surroundings(
+            report=self.report,
+            others=self.watch.others,
+            why_no_restart=self.watch.why_no_restart,
+            copy=self.pinner.shield.take,
+            gone=self.observer.gone,
+            host=self.host_fence,
+            run_dirs=lambda: self.keeper.timing.run_dirs,
+        )
+        return Fencer(self.loop, self.registry, self.signals, os.path.join(self._run_dir, "fences"), surroundings)
+
+    @cached_property
+    def maintenance(self) -> Arming:
+        return Arming(self._run_dir, self.driver.feed)
+
+    # -- the socket -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def server(self) -> Server:
+        adopter = Adopter(
+            self.loop,
+            self.registry,
+            self.census,
+            self.pinner,
+            self.driver.feed,
+            self.settings.locks_local_files,
+        )
+        status = WatchdogStatus(self.watch, self.observer, self.maintenance, self.fencer)
+        claims = ClaimRequests(self.loop, self.registry, self.keeper, self.settings.claim, self.incoming)
+        questions = Questions(self.registry, status)
+        commands = Commands(self.maintenance, adopter.adopt)
+        return Server(self.loop, self.keeper, {**claims.handlers, **questions.handlers, **commands.handlers})

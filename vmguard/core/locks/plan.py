@@ -1,7 +1,7 @@
-"""What a start would lock: the plan of one VM.
+"""The plan of one VM: the files that a start locks, and the storage that no lock covers.
 
-The hook builds this on its hot path, where importing ``dataclasses``, ``enum`` or ``typing`` alone would cost more
-than all of its work (10, 3 and 8 ms against 6 ms for a bare interpreter). So these are plain classes with slots.
+The hook builds the plan on its hot path, where importing ``dataclasses``, ``enum`` or ``typing`` alone would cost more
+than all of its work (10, 3 and 8 ms, against 6 ms for a bare interpreter). So these are plain classes with slots.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOADER = "loader"
 TPM_STATE = "tpm-state"
 MEMORY = "memory"
 
-# Kinds of storage that no lock covers. The configured policy names them.
+# Kinds of storage that no lock covers. The configured policy uses these names.
 BLOCK = "block"
 NETWORK = "network"
 DIRECTORY = "directory"
@@ -36,7 +36,7 @@ def printable(text: str) -> str:
 
 
 class PlannedFile:
-    """One file that a start locks: where it is, how, and why."""
+    """One file that a start locks: its path, the lock's mode, and the role of the file."""
 
     __slots__ = ("mode", "path", "role", "source")
 
@@ -44,7 +44,7 @@ class PlannedFile:
         self.path = path
         self.mode = mode
         self.role = role
-        #: where the plan learned of it, for people: ``disk vda``, ``backing of /srv/vm/a.qcow2``
+        #: what names the file, for people: ``disk vda``, ``backing of /srv/vm/a.qcow2``
         self.source = printable(source)
 
     def as_json(self) -> dict[str, str]:
@@ -55,7 +55,7 @@ class PlannedFile:
 
 
 class Unguarded:
-    """Something of the VM's storage that no lock covers, and why. ``kind`` selects the policy that judges it."""
+    """A part of the VM's storage that no lock covers, and why. ``kind`` selects the policy for it."""
 
     __slots__ = ("kind", "reason", "source")
 
@@ -73,7 +73,7 @@ class Unguarded:
 
 
 class Plan:
-    """All of a VM's files and all that is left unguarded."""
+    """All files of a VM, and everything that is left unguarded."""
 
     __slots__ = ("files", "name", "unguarded", "uuid")
 

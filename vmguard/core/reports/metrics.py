@@ -1,7 +1,7 @@
-"""What Prometheus may know of a host: families of samples, made from what the daemon tells. Pure.
+"""The metrics of a host for Prometheus: families of samples, computed from the daemon's answers. Pure.
 
-Names and labels follow Prometheus' conventions: base units, ``_seconds`` and ``_total``, a label for what may be
-several, and never a label whose values grow without end.
+Names and labels follow Prometheus' conventions: base units, ``_seconds`` and ``_total``, a label for each dimension,
+and never a label with an unbounded set of values.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Labels = dict[str, str]
 
 
 class Family(NamedTuple):
-    """One metric with all of its samples."""
+    """One metric and all its samples."""
 
     name: str
     kind: str
@@ -116,7 +116,7 @@ _MOUNT_NUMBERS = {
 }
 
 
-#: name without the prefix -> help; the manual and the tests go by it
+#: name without the prefix -> help; the manual and the tests are made from it
 HELP = {
     "up": "Whether the vmguard daemon answers.",
     "build_info": "The version of the daemon that answers.",
@@ -191,7 +191,7 @@ def _add_mount(mount: MountSample, samples: dict[str, list[tuple[Labels, float]]
 
 
 def text(found: list[Family]) -> str:
-    """The exposition format 0.0.4, as node_exporter's textfile collector reads it."""
+    """Format the metrics in the exposition format 0.0.4, which node_exporter's textfile collector reads."""
     return "".join(f"{line}\n" for family in found for line in _lines(family))
 
 

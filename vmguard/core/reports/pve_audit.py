@@ -1,16 +1,16 @@
-"""What is wrong with the guard of a whole Proxmox cluster: ``audit(view)``. Pure: all that counts is in the View.
+"""Find what is wrong with the guard of a whole Proxmox cluster: ``audit(view)``. Pure: all input is in the view.
 
-kind            what it says
-not-enrolled    a VM has disks on a guarded storage, and its starts do not ask vmguard
+kind            meaning
+not-enrolled    a VM has disks on a guarded storage, but its starts do not run vmguard's hook
 shared-file     two VMs open one file, and one of them writes to it
-aliased         two storages are one place: one image has two names there
+aliased         two storages are the same place: one image has two names there
 foreign         a host that is no node of this cluster has claimed disks there
 unsafe-mount    locks on a mount prove nothing (NFSv3, nolock), or I/O is given up early (soft)
-no-hook         VMs are enrolled, but the hookscript is not there on this node: they cannot start
-chain           a VM's own hookscript is not run any more, or the entry of one that is gone is left
+no-hook         VMs are enrolled, but this node lacks the hookscript: they cannot start
+chain           a VM's own hookscript is not run any more, or an entry is left of a script that is gone
 snapshot        a rollback would take the guard off, or bring it back after it was taken off
 hidden-drive    ``args:`` hands QEMU a drive that nobody can guard
-unknown         something could not be asked
+unknown         something could not be read or queried
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HOOK = "local:snippets/vmguard"
 
 @dataclass(frozen=True)
 class MountUnder:
-    """The mount under a path, as this node's kernel tells of it."""
+    """The mount under a path, as this node's kernel shows it."""
 
     point: str
     is_nfs: bool
@@ -56,6 +56,8 @@ class LastClaim:
 
 @dataclass(frozen=True)
 class AuditFinding:
+    """One thing that is wrong: its kind (see above), how bad it is, a sentence, and what to do."""
+
     kind: str
     status: Status
     text: str
@@ -71,30 +73,30 @@ class AuditFinding:
 
 @dataclass
 class ClusterView:
-    """The cluster, as far as it can be seen from where the audit runs."""
+    """The cluster, as far as it is visible from where the audit runs."""
 
     nodes: list[str]
     storages: Storages
     #: (VMID, node, configuration)
     vms: list[tuple[str, str, VmConfig]] = field(default_factory=list)
-    #: hookscripts that vmguard took the place of: VMID -> (volume, path)
+    #: hookscripts that vmguard replaced: VMID -> (volume, path)
     chained: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    #: the mount under a path; None when that is not known from here
+    #: return the mount under a path; None when it is not known from here
     mount_under: Callable[[str], MountUnder | None] = lambda path: None
-    #: device and inode of files and of storages' folders, as far as they could be asked
+    #: path -> (device, inode) of files and of storages' folders, as far as they could be read
     inodes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     records: Sequence[LastClaim] = ()
-    #: this node; empty when the audit runs elsewhere
+    #: the name of this node; empty when the audit runs elsewhere
     here: str = ""
     #: why the hookscript cannot be run on this node; empty when it can, or when that is not known
     hook_problem: str = ""
-    #: why a recorded script cannot be run here, by its path
+    #: return why a recorded script (by its path) cannot be run here; empty when it can
     script_problem: Callable[[str], str] = lambda path: ""
     problems: list[AuditFinding] = field(default_factory=list)
 
 
 def audit(view: ClusterView) -> list[AuditFinding]:
-    """The worst first."""
+    """Return all findings, the worst first."""
     plans, found = _plans(view)
     found += view.problems
     for part in (_enrolment, _shared_files):
@@ -106,7 +108,7 @@ def audit(view: ClusterView) -> list[AuditFinding]:
 
 
 def is_guarded(storage: Storage, mount_under: Callable[[str], MountUnder | None]) -> bool:
-    """Whether its files lie where several hosts may open them: decided by what is mounted, not by the type alone."""
+    """Return whether several hosts may open the storage's files. What is mounted decides, not the type alone."""
     if not storage.has_files or not storage.path:
         return False
     under = mount_under(storage.path)
@@ -116,7 +118,7 @@ def is_guarded(storage: Storage, mount_under: Callable[[str], MountUnder | None]
 
 
 def guarded_files(vm: PveVm, mount_under: Callable[[str], MountUnder | None]) -> list[tuple[str, str]]:
-    """(path, mode) of a VM's files that other hosts may open."""
+    """Return (path, mode) of each file of the VM that other hosts may open."""
     found = []
     for source in vm.domain.sources:
         if source.kind != "file":
@@ -185,7 +187,7 @@ def _shared_files(view: ClusterView, plans: _Plans) -> Iterator[AuditFinding]:
 
 
 def _names(path: str, node: str, storage: Storage | None, view: ClusterView) -> list[object]:
-    """What a file is called in the whole cluster. A folder of one node means nothing on another."""
+    """Return the names of a file that hold in the whole cluster. A folder of one node means nothing on another."""
     name = place(path, storage, view.mount_under)
     everywhere = not name.startswith("/") or (storage is not None and storage.is_shared)
     names: list[object] = [name if everywhere else (node, name)]
@@ -195,14 +197,14 @@ def _names(path: str, node: str, storage: Storage | None, view: ClusterView) -> 
 
 
 def _files(vm: PveVm) -> Iterator[tuple[str, str]]:
-    """A file that stands there twice counts with its stronger mode."""
+    """Yield (path, mode) of each file; of a file that is listed twice, the exclusive mode comes last."""
     sources = [source for source in vm.domain.sources if source.kind == "file"]
     for source in sorted(sources, key=lambda source: source.mode == EXCLUSIVE):
         yield source.path, source.mode
 
 
 def place(path: str, storage: Storage | None, mount_under: Callable[[str], MountUnder | None]) -> str:
-    """One name for one place of the cluster, whatever its path: ``server:/export/...``; a path where that is all."""
+    """Return one name for one place of the cluster, whatever its path: ``server:/export/...``, else the path."""
     under = mount_under(path)
     if under is not None and under.is_nfs:
         return _joined(under.source, path[len(under.point) :])
@@ -317,7 +319,7 @@ def _chains(view: ClusterView) -> Iterator[AuditFinding]:
 
 
 def _cloned_from(view: ClusterView, vmid: str) -> str:
-    """The template under a linked clone; empty when it is none."""
+    """Return the VMID of the template under a linked clone; empty for any other VM."""
     config = next(config for known, _, config in view.vms if known == vmid)
     for drive in config.drives.values():
         parts = drive.file.partition(":")[2].split("/")

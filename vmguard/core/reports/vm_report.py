@@ -1,4 +1,4 @@
-"""What `vmguard check` says of a VM: one verdict for each disk, and one for the whole.
+"""The report of `vmguard check` about one VM: a status for each disk, and one for the whole.
 
 The words are part of the JSON schema (schema 1).
 """
@@ -14,7 +14,7 @@ from vmguard.core.locks.owner_record import Owner
 
 
 class Status(enum.IntEnum):
-    """The exit code of `check`, by the convention of monitoring plugins."""
+    """The exit code of `check`, following the convention of monitoring plugins."""
 
     OK = 0
     WARNING = 1
@@ -23,7 +23,7 @@ class Status(enum.IntEnum):
 
 
 class DiskStatus(enum.StrEnum):
-    """What is known about the lock of one file."""
+    """The state of one file's lock, as far as it is known."""
 
     GUARDED_HERE = "guarded-here"
     INCOMING = "incoming"
@@ -46,17 +46,18 @@ _STATUS = {
     DiskStatus.UNKNOWN: Status.UNKNOWN,
 }
 
-#: how bad a status is for the whole, when several meet
+#: rank of each status when the worst of several is taken
 _WEIGHT = {Status.OK: 0, Status.WARNING: 1, Status.UNKNOWN: 2, Status.CRITICAL: 3}
 
 
 def worst(statuses: list[Status]) -> Status:
+    """Return the worst of several statuses; UNKNOWN for none."""
     return max(statuses, key=lambda status: _WEIGHT[status], default=Status.UNKNOWN)
 
 
 @dataclass
 class DiskReport:
-    """One file: verdict, the sentence for people, what to do, and the owner record if there is one."""
+    """One file: its status, a sentence for people, what to do, and the owner record if there is one."""
 
     path: str
     role: str
@@ -66,8 +67,9 @@ class DiskReport:
     todo: str = ""
     ranges: str = ""
     guard: str = ""
-    #: which descriptor of which process carries the lock, and why none does
+    #: the descriptor and process that carry the lock
     through: str = ""
+    #: why the lock is held beside the VM only
     weaker: str = ""
     owner: Owner | None = None
 
@@ -92,7 +94,7 @@ class DiskReport:
 
 
 class LockJson(TypedDict):
-    """What the watchdog knows of one lock; ``verdict`` is kept, lost or unknown, ``kept_age`` in seconds."""
+    """What the watchdog knows about one lock. ``verdict`` is kept, lost or unknown; ``kept_age`` is in seconds."""
 
     path: str
     mount: str
@@ -102,7 +104,7 @@ class LockJson(TypedDict):
 
 
 class WatchJson(TypedDict):
-    """What the watchdog knows of one VM; the two times in seconds, None when they are infinite."""
+    """What the watchdog knows about one VM. The two times are in seconds; None stands for infinity."""
 
     stance: str
     #: whether the stance is proven, not only ordered
@@ -111,14 +113,14 @@ class WatchJson(TypedDict):
     why: str
     lease_age: float | None
     freeze_in: float | None
-    #: what the fence is at, empty when there is none
+    #: the current step of its fence; empty when there is no fence
     fence: str
     locks: list[LockJson]
 
 
 @dataclass
 class VmReport:
-    """A whole VM. ``state`` is the life of its claim on this host, empty when this host holds none."""
+    """A whole VM. ``state`` is the state of its claim on this host; empty when this host holds no claim."""
 
     name: str
     uuid: str
@@ -128,9 +130,9 @@ class VmReport:
     disks: list[DiskReport] = field(default_factory=list)
     unguarded: list[dict[str, str]] = field(default_factory=list)
     daemon: str = "up"
-    #: what the watchdog knows: see WatchdogStatus.of_vm; None when it watches nothing of this VM
+    #: None when the watchdog watches no lock of this VM
     watch: WatchJson | None = None
-    #: a status that the disks alone do not show (a claim without QEMU, a lost descriptor)
+    #: the least status, for what the disks alone do not show (a claim without QEMU, a lost descriptor)
     floor: Status = Status.OK
 
     @property
@@ -154,7 +156,7 @@ class VmReport:
         }
 
 
-#: how the daemon guards a file, as far as it does
+#: the daemon's word for a guarded file -> its status
 GUARDED = {
     "pinned": DiskStatus.GUARDED_HERE,
     "held": DiskStatus.GUARDED_HERE,
@@ -165,7 +167,7 @@ GUARDED = {
 
 @dataclass(frozen=True)
 class FileGuard:
-    """How the daemon guards one file, as its status message says it."""
+    """The guard of one file, from the daemon's status message."""
 
     guard: str
     mode: str

@@ -1,14 +1,15 @@
-"""What the first bytes of a disk image say about other files: ``parse_header(data, "qcow2", size)``. Pure.
+"""Read which other files a disk image needs from its first bytes: ``parse_header(data, "qcow2", size)``. Pure.
 
-A declared format is believed as libvirt and QEMU believe it: the content of a raw disk belongs to the guest, which
-could write a header there that names any file of the host. So raw is never looked at, and only an image whose
-format nobody declared (``None``) is recognised by its magic.
+A declared format is trusted, as libvirt and QEMU trust it: the content of a raw disk belongs to the guest, which
+could write a header there that names any file of the host. So a raw image is never read, and only an image without a
+declared format (``None``) is recognised by its magic.
 
-The header is usually within 4 KiB. When it is not, ``Header.needs`` says how many bytes from the start are, and
-all else in it is void. Damage raises PlanError, without the file's name: the caller knows it.
+The header usually fits in 4 KiB. When it does not, ``ImageHeader.needs`` says how many bytes from the start are
+needed, and everything else in it is void. A damaged header raises PlanError without the file's name, which the caller
+knows.
 
-Formats whose image may lean on files that are not read here (VMDK with a parent or extents) say so in ``note``.
-The image itself is guarded all the same, and every VM that uses it comes by that image.
+For formats whose image may need files that are not read here (VMDK with a parent or extents), ``note`` says so. The
+image itself is guarded all the same, and every VM that uses those files also uses that image.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from vmguard.errors import PlanError
 
 #: enough for nearly every image, and one READ on NFS
 USUAL_BYTES = 4096
-#: the largest qcow2 cluster, which a header and its extensions must fit into
+#: the largest qcow2 cluster; a header and its extensions must fit into one
 MAX_BYTES = 2 << 20
 
 _MAX_NAME_BYTES = 1023
@@ -35,7 +36,7 @@ _QED_BACKING_BIT = 1 << 0
 _QED_RAW_BACKING_BIT = 1 << 2
 _QED_KNOWN_BITS = (1 << 3) - 1
 
-#: complete in themselves: QEMU opens no further file for them (a VHD, VHDX or VDI with a parent it refuses)
+#: formats without further files (QEMU refuses a VHD, VHDX or VDI that has a parent)
 _COMPLETE = frozenset(("raw", "luks", "vdi", "vpc", "vhd", "vhdx", "iso", "fat", "dmg", "bochs", "cloop", "parallels"))
 
 _MAGIC = (
@@ -53,20 +54,20 @@ _MAGIC = (
 
 
 class ImageHeader:
-    """What an image says: its format, the image below it, the file that holds its data."""
+    """The content of an image's header: its format, the image below it, the file that holds its data."""
 
     __slots__ = ("backing", "backing_format", "data_file", "format", "needs", "note")
 
     def __init__(self, format: str) -> None:
         self.format = format
-        #: the name of the image below, as written in the header (see image_name.py); None: there is none
+        #: the name of the image below, as written in the header (see image_name.py); None for no such image
         self.backing: str | None = None
         #: its declared format; None: not declared
         self.backing_format: str | None = None
         self.data_file: str | None = None
-        #: more bytes than were given are needed; all else is void then
+        #: number of bytes needed when the given ones were too few (all else is void then), else 0
         self.needs = 0
-        #: why this image may lean on files that are not known here; empty when all are known
+        #: why this image may need files that are not known here; empty when all are known
         self.note = ""
 
     @property
@@ -78,11 +79,14 @@ class ImageHeader:
 
 
 class _More(Exception):
-    """The bytes given end before the header does."""
+    """The given bytes end before the header does. The argument is the number of bytes needed."""
 
 
 def parse_header(data: bytes, declared: str | None, size: int | None = None) -> ImageHeader:
-    """Read a header. ``size`` is the file's, to tell a truncated image from bytes that were not read yet."""
+    """Read a header. Raises PlanError when it is damaged.
+
+    ``size`` is the file's size, to tell a truncated image from bytes that were not read yet.
+    """
     kind = probe(data) if declared is None else declared
     parser = _PARSERS.get(kind)
     if parser is None:
@@ -104,7 +108,7 @@ def parse_header(data: bytes, declared: str | None, size: int | None = None) -> 
 
 
 def probe(data: bytes) -> str:
-    """The format by magic; raw when nothing fits."""
+    """Return the format by magic; raw when none matches."""
     if data.startswith(_QFI) and len(data) >= 8:
         return "qcow" if data[4:8] == b"\0\0\0\1" else "qcow2"
     for offset, magic, kind in _MAGIC:
@@ -137,7 +141,7 @@ def _check_magic(data: bytes, magic: bytes, kind: str) -> None:
 
 
 def _text(raw: bytes, what: str) -> str:
-    """A file's name. QEMU would cut it at a NUL, libvirt could not write it into XML: neither is believed."""
+    """Decode a file's name. A NUL is refused: QEMU would cut the name there, libvirt could not write it into XML."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -168,7 +172,7 @@ def _qcow2(data: bytes) -> ImageHeader:
     _read_qcow2_extensions(data, length, backing_offset or cluster, header)
     _read_qcow2_backing(data, backing_offset, backing_length, cluster, header)
     if not features & _DATA_FILE_BIT:
-        header.data_file = None  # as QEMU: without the feature bit the name means nothing
+        header.data_file = None  # like QEMU: without the feature bit the name means nothing
     elif header.data_file is None:
         raise PlanError("it keeps its data in an external file but does not name it")
     if features & ~_KNOWN_BITS:
@@ -237,7 +241,7 @@ def _qed(data: bytes) -> ImageHeader:
 
 
 def _vmdk(data: bytes) -> ImageHeader:
-    """Only the one common form is known to be complete: a single sparse file without parent."""
+    """Read a VMDK. Only the common form is known to be complete: a single sparse file without a parent."""
     header = ImageHeader("vmdk")
     text = data[:USUAL_BYTES]
     if not (

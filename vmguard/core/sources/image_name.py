@@ -1,7 +1,7 @@
-"""What QEMU means by the name of an image that stands in another image's header: ``parse_name(text)``. Pure.
+"""Interpret the name of an image in another image's header as QEMU does: ``parse_name(text)``. Pure.
 
-Most are paths. A word before a colon, in front of any slash, is a protocol (``nbd://host/disk``, ``file:/srv/a``);
-``json:{...}`` is a tree of QEMU's own options, which libvirt writes for anything that a path cannot say.
+Most names are paths. A word before a colon, in front of any slash, is a protocol (``nbd://host/disk``,
+``file:/srv/a``). ``json:{...}`` is a tree of QEMU's own options, which libvirt writes for what a path cannot express.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ _NETWORK = frozenset(
 )  # fmt: skip
 _BLOCK = frozenset(("host_device", "host_cdrom"))
 _OTHER = frozenset(("nvme", "nvme-io_uring", "virtio-blk-vhost-vdpa", "virtio-blk-vhost-user", "virtio-blk-vfio-pci"))
-#: what lies between a format and its file without changing which file that is
+#: drivers between a format and its file that do not change which file is meant
 _FILTERS = frozenset(("throttle", "copy-on-read", "preallocate", "blkdebug", "snapshot-access"))
 _MAX_NESTING = 16
 
 
 class ImageName:
-    """Where a name leads: ``kind`` is FILE with ``path``, or a kind of Unguarded with ``path`` saying why."""
+    """The meaning of a name: ``kind`` is FILE and ``path`` the file, or a kind of Unguarded and ``path`` the reason."""
 
     __slots__ = ("format", "kind", "offset", "path")
 
     def __init__(self, kind: str, path: str, format: str | None = None, offset: int = 0) -> None:
         self.kind = kind
         self.path = path
-        #: the format that the name itself declares; None: it declares none
+        #: the format that the name itself declares; None for none
         self.format = format
         self.offset = offset
 
@@ -39,7 +39,7 @@ class ImageName:
 
 
 def parse_name(text: str) -> ImageName:
-    """Read a name from a header. A relative path stays relative. Raises PlanError."""
+    """Interpret a name from a header. A relative path stays relative. Raises PlanError."""
     if text.startswith("json:"):
         return _json(text[5:])
     protocol, colon, rest = text.partition(":")
@@ -74,7 +74,7 @@ def _absolute(path: str) -> str:
 
 
 def public(text: str) -> str:
-    """A name without what may be secret in it: user, password, query."""
+    """Return a name without its possibly secret parts: user, password, query."""
     head, mark, rest = text.partition("://")
     if not mark:
         return text[:200]
@@ -82,7 +82,7 @@ def public(text: str) -> str:
 
 
 def _json(text: str) -> ImageName:
-    import json  # only such names pay for it
+    import json  # only such names pay for the import
 
     try:
         options = json.loads(text)
@@ -110,7 +110,7 @@ def _json(text: str) -> ImageName:
 
 
 def _child(options: dict[str, object]) -> object | None:
-    """The ``file`` (or filters' ``image``) below a format, also in the dotted form ``file.filename``."""
+    """Return the ``file`` (for filters ``image``) below a format, also in the dotted form ``file.filename``."""
     for word in ("file", "image"):
         if word in options:
             return options[word]
@@ -135,7 +135,7 @@ def _leaf(options: dict[str, object], driver: object, format: str | None, offset
 
 
 def _clean(path: str) -> str:
-    """JSON can spell what no path may hold: a NUL, half of a surrogate pair."""
+    """Refuse what JSON can express and no path may contain: a NUL, half of a surrogate pair. Raises PlanError."""
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:

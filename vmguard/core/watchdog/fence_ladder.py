@@ -1,11 +1,11 @@
-"""The fence ladder: how a VM is ended so that not even a queued write of it can reach the storage. Pure data.
+"""The fence ladder: end a VM so that not even a queued write of it can reach the storage. Pure.
 
-Killing is not enough: the kernel sends a dead process's queued write again after a partition heals, over the new
-owner's data. What stops it is the lost lock on the very description of the write, as long as a copy of that
-description stays open; so the copy comes first and is given up last.
+Killing is not enough: after a partition heals, the kernel re-sends a dead process's queued write, over the new owner's
+data. What stops that write is the lost lock on the very description of the write, as long as a copy of the description
+stays open. So the copy is taken first and closed last.
 
 ======== ==================================== =================================== ==================================
-rung     what is done                         proof that is needed                when its deadline passes
+rung     action                               proof                               when its deadline passes
 ======== ==================================== =================================== ==================================
 COPY     take a copy of each description      we hold one of each, or there is    alarm, go on without: killing
          that carries a lock                  none left to take                   must not wait
@@ -19,22 +19,22 @@ CLEAN_UP tell the hypervisor                  it says that the VM is off        
 AFTER    start it again, or leave it off      the start was ordered               alarm, go on
 ======== ==================================== =================================== ==================================
 
-Never SIGTERM and never the hypervisor's own "destroy" first: QEMU would flush, over the new owner's data.
+Not chosen: SIGTERM, or the hypervisor's own "destroy" first. QEMU would flush, over the new owner's data.
 
-Dead is what its pidfd says. A process in state D has the signal, but not yet died: its threads may still be submitting
-a write. State Z in /proc/PID/stat is not enough either: only the first thread has ended, others may run. The kernel
-makes the pidfd readable when the last thread has gone through exit_files() (kernel/exit.c, do_exit before
-exit_notify): nothing can be submitted any more. Whether the parent has reaped it does not matter.
+Only the pidfd proves death. A process in state D has the signal but is not dead yet: its threads may still be
+submitting a write. State Z in /proc/PID/stat is no proof either: only the first thread has ended, others may run. The
+kernel makes the pidfd readable when the last thread has passed exit_files() (kernel/exit.c, do_exit before
+exit_notify): nothing can be submitted any more. Whether the parent has reaped the process does not matter.
 
 CUT hurts every VM of that mount (``umount -f`` answers all its queued requests with EIO), so it is taken only for a VM
 that is not shielded (a file of it is not pinned, or could not be copied), and only when no other VM of the mount still
 waits for its verdict; at once when there is no other.
 
-RELEASE comes before the next storage reboot can: a lost lock that is left open would be reclaimed then, and rob the
+RELEASE must come before the next storage reboot: a lost lock that is still open would be reclaimed then, and rob the
 rightful owner. It never comes before death and drainage are proven: until then the copy is the shield.
 
-There is no memory in here: ``next_rung`` sees evidence only, so a daemon that was killed on any rung, and the one that
-comes after it, begin where the evidence says. What the caller keeps is since when it stands on the rung.
+The ladder has no memory: ``next_rung`` sees evidence only. So when a daemon was killed on any rung, the next one
+continues where the evidence says. The caller only keeps the time at which each rung was first reached.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ from vmguard.core.watchdog.timing import Rungs
 
 
 class Life(enum.StrEnum):
-    """A process, as far as can be proven."""
+    """The state of a process, as far as it can be proven."""
 
     RUNNING = "running"
-    #: state D: it has not died, whatever signals it has
+    #: state D: it is not dead, whatever signals are pending
     BLOCKED = "blocked"
     #: the first thread has ended, others may run
     LEADER_GONE = "leader-gone"
@@ -67,12 +67,12 @@ class FencedProcess:
     name: str
     pid: int
     life: Life
-    #: SIGKILL was taken by the kernel
+    #: the kernel accepted SIGKILL for it
     killed: bool = False
 
 
 class Others(enum.StrEnum):
-    """The other VMs of its mounts (``Watch.others``)."""
+    """The other VMs on the VM's mounts (``Watch.others``), which a cut would hurt."""
 
     NONE = "none"
     #: each has its verdict
@@ -83,23 +83,22 @@ class Others(enum.StrEnum):
 
 @dataclass(frozen=True)
 class FenceEvidence:
-    """All that counts. Each field is looked up anew for each question, never remembered.
+    """All evidence about one VM. Each field is read anew for each decision, never remembered.
 
     Unknown counts as no: a flag is set only by its proof.
     """
 
     processes: tuple[FencedProcess, ...]
-    #: every file of it is locked on the description that writes
+    #: each file that it writes is locked on the very description that writes
     pinned: bool
     #: we hold a copy of each description that carries such a lock, or there is none
     copied: bool
     #: no request of its files is queued in the kernel
     drained: bool
-    #: whom a cut would hurt
     others: Others
     #: its descriptions are unlocked and closed
     released: bool
-    #: the hypervisor says that it is off
+    #: the hypervisor says that the VM is off
     cleaned: bool
     #: ``after_fence`` was carried out
     followed: bool
@@ -115,6 +114,8 @@ class FenceEvidence:
 
 
 class Rung(enum.StrEnum):
+    """A step of the ladder; see the table above."""
+
     COPY = "copy"
     KILL = "kill"
     DEATH = "death"
@@ -127,8 +128,9 @@ class Rung(enum.StrEnum):
 
 
 class Late(enum.StrEnum):
-    """What happens when a rung's deadline passes without its proof. The rung is tried on in each case."""
+    """What happens when a rung's deadline passes without its proof. In each case the rung is retried."""
 
+    #: alarm, and take the next rung
     GO_ON = "go on"
     ALARM = "alarm"
     #: alarm, then the host's watchdog if the admin chose it
@@ -137,7 +139,7 @@ class Late(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Spec:
-    """One row of the table above."""
+    """One row of the table above. ``doing`` and ``missing`` are for people."""
 
     proven: Callable[[FenceEvidence], bool]
     deadline: Callable[[Rungs], float]
@@ -169,7 +171,7 @@ def _cut(evidence: FenceEvidence) -> str:
     return _queued(evidence)
 
 
-#: in the order of the climb
+#: in the order in which the rungs are taken
 LADDER: dict[Rung, Spec] = {
     Rung.COPY: Spec(
         proven=lambda seen: seen.copied or seen.dead,
@@ -232,14 +234,14 @@ LADDER: dict[Rung, Spec] = {
 
 @dataclass(frozen=True)
 class Next:
-    """Where the climb stands and what to do now."""
+    """The rung to take now, and what else to do."""
 
     rung: Rung
-    #: the deadline has passed: raise an alarm (once), go on trying
+    #: the deadline has passed: raise an alarm (once) and retry
     alarm: bool
     #: let the host's watchdog fire now
     host_fence: bool
-    #: may CUT be taken? False: only waited for
+    #: CUT may be taken now; False: it must wait for other VMs' verdicts
     may_cut: bool
     #: for people: what is being done, or what is missing
     sentence: str
@@ -250,20 +252,20 @@ class Next:
 
 
 def next_rung(seen: FenceEvidence, since: dict[Rung, float], now: float, spans: Rungs, policy: Policy) -> Next:
-    """The rung to stand on now.
+    """Return the rung to take now.
 
-    ``since`` says when each rung was first stood on; this function enters a rung in it when it first names it. It may
-    be lost (a restart): deadlines then begin again, nothing else changes.
+    ``since`` is the time (s) at which each rung was first reached; this function adds a rung when it first returns it.
+    ``since`` may be lost (a restart): the deadlines then begin anew, and nothing else changes.
     """
     passed_over: list[str] = []
     for rung, spec in LADDER.items():
         if spec.proven(seen) or _skipped(rung, seen, policy):
             continue
         if rung is Rung.DRAIN and not seen.shielded and seen.others is Others.NONE:
-            continue  # nobody else is hurt: cut before the server answers again and takes what is queued
+            continue  # a cut hurts no other VM: cut before the server answers again and accepts what is queued
         overdue = now >= since.setdefault(rung, now) + spec.deadline(spans)
         if overdue and (spec.late is Late.GO_ON or (rung is Rung.DRAIN and not seen.shielded)):
-            if rung is not Rung.DRAIN:  # CUT says it
+            if rung is not Rung.DRAIN:  # CUT reports it
                 passed_over.append(spec.missing(seen))
             continue
         blocked = rung is Rung.CUT and seen.others is Others.WAITING

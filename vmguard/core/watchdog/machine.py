@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from typing import assert_never
 
+from vmguard.core.watchdog.case import Case, Measure, Need, case
 from vmguard.core.watchdog.events import (
     Acted,
     Adopted,
@@ -47,14 +48,10 @@ from vmguard.core.watchdog.events import (
 from vmguard.core.watchdog.fence_ladder import Others
 from vmguard.core.watchdog.lease import Mount
 from vmguard.core.watchdog.stance import (
-    Case,
     Conflict,
     Context,
-    Measure,
-    Need,
     Stance,
     Vm,
-    case,
     failed,
     fence,
     let_go_on,

@@ -1,19 +1,7 @@
-"""Decide what becomes of a VM, given all that is known of its locks and rivals: pure.
+"""Decide what becomes of a VM, given its case: pure.
 
-A VM's case lists its needs: one for each lock that does not stand, one for each file in conflict. The admin's policy
-turns each need into a measure, and the strongest measure counts. Measures lead to a stance, and a stance is reached by
-effects. ``stance`` is the decision, ``real`` what was done. The two differ under ``log_only`` and while disarmed, when
-everything is decided and reported and nothing is done.
-
-============ ========================================================== ====================================
-need         when                                                       measure
-============ ========================================================== ====================================
-NONE         every lock stands                                          run; thaw once all are proven KEPT
-UNSURE       the server answers, but not (yet) for one of the locks     freeze (not with on_at_risk: ignore)
-AT_RISK      a mount's lease can end before the VM would stand still    on_at_risk
-CONFLICT     it writes to a file whose lock somebody else has           on_conflict, conflict_grace
-LOST         a lock is proven lost                                      on_lost
-============ ========================================================== ====================================
+Measures (case.py) lead to a stance, and a stance is reached by effects. ``stance`` is the decision, ``real`` what was
+done. The two differ under ``log_only`` and while disarmed, when everything is decided and reported and nothing is done.
 
 A thaw takes more than the absence of a need: each lock was probed after its last doubt and answered. A thaw happens
 while disarmed, too: a VM whose locks are proven needs nobody's permission to go on. After a conflict only a person lets
@@ -24,9 +12,10 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from vmguard.core.watchdog.case import Case, Measure, Need, measure
 from vmguard.core.watchdog.events import (
     Act,
     Cause,
@@ -35,28 +24,14 @@ from vmguard.core.watchdog.events import (
     Freeze,
     Hold,
     Level,
-    OnAtRisk,
-    OnConflict,
-    OnLost,
-    Policy,
     Report,
     Rival,
     Thaw,
     TryLocks,
     Unhold,
-    Verdict,
     VmInfo,
 )
-from vmguard.core.watchdog.lease import Mount
-from vmguard.core.watchdog.states import DANGER, Lock, Phase
-
-
-class Need(enum.IntEnum):
-    NONE = 0
-    UNSURE = 1
-    AT_RISK = 2
-    CONFLICT = 3
-    LOST = 4
+from vmguard.core.watchdog.states import Lock
 
 
 class Stance(enum.StrEnum):
@@ -70,80 +45,6 @@ MOVES: dict[Stance, frozenset[Stance]] = {
     Stance.FROZEN: frozenset({Stance.RUNNING, Stance.FENCING}),
     Stance.FENCING: frozenset(),
 }
-
-
-class Measure(enum.IntEnum):
-    """What the policy makes of a need; a higher one is stronger."""
-
-    NOTHING = 0
-    FREEZE = 1
-    FENCE = 2
-
-
-_AT_RISK = {OnAtRisk.FREEZE: Measure.FREEZE, OnAtRisk.FENCE: Measure.FENCE, OnAtRisk.IGNORE: Measure.NOTHING}
-_LOST = {OnLost.FENCE: Measure.FENCE, OnLost.FREEZE: Measure.FREEZE, OnLost.IGNORE: Measure.NOTHING}
-_CONFLICT = {
-    OnConflict.FREEZE: Measure.FREEZE,
-    OnConflict.FENCE: Measure.FENCE,
-    OnConflict.REPORT: Measure.NOTHING,
-    OnConflict.IGNORE: Measure.NOTHING,
-}
-
-
-def measure(need: Need, policy: Policy, grace_is_over: bool = False) -> Measure:
-    """Return the policy's measure for a need. ``grace_is_over``: a conflict outlasted ``conflict_grace``."""
-    match need:
-        case Need.NONE:
-            return Measure.NOTHING
-        case Need.UNSURE:
-            return Measure.NOTHING if policy.on_at_risk is OnAtRisk.IGNORE else Measure.FREEZE
-        case Need.AT_RISK:
-            return _AT_RISK[policy.on_at_risk]
-        case Need.CONFLICT:
-            return Measure.FENCE if grace_is_over else _CONFLICT[policy.on_conflict]
-        case Need.LOST:
-            return _LOST[policy.on_lost]
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is known about one VM now."""
-
-    #: the need with the strongest measure, and what the policy makes of it
-    need: Need
-    measure: Measure
-    why: str
-    #: the lock that decides, if it is a lock
-    lock: Lock | None
-    #: every lock is proven kept since its last doubt, on a mount that answers, and no rival stands against it
-    proven: bool
-
-
-def case(locks: Sequence[tuple[Lock, Mount]], rivals: Sequence[Rival], policy: Policy, grace_is_over: bool) -> Case:
-    """Weigh all locks and rivals of one VM."""
-    worst = Case(Need.NONE, Measure.NOTHING, "every lock stands", None, True)
-    proven = not rivals or measure(Need.CONFLICT, policy, grace_is_over) is Measure.NOTHING
-    found: list[tuple[Need, str, Lock | None]] = []
-    for lock, mount in locks:
-        need, why = _need(lock, mount)
-        proven = proven and need is Need.NONE and lock.verdict is Verdict.KEPT
-        found.append((need, why, lock))
-    found += [(Need.CONFLICT, f"it writes to {rival.path}, which is {rival.holder}", None) for rival in rivals]
-    for need, why, subject in found:
-        strength = measure(need, policy, grace_is_over)
-        if (strength, need) > (worst.measure, worst.need):
-            worst = Case(need, strength, why, subject, False)
-    return Case(worst.need, worst.measure, worst.why, worst.lock, proven)
-
-
-def _need(lock: Lock, mount: Mount) -> tuple[Need, str]:
-    if lock.lost:
-        return Need.LOST, f"the lock on {lock.info.path} is lost ({lock.evidence})"
-    if mount.phase in DANGER:
-        return Need.AT_RISK, f"{mount.name} has answered nothing sent in the last {mount.age:.1f} s"
-    if lock.alarming or (mount.phase is Phase.RECOVERING and lock.doubt is not None):
-        return Need.UNSURE, f"whether the lock on {lock.info.path} still stands is not known ({lock.evidence})"
-    return Need.NONE, ""
 
 
 class Conflict(enum.StrEnum):

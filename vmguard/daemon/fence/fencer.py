@@ -177,6 +177,8 @@ class Fencer:
                 climb.killed |= killed
                 faults.point("fence-killed")
                 return bool(killed)
+            case Rung.DEATH if climb.vm is not None and not has_copies(climb.vm):
+                self._copy(climb)  # late, but before its last write is queued
             case Rung.CUT if step.may_cut:
                 self._cut(climb)
             case Rung.CLEAN_UP if climb.hypervisor in _TOLD:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.fence_world import FAST, World, climb
+from tests.support.fencer_harness import FAST, World, climb
 from vmguard.adapters.linux import clock, proc
 from vmguard.core.watchdog.events import Level
 from vmguard.daemon.pin.fd_copies import Shield
@@ -29,13 +29,13 @@ def world(tmp_path: Path) -> Iterator[World]:
 @pytest.fixture
 def held_at_the_kill(world: World, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether we hold a copy of QEMU's own description each time that SIGKILL is about to be sent."""
-    kill, held = world.acts.kill, []
+    kill, held = world.signals.kill, []
 
     def look_and_kill(vm: GuardedVm) -> set[int]:
         held.append(vm.files[0].fd >= 0)
         return kill(vm)
 
-    monkeypatch.setattr(world.acts, "kill", look_and_kill)
+    monkeypatch.setattr(world.signals, "kill", look_and_kill)
     return held
 
 
@@ -59,6 +59,11 @@ def failing(times: int, copy: Callable[[GuardedVm], None]) -> Callable[[GuardedV
             copy(vm)
 
     return sometimes
+
+
+def without_effect(world: World) -> None:
+    """Let SIGKILL have no effect, as on a process in state D."""
+    world.acts.kill = lambda vm: {vm.pid}  # type: ignore[method-assign]
 
 
 def broken(vm: GuardedVm) -> None:
@@ -93,6 +98,17 @@ def test_a_copy_that_fails_at_first_is_taken_on_its_rung(world: World, held_at_t
     assert world.codes[:2] == ["fence.copy", "fence.kill"]
     assert held_at_the_kill == [True]
     assert not any(report.level is Level.ERROR for report in world.reports)
+
+
+def test_while_a_killed_process_hangs_the_copy_is_tried_again(world: World) -> None:
+    vm = pinned_without_copy(world)
+    take, world.copy = world.copy, broken
+    without_effect(world)
+    climb(world, vm)
+    assert world.turn(lambda: "fence.death" in world.codes)
+    assert vm.files[0].fd < 0
+    world.copy = take
+    assert world.turn(lambda: vm.files[0].fd >= 0)
 
 
 @pytest.mark.parametrize("copy", [failing(1000, broken), broken], ids=["in vain", "raises"])
