@@ -63,14 +63,14 @@ def test_the_fault_points_of_all_rungs_are_passed_also_when_death_is_quicker_tha
     """A test that kills the daemon on a rung must find that rung each time."""
     passed: list[str] = []
     monkeypatch.setattr(faults, "point", passed.append)
-    kill = world.acts.kill
+    kill = world.signals.kill
 
     def kill_and_wait(vm: GuardedVm) -> set[int]:
         killed = kill(vm)
         assert eventually(lambda: not quick or all(proc.is_dead(fd) for fd in vm.pidfds))
         return killed
 
-    monkeypatch.setattr(world.acts, "kill", kill_and_wait)
+    monkeypatch.setattr(world.signals, "kill", kill_and_wait)
     if not quick:
         monkeypatch.setattr(proc, "is_dead", lambda pidfd: False)
     vm = world.vm()
@@ -177,14 +177,14 @@ def test_libvirts_own_books_are_waited_for_and_given_up(world: World) -> None:
 
 
 def test_a_climb_that_fails_is_taken_up_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    vm, kill, failures = world.vm(), world.acts.kill, [MemoryError(), MemoryError()]
+    vm, kill, failures = world.vm(), world.signals.kill, [MemoryError(), MemoryError()]
 
     def sometimes(vm: GuardedVm) -> set[int]:
         if failures:
             raise failures.pop()
         return kill(vm)
 
-    monkeypatch.setattr(world.acts, "kill", sometimes)
+    monkeypatch.setattr(world.signals, "kill", sometimes)
     world.loop.call_in(0, lambda: climb(world, vm))
     assert world.turn(lambda: proc.is_dead(vm.pidfd))
     assert failures == []
@@ -256,7 +256,7 @@ def test_freeze_kill_and_proof_of_death_need_nobody_else(world: World, heard: li
     vm = world.vm()
     done: list[str] = []
     heard.clear()
-    world.acts.freeze(vm, done.append)
+    world.signals.freeze(vm, done.append)
     assert world.turn(lambda: done == [""])
     climb(world, vm)
     assert world.turn(lambda: proc.is_dead(vm.pidfd))
@@ -304,23 +304,25 @@ def test_freeze_and_thaw_stop_and_continue_qemu_and_its_helpers(world: World) ->
     vm = world.vm()
     pid = helper(world, vm)
     done: list[str] = []
-    world.acts.freeze(vm, done.append)
+    world.signals.freeze(vm, done.append)
     assert world.turn(lambda: done == [""])
     assert (_state(vm.pid), _state(pid)) == ("T", "T")
     assert json.loads(next((world.run_dir / "vms").iterdir()).read_text())["frozen"] is True
-    world.acts.thaw(vm, done.append)
+    world.signals.thaw(vm, done.append)
     assert eventually(lambda: _state(vm.pid) == "S" and _state(pid) == "S")
     assert done == ["", ""]
 
 
-def test_a_thaw_leaves_a_vm_alone_that_is_stopped_over_a_conflict(world: World) -> None:
+def test_a_frozen_vm_is_stopped_again_when_somebody_else_continues_it(world: World) -> None:
     vm = world.vm()
     done: list[str] = []
-    world.acts.freeze(vm, done.append)
+    world.signals.freeze(vm, done.append)
     assert world.turn(lambda: done == [""])
-    vm.stopped = "another host writes, too"
-    world.acts.thaw(vm, done.append)
-    assert _state(vm.pid) == "T"
+    os.kill(vm.pid, signal.SIGCONT)
+    assert eventually(lambda: _state(vm.pid) == "S")
+    assert world.turn(lambda: _state(vm.pid) == "T")
+    world.signals.thaw(vm, done.append)
+    assert not world.turn(lambda: _state(vm.pid) == "T", 1.5), "control: a thawed VM is left alone"
 
 
 def _state(pid: int) -> str:

@@ -5,6 +5,7 @@ Real processes and real files, as in test_unguarded.py: the source, and a third 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -22,17 +23,15 @@ from vmguard.adapters.linux.vcpus import Vcpus
 from vmguard.config.migration import Migration
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import DISK, EXCLUSIVE
-from vmguard.core.locks.ranges import FOOTHOLD, LEAVING, LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, held
+from vmguard.core.locks.ranges import LIBVIRT_RANGE, OUTGOING_MARK, QEMU_RANGE, RESERVATION, WHOLE, held_ranges
 from vmguard.core.sources.process_arguments import Kind
-from vmguard.daemon.claim.migration_target import Incoming
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
-from vmguard.daemon.runtime.storage_threads import Workers
 from vmguard.errors import LockConflict
 
 pytestmark = pytest.mark.process
 
-PIECES = held([LIBVIRT_WINDOW, QEMU_WINDOW])
+PIECES = held_ranges([LIBVIRT_RANGE, QEMU_RANGE])
 #: a QEMU with its one vCPU thread, which begins to work when a line comes in; or with another one, made at a line
 #: before that, which alone works
 _CODE = """
@@ -103,7 +102,7 @@ class Source(Rival):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        for window in (LIBVIRT_WINDOW, QEMU_WINDOW):
+        for window in (LIBVIRT_RANGE, QEMU_RANGE):
             ofd.unlock(self.fd, window)
 
 
@@ -142,21 +141,15 @@ class Target(Corner):
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(folder, monkeypatch)
-        self.migration = Migration()
-        self.incoming = self.new_incoming()
+        self.incoming = self.parts.incoming
 
-    def new_incoming(self) -> Incoming:
-        incoming = Incoming(
-            self.loop, Workers(self.loop), self.registry, self.pinner, self.conflicts, lambda: self.migration
-        )
-        self.keeper.on_running = incoming.follow
+    @property
+    def migration(self) -> Migration:
+        return self.config.migration
 
-        def pinned(vm: GuardedVm, file: GuardedFile) -> None:
-            incoming.pinned(vm, file)
-            self.conflicts.solved(vm)
-
-        self.pinner.on_pinned = pinned
-        return incoming
+    @migration.setter
+    def migration(self, value: Migration) -> None:
+        self.config = dataclasses.replace(self.config, migration=value)
 
     def claim(self, *disks: Path, foothold: bool = True) -> GuardedVm:
         """What the hook hands over while the source has the disks."""
@@ -164,7 +157,7 @@ class Target(Corner):
         for disk in disks:
             fd = os.open(disk, os.O_RDWR)
             if foothold:
-                ofd.lock(fd, str(disk), ofd.WRITE, FOOTHOLD)
+                ofd.lock(fd, str(disk), ofd.WRITE, RESERVATION)
             key = (disk.stat().st_dev, disk.stat().st_ino)
             files.append(GuardedFile(str(disk), EXCLUSIVE, DISK, "", key, list(PIECES), fd=fd, foothold=True))
             files[-1].retry = float("inf")
@@ -274,7 +267,7 @@ def test_a_guest_that_does_not_run_gets_its_disks_once_nobody_has_had_them_for_s
 def test_a_source_that_left_the_disk_but_lives_keeps_the_target_from_it_until_the_guest_runs(target: Target) -> None:
     disk = target.disk("one.raw")
     source = os.open(disk, os.O_RDONLY)
-    ofd.lock(source, str(disk), ofd.READ, LEAVING)
+    ofd.lock(source, str(disk), ofd.READ, OUTGOING_MARK)
     vm, qemu = target.arrive(disk)
     target.spin(4.5)
     assert (vm.state, guards(vm)) == (State.INCOMING, {"incoming"})
@@ -327,7 +320,7 @@ def test_the_state_file_brings_the_wait_back(target: Target) -> None:
     again.files[0].fd, vm.files[0].fd = vm.files[0].fd, -1
     again.processes = vm.processes
     target.registry.take_up(again)  # the daemon after this one
-    target.incoming = target.new_incoming()
+    target.incoming.resume()
     qemu.run()
     target.spin(0.3)
     assert again.state is State.INCOMING

@@ -17,7 +17,7 @@ from vmguard.adapters.linux import proc
 from vmguard.adapters.proxmox import helpers as proxmox_helpers
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.core.sources.process_arguments import Kind, identity, served
-from vmguard.core.watchdog.events import AfterFence, Policy
+from vmguard.core.watchdog.events import AfterFence, Cause, Policy
 from vmguard.daemon.fence import fencer
 from vmguard.daemon.registry.guarded_vm import PROXMOX, GuardedVm
 from vmguard.jobs import hypervisor
@@ -116,7 +116,7 @@ class Node:
         self.world.registry.remove(vm)
         vm.hypervisor, vm.uuid = PROXMOX, "100"
         self.world.registry.add(vm)
-        self.world.fencer.begin(vm, "the lock is lost", Policy(after_fence=after))
+        self.world.fencer.begin(vm, "the lock is lost", Cause.LOST, Policy(after_fence=after))
         assert self.world.turn(lambda: proc.is_dead(vm.pidfd))
         assert self.called == [], "nobody is asked before the VM is dead"
         self.world.ended(vm)
@@ -194,6 +194,6 @@ def test_qm_starts_qemu_itself_and_must_not_do_so_inside_the_daemons_unit() -> N
 @pytest.mark.parametrize("words", [("start", "proxmox", "-rf"), ("start", "bare", "100"), ("clean-up", "libvirt", "x")])
 def test_what_cannot_be_done_is_said_and_never_tried(node: Node, words: tuple[str, str, str]) -> None:
     code = "import sys; from vmguard.jobs.hypervisor import main; sys.exit(main())"
-    job = subprocess.run([sys.executable, "-c", code, "root", *words], capture_output=True, text=True)
+    job = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert (job.returncode, job.stderr.count("\n")) == (1, 1)
     assert node.called == []

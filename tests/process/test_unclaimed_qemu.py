@@ -17,10 +17,10 @@ import pytest
 
 from tests.support.daemon_harness import Corner, Rival, open_corner
 from vmguard.adapters.linux import ofd
-from vmguard.config.choices import OnConflict
 from vmguard.config.settings import Unguarded
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import EXCLUSIVE, SHARED
+from vmguard.core.watchdog.events import OnConflict
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 
 pytestmark = pytest.mark.process
@@ -88,13 +88,15 @@ def test_a_vm_whose_disk_another_host_has_is_frozen_at_once_and_killed_after_the
     corner.until(lambda: len(corner.registry) and corner.vm.stopped)
     assert not moving(disk)
     assert corner.vm.state is State.CONFLICT
-    assert "CRITICAL: VM 'web'" in caplog.text
+    assert "VM 'web' writes to" in caplog.text
+    assert "CRITICAL" in caplog.text
     os.kill(writer.pid, signal.SIGCONT)  # somebody else means well
     corner.spin(1.2)
     assert not moving(disk)
     corner.until(lambda: not len(corner.registry))
     assert writer.process.wait(5) == -signal.SIGKILL
-    assert "is killed" in caplog.text
+    assert "is fenced (killed)" in caplog.text
+    assert {"vm.conflict", "vm.freeze", "vm.fence", "fence.kill"} <= set(corner.history())
     rival.let_go()
 
 
@@ -111,7 +113,7 @@ def test_once_the_other_lets_go_it_stays_frozen_until_a_person_says_so(
     corner.spin(0.3)
     assert (corner.vm.state, bool(corner.vm.stopped)) == (State.CONFLICT, True)
     assert "stays frozen" in caplog.text
-    corner.conflicts.let_go_on(corner.vm)
+    corner.adopt()
     assert corner.vm.state is State.RUNNING
     assert moving(disk)
 

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -24,20 +25,18 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import track
-from vmguard.adapters.linux import ofd, proc
-from vmguard.config.settings import Unguarded
-from vmguard.core.locks.ranges import LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, held
-from vmguard.daemon.adopt.unclaimed_qemu import Census
-from vmguard.daemon.claim.lifecycle import Keeper, Timing
-from vmguard.daemon.fence.conflicts import Conflicts
-from vmguard.daemon.pin.pinner import Pinner
+from vmguard.adapters.linux import clock, ofd, proc
+from vmguard.config.libvirt import Libvirt
+from vmguard.config.settings import Config, Daemon, OwnerRecord, Unguarded
+from vmguard.core.locks.ranges import LIBVIRT_RANGE, QEMU_RANGE, WHOLE, held_ranges
+from vmguard.core.watchdog.events import Adopted
+from vmguard.daemon import wiring
 from vmguard.daemon.registry.guarded_vm import GuardedVm
-from vmguard.daemon.registry.store import Registry
+from vmguard.daemon.report import history
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.runtime.storage_threads import Workers
 
 #: byte ranges that are locked of a file
-PIECES = held([LIBVIRT_WINDOW, QEMU_WINDOW])
+PIECES = held_ranges([LIBVIRT_RANGE, QEMU_RANGE])
 #: opens the files named on stdin, locks QEMU's permission bytes on demand, and keeps writing to the first file
 _CODE = """
 import fcntl, json, os, select, struct, sys
@@ -96,16 +95,16 @@ class Corner:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
-        self.settings = Unguarded()
+        self.config = dataclasses.replace(
+            Config(),
+            daemon=Daemon(start_deadline=5.0, poll_interval=0.05),
+            libvirt=Libvirt(run_dir=str(folder), events=False),
+            owner_record=OwnerRecord(enabled=False),
+        )
         self.loop = Loop()
-        self.registry = Registry(str(folder / "run"))
-        self._workers = [Workers(self.loop), Workers(self.loop)]
-        self.pinner = Pinner(self.loop, self._workers[0], self.registry, lambda *_: None, PIECES, 0.2)
-        timing = Timing(5.0, 0.05, str(folder))
-        self.keeper = Keeper(self.loop, self._workers[1], self.registry, self.pinner, timing, lambda *_: None)
-        self.conflicts = Conflicts(self.loop, self.registry, self.pinner, lambda: self.settings)
-        self.pinner.on_pinned = lambda vm, _: self.conflicts.solved(vm)
-        self.census = Census(self.loop, self.registry, self.keeper, self.pinner, lambda: self.settings)
+        self.parts = wiring.Parts(self.loop, str(folder / "run"), lambda: self.config, pin_interval_s=0.2)
+        self.registry, self.pinner, self.keeper = self.parts.registry, self.parts.pinner, self.parts.keeper
+        self.census, self.incoming = self.parts.census, self.parts.incoming
         device = folder.stat().st_dev
         tables = self.pinner.tables
         monkeypatch.setattr(tables, "shares", lambda: frozenset({device}))
@@ -118,6 +117,23 @@ class Corner:
         )
         monkeypatch.setattr(proc.FdFolder, "has", lambda self, links: self.links() == links)
         self.writers: list[Writer] = []
+
+    @property
+    def settings(self) -> Unguarded:
+        """The configuration's section ``unguarded``."""
+        return self.config.unguarded
+
+    @settings.setter
+    def settings(self, value: Unguarded) -> None:
+        self.config = dataclasses.replace(self.config, unguarded=value)
+
+    def history(self) -> list[str]:
+        """Return the codes of all reports so far."""
+        return [entry["code"] for entry in history.read(str(self.folder / "run"))]
+
+    def adopt(self) -> None:
+        """Do as a person who lets the VM go on."""
+        self.parts.driver.feed(Adopted(clock.boottime(), self.vm.id))
 
     def disk(self, name: str) -> Path:
         path = self.folder / name
@@ -153,7 +169,7 @@ class Corner:
     def end(self) -> None:
         for writer in self.writers:
             writer.end()
-        while any(workers.busy() for workers in self._workers):  # a worker that is done wakes the loop
+        while self.parts.workers.busy():  # a worker that is done wakes the loop
             time.sleep(0.01)
         time.sleep(0.05)
         self.loop.close()
@@ -173,7 +189,7 @@ class Rival:
 def open_corner(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Corner]:
     """Yield a corner and end it afterwards; for use in a fixture."""
     corner = Corner(folder, monkeypatch)
-    corner.loop.call_in(0.0, corner.pinner.start)
+    corner.loop.call_in(0.0, corner.parts.start)
 
     def wake() -> None:  # keeps a turn of the loop from sleeping long
         corner.loop.call_in(0.02, wake)

@@ -23,11 +23,11 @@ from vmguard.adapters.linux import clock, hardware_watchdog, ofd, proc
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import DISK, EXCLUSIVE
 from vmguard.core.sources.process_arguments import Kind
-from vmguard.core.watchdog.events import Policy, Report
+from vmguard.core.watchdog.events import Cause, Policy, Report
 from vmguard.core.watchdog.fence_ladder import Others
 from vmguard.core.watchdog.timing import Rungs
 from vmguard.daemon.fence.fencer import Fencer, Surroundings
-from vmguard.daemon.fence.signals import Acts
+from vmguard.daemon.fence.signals import Signals
 from vmguard.daemon.registry.guarded_file import GuardedFile, Pin
 from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.registry.store import Registry
@@ -48,22 +48,25 @@ class World:
         self.run_dir.mkdir()
         self.loop = Loop()
         self.registry = Registry(str(self.run_dir))
-        self.acts = Acts(self.loop, self.registry)
+        self.signals = Signals(self.loop, self.registry)
         self.reports: list[Report] = []
         self.gone: list[str] = []
         self.host = hardware_watchdog.HostFence(str(folder / "watchdog"))
         self.others = Others.NONE
+        #: stands in for the pinner's copies: what it does is the test's
+        self.copy: Callable[[GuardedVm], None] = lambda vm: None
         around = Surroundings(
             report=self.reports.append,
             others=lambda vm_id: self.others,
             why_no_restart=lambda mounts: "",
+            copy=lambda vm: self.copy(vm),
             gone=self.gone.append,
             host=self.host,
             run_dirs=lambda: RunDirs(str(folder), str(folder / "qemu-server")),
             spans=FAST,
         )
         self.fences = self.run_dir / "fences"
-        self.fencer = Fencer(self.loop, self.registry, self.acts, str(self.fences), around)
+        self.fencer = Fencer(self.loop, self.registry, self.signals, str(self.fences), around)
         self.children: list[subprocess.Popen[bytes]] = []
 
     def run(self, code: str, *words: str, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
@@ -119,4 +122,4 @@ class World:
 
 
 def climb(world: World, vm: GuardedVm, **policy: Any) -> None:
-    world.fencer.begin(vm, "the lock is lost", Policy(**policy))
+    world.fencer.begin(vm, "the lock is lost", Cause.LOST, Policy(**policy))

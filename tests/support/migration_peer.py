@@ -31,7 +31,7 @@ class MigrationPeer(LibvirtHost):
         return _FURNITURE.format(name=self._name, folder=self.folder)
 
     def migrate(self, domain: str, target: MigrationPeer) -> Answer:
-        """Migrate a running domain. ``--unsafe``: libvirt takes a folder of this machine for unshared storage."""
+        """Migrate a running domain. ``--unsafe``: libvirt cannot tell that a local folder is shared storage."""
         there = target.folder / "libvirt"
         uris = [f"qemu+unix:///system?socket={there}/libvirt-sock", f"unix://{there}/migration.sock"]
         return self.virsh("migrate", "--live", "--unsafe", domain, *uris)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vmguard.core.sources.image_header import MAX_BYTES, Header, parse_header, probe
-from vmguard.core.sources.image_name import Name, parse_name
+from vmguard.core.sources.image_header import MAX_BYTES, ImageHeader, parse_header, probe
+from vmguard.core.sources.image_name import ImageName, parse_name
 from vmguard.errors import PlanError
 
 DATA_FILE_BIT = 4
@@ -277,7 +277,7 @@ def test_a_name_that_leads_nowhere(text: str) -> None:
 SEEDS = [data for data, *_ in (*READABLE.values(), *DAMAGED.values())]
 
 
-def read(data: bytes, declared: str | None) -> Header | None:
+def read(data: bytes, declared: str | None) -> ImageHeader | None:
     try:
         return parse_header(data, declared, len(data))
     except PlanError as problem:
@@ -301,7 +301,7 @@ def test_no_damage_breaks_the_reader(seed: bytes, place: int, noise: bytes) -> N
     assert not partly.leans_on_others
 
 
-def name(text: str) -> Name | None:
+def name(text: str) -> ImageName | None:
     try:
         return parse_name(text)
     except PlanError:

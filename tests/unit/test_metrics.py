@@ -13,7 +13,7 @@ import pytest
 from vmguard.cli import metrics as command
 from vmguard.cli.main import main
 from vmguard.cli.report import clean
-from vmguard.core.reports.metrics import HELP, Seen, families, text
+from vmguard.core.reports.metrics import HELP, Answers, families, text
 
 Capture = pytest.CaptureFixture[str]
 
@@ -34,16 +34,16 @@ MOUNT = {
     "unsure": 0,
     "lost": 1,
 }
-SEEN = Seen(
-    problem="",
+HISTORY = [{"code": "vm.freeze", "level": "warning"}] * 3 + [{"code": "vm.thaw", "level": "info"}]
+SEEN = Answers.of(
     version="1.2",
-    vms=[vm("web", frozen=True), vm('a "b"\\\n', state="claimed", guard="lost")],
+    status=[vm("web", frozen=True), vm('a "b"\\\n', state="claimed", guard="lost")],
     health={"mounts": [MOUNT], "fences": [{}], "disarmed": {"seconds": 60.0}},
-    history=[{"code": "vm.freeze", "level": "warning"}] * 3 + [{"code": "vm.thaw", "level": "info"}],
+    history=HISTORY,
 )
 
 
-def lines(seen: Seen) -> list[str]:
+def lines(seen: Answers) -> list[str]:
     return [line for line in text(families(seen)).splitlines() if not line.startswith("#")]
 
 
@@ -75,13 +75,13 @@ def test_a_name_of_any_kind_stays_one_label_on_one_line() -> None:
 
 
 def test_without_a_daemon_it_says_so_and_claims_nothing_of_vms() -> None:
-    said = lines(Seen("nobody answers", "", [], {}, SEEN.history))
+    said = lines(Answers.without_daemon("nobody answers", HISTORY))
     assert said[0] == "vmguard_up 0"
     assert {line.partition("{")[0] for line in said[1:]} == {"vmguard_events_total"}
 
 
 def test_a_host_without_a_vm_has_zero_running_ones() -> None:
-    assert 'vmguard_vms{state="running"} 0' in lines(Seen("", "1", [], {"mounts": [], "fences": []}, []))
+    assert 'vmguard_vms{state="running"} 0' in lines(Answers.of("1", [], {"mounts": [], "fences": []}, []))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmguard.adapters.storage import owner_record
-from vmguard.core.locks.owner_record import SLOT, Owner, next_epoch, parse_slot, slot
+from vmguard.core.locks.owner_record import SLOT_BYTES, Owner, next_epoch, parse_slot, slot
 
 FIELDS = {
     "host": "hyp-a",
@@ -25,7 +25,7 @@ FIELDS = {
 @given(st.integers(1, 10**9), st.text(max_size=300), st.text(max_size=5000))
 def test_any_names_fit_into_a_slot_and_come_back(epoch: int, vm: str, path: str) -> None:
     data = slot(Owner(epoch, vm=vm, path=path, host="a"))
-    assert len(data) == SLOT
+    assert len(data) == SLOT_BYTES
     owner = parse_slot(data)
     assert owner is not None
     assert owner.epoch == epoch
@@ -33,13 +33,13 @@ def test_any_names_fit_into_a_slot_and_come_back(epoch: int, vm: str, path: str)
     assert path.startswith(owner.path)
 
 
-@given(st.integers(1, SLOT - 1))
+@given(st.integers(1, SLOT_BYTES - 1))
 def test_a_torn_slot_is_recognised(cut: int) -> None:
     data = slot(Owner(7, **FIELDS))
-    assert parse_slot(data[:cut] + b"\0" * (SLOT - cut)) is None
+    assert parse_slot(data[:cut] + b"\0" * (SLOT_BYTES - cut)) is None
 
 
-@given(st.binary(max_size=2 * SLOT))
+@given(st.binary(max_size=2 * SLOT_BYTES))
 def test_garbage_is_no_claim(data: bytes) -> None:
     assert parse_slot(data) is None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmguard.core.reports.pve_audit import HOOK, Ground, Record, View, audit
+from vmguard.core.reports.pve_audit import HOOK, ClusterView, LastClaim, MountUnder, audit
 from vmguard.core.reports.vm_report import Status
 from vmguard.core.sources.pve_config import parse_config
 from vmguard.core.sources.pve_storage import parse_storages
@@ -14,34 +14,34 @@ DISK = "scsi0: nas:100/vm-100-disk-0.raw\n"
 ENROLLED = f"hookscript: {HOOK}\n"
 
 
-def view(storages: str = NAS, **vms: str) -> View:
+def view(storages: str = NAS, **vms: str) -> ClusterView:
     """VMs by name: v100 is VM 100 on node1, w101 is VM 101 on node2."""
-    made = View(["node1", "node2"], parse_storages(storages.encode()), here="node1")
+    made = ClusterView(["node1", "node2"], parse_storages(storages.encode()), here="node1")
     for name, text in vms.items():
         node = "node1" if name[0] == "v" else "node2"
         made.vms.append((name[1:], node, parse_config(text.encode(), name[1:])))
     return made
 
 
-def kinds(made: View) -> list[str]:
+def kinds(made: ClusterView) -> list[str]:
     return [finding.kind for finding in audit(made)]
 
 
-def mounted(**options: Ground) -> dict[str, Ground]:
-    return {f"/mnt/pve/{name}": ground for name, ground in options.items()}
+def mounted(**options: MountUnder) -> dict[str, MountUnder]:
+    return {f"/mnt/pve/{name}": mount_under for name, mount_under in options.items()}
 
 
-def on(made: View, **grounds: Ground) -> View:
+def on(made: ClusterView, **grounds: MountUnder) -> ClusterView:
     """The same, seen from a node that has these mounted."""
     table = mounted(**grounds)
-    made.ground = lambda path: next(
+    made.mount_under = lambda path: next(
         (found for point, found in table.items() if f"{path}/".startswith(f"{point}/")), None
     )
     return made
 
 
-def nfs(name: str, source: str = "10.0.0.1:/vm", **more: object) -> Ground:
-    return Ground(f"/mnt/pve/{name}", True, source, **more)  # type: ignore[arg-type]
+def nfs(name: str, source: str = "10.0.0.1:/vm", **more: object) -> MountUnder:
+    return MountUnder(f"/mnt/pve/{name}", True, source, **more)  # type: ignore[arg-type]
 
 
 # -- pure ------------------------------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def test_a_folder_on_an_nfs_mount_counts_by_what_is_mounted() -> None:
     made = view("dir: nas\n\tpath /mnt/pve/nas\n", v100=DISK)
     assert kinds(made) == []
     assert kinds(on(made, nas=nfs("nas"))) == ["not-enrolled"]
-    assert kinds(on(made, nas=Ground("/mnt/pve/nas", False, "/dev/sda1"))) == []
+    assert kinds(on(made, nas=MountUnder("/mnt/pve/nas", False, "/dev/sda1"))) == []
     absolute = view("", v100="scsi0: /mnt/pve/nas/x.raw\n")
     assert kinds(on(absolute, nas=nfs("nas"))) == ["not-enrolled"]
 
@@ -162,9 +162,9 @@ def test_what_is_mounted_counts_more_than_what_is_configured() -> None:
 def test_a_host_of_another_cluster_has_claimed_there() -> None:
     made = view()
     made.records = [
-        Record("nas", "/x/a", "node2.example", "web", "2026-01-01T00:00:00Z", ""),
-        Record("nas", "/x/b", "stranger", "db", "2026-01-02T00:00:00Z", ""),
-        Record("nas", "/x/c", "stranger", "old", "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"),
+        LastClaim("nas", "/x/a", "node2.example", "web", "2026-01-01T00:00:00Z", ""),
+        LastClaim("nas", "/x/b", "stranger", "db", "2026-01-02T00:00:00Z", ""),
+        LastClaim("nas", "/x/c", "stranger", "old", "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"),
     ]
     (found,) = audit(made)
     assert (found.kind, found.storage) == ("foreign", "nas")

@@ -77,14 +77,13 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "claim": {"fence", "release", "pin", "owner_records", "report", "registry", "runtime"},
         "adopt": {"claim", "fence", "pin", "scan", "registry", "runtime"},
         "api": {"claim", "fence", "watch", "registry", "runtime"},
+        "settings": {"claim", "owner_records", "registry", "report"},
         "wiring": {
+            "settings",
             *("api", "adopt", "claim", "watch", "fence", "release", "pin"),
             *("scan", "owner_records", "registry", "report", "runtime"),
         },
-        "main": {
-            *("wiring", "api", "claim", "watch", "fence", "pin"),
-            *("owner_records", "registry", "report", "runtime"),
-        },
+        "main": {"wiring", "api", "claim", "registry", "runtime"},
     },
 }
 

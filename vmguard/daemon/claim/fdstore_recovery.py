@@ -15,7 +15,7 @@ from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import proc
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
-from vmguard.core.locks.ranges import FOOTHOLD, Range
+from vmguard.core.locks.ranges import RESERVATION, Range
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, HYPERVISORS, LIBVIRT, GuardedVm
 from vmguard.daemon.registry.store import Registry
@@ -75,7 +75,7 @@ def _file(name: str, fd: int) -> GuardedFile | None:
     if not locks or str(info.inode) != inode:
         return None
     exclusive = any(write for write, _, _ in locks)
-    foothold = locks == [(True, *FOOTHOLD)]
+    foothold = locks == [(True, *RESERVATION)]
     return GuardedFile(
         path=os.readlink(f"/proc/self/fd/{fd}"),
         mode=EXCLUSIVE if exclusive else SHARED,

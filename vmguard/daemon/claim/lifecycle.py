@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from vmguard import faults
 from vmguard.adapters import hypervisors
 from vmguard.adapters.linux import clock, mounts, proc, systemd
-from vmguard.core.locks.claim_states import LIVING, Action, Evidence, State, decide
+from vmguard.core.locks.claim_states import LIVING, ReleaseEvidence, ReleaseStep, State, decide_release
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.locks.ranges import FOOTHOLD, Range, covers
+from vmguard.core.locks.ranges import RESERVATION, Range, covers
 from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon.owner_records.mark_released import MarkReleased
 from vmguard.daemon.pin.lock_transfer import let_go
@@ -58,17 +58,23 @@ class Keeper:
         workers: Workers,
         registry: Registry,
         pinner: Pinner,
-        timing: Timing,
+        timing: Callable[[], Timing],
         mark_released: MarkReleased,
+        on_running: Callable[[GuardedVm], None],
     ) -> None:
+        """``on_running``: told when a VM's QEMU is known."""
         self._loop = loop
         self._workers = workers
         self._registry = registry
         self._pinner = pinner
         self._mark_released = mark_released
-        self.timing = timing
-        #: told when a VM's QEMU is known
-        self.on_running: Callable[[GuardedVm], None] = lambda vm: None
+        self._timing = timing
+        self.on_running = on_running
+
+    @property
+    def timing(self) -> Timing:
+        """What the configuration says now."""
+        return self._timing()
 
     # -- taking over ------------------------------------------------------------------------------------------------
 
@@ -152,20 +158,20 @@ class Keeper:
         if isinstance(users, list):
             helpers_left = {process.title for process in vm.processes}
             names = tuple(sorted({f"{proc.name(user.pid)} (pid {user.pid})" for user in users} | helpers_left))
-        evidence = Evidence(
+        evidence = ReleaseEvidence(
             claimant_alive=vm.claimant >= 0 and not proc.is_dead(vm.claimant),
             start_is_over=vm.start_is_over,
             users=names,
             drained=vm.drained or (vm.state is not State.ENDED and not vm.rebuilt),
         )
-        action, why = decide(vm.state, evidence)
-        if action is Action.RELEASE:
+        action, why = decide_release(vm.state, evidence)
+        if action is ReleaseStep.RELEASE:
             self._release(vm, why)
             return
         if why != vm.why:
             log.info("%s: not released: %s", vm.title, why)
             vm.why = why
-        if action is Action.DRAIN:
+        if action is ReleaseStep.DRAIN:
             self._drain(vm)
         else:
             self._loop.call_in(_AGAIN, lambda: self.settle(vm))
@@ -363,6 +369,6 @@ def _verify(file: GuardedFile) -> None:
     file.key = (mounts.devices().get(info.mount_id, file.key[0]), info.inode or file.key[1])
     exclusive = file.mode == EXCLUSIVE
     locked: list[Range] = [(start, length) for write, start, length in proc.lock_ranges(info) if write or not exclusive]
-    for piece in [FOOTHOLD] if file.foothold else file.pieces:
+    for piece in [RESERVATION] if file.foothold else file.pieces:
         if not covers(locked, piece):
             raise DaemonError(f"the descriptor for {file.path} does not hold the lock that was claimed")

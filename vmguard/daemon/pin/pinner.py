@@ -59,9 +59,13 @@ class Pinner:
         workers: Workers,
         registry: Registry,
         mark_released: MarkReleased,
-        pieces: list[Range],
+        pieces_of: Callable[[str], list[Range]],
         interval: float,
+        on_conflict: Callable[[GuardedVm, GuardedFile, Rival], None],
+        on_pinned: Callable[[GuardedVm, GuardedFile], None],
     ) -> None:
+        """``pieces_of``: the ranges that are locked, by hypervisor. ``on_conflict``: told when somebody else has the
+        lock of a file that a VM writes to. ``on_pinned``: told of each new pin."""
         self._loop = loop
         self._mark_released = mark_released
         self._workers = workers
@@ -72,10 +76,9 @@ class Pinner:
         self.rounds = Rounds(loop, registry, self._glance, interval)
         self.shield = Shield(workers, registry, self._look_at_all)
         self.tables = MountTables()
-        self.pieces_of: Callable[[str], list[Range]] = lambda hypervisor: pieces
-        #: told when somebody else has the lock of a file that a VM writes to, and of each new pin
-        self.on_conflict: Callable[[GuardedVm, GuardedFile, Rival], None] = lambda *_: None
-        self.on_pinned: Callable[[GuardedVm, GuardedFile], None] = lambda *_: None
+        self.pieces_of = pieces_of
+        self.on_conflict = on_conflict
+        self.on_pinned = on_pinned
 
     def start(self) -> None:
         self.rounds.start()
