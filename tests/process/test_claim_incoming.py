@@ -22,7 +22,8 @@ from vmguard.core.locks.ranges import OUTGOING_MARK, RESERVATION
 from vmguard.core.locks.refusal import Holder
 from vmguard.errors import LockConflict
 from vmguard.hook import claim_incoming as hook
-from vmguard.hook.claimed_file import ClaimedFile
+from vmguard.hook.claim_on_share import ClaimedFile
+from vmguard.protocol.messages import ClaimPolicy, ClaimSettings, HostIdentity, RecordOptions
 
 pytestmark = pytest.mark.process
 
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.process
 class Asked:
     """A claim's files, and whom the owner record names."""
 
+    name = "web"
     uuid = "1"
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,16 +50,19 @@ class Asked:
         return ClaimedFile(PlannedFile(str(path), mode, DISK, ""), fd, proc.own_key(fd), PIECES)
 
     def lock(self, *files: ClaimedFile, expected: str = "") -> str:
-        def refuse(file: ClaimedFile) -> LockConflict:
-            return LockConflict(file.plan.path)
-
-        settings = {
-            "timeout": 5,
-            "incoming": expected,
-            "record": {"folder": ".vmguard"},
-            "identity": {"host": "here", "machine": "m", "boot": "b"},
-        }
-        return hook.lock(self, list(files), settings, self, refuse)  # type: ignore[arg-type]
+        settings = ClaimSettings(
+            now="",
+            wait=0.0,
+            mount_wait=0.0,
+            timeout=5.0,
+            excluded_ranges=[],
+            policy=ClaimPolicy("warn", "lock", {}),
+            record=RecordOptions(".vmguard", 5.0),
+            identity=HostIdentity("here", "m", "b", ""),
+            as_users=[],
+            incoming=expected,
+        )
+        return hook.lock(self, list(files), settings, self)  # type: ignore[arg-type]
 
     def stage(self, *_: object) -> None:
         """As the hook's reporter."""
@@ -72,7 +77,7 @@ def test_copied_storage_is_locked_as_at_any_start_and_the_rest_reserved(asked: A
     copied, common = asked.file("copied"), asked.file("common")
     source = Source(asked.folder / "common")
     assert asked.lock(copied, common, expected="hyp-a") == "hyp-a.example"
-    assert (copied.foothold, common.foothold) == (False, True)
+    assert (copied.reserved, common.reserved) == (False, True)
     with pytest.raises(LockConflict):
         Rival(asked.folder / "copied")
     source.let_go()

@@ -194,6 +194,6 @@ def test_qm_starts_qemu_itself_and_must_not_do_so_inside_the_daemons_unit() -> N
 @pytest.mark.parametrize("words", [("start", "proxmox", "-rf"), ("start", "bare", "100"), ("clean-up", "libvirt", "x")])
 def test_what_cannot_be_done_is_said_and_never_tried(node: Node, words: tuple[str, str, str]) -> None:
     code = "import sys; from vmguard.jobs.hypervisor import main; sys.exit(main())"
-    job = subprocess.run([sys.executable, "-c", code, "root", *words], capture_output=True, text=True)
+    job = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert (job.returncode, job.stderr.count("\n")) == (1, 1)
     assert node.called == []

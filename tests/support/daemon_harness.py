@@ -1,4 +1,4 @@
-"""The daemon's parts without a daemon: they run in the test's own loop, and see only the test's own files as a share.
+"""The daemon's parts without a daemon: they run in the test's own loop and take only the test's folder for a share.
 
 ::
 
@@ -35,9 +35,9 @@ from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.report import history
 from vmguard.daemon.runtime.loop import Loop
 
-#: what is locked of a file
+#: byte ranges that are locked of a file
 PIECES = held_ranges([LIBVIRT_RANGE, QEMU_RANGE])
-#: opens what stdin says, locks QEMU's permission bytes on demand, and beats into the first file
+#: opens the files named on stdin, locks QEMU's permission bytes on demand, and keeps writing to the first file
 _CODE = """
 import fcntl, json, os, select, struct, sys
 fds = {}
@@ -61,7 +61,7 @@ while True:
 
 
 class Writer:
-    """A process that looks like QEMU (or like one of its helpers) from outside, and writes like one."""
+    """A process that looks like QEMU, or like one of its helpers, and writes like one."""
 
     def __init__(self, *arguments: str, program: str = "qemu-system-x86_64") -> None:
         command = [program, "-IS", "-c", _CODE, *arguments]
@@ -91,7 +91,7 @@ class Writer:
 
 
 class Corner:
-    """One loop, one registry, and the share is the test's own folder."""
+    """One loop and one registry, with the test's folder as the share."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -109,7 +109,7 @@ class Corner:
         tables = self.pinner.tables
         monkeypatch.setattr(tables, "shares", lambda: frozenset({device}))
         whole, inside = proc.FdFolder.links, str(folder)
-        # Other tests' processes must not be taken for VMs: a file elsewhere is no file.
+        # Processes of other tests must not be taken for VMs, so files elsewhere are left out.
         monkeypatch.setattr(
             proc.FdFolder,
             "links",
@@ -162,7 +162,7 @@ class Corner:
         return vm
 
     def pinned(self, files: int = 1, vms: int = 1) -> bool:
-        """Whether there are so many VMs, each with so many files, all pinned."""
+        """Return whether there are that many VMs, each with that many files, all pinned."""
         found = [[file.pin for file in vm.files] for vm in self.registry]
         return len(found) == vms and all(len(pins) == files and all(pins) for pins in found)
 
@@ -176,7 +176,7 @@ class Corner:
 
 
 class Rival:
-    """Another host: somebody with a lock on the disk. ``kind``: ofd.WRITE or ofd.READ."""
+    """Another host that holds a lock on the disk. ``kind``: ofd.WRITE or ofd.READ."""
 
     def __init__(self, path: Path, kind: int = ofd.WRITE) -> None:
         self.fd = os.open(path, os.O_RDWR)
@@ -187,11 +187,11 @@ class Rival:
 
 
 def open_corner(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Corner]:
-    """For a fixture: the corner, and its end."""
+    """Yield a corner and end it afterwards; for use in a fixture."""
     corner = Corner(folder, monkeypatch)
     corner.loop.call_in(0.0, corner.parts.start)
 
-    def wake() -> None:  # a turn never sleeps long
+    def wake() -> None:  # keeps a turn of the loop from sleeping long
         corner.loop.call_in(0.02, wake)
 
     wake()

@@ -1,9 +1,11 @@
-"""A fencer for tests: processes of this machine in QEMU's place, and the keeper's part is the test's.
+"""A real fencer whose QEMUs are processes of this machine; the test does what the claim's lifecycle would do.
 
-world = World(tmp_path); vm = world.vm()
-climb(world, vm)                                  begin to fence it
-world.turn(lambda: "fence.drain" in world.codes)
-world.release(vm); world.close()
+::
+
+    world = World(tmp_path); vm = world.vm()
+    climb(world, vm)                                  # begin to fence it
+    world.turn(lambda: "fence.drain" in world.codes)
+    world.release(vm); world.close()
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ FAST = Rungs(copy=0.05, kill=0.1, death=0.2, drain=0.2, cut=0.2, release=0.3, cl
 
 
 class World:
-    """A fencer with everything around it real but the keeper, whose part the test plays."""
+    """A fencer with real surroundings, except for the claim's lifecycle, whose part the test plays."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,7 +79,7 @@ class World:
         return child
 
     def vm(self, pinned: bool = True) -> GuardedVm:
-        """A running VM whose QEMU is a process of ours."""
+        """Register a running VM whose QEMU is a child process of the test."""
         qemu = self.run(WRITER, str(self.disk))
         fd = os.open(self.disk, os.O_RDWR)
         ofd.lock(fd, str(self.disk), ofd.WRITE, (0, 0))
@@ -89,7 +91,7 @@ class World:
         return vm
 
     def ended(self, vm: GuardedVm) -> None:
-        """The keeper's part: they are seen dead."""
+        """Play the lifecycle's part when a VM's processes are found dead."""
         for process in vm.processes:
             os.close(process.pidfd)
         vm.processes = []

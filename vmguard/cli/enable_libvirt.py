@@ -30,6 +30,7 @@ _PROOF_INTERVAL_S = 0.2
 
 
 def enable(args: argparse.Namespace, out: Output) -> int:
+    """Install the hook and prove that libvirt calls it; return the exit status."""
     config = load(args.config)
     steps = Steps("enable", "libvirt", args.dry_run, out)
     if libvirt_hook.version() is None:
@@ -46,6 +47,7 @@ def enable(args: argparse.Namespace, out: Output) -> int:
 
 
 def disable(args: argparse.Namespace, out: Output) -> int:
+    """Remove the hook and prove that libvirt calls it no longer; return the exit status."""
     config = load(args.config)
     steps = Steps("disable", "libvirt", args.dry_run, out)
     found = libvirt_hook.installed(config.libvirt.hooks_dir)
@@ -198,8 +200,7 @@ def _running_vms(run_dir: str, args: argparse.Namespace, steps: Steps) -> None:
         steps.add("vms", ALREADY, "no VM runs unguarded on this host")
     elif args.adopt and not args.dry_run:
         answers = ask_daemon.adopt(run_dir, dataclasses.replace(request, dry_run=False))
-        results = {answer.vm.name: answer.result for answer in answers}
-        left = [name for name, result in results.items() if result in ("conflict", "pending")]
+        left = [answer.vm.name for answer in answers if answer.has_no_lock]
         steps.add("vms", FAILED if left else DONE, f"adopted: {names}" + (f"; not: {', '.join(left)}" if left else ""))
     else:
         steps.add(

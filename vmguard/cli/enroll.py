@@ -29,6 +29,7 @@ from vmguard.core.sources.pve_storage import Storages, parse_volume
 from vmguard.errors import BadInput, VmguardError
 from vmguard.query import ask_daemon
 from vmguard.query.ask_daemon import AdoptRequest
+from vmguard.query.lookup import unknown_to_cluster
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def chosen(args: argparse.Namespace) -> bool:
 
 
 def enable(args: argparse.Namespace, out: Output) -> int:
+    """Install the hookscript and set it for the VMs that the options select; return the exit status."""
     config = load(args.config)
     steps = Steps("enable", "proxmox", args.dry_run, out)
     cluster = _Cluster(config.proxmox.config_dir)
@@ -83,6 +85,7 @@ def enable(args: argparse.Namespace, out: Output) -> int:
 
 
 def disable(args: argparse.Namespace, out: Output) -> int:
+    """Give the VMs that the options select their own hookscripts back; return the exit status."""
     config = load(args.config)
     steps = Steps("disable", "proxmox", args.dry_run, out)
     cluster = _Cluster(config.proxmox.config_dir)
@@ -103,7 +106,7 @@ class _Cluster:
     """The cluster's files, as they are now."""
 
     def __init__(self, config_dir: str) -> None:
-        """Raises VmguardError when the files cannot be read or this host is no node of the cluster."""
+        """Read the files. Raises VmguardError when that fails, or this host is no node of the cluster."""
         self.dir = config_dir
         self.node = proxmox_host.node_name()
         self.nodes = proxmox_host.nodes(config_dir)
@@ -122,7 +125,7 @@ class _Cluster:
         """Read one VM. Raises VmguardError when there is none, or its configuration cannot be read."""
         node = self.owners.get(vmid)
         if node is None:
-            raise BadInput(f"this cluster has no VM {vmid!r}", "qm list shows those of this node")
+            raise unknown_to_cluster(vmid)
         data = proxmox_host.contents(proxmox_host.config_path(self.dir, vmid, node), f"VM {vmid}")
         return _Vm(vmid, node, parse_config(data, vmid), hashlib.sha1(data, usedforsecurity=False).hexdigest())
 
@@ -291,7 +294,7 @@ def _adopt(run_dir: str, vms: list[_Vm], steps: Steps) -> None:
     if not vms:
         return
     results = ask_daemon.adopt(run_dir, AdoptRequest(tuple(vm.vmid for vm in vms), dry_run=steps.dry_run))
-    bad = [f"{one.vm.name}: {one.result}" for one in results if one.result in ("conflict", "pending")]
+    bad = [f"{one.vm.name}: {one.result}" for one in results if one.has_no_lock]
     told = f"{len(results)} of them run, " + ("; ".join(bad) if bad else "and are guarded")
     steps.add("adopt", WOULD if steps.dry_run else FAILED if bad else DONE, told)
 

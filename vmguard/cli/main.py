@@ -102,6 +102,8 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.Action):
+    """The option --help."""
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**{**options, "nargs": 0, "default": argparse.SUPPRESS})
 

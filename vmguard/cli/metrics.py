@@ -18,8 +18,9 @@ from vmguard.cli.output import Output
 from vmguard.core.reports import metrics
 from vmguard.core.reports.vm_report import Status
 from vmguard.daemon.report.history import read
-from vmguard.errors import BadInput, DaemonError, VmguardError, WireError
+from vmguard.errors import BadInput, DaemonError, VmguardError
 from vmguard.protocol.client import Daemon
+from vmguard.query.json_fields import not_understood
 from vmguard.query.places import Places
 
 #: the server runs in threads of its own; the main thread only has to stay
@@ -68,7 +69,7 @@ def look(where: Places) -> metrics.Answers:
     except DaemonError as problem:
         return metrics.Answers.without_daemon(problem.message, history)
     except (KeyError, TypeError, ValueError) as problem:
-        raise WireError(f"the daemon's answer is not understood: {problem!r}", "systemctl restart vmguard") from None
+        raise not_understood(repr(problem)) from None
 
 
 def _write(path: str, text: str) -> None:

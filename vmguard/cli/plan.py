@@ -17,6 +17,7 @@ from vmguard.core.sources.pve_plan import PveVm, plan_vm
 from vmguard.core.sources.pve_storage import parse_storages
 from vmguard.errors import BadInput, VmguardError
 from vmguard.query import start_plan
+from vmguard.query.lookup import unknown_to_cluster
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +57,7 @@ def _proxmox(args: argparse.Namespace) -> PveVm:
     if args.vmid:
         node = args.node or next((node for _, node in proxmox_host.owners(config_dir, args.vmid)), "")
         if not node:
-            raise BadInput(f"this cluster has no VM {args.vmid!r}", "qm list shows those of this node")
+            raise unknown_to_cluster(args.vmid)
         return proxmox_host.read_vm(config_dir, args.vmid, node)
     vmid = os.path.basename(args.pve_config).removesuffix(".conf")
     config = parse_config(_read(args.pve_config), vmid)

@@ -27,6 +27,7 @@ class Steps:
         self._steps: list[dict[str, str]] = []
 
     def add(self, step: str, state: str, text: str) -> None:
+        """Record and print a step. ``state``: one of the words above."""
         self._steps.append({"step": step, "state": state, "text": text})
         self._out.status(_STATUS[state].name, f"{step}: {text}")
 

@@ -14,7 +14,7 @@ from vmguard import config as configuration
 from vmguard.adapters.linux import journal, oom_and_scheduling, systemd
 from vmguard.core.locks.claim_states import State
 from vmguard.daemon import wiring
-from vmguard.daemon.api.hook_prefork import Standby
+from vmguard.daemon.api.hook_prefork import HookPrefork
 from vmguard.daemon.claim import fdstore_recovery
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
@@ -55,12 +55,12 @@ class Daemon:
         parts = wiring.Parts(self._loop, self._run_dir, lambda: self._config)
         parts.maintenance.resume()  # first: whatever is found below must know whether anything may be done about it
         self._resume(parts, {name: fd for name, fd in passed if "-" in name})
-        parts.service.listen(self._listener([fd for name, fd in passed if "-" not in name]))
+        parts.server.listen(self._listener([fd for name, fd in passed if "-" not in name]))
         parts.start()
         if parts.settings.wants_host_fence() and parts.host_fence.missing():
             log.error("host_fence: watchdog is configured, but could not fire: %s", parts.host_fence.missing())
         self._signals(parts.registry)
-        Standby(self._loop, self._run_dir, _STANDING_BY if self._config.hook.standby else 0).start()
+        HookPrefork(self._loop, self._run_dir, _STANDING_BY if self._config.hook.standby else 0).start()
         systemd.notify("READY=1\nSTATUS=guarding")
         systemd.keep_alive(self._loop.call_in)
         # Only now: the first census looks at every process of the host, and must not delay what is guarded already.

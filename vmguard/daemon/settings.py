@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Callable
-from typing import Any
 
 from vmguard.adapters.hypervisors import PROXMOX
 from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import clock
 from vmguard.config.choices import LocalFiles
 from vmguard.config.settings import Config
+from vmguard.core.locks.plan import BLOCK, DIRECTORY, MISSING, NETWORK
 from vmguard.core.locks.ranges import LIBVIRT_RANGE, QEMU_RANGE, RESERVATION, VIRTLOCKD_RANGE, Range, held_ranges
 from vmguard.core.watchdog.events import HostFence, Policy
 from vmguard.core.watchdog.timing import Wishes
@@ -19,6 +19,7 @@ from vmguard.daemon.claim.lifecycle import Timing
 from vmguard.daemon.owner_records.mark_released import RecordSettings, fields
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.report.notify_command import Wanted
+from vmguard.protocol.messages import ClaimPolicy, ClaimSettings, HostIdentity, RecordOptions
 
 
 class Settings:
@@ -82,29 +83,30 @@ class Settings:
         sockets = ("libvirt-sock-ro", "virtqemud-sock-ro")
         return config.libvirt.events and any(os.path.exists(os.path.join(folder, name)) for name in sockets)
 
-    def claim(self, hypervisor: str) -> dict[str, Any]:
-        """Return what a claim needs to know; JSON, see the protocol's ``claim``. A wait of None: by the lease."""
+    def claim(self, hypervisor: str, incoming: str | None) -> ClaimSettings:
+        """Return what a claim must know. ``incoming``: the node that the VM migrates from; None: an ordinary start."""
         config = self.config()
         on_proxmox = hypervisor == PROXMOX
         record = self.record()
-        return {
-            "now": clock.wall(),
-            "wait": (config.proxmox.lock_wait or None) if on_proxmox else config.hook.wait,
-            "mount_wait": config.proxmox.mount_wait,
-            "timeout": config.hook.timeout,
-            "windows": [list(window) for window in self.windows(hypervisor)],
-            "policy": {
-                "block": config.policy.block_devices,
-                "network": config.policy.network_disks,
-                "unsafe_mounts": config.policy.unsafe_mounts,
-                "local": config.policy.local_filesystems,
-                "missing": "allow",
-                "directory": "allow",
-            },
-            "record": {"folder": record.folder, "timeout": config.owner_record.timeout},
-            "identity": fields(record),
-            "as_users": [] if on_proxmox else _user(config.libvirt.qemu_user),
+        policy = config.policy
+        by_kind = {
+            BLOCK: str(policy.block_devices),
+            NETWORK: str(policy.network_disks),
+            MISSING: "allow",
+            DIRECTORY: "allow",
         }
+        return ClaimSettings(
+            now=clock.wall(),
+            wait=(config.proxmox.lock_wait or None) if on_proxmox else config.hook.wait,
+            mount_wait=config.proxmox.mount_wait,
+            timeout=config.hook.timeout,
+            excluded_ranges=self.windows(hypervisor),
+            policy=ClaimPolicy(str(policy.unsafe_mounts), str(policy.local_filesystems), by_kind),
+            record=RecordOptions(record.folder, record.timeout),
+            identity=HostIdentity(**fields(record)),
+            as_users=[] if on_proxmox else _user(config.libvirt.qemu_user),
+            incoming=incoming,
+        )
 
     def windows(self, hypervisor: str) -> list[Range]:
         """Return the byte ranges that a claim leaves free for others on the same host."""
@@ -125,9 +127,9 @@ class Settings:
         return held_ranges(self.windows(hypervisor))
 
 
-def _user(name: str) -> list[list[int]]:
+def _user(name: str) -> list[tuple[int, int]]:
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
         return []
-    return [[entry.pw_uid, entry.pw_gid]]
+    return [(entry.pw_uid, entry.pw_gid)]

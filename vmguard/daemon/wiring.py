@@ -17,8 +17,11 @@ from vmguard.core.locks.claim_states import State
 from vmguard.core.watchdog.machine import Watch
 from vmguard.daemon.adopt.adopter import Adopter
 from vmguard.daemon.adopt.unclaimed_qemu import Census
-from vmguard.daemon.api.server import Service
-from vmguard.daemon.api.watchdog_status import Oversight
+from vmguard.daemon.api.claims import ClaimRequests
+from vmguard.daemon.api.commands import Commands
+from vmguard.daemon.api.questions import Questions
+from vmguard.daemon.api.server import Server
+from vmguard.daemon.api.watchdog_status import WatchdogStatus
 from vmguard.daemon.claim.lifecycle import Keeper
 from vmguard.daemon.claim.migration_target import Incoming
 from vmguard.daemon.fence.conflicts import Conflicts
@@ -204,8 +207,7 @@ class Parts:
     # -- the socket -------------------------------------------------------------------------------------------------
 
     @cached_property
-    def service(self) -> Service:
-        oversight = Oversight(self.watch, self.observer, self.maintenance, self.fencer)
+    def server(self) -> Server:
         adopter = Adopter(
             self.loop,
             self.registry,
@@ -214,12 +216,8 @@ class Parts:
             self.driver.feed,
             self.settings.locks_local_files,
         )
-        return Service(
-            self.loop,
-            self.registry,
-            self.keeper,
-            self.settings.claim,
-            oversight,
-            self.incoming,
-            adopter.adopt,
-        )
+        status = WatchdogStatus(self.watch, self.observer, self.maintenance, self.fencer)
+        claims = ClaimRequests(self.loop, self.registry, self.keeper, self.settings.claim, self.incoming)
+        questions = Questions(self.registry, status)
+        commands = Commands(self.maintenance, adopter.adopt)
+        return Server(self.loop, self.keeper, {**claims.handlers, **questions.handlers, **commands.handlers})

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from vmguard.core.reports.vm_report import Status, worst
 from vmguard.doctor.catalogue import CHECKS
 
+#: the command that mends every finding about the NFS client id
+FIX_IDENTITY = "vmguard doctor --fix identity"
+
 
 class Level(enum.StrEnum):
     """OK: examined and fine. WARN: not known to be unsafe today. FAIL: a disk can be destroyed, or VMs stop."""

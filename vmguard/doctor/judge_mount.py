@@ -115,9 +115,8 @@ def _lease(mount: MountFacts, host: HostFacts, wishes: Wishes) -> list[Finding]:
             fail("mount.lease", mount.point, f"lease {lease:g} s: {problem}", "vmguard config show; vmguard timing")
         ]
     text = (
-        f"lease {lease:g} s: VMs freeze {times.freeze:.4g} s after the server's last word, another host may "
-        "take over after"
-        f" {times.expiry:.4g} s"
+        f"lease {lease:g} s: VMs freeze {times.freeze:.4g} s after the server's last word, another host may take "
+        f"over after {times.expiry:.4g} s"
     )
     mend = "on the server: /etc/nfs.conf, [nfsd] lease-time=30 and grace-time=45, then restart it at a quiet hour"
     if lease > _LONG_LEASE_S:

@@ -58,7 +58,7 @@ def _weaker(vm: VmAnswer) -> str:
     """Say why a VM's guard is weaker than it should be; empty when it is not."""
     if stance(vm) in ("frozen", "fencing", "conflict"):
         return f"it is {stance(vm)}: {vm.why}"
-    return next((f"{file.path}: {file.weaker}" for file in vm.files if file.weaker), "")
+    return next((f"{file.path}: {file.unpinned_reason}" for file in vm.files if file.unpinned_reason), "")
 
 
 def _lame(config: Config) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import os
 
 from vmguard.adapters.linux import clock, host_identity
 from vmguard.adapters.linux.hardware_watchdog import HostFence
+from vmguard.adapters.linux.libc import libc
 from vmguard.adapters.storage import nfs_client_id
 from vmguard.config import Config
 from vmguard.doctor.facts import HostFacts, IdentityFacts
@@ -55,7 +56,7 @@ def clock_synchronised() -> bool | None:
     """Return whether the kernel says that its clock is synchronised (adjtimex(2)); None when it cannot be asked."""
     buffer = ctypes.create_string_buffer(_TIMEX_BYTES)
     try:
-        state = ctypes.CDLL(None, use_errno=True).adjtimex(buffer)
+        state = libc.adjtimex(buffer)
     except AttributeError:
         return None
     if state < 0:

@@ -30,7 +30,7 @@ class FileAnswer:
     through: str
     process: str
     #: why the lock is not on the process's own description; empty when it is
-    weaker: str
+    unpinned_reason: str
     #: who has it locked although this VM uses it; empty when nobody does
     conflict: str
     json: Json
@@ -47,7 +47,7 @@ class FileAnswer:
             inode=fields.whole("inode"),
             through=fields.text("through", ""),
             process=fields.text("process", ""),
-            weaker=fields.text("weaker", ""),
+            unpinned_reason=fields.text("weaker", ""),
             conflict=fields.text("conflict", ""),
             json=fields.json,
         )
@@ -180,6 +180,11 @@ class AdoptAnswer:
     @classmethod
     def from_json(cls, value: object) -> AdoptAnswer:
         return cls(VmAnswer.from_json(value), Fields(value, "a VM").text("result"))
+
+    @property
+    def has_no_lock(self) -> bool:
+        """Whether a lock that was tried for is missing: somebody else has it, or the storage has not answered."""
+        return self.result in ("conflict", "pending")
 
 
 # -- the daemon and its watchdog ------------------------------------------------------------------------------------

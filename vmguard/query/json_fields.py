@@ -21,7 +21,7 @@ class Fields:
     def __init__(self, value: object, what: str) -> None:
         """``what`` names the object in the error. Raises WireError when ``value`` is not a JSON object."""
         if not isinstance(value, dict):
-            raise _not_understood(f"{what} is {value!r:.80}, not an object")
+            raise not_understood(f"{what} is {value!r:.80}, not an object")
         self.json: Json = value
         self._what = what
 
@@ -62,9 +62,10 @@ class Fields:
 
     def _refuse(self, key: str, wanted: str) -> NoReturn:
         if key not in self.json:
-            raise _not_understood(f"{self._what} has no {key!r}")
-        raise _not_understood(f"{key!r} of {self._what} is {self.json[key]!r:.80}, not {wanted}")
+            raise not_understood(f"{self._what} has no {key!r}")
+        raise not_understood(f"{key!r} of {self._what} is {self.json[key]!r:.80}, not {wanted}")
 
 
-def _not_understood(why: str) -> WireError:
+def not_understood(why: str) -> WireError:
+    """Return the error for an answer of the daemon that does not fit."""
     return WireError(f"what the daemon says is not understood: {why}", "systemctl restart vmguard")

@@ -51,11 +51,11 @@ def floor_of(vm: VmAnswer, daemon_down: bool) -> Status:
         return Status.CRITICAL
     if daemon_down or vm.frozen or vm.state not in ("running", "incoming"):
         return Status.WARNING
-    return Status.WARNING if any(file.weaker for file in vm.files) else Status.OK
+    return Status.WARNING if any(file.unpinned_reason for file in vm.files) else Status.OK
 
 
 def status_of(vm: VmAnswer) -> Status:
     """Return a guarded VM's share in the status of this host."""
     if vm.state == "conflict" or vm.fencing or any(file.guard in ("lost", "conflict") for file in vm.files):
         return Status.CRITICAL
-    return Status.WARNING if vm.frozen or any(file.weaker for file in vm.files) else Status.OK
+    return Status.WARNING if vm.frozen or any(file.unpinned_reason for file in vm.files) else Status.OK

@@ -105,6 +105,11 @@ def _planned(name: str, uuid: str, hypervisor: str, make: Callable[[], StartPlan
         return Found(name, uuid, hypervisor, problem=problem.message)
 
 
+def unknown_to_cluster(vmid: str) -> BadInput:
+    """Return the error for a VMID that this Proxmox cluster does not have."""
+    return BadInput(f"this cluster has no VM {vmid!r}", "qm list shows those of this node")
+
+
 def _as_disk(record: FoundRecord) -> PlannedFile:
     path = os.path.join(record.folder, os.path.basename(record.owner.path))
     return PlannedFile(path, EXCLUSIVE, DISK, "owner record")

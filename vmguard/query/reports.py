@@ -61,7 +61,7 @@ def _report_guarded(report: VmReport, vm: VmAnswer, daemon_down: bool) -> None:
                 ranges=file.ranges,
                 guard=file.guard,
                 through=file.through,
-                weaker=file.weaker,
+                weaker=file.unpinned_reason,
             )
         )
     report.watch = vm.watch.json if vm.watch is not None else None

@@ -36,11 +36,11 @@ def guard_words(file: FileAnswer) -> str:
     if file.guard == "lost":
         return "its lock was lost with the daemon that held it"
     if file.guard not in GUARDED:
-        return f"NOT locked here: {file.conflict or file.weaker or 'the storage has not answered yet'}"
+        return f"NOT locked here: {file.conflict or file.unpinned_reason or 'the storage has not answered yet'}"
     words = f"locked here ({file.ranges}), {file.mode}, {file.guard}"
     if file.through:
         return f"{words} on {file.through}" + (f" ({file.process})" if file.process else "")
-    return f"{words} beside the VM only: {file.weaker or 'no process of the VM has it open'}"
+    return f"{words} beside the VM only: {file.unpinned_reason or 'no process of the VM has it open'}"
 
 
 def holder_words(holder: Holder, lock: LockOnShare, now: datetime.datetime) -> str:

@@ -17,11 +17,9 @@ _DATE = "2026-11-21"
 _NOT_OPTIONS = ("help",)
 _DESCRIPTION = (
     "vmguard sees to it that at any instant at most one host can run, and write to the disks of, a virtual "
-    "machine whose "
-    "disks lie on an NFSv4 server. A hook takes an exclusive lock on each disk before the VM starts. The daemon moves "
-    "these locks onto QEMU's own open files, proves all the while that the server still honours them, "
-    "freezes VMs while "
-    "nobody can know, and fences a VM whose lock is proven lost."
+    "machine whose disks lie on an NFSv4 server. A hook takes an exclusive lock on each disk before the VM "
+    "starts. The daemon moves these locks onto QEMU's own open files, proves all the while that the server still "
+    "honours them, freezes VMs while nobody can know, and fences a VM whose lock is proven lost."
 )
 _FILES = {
     "/etc/vmguard/vmguard.yaml, /etc/vmguard/conf.d/*.yaml": "The configuration, see vmguard.yaml(5).",
@@ -73,9 +71,9 @@ def vmguard_8(top: argparse.ArgumentParser, commands: Mapping[str, argparse.Argu
     _list(page, _STATUS)
     page.section("json")
     page.paragraph(
-        "With --json each command prints one document of this shape, null where there is nothing. Keys may "
-        "be added in a "
-        "later version; those that are here stay as long as schema is the same. A command that fails prints an error."
+        "With --json each command prints one document of this shape, null where there is nothing. Keys may be "
+        "added in a later version; those that are here stay as long as schema is the same. A command that fails "
+        "prints an error."
     )
     for name, shape in {**SCHEMAS, "(an error)": ERROR}.items():
         page.subsection(name)
@@ -169,13 +167,12 @@ def hooks_7() -> str:
     page.section("description")
     page.paragraph(
         "Each hook is a small program that the hypervisor calls. It uses Python's standard library alone, is "
-        "bounded in "
-        "time, and refuses in words: which disk, who has it, since when, is that host alive, what to do now."
+        "bounded in time, and refuses in words: which disk, who has it, since when, is that host alive, what to "
+        "do now."
     )
     page.paragraph(
-        "CLAIM means: every disk of the VM gets its lock, all or none, or the start is refused. INFORM "
-        "means: the daemon "
-        "is told, as a hint and never as a proof. NOTHING means: the hook leaves at once."
+        "CLAIM means: every disk of the VM gets its lock, all or none, or the start is refused. INFORM means: the "
+        "daemon is told, as a hint and never as a proof. NOTHING means: the hook leaves at once."
     )
     for title, call, table in (
         ("libvirt", _LIBVIRT_CALL, operations.LIBVIRT),
@@ -191,10 +188,8 @@ def hooks_7() -> str:
     page.section("the proof")
     page.paragraph(
         f"libvirt's hook refuses every VM whose name begins with {PROOF}: vmguard enable libvirt and vmguard "
-        "doctor ask "
-        "libvirt to start one, in order to see whether it calls the hook and obeys it. Its only disk does "
-        "not exist, so "
-        "nothing runs if it does not."
+        "doctor ask libvirt to start one, in order to see whether it calls the hook and obeys it. Its only disk "
+        "does not exist, so nothing runs if it does not."
     )
     page.section("see also")
     page.paragraph("vmguard(8), vmguard.yaml(5)")
