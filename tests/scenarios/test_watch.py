@@ -233,6 +233,30 @@ def test_a_disarmed_watchdog_reports_and_does_nothing(cluster: Cluster) -> None:
     clean_up(a, (guest, vm))
 
 
+def test_a_lock_lost_while_disarmed_kills_nobody_until_it_is_armed_again(cluster: Cluster) -> None:
+    """The pin keeps the stale VM's writes back meanwhile: it runs into I/O errors, and B's data stay whole."""
+    lab, _, a, b = cluster
+    guest, vm = started(a, "disarmed-lost")
+    vmguard(a, "disarm", "--for", "10m", "--reason", "switch is replaced")
+    lab.partition(a.host)
+    with Beats() as beats:
+        on_b = take_over(b, [guest], beats)
+        lab.heal(a.host)
+        wait_until("it would be fenced", lambda: "vm.fence" in codes(a, guest), 60, a.log)
+    assert {"lock.lost", "vm.freeze"} <= set(codes(a, guest))
+    time.sleep(2)
+    assert not dead(vm), "no signal was sent"
+    assert "fence.kill" not in codes(a, guest)
+    assert f"vm.fence {guest.name}" in a.host.run(["cat", "/run/told"]).stdout
+    vm.wait_beats(1, timeout=60, mark="E")
+    vmguard(a, "arm")
+    wait_until("dead", lambda: dead(vm), 30, a.log)  # the control: armed, the same verdict kills it
+    a.wait_released(guest, 60)
+    on_b[guest.name].wait_beats(3)
+    assert "E" not in on_b[guest.name].beats()
+    clean_up(b, (guest, on_b[guest.name]))
+
+
 def test_the_command_line_shows_the_lease(cluster: Cluster) -> None:
     _, _, a, _ = cluster
     guest = Guest("shown")
