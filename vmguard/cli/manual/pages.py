@@ -11,6 +11,7 @@ from vmguard.cli.manual.roff import Page
 from vmguard.cli.schemas import ERROR, SCHEMAS, drawn
 from vmguard.doctor.catalogue import CHECKS
 from vmguard.hook import operations
+from vmguard.protocol.requests import REQUESTS, RequestType
 
 #: of the pages, for their last line
 _DATE = "2026-11-21"
@@ -196,9 +197,27 @@ def hooks_7() -> str:
         "not exist, so "
         "nothing runs if it does not."
     )
+    page.section("the daemon's socket")
+    page.paragraph(
+        "Hooks and commands send requests to the daemon over /run/vmguard/vmguard.sock (SOCK_SEQPACKET), each a JSON "
+        'object with "v": 1 and "op", its name. Keys in brackets may be left out. Only root, or the user that the '
+        "daemon runs as, is answered."
+    )
+    for row in REQUESTS.values():
+        page.tagged(row.name, " ".join(_request(row)))
     page.section("see also")
     page.paragraph("vmguard(8), vmguard.yaml(5)")
     return page.text()
+
+
+def _request(row: RequestType) -> Iterator[str]:
+    yield f"{row.description[0].upper()}{row.description[1:]}."
+    yield f"Sent by: {row.sender}."
+    if row.keys:
+        keys = (f"{key.name}: {key.kind.words}" for key in row.keys)
+        shown = (words if key.required else f"[{words}]" for key, words in zip(row.keys, keys, strict=True))
+        yield f"Keys: {', '.join(shown)}."
+    yield f"Answer: {', '.join([row.answer, *row.answer_keys])}."
 
 
 #: of vmguard/hook/libvirt.py, which is not imported here: it belongs to the hot path
