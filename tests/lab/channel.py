@@ -1,4 +1,4 @@
-"""The line to the agent in a guest: jobs on this side, frames on the wire. It does not use the lab's network."""
+"""The serial line to the agent in a guest: jobs on this side, frames on the wire. It does not use the lab's network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENVIRONMENT: Final = {
     "LANG": "C.UTF-8",
 }
 
-SEND_SECONDS: Final = 30.0  # a guest that takes nothing for so long is stuck (or paused)
+SEND_SECONDS: Final = 30.0  # a guest that reads nothing for this long is stuck or paused
 
 
 class Job:
@@ -55,14 +55,14 @@ class Job:
             return self._stdout.decode(errors="replace"), self._stderr.decode(errors="replace")
 
     def wait(self, timeout: float) -> Result:
-        """The finished command; `timeout` in seconds."""
+        """Wait for the end of the command, `timeout` seconds; return its Result."""
         with self._changed:
             self._wait(lambda: self._code is not None, self.command, timeout)
             assert self._code is not None
             return Result(self._code, bytes(self._stdout), bytes(self._stderr))
 
     def wait_for(self, pattern: str, timeout: float = 10.0) -> re.Match[str]:
-        """The first match in the standard output; GuestTimeout after `timeout` seconds or when the command ends."""
+        """Return the first match in standard output; GuestTimeout after `timeout` seconds or when the command ends."""
         compiled = re.compile(pattern, re.MULTILINE)
 
         def found() -> re.Match[str] | None:
@@ -78,7 +78,7 @@ class Job:
             return match
 
     def wait_started(self, timeout: float = 10.0) -> int:
-        """The process id inside the guest."""
+        """Wait until the command has started; return its pid inside the guest."""
         with self._changed:
             self._wait(lambda: self.pid is not None or self._code is not None, self.command, timeout)
             return self.pid or 0
@@ -122,7 +122,7 @@ class Job:
 
 
 class Channel:
-    """One boot's line. A thread of its own reads it; any number of threads may send."""
+    """The line of one boot. A thread of its own reads it; any number of threads may send."""
 
     def __init__(self, guest: str, line: socket.socket, log: Callable[[str], None]) -> None:
         self.guest = guest
@@ -143,7 +143,7 @@ class Channel:
         self._reader.start()
 
     def wait_ready(self, timeout: float) -> None:
-        """Until the agent answers; `timeout` in seconds."""
+        """Wait until the agent answers; `timeout` in seconds."""
         if not self._ready.wait(timeout):
             raise GuestTimeout(self.guest, "boot", timeout)
         if self._down:
@@ -182,7 +182,7 @@ class Channel:
             self._on_the_way += length
 
     def clock(self, timeout: float = 10.0) -> float:
-        """The guest's CLOCK_REALTIME, in seconds, now."""
+        """Return the guest's CLOCK_REALTIME in seconds."""
         with self._asking:
             self._clock_answered.clear()
             self.send(Frame(Kind.CLOCK, 0))

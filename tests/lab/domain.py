@@ -1,4 +1,4 @@
-"""libvirt's XML for the heartbeat VM: as little machine as starts fast."""
+"""libvirt's XML for the heartbeat VM: a minimal machine, which starts fast."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DISK = """\
 
 
 def disk_xml(file: str, letter: str = "a", format: str = "qcow2", cache: str = "none", flag: str = "") -> str:
-    """One disk. flag: "<readonly/>" or "<shareable/>"."""
+    """Return a disk element. flag: "<readonly/>" or "<shareable/>"."""
     return DISK.format(file=quoteattr(file), letter=letter, format=format, cache=cache, flag=flag)
 
 
@@ -46,7 +46,7 @@ def domain_xml(
     machine: str = "pc",
     more: str = "",
 ) -> str:
-    """A domain with these disks: each a path (a qcow2 file on vda, vdb...) or XML from disk_xml().
+    """Return a domain with these disks, each a path (a qcow2 file on vda, vdb...) or XML from disk_xml().
 
     memory: MiB. uuid None: derived from the name, the same on every host. more: further devices.
     """

@@ -1,4 +1,4 @@
-"""What can go wrong in the lab. A broken lab is never the failure of the code under test: hence a tree of its own.
+"""Errors of the lab. They have a class tree of their own: a broken lab is not a failure of the code under test.
 
 LabError
     LabUnavailable      this machine cannot run the lab (not root, no user-mode-linux)

@@ -1,4 +1,4 @@
-"""A guest: one User Mode Linux kernel with the host's programs, switched on and off, and commands run in it.
+"""A guest: a User Mode Linux kernel with the host's programs, which is switched on and off and runs commands.
 
 Measured on two cores: 2-4 s from power to the first command, 60 ms per command. A guest's CLOCK_REALTIME and
 CLOCK_MONOTONIC are driven by the host's clock; see Guest.clock_offset.
@@ -28,13 +28,13 @@ from tests.lab.space import KERNEL, Space
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 PYTHON: Final = "/usr/bin/python3"
-BOOT_SECONDS: Final = 60.0  # a guest boots in 2 s; on a machine with other work in ten times that
+BOOT_SECONDS: Final = 60.0  # a guest boots in 2 s, on a busy machine in ten times that
 BIG: Final = 65536  # the line takes 1 MB/s: bigger files go through the shared directory
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What stays the same over a guest's reboots."""
+    """The properties of a guest that survive its reboots."""
 
     name: str  # in the lab
     hostname: str  # what the guest calls itself; equal names make clones
@@ -46,10 +46,10 @@ class Hardware:
 
 
 class Guest:
-    """A guest that is switched on by boot(); a role (server, hypervisor) overrides prepare().
+    """A guest. boot() switches it on; a role (server, hypervisor) overrides prepare().
 
-    boot() returns at once and the guest starts in the background; each call that needs it waits for it. So a lab's
-    guests boot side by side.
+    boot() returns at once and the guest starts in the background; each call that needs the guest waits for it. So the
+    guests of a lab boot side by side.
     """
 
     def __init__(self, space: Space, hardware: Hardware) -> None:
@@ -75,7 +75,7 @@ class Guest:
     # power
 
     def boot(self) -> None:
-        """Switch on, in the background; wait() or any command waits for the end of it."""
+        """Switch the guest on in the background; wait() and every command wait until it is up."""
         if self.is_on():
             raise LabError(f"{self.name}: is already switched on")
         self._release()
@@ -90,7 +90,7 @@ class Guest:
         threading.Thread(target=self._finish_boot, args=(self._channel, ready), daemon=True).start()
 
     def wait(self) -> None:
-        """Until the guest is up and has taken its role; raises what went wrong there."""
+        """Wait until the guest is up and has taken its role. Raises what went wrong in that."""
         if self._ready is None:
             raise GuestDown(f"{self.name}: is switched off")
         self._ready.result()
@@ -99,7 +99,7 @@ class Guest:
         return self._process is not None and self._process.poll() is None
 
     def power_cut(self) -> None:
-        """All of the guest's processes are dead when this returns; nothing was flushed."""
+        """Kill all of the guest's processes; they are dead when this returns, and nothing was flushed."""
         process = self._process
         if process is None:
             return
@@ -108,7 +108,7 @@ class Guest:
         self._release()
 
     def pause(self) -> None:
-        """The whole guest stands still (SIGSTOP to its kernel), as on a host that stalls."""
+        """Stop the whole guest (SIGSTOP to its kernel), as on a host that stalls."""
         self._signal_kernel(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -130,8 +130,8 @@ class Guest:
     ) -> Result:
         """Run a command (a string: by sh -c) and wait for it, at most `timeout` seconds.
 
-        GuestTimeout carries what it had printed; its process group gets SIGKILL then, which a process that hangs on
-        NFS (state D) obeys only when the server answers.
+        GuestTimeout carries what it had printed; its process group gets SIGKILL then, which a process hung on NFS
+        (state D) obeys only once the server answers.
         """
         job = self.spawn(command, env=env, cwd=cwd, stdin=input is not None)
         try:
@@ -159,9 +159,9 @@ class Guest:
         return self._line().spawn(argv, cwd, env or {}, stdin)
 
     def put(self, path: str, data: bytes, mode: int = 0o644, timeout: float = 30.0) -> None:
-        """Write a file in the guest, replacing what was there; its folder is made when missing.
+        """Write or replace a file in the guest; create its folder if needed.
 
-        Synced: on a server's disk it survives a power cut right afterwards.
+        The file is synced: on a server's disk it survives an immediate power cut.
         """
         write = 'mkdir -p "$(dirname "$1")" && cat "${3:--}" > "$1" && chmod "$2" "$1" && sync "$1"'
         if len(data) <= BIG:
@@ -178,15 +178,15 @@ class Guest:
         return self.run(["cat", path], timeout).stdout_bytes
 
     def dmesg(self) -> str:
-        """The kernel's log since boot."""
+        """Return the kernel's log since boot."""
         return self.run(["dmesg"]).stdout
 
     def locker(self, path: str, flags: str = "rw,direct,create") -> Locker:
-        """A process in the guest that holds this file open and locks, reads and writes it on demand."""
+        """Start a process in the guest that keeps a file open and locks, reads and writes it on demand."""
         return Locker(self.spawn([PYTHON, f"{REPOSITORY}/tests/lab/inside/holder.py", path, flags], stdin=True))
 
     def clock_offset(self) -> float:
-        """Seconds by which the guest's CLOCK_REALTIME is ahead of the host's, give or take half a command (5 ms).
+        """Return the seconds by which the guest's CLOCK_REALTIME is ahead of the host's, within half a command (5 ms).
 
         Guests read the host's clock and do not slew it, so that timestamps of two guests may be compared.
         """
@@ -202,10 +202,10 @@ class Guest:
     # for roles
 
     def prepare(self) -> None:
-        """What the guest's role needs after each boot, run in the background before wait() returns."""
+        """Set up the guest's role after each boot; runs in the background before wait() returns."""
 
     def prepare_run(self, command: str, timeout: float = 20.0) -> Result:
-        """run() for prepare(), where the guest does not count as ready yet."""
+        """Run a command from prepare(), when the guest does not count as ready yet."""
         assert self._channel is not None
         result = self._channel.spawn(["/bin/sh", "-ec", command], "/", {}, False).wait(timeout)
         if result.returncode:

@@ -22,7 +22,7 @@ QCOW2_OFFSET_MASK: Final = 0x00FF_FFFF_FFFF_FE00
 
 @functools.cache
 def heartbeat_disk(format: str = "qcow2") -> bytes:
-    """A disk image of 1 MiB (as the VM sees it), raw or qcow2, that boots into the heartbeat."""
+    """Return a disk image, raw or qcow2, that boots into the heartbeat; 1 MiB to the VM."""
     with tempfile.TemporaryDirectory() as folder:
         build = Path(folder)
         subprocess.run(["as", "--32", str(SOURCE), "-o", "boot.o"], cwd=build, check=True)
@@ -40,7 +40,7 @@ def heartbeat_disk(format: str = "qcow2") -> bytes:
 
 
 def counter(image: bytes) -> int:
-    """The last beat that reached this image (raw, or qcow2 without a backing file); 0: none."""
+    """Return the last beat that reached an image (raw, or qcow2 without a backing file); 0 if none."""
     if not image.startswith(QCOW2_MAGIC):
         return _number(image, SECTOR)
     (l1_table,) = struct.unpack_from(">Q", image, 40)

@@ -42,7 +42,7 @@ class Hypervisor(Guest):
         export: str = EXPORT,
         timeout: float = 30.0,
     ) -> None:
-        """Mount the server's export on `target` (made when missing); `timeout` in seconds, a grace period included."""
+        """Mount the server's export on `target`, created if needed; `timeout` in seconds, including a grace period."""
         nfs3 = "vers=3" in options
         if nfs3:
             self.run(START_STATD)
@@ -52,7 +52,7 @@ class Hypervisor(Guest):
     def start_vm(
         self, disk: str, format: str = "qcow2", locking: str = "auto", cache: str = "none", memory: int = 16
     ) -> Vm:
-        """QEMU by hand, with the heartbeat VM on that disk; see qemu.Vm. memory: MiB.
+        """Start QEMU by hand with the heartbeat VM on a disk; see qemu.Vm. memory: MiB.
 
         locking: QEMU's own image locks, "off" as on Proxmox, "auto" as elsewhere.
         """

@@ -1,4 +1,4 @@
-"""The lab: a network with guests on it, built in seconds and gone without a trace.
+"""The lab: a network with guests on it, built in seconds and removed without a trace.
 
     with Lab() as lab:
         srv = lab.nfs_server(lease=10, grace=10)
@@ -88,8 +88,8 @@ class Lab:
     ) -> Hypervisor:
         """A host for VMs. mem: "256M", with libvirt "1G" when None.
 
-        hostname: what it calls itself, when it shall be a clone of another. mac="random": another one at each boot.
-        libvirt: a libvirtd runs in it; libvirt_user: whom its QEMUs run as ("libvirt-qemu" as Debian has it).
+        hostname: its own name for itself, to make it a clone of another host. mac="random": another one at each boot.
+        libvirt: a libvirtd runs in it; libvirt_user: the user that its QEMUs run as ("libvirt-qemu" as Debian has it).
         init: "systemd" for a guest whose process 1 is systemd, for unit files of our own; nothing else is started.
         """
         port = self._network.add_port(mac == "random")
@@ -97,12 +97,12 @@ class Lab:
         return self._boot(Hypervisor(self.space, hardware, libvirt_user if libvirt else None))
 
     def start(self, *guests: Guest) -> None:
-        """Wait until these guests (all, when none is named) are up."""
+        """Wait until these guests are up; all guests if none is named."""
         for guest in guests or self.guests:
             guest.wait()
 
     def partition(self, *guests: Guest) -> None:
-        """Pull the guests' cables: nothing comes in or goes out, and neither side is told."""
+        """Pull the guests' cables: nothing comes in or goes out, and neither side is notified."""
         for guest in guests:
             self._network.disconnect(guest.hardware.port)
 
@@ -111,7 +111,7 @@ class Lab:
             self._network.connect(guest.hardware.port)
 
     def keep_logs(self) -> None:
-        """Do not remove the guests' consoles and logs at the end."""
+        """Keep the guests' consoles and logs when the lab ends."""
         self._keep_logs = True
 
     def close(self) -> None:

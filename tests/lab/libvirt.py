@@ -1,11 +1,11 @@
 """A real libvirtd in a guest, made fast: ready after 1 s, a VM on NFS starts in 1 to 2 s.
 
-Two things make libvirt slow on a slow machine, and both come from its description of QEMU:
+Two things make libvirt slow on a slow machine, and both concern its cached QEMU capabilities:
 
-- making it (18 s of questions to QEMU): it is kept in tests/lab/.cache for all guests of this machine. libvirt itself
-  looks whether it still fits libvirtd and QEMU, and makes it anew when a package has changed;
-- one flag in it, cpu-unavailable-features: with it, each start of a VM asks QEMU for each of 400 CPU properties, one
-  message each, 20 s in all. Without it libvirt asks for the CPU as it asked older QEMUs: 3 messages.
+- creating them takes 18 s of queries to QEMU. They are kept in tests/lab/.cache for all guests of this machine; libvirt
+  itself checks that they still match libvirtd and QEMU, and creates them again after a package has changed;
+- with the flag cpu-unavailable-features in them, each start of a VM queries 400 CPU properties, one message each, 20 s
+  in all. Without that flag libvirt queries the CPU as it did with older QEMUs, with 3 messages.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CAPABILITIES: Final = CACHE / "capabilities.tar"
 CAPABILITIES_FOLDER: Final = "/var/cache/libvirt/qemu/capabilities"
 SLOW_FLAG: Final = b"  <flag name='cpu-unavailable-features'/>\n"
 
-# Open to everybody who reaches it: a lab's network has no way out.
+# Open to every peer: a lab's network has no way out.
 LIBVIRTD_CONF: Final = """\
 auth_unix_rw = "none"
 listen_tls = 0
@@ -63,7 +63,7 @@ class Libvirt:
         self._user = user
 
     def prepare(self) -> None:
-        """Configure and start libvirtd; for the guest's own prepare()."""
+        """Configure and start libvirtd; called by the guest's prepare()."""
         run = self._guest.prepare_run
         conf = self._guest.share / "libvirt"
         conf.mkdir(exist_ok=True)
@@ -96,29 +96,29 @@ class Libvirt:
         self.virsh("define", "/dev/stdin", input=xml)
 
     def create(self, xml: str, timeout: float = 60.0) -> None:
-        """Start a VM that is forgotten when it ends; `timeout` in seconds."""
+        """Start a transient VM; `timeout` in seconds."""
         self.virsh("create", "/dev/stdin", input=xml, timeout=timeout)
 
     def migrate(self, name: str, target: Guest, *words: str, timeout: float = 60.0, check: bool = True) -> Result:
-        """Live, to the libvirtd of another guest."""
+        """Migrate a running VM to the libvirtd of another guest."""
         where = [f"qemu+tcp://{target.address}/system", f"tcp://{target.address}"]
         return self.virsh("migrate", "--live", *words, name, *where, timeout=timeout, check=check)
 
     def beats(self, name: str) -> str:
-        """All marks the heartbeat VM of that name has printed in this guest: '.' a write done, 'E' one failed."""
+        """Return the marks that a heartbeat VM has printed in this guest: '.' a completed write, 'E' a failed one."""
         return self._guest.run(["cat", SERIAL.format(name)], check=False).stdout
 
     def qemu_pid(self, name: str) -> int:
         return int(self._guest.get(f"/run/libvirt/qemu/{name}.pid"))
 
     def kill(self, signal: int = 9) -> None:
-        """End libvirtd, and wait until it is gone; VMs go on."""
+        """End libvirtd and wait until it is gone; VMs keep running."""
         self._guest.run(
             f"pid=$(cat /run/libvirtd.pid) && kill -{signal} $pid && while [ -e /proc/$pid ]; do sleep 0.05; done"
         )
 
     def start(self, timeout: float = 60.0) -> None:
-        """Start libvirtd; returns when it answers."""
+        """Start libvirtd; return once it answers."""
         self._guest.run(f"{LIBVIRTD} && virsh -c qemu:///system list", timeout)
 
     def restart(self) -> None:
@@ -127,7 +127,7 @@ class Libvirt:
 
 
 def _keep(made: bytes) -> bytes:
-    """Store libvirt's description of QEMU for later guests, without the slow flag; what was stored."""
+    """Store libvirt's QEMU capabilities for later guests, without the slow flag; return what was stored."""
     output = io.BytesIO()
     with tarfile.open(fileobj=io.BytesIO(made)) as source, tarfile.open(fileobj=output, mode="w") as target:
         for entry in source:

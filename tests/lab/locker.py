@@ -26,7 +26,7 @@ class Locker:
         self.opened = self.answer(0)
 
     def lock(self, start: int = 0, length: int = 0, timeout: float = WAIT) -> str:
-        """Exclusive, not waiting; length 0 is to the end of the file."""
+        """Take an exclusive lock without waiting; length 0 reaches to the end of the file."""
         return self.answer(self.ask(f"lock {start} {length}"), timeout)
 
     def unlock(self, start: int = 0, length: int = 0, timeout: float = WAIT) -> str:
@@ -36,11 +36,11 @@ class Locker:
         return self.answer(self.ask(f"read {offset}"), timeout)
 
     def write(self, offset: int = 0, letter: str = "x", timeout: float = WAIT) -> str:
-        """512 times that letter."""
+        """Write a letter 512 times."""
         return self.answer(self.ask(f"write {offset} {letter}"), timeout)
 
     def ask(self, line: str) -> int:
-        """Send an order; its number, for answer()."""
+        """Send an order; return its number, for answer()."""
         self._sent += 1
         self.job.send(f"{line}\n".encode())
         return self._sent

@@ -1,4 +1,4 @@
-"""The lab's network: a bridge in the lab's own namespace and a tap per guest. No way leads out of it."""
+"""The lab's network: a bridge in the lab's own namespace and a tap per guest. It has no route out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUBNET = "10.77.0"
 
 @dataclass(frozen=True)
 class Port:
-    """A guest's place on the bridge. `mac` None: drawn anew at each boot."""
+    """A guest's port on the bridge. `mac` None: a random one at each boot."""
 
     tap: str
     address: str

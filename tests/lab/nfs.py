@@ -1,4 +1,4 @@
-"""The server role: an ext4 image exported over NFS by the kernel's nfsd, with a memory for its clients."""
+"""The server role: an ext4 image exported over NFS by the kernel's nfsd, with a recovery database for its clients."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class NfsServer(Guest):
             make_image(image, size)
 
     def source(self, export: str = EXPORT, nfs3: bool = False) -> str:
-        """What a client mounts. NFSv4 paths start at /srv, the pseudo root: the overlay above cannot be exported."""
+        """Return what a client mounts. NFSv4 paths start at the pseudo root /srv; the overlay cannot be exported."""
         return f"{self.address}:{export if nfs3 else export.removeprefix(ROOT)}"
 
     def reboot(self, down: float = 0.0, forget: bool = False) -> None:
-        """Power cut, `down` seconds off, power on; returns when the server serves again."""
+        """Cut the power for `down` seconds; return once the server serves again."""
         self.power_cut()
         time.sleep(down)
         self.boot(forget)
@@ -86,7 +86,7 @@ class NfsServer(Guest):
             self.run(f"echo expire > /proc/fs/nfsd/clients/{number}/ctl")
 
     def locks(self) -> str:
-        """/proc/locks: what the server itself holds to be locked."""
+        """Return the server's /proc/locks: what it considers locked."""
         return self.run(["cat", "/proc/locks"]).stdout
 
     def end_grace(self) -> None:
@@ -123,14 +123,14 @@ class NfsServer(Guest):
         """)
 
     def _start_nfs3(self) -> str:
-        # lockd's grace period, 50 s of its own accord, holds up NFSv4 locks as well; it is never skipped, not even
-        # when there is no client to wait for.
+        # lockd's own grace period of 50 s delays NFSv4 locks as well; it is never skipped, not even without clients
+        # to wait for.
         grace = f"modprobe lockd; echo {self.settings.grace} > /proc/sys/fs/nfs/nlm_grace_period"
         return f"rpcbind -w; rpc.statd; {grace}"
 
 
 def make_image(path: Path, size: str) -> None:
-    """A sparse ext4 image."""
+    """Create a sparse ext4 image."""
     subprocess.run(["truncate", "-s", size, path], check=True)
     command = ["mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1", str(path)]
     subprocess.run(command, check=True, capture_output=True)

@@ -30,7 +30,7 @@ class Vm:
     def start(
         cls, host: Guest, disk: str, format: str = "qcow2", locking: str = "auto", cache: str = "none", memory: int = 16
     ) -> Vm:
-        """memory: MiB. locking: QEMU's own image locks, "off" as on Proxmox, "auto" as elsewhere.
+        """Start QEMU. memory: MiB. locking: QEMU's own image locks, "off" as on Proxmox, "auto" as elsewhere.
 
         An I/O error is reported to the VM (werror=report): the VM goes on and prints 'E'.
         """
@@ -42,7 +42,7 @@ class Vm:
         return self.job.output()[0]
 
     def wait_beats(self, count: int, timeout: float = 20.0, mark: str = ".") -> None:
-        """Until `count` more beats with that mark were seen; `timeout` in seconds."""
+        """Wait for `count` more beats with a mark; `timeout` in seconds."""
         goal = self.beats().count(mark) + count
         deadline = time.monotonic() + timeout
         while self.beats().count(mark) < goal:
@@ -52,6 +52,6 @@ class Vm:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """SIGKILL to QEMU, and wait until it is gone."""
+        """Send QEMU SIGKILL and wait until it is gone."""
         self.job.kill()
         self.job.wait(10)

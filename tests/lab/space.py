@@ -1,9 +1,9 @@
-"""The ground a lab stands on: one namespace for network and processes, one directory, one keeper.
+"""What every lab is built in: one namespace each for network and processes, one directory, one keeper.
 
 The keeper is process 1 of a new process namespace, with a new network namespace, and does nothing but wait for the
 end of its standard input. Every guest's processes live below it. So however the test process ends (SIGKILL
 included), the keeper reads end of file and ends, and the kernel kills all guests and drops bridge and taps with it.
-Only a directory could be left, when somebody kills the keeper as well: `python -m tests.lab.sweep`.
+Only a directory can be left, if the keeper is killed as well; `python -m tests.lab.sweep` removes it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KEEPER: Final = 'echo ready; read -r word; kill -KILL -1 2>/dev/null; [ "$word" 
 
 
 def start_time(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot: with the pid its identity. None: no such process."""
+    """Return a process's start time in clock ticks since boot, None if it is gone; with the pid, it identifies it."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (FileNotFoundError, ProcessLookupError):
@@ -37,7 +37,7 @@ def start_time(pid: int) -> int | None:
 
 
 def descendant(pid: int, generations: int) -> int | None:
-    """The only child's only child ... of a process: start() makes the chain nsenter, unshare, sh, kernel."""
+    """Return the only child's only child ... of a process; start() makes the chain nsenter, unshare, sh, kernel."""
     for _ in range(generations):
         try:
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -78,7 +78,7 @@ class Space:
         self._enter_all = [*self._enter, f"--pid=/proc/{pid}/ns/pid_for_children"]
 
     def run(self, argv: Sequence[str]) -> str:
-        """Run a program of this machine inside the lab's network namespace; its output."""
+        """Run a program of this machine inside the lab's network namespace; return its output."""
         done = subprocess.run([*self._enter, *argv], capture_output=True, text=True, timeout=30)
         if done.returncode:
             raise LabError(f"{argv} failed: {done.stderr.strip()}")
@@ -123,7 +123,7 @@ class Space:
         process.wait(10)
 
     def kernel_pid(self, process: subprocess.Popen[bytes]) -> int | None:
-        """The host's pid of the kernel that start() started."""
+        """Return the host's pid of the kernel that start() started."""
         return descendant(process.pid, 3)
 
     def close(self, keep_logs: bool) -> None:
@@ -147,7 +147,7 @@ class Space:
 
 
 def dead_labs() -> Iterator[Path]:
-    """Directories of labs whose owner is no more, logs kept after a failure among them."""
+    """Yield the directories of labs whose owner is dead, including those with logs kept after a failure."""
     for directory in BASE.glob("*-*-*"):
         pid, started = directory.name.split("-")[:2]
         if pid.isdigit() and str(start_time(int(pid))) != started:
@@ -155,7 +155,7 @@ def dead_labs() -> Iterator[Path]:
 
 
 def sweep_one(directory: Path) -> None:
-    """Remove what is left of a dead lab: its keeper, and with it its guests, and its directory."""
+    """Remove what is left of a dead lab: its keeper, with it its guests, and its directory."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         pid, started = (directory / "keeper").read_text().split()
         if str(start_time(int(pid))) == started:

@@ -1,4 +1,4 @@
-"""`python -m tests.lab.sweep`: remove what dead labs left behind; labs whose owner lives are not touched.
+"""`python -m tests.lab.sweep`: remove what dead labs left behind; labs with a living owner are not touched.
 
 A lab belongs to the process whose pid and start time are in its directory's name.
 """

@@ -1,4 +1,4 @@
-"""The lab proven: what scenarios build on must be true of the kernels under it."""
+"""Proof of the lab: what the scenarios rely on must be true of its kernels."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.guard import Guard, eventually, locks_on, make_disk
 from tests.support.namespaces import Space
+from tests.support.processes import track
 from vmguard.core.sources.process_arguments import Kind, identity, kind_of, named_files, served
 
 pytestmark = pytest.mark.process
@@ -55,7 +56,7 @@ class Corner:
             _CODE,
             *words,
         ]
-        writer = subprocess.Popen([*self.space.prefix, *command], stdout=subprocess.PIPE, text=True)
+        writer = track(subprocess.Popen([*self.space.prefix, *command], stdout=subprocess.PIPE, text=True))
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
         self.writers.append(writer)
@@ -80,11 +81,12 @@ class Corner:
         self.guard.process = None
 
     def end(self) -> None:
-        if self.guard.process is not None:
+        if self.guard.process is not None and self.guard.process.poll() is None:
             self.kill_daemon()
         for writer in self.writers:
             writer.kill()  # nsenter stops itself with its child, and then nobody would reap that
         self.space.end()
+        self.guard.end()
         for writer in self.writers:
             writer.communicate()
 
@@ -92,9 +94,11 @@ class Corner:
 @pytest.fixture
 def corner(tmp_path: Path) -> Iterator[Corner]:
     corner = Corner(tmp_path)
-    corner.guard.start()
-    yield corner
-    corner.end()
+    try:
+        corner.guard.start()
+        yield corner
+    finally:
+        corner.end()
 
 
 def moving(path: Path) -> bool:
@@ -131,8 +135,10 @@ def test_running_vms_are_pinned_without_being_touched(corner: Corner, tmp_path: 
 
 def test_a_disk_that_somebody_else_has_is_named_and_the_vm_frozen(corner: Corner, tmp_path: Path) -> None:
     mine, both = make_disk(tmp_path / "mine.raw"), make_disk(tmp_path / "both.raw")
-    lock = subprocess.Popen(
-        [sys.executable, "-c", _LOCK, str(both)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    lock = track(
+        subprocess.Popen(
+            [sys.executable, "-c", _LOCK, str(both)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
     )
     assert lock.stdout is not None
     assert lock.stdout.readline() == "locked\n"
@@ -169,8 +175,10 @@ sys.stdin.read()
 
 def test_a_frozen_vm_is_still_in_conflict_after_a_restart_of_the_daemon(corner: Corner, tmp_path: Path) -> None:
     disk = make_disk(tmp_path / "both.raw")
-    lock = subprocess.Popen(
-        [sys.executable, "-c", _LOCK, str(disk)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    lock = track(
+        subprocess.Popen(
+            [sys.executable, "-c", _LOCK, str(disk)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
     )
     assert lock.stdout is not None
     lock.stdout.readline()

@@ -14,6 +14,7 @@ import pytest
 
 import vmguard.core.sources.image_name
 from tests.support.disk_images import image
+from tests.support.processes import track
 from vmguard.adapters.storage import files
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import Opener
@@ -41,7 +42,7 @@ def no_descriptor_left() -> Iterator[None]:
 
 def test_a_program_that_runs(tmp_path: Path) -> None:
     shutil.copy("/bin/sleep", tmp_path / "a")
-    with subprocess.Popen([tmp_path / "a", "60"]) as running:
+    with track(subprocess.Popen([tmp_path / "a", "60"])) as running:
         try:
             with pytest.raises(LockUnavailable, match="being executed"):
                 resolve(parse_domain(disk(tmp_path / "a", "raw")), Opener())

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.guard import Answer, Guard, Vm, eventually, holders_of, locks_on, make_disk
+from tests.support.processes import track
 from vmguard.faults import CLAIM_POINTS
 
 pytestmark = pytest.mark.process
@@ -88,8 +89,8 @@ def test_negative_control_a_lock_that_lives_on_is_seen_by_the_same_check(guard: 
         "fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0)); print('locked');"
         "sys.stdout.flush(); sys.stdin.read()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(vm.disks[1])], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    with track(
+        subprocess.Popen([sys.executable, "-c", code, str(vm.disks[1])], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"locked\n"
@@ -131,7 +132,9 @@ class Claim:
     def __init__(self, guard: Guard, vm: Vm) -> None:
         command = guard.hook_command(vm.name, "prepare", "begin", "-")
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=guard.hook_environment())
+        self.process = track(
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=guard.hook_environment())
+        )
         assert self.process.stdin is not None
         self.process.stdin.write(vm.xml())
         self.process.stdin.close()

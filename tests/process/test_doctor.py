@@ -82,7 +82,7 @@ def test_a_wrong_configuration_is_a_finding_and_the_rest_is_examined(
 
 def test_storages_that_hang_are_given_up_together_and_not_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     from vmguard.doctor import examine as module
-    from vmguard.query.lookup import Places
+    from vmguard.query.places import Places
 
     hanging = [MountFacts(f"/srv/{n}", f"nas{n}:/vm", "4.2", device=n, lease=90) for n in range(5)]
     monkeypatch.setattr(look_mount, "look", lambda: hanging)

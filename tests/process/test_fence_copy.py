@@ -63,7 +63,7 @@ def failing(times: int, copy: Callable[[GuardedVm], None]) -> Callable[[GuardedV
 
 def without_effect(world: World) -> None:
     """Let SIGKILL have no effect, as on a process in state D."""
-    world.acts.kill = lambda vm: {vm.pid}  # type: ignore[method-assign]
+    world.signals.kill = lambda vm: {vm.pid}  # type: ignore[method-assign]
 
 
 def broken(vm: GuardedVm) -> None:

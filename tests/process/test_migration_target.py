@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon_harness import Corner, Rival
+from tests.support.processes import track
 from vmguard.adapters.linux import ofd, proc
 from vmguard.adapters.linux.vcpus import Vcpus
 from vmguard.config.migration import Migration
@@ -65,11 +66,13 @@ class Qemu:
 
     def __init__(self, *disks: Path, incoming: bool = True, late: bool = False) -> None:
         words = ["-incoming", "defer"] * incoming + ["late"] * late
-        self.process = subprocess.Popen(
-            ["qemu-system-x86_64", "-IS", "-c", _CODE, ":".join(map(str, disks)), *words],
-            executable=sys.executable,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+        self.process = track(
+            subprocess.Popen(
+                ["qemu-system-x86_64", "-IS", "-c", _CODE, ":".join(map(str, disks)), *words],
+                executable=sys.executable,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
         )
         assert self.process.stdout is not None
         self.process.stdout.readline()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.guard import eventually
+from tests.unit.test_watch_driver import no_threads
 from vmguard.core.watchdog.events import Level, Report
 from vmguard.daemon.report.history import History, Reporter, read
 from vmguard.daemon.report.notify_command import Notifier, Wanted
@@ -38,13 +38,6 @@ def test_a_command_that_hangs_is_killed_and_the_next_event_still_told(tmp_path: 
         notifier.tell(Report(Level.ERROR, "c", text), {})
     assert time.monotonic() - began < 0.2
     assert eventually(lambda: (tmp_path / "told").exists() and (tmp_path / "told").read_text() == "one\ntwo\n", 5)
-
-
-def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", start)
 
 
 def test_a_report_that_cannot_be_made_keeps_nothing_from_being_done(

@@ -16,6 +16,7 @@ import pytest
 
 from tests.pve.inside.hooks import HookFailed, exec_hookscript
 from tests.pve.place import OTHER, Place
+from tests.support.processes import track
 from vmguard.adapters.linux import mounts
 from vmguard.adapters.proxmox import chained_hookscripts, snippets
 from vmguard.adapters.proxmox.chained_hookscripts import Script
@@ -108,7 +109,9 @@ def test_a_vm_that_runs_already_is_guarded_as_it_is_and_known_by_its_vmid(place:
     pid_file.parent.mkdir()
     code = "import os, sys; os.open(sys.argv[1], os.O_RDWR); print(flush=True); sys.stdin.read()"
     words = ["kvm", "-IS", "-c", code, str(disk), "-name", "web", "-pidfile", str(pid_file), "-drive", f"file={disk}"]
-    with subprocess.Popen(words, executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as qemu:
+    with track(
+        subprocess.Popen(words, executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    ) as qemu:
         assert qemu.stdout is not None
         qemu.stdout.readline()
         pid_file.write_text(f"{qemu.pid}\n")
@@ -341,7 +344,7 @@ def test_two_nodes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
         "import sys; from vmguard.adapters.proxmox import chained_hookscripts as c\n"
         "for n in range(20): c.change(sys.argv[1], {sys.argv[2] + str(n): c.Script('a:snippets/b', '/b c')})"
     )
-    nodes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), digit]) for digit in ("10", "20")]
+    nodes = [track(subprocess.Popen([sys.executable, "-c", code, str(tmp_path), digit])) for digit in ("10", "20")]
     assert [node.wait(30) for node in nodes] == [0, 0]
     assert len(chained_hookscripts.read(str(tmp_path))) == 40
     assert chained_hookscripts.read(str(tmp_path))["100"] == Script("a:snippets/b", "/b c")

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.fencer_harness import World
 from tests.support.guard import eventually
+from tests.support.processes import track
 from vmguard.adapters.linux import proc
 from vmguard.adapters.proxmox import helpers as proxmox_helpers
 from vmguard.adapters.proxmox import host as proxmox_host
@@ -48,8 +49,8 @@ def children() -> Iterator[list[subprocess.Popen[bytes]]]:
 def program(folder: Path, words: tuple[str, ...], children: list[subprocess.Popen[bytes]]) -> int:
     """A process that looks like this from outside."""
     given = [word.replace("{run}", str(folder / "qemu-server")) for word in words]
-    child = subprocess.Popen(
-        [given[0], "-IS", "-c", _SLEEP, *given[1:]], executable=sys.executable, stdin=subprocess.PIPE
+    child = track(
+        subprocess.Popen([given[0], "-IS", "-c", _SLEEP, *given[1:]], executable=sys.executable, stdin=subprocess.PIPE)
     )
     children.append(child)
     assert eventually(lambda: proc.cmdline(child.pid)[-1:] == given[-1:])
@@ -193,6 +194,6 @@ def test_qm_starts_qemu_itself_and_must_not_do_so_inside_the_daemons_unit() -> N
 @pytest.mark.parametrize("words", [("start", "proxmox", "-rf"), ("start", "bare", "100"), ("clean-up", "libvirt", "x")])
 def test_what_cannot_be_done_is_said_and_never_tried(node: Node, words: tuple[str, str, str]) -> None:
     code = "import sys; from vmguard.jobs.hypervisor import main; sys.exit(main())"
-    job = subprocess.run([sys.executable, "-c", code, "root", *words], capture_output=True, text=True)
+    job = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert (job.returncode, job.stderr.count("\n")) == (1, 1)
     assert node.called == []

@@ -16,6 +16,7 @@ import pytest
 
 from tests.pve.inside.hooks import HookFailed, exec_hookscript
 from tests.support.guard import REPOSITORY, Guard, eventually, holders_of, locks_on, make_disk
+from tests.support.processes import track
 from vmguard.adapters.linux import proc
 from vmguard.cli.hook_script import text as hook_text
 from vmguard.hook import operations
@@ -66,8 +67,10 @@ class Node:
             "print('done', flush=True); sys.stdin.read()"
         )
         env = {**os.environ, **self.env, "PYTHONPATH": str(REPOSITORY)}
-        return subprocess.Popen(
-            [WORKER, "-c", code], executable=sys.executable, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        return track(
+            subprocess.Popen(
+                [WORKER, "-c", code], executable=sys.executable, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
         )
 
     def is_free(self) -> bool:
@@ -193,8 +196,10 @@ def waiting(node: Node, wait: str) -> subprocess.Popen[bytes]:
     node.guard.configure(proxmox={"run_dir": str(node.qemu_run), "lock_wait": wait})
     node.guard.stop()
     node.guard.start()
-    return subprocess.Popen(
-        [str(node.hook_file), "100", "pre-start"], env=node.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    return track(
+        subprocess.Popen(
+            [str(node.hook_file), "100", "pre-start"], env=node.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
     )
 
 
@@ -245,8 +250,10 @@ class Rival:
             "fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0))\n"
             "print('locked', flush=True); sys.stdin.read()"
         )
-        self.process = subprocess.Popen(
-            [sys.executable, "-IS", "-c", code, str(disk)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        self.process = track(
+            subprocess.Popen(
+                [sys.executable, "-IS", "-c", code, str(disk)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
         )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == b"locked\n"

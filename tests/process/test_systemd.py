@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.guard import eventually
+from tests.support.processes import track
 from vmguard.adapters.linux import systemd
 
 
@@ -69,7 +70,7 @@ def test_what_lingers_goes_when_the_next_daemon_has_come(manager: Manager, tmp_p
 @contextlib.contextmanager
 def next_daemon(lock: Path) -> Iterator[None]:
     code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE) as process:
+    with track(subprocess.Popen([sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE)) as process:
         yield
         process.communicate()
 

@@ -19,7 +19,7 @@ TOKEN, SECRET = "audit@pve!vmguard", "8a9c5a52-6b1c-4f5e-9d0e-2f7f3d1c0a11"
 
 
 class Certificates:
-    """An authority and a certificate for 127.0.0.1, as pvecm updatecerts makes them for a node."""
+    """A certificate authority and a certificate for 127.0.0.1, as pvecm updatecerts creates them for a node."""
 
     def __init__(self, folder: Path) -> None:
         self.authority, self.chain, self.key = folder / "pve-root-ca.pem", folder / "node.pem", folder / "node.key"
@@ -36,7 +36,7 @@ class Certificates:
 
 
 class Api:
-    """One cluster behind one address. What is wrong with it is set from outside."""
+    """One cluster behind one address. Tests set its faults as attributes."""
 
     def __init__(self, certificates: Certificates) -> None:
         self.nodes = ["node1", "node2"]
@@ -110,7 +110,7 @@ class Api:
             return 200, "OK", [{"node": node, "status": "online", "type": "node"} for node in self.nodes]
         if path == "storage":
             return 200, "OK", self.storages
-        if path == "cluster/resources":  # filtered by rights, without a word
+        if path == "cluster/resources":  # silently filtered by permissions
             found = [{"vmid": int(vmid), "node": node, "type": "qemu"} for vmid, (node, _) in self.vms.items()]
             return 200, "OK", [*found, {"vmid": 900, "node": "node1", "type": "lxc"}]
         if words[0] == "nodes" and words[-1] == "config":

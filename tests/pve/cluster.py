@@ -25,7 +25,7 @@ STORE = "/mnt/pve/nas"
 HOOK = "/var/lib/vz/snippets/vmguard"
 NODE_SCRIPT = f"{REPOSITORY}/tests/pve/inside/node.py"
 QM_SCRIPT = f"{REPOSITORY}/tests/pve/inside/qm.py"
-#: seconds between two tries of HA: 20 s with a lease of 90 s (pve-ha-manager, test-resource-failure5), here of 10 s
+#: seconds between two tries of HA; 20 s in pve-ha-manager (test-resource-failure5), scaled to a lease of 10 s
 HA_SPACING = 2.2
 STORAGE_CFG = """\
 dir: local
@@ -43,7 +43,7 @@ nfs: nas
 
 @dataclass(frozen=True)
 class PveGuest:
-    """A VM as its configuration describes it."""
+    """A VM as its Proxmox configuration describes it."""
 
     vmid: str
     name: str
@@ -66,7 +66,7 @@ def path_of(volume: str) -> str:
 
 
 class PveNode(Guarded):
-    """One node."""
+    """A node of the cluster."""
 
     def install(self) -> None:
         self.host.put("/etc/vmguard/vmguard.yaml", self.config.encode())
@@ -82,14 +82,14 @@ class PveNode(Guarded):
         return self.host.spawn([PYTHON, NODE_SCRIPT, verb, vmid, *(f"{key}={value}" for key, value in words.items())])
 
     def qm(self, verb: str, vmid: str, within: float = 60.0, check: bool = True, **words: str) -> Result:
-        """Run a task to its end."""
+        """Run a task of qm to its end."""
         job = self.qm_job(verb, vmid, **words)
         result = job.wait(within)
         assert not check or result.returncode == 0, f"{verb}: {result.stderr}\n{self.log()}"
         return result
 
     def ha_start(self, vmid: str) -> tuple[str, int]:
-        """As HA starts it: the state in which that ends, and how many tries it took (max_restart 1; LRM.pm)."""
+        """Start a VM as HA does; return the final state and the number of tries (max_restart 1; LRM.pm)."""
         for tries in (1, 2):
             if self.qm_job("start", vmid).wait(120).returncode == 0:
                 return "started", tries
@@ -97,7 +97,7 @@ class PveNode(Guarded):
         return "error", tries
 
     def reconfigure(self, config: str) -> None:
-        """Another configuration for the daemon, which goes on."""
+        """Give the running daemon another configuration."""
         before = self.log().count("configuration reloaded")
         self.config = config
         self.host.put("/etc/vmguard/vmguard.yaml", config.encode())
@@ -108,7 +108,7 @@ class PveNode(Guarded):
             time.sleep(0.1)
 
     def events(self, vmid: str) -> list[str]:
-        """What the daemon has reported of a VM."""
+        """Return what the daemon has reported about a VM."""
         lines = self.host.run("cat /run/vmguard/history.jsonl", check=False).stdout.splitlines()
         return [entry["code"] for entry in map(json.loads, lines) if entry["fields"].get("uuid") == vmid]
 
@@ -129,7 +129,7 @@ class PveNode(Guarded):
         return next((vm for vm in self.status() if vm["uuid"] == vmid), None)
 
     def guards(self, vmid: str) -> dict[str, tuple[str, str]]:
-        """Mode and guard of each file, by its name."""
+        """Return mode and guard of each file, by its name."""
         found = self.guarded_vm(vmid)
         files = found["files"] if found is not None else []
         return {file["path"].rpartition("/")[2]: (file["mode"], file["guard"]) for file in files}
@@ -146,7 +146,7 @@ class PveNode(Guarded):
             time.sleep(0.2)
 
     def wait_until(self, vmid: str, wanted: dict[str, tuple[str, str]], timeout: float = 10.0) -> float:
-        """Until the VM's files are guarded like this; the seconds it took. {} means: not guarded at all."""
+        """Wait until the VM's files are guarded like this; return the seconds it took. {}: not guarded at all."""
         began = time.monotonic()
         while (found := self.guards(vmid)) != wanted:
             assert time.monotonic() - began < timeout, f"{self.name}: {vmid}: {found}, not {wanted}\n{self.log()}"
@@ -158,13 +158,13 @@ class PveNode(Guarded):
 
 
 class Cluster:
-    """/etc/pve is one file system on all nodes; here each has its copy, changed together."""
+    """A cluster. /etc/pve is one file system on all real nodes; here each node has a copy, and all change together."""
 
     def __init__(self, *nodes: PveNode) -> None:
         self.nodes = list(nodes)
 
     def create(self, guest: PveGuest, owner: PveNode) -> None:
-        """The configuration on its node, the heartbeat on its first disk."""
+        """Create a VM: its configuration on its node, the heartbeat on its first disk."""
         for volume in guest.volumes.values():
             path = path_of(volume)
             owner.host.put(path, heartbeat_disk(path.rpartition(".")[2]), timeout=60)
@@ -177,7 +177,7 @@ class Cluster:
                 node.host.put(self._path(guest.vmid, owner), guest.config.encode())
 
     def forget(self, vmid: str, owner: PveNode) -> None:
-        """Its configuration is gone on all nodes (qm destroy without its disks, a lost pmxcfs)."""
+        """Remove a VM's configuration on all nodes, as qm destroy without its disks or a lost pmxcfs does."""
         for node in self.nodes:
             node.host.run(["rm", self._path(vmid, owner)])
 
@@ -191,7 +191,7 @@ class Cluster:
 
 
 def two_nodes(lab: Lab, config: str = "") -> tuple[NfsServer, PveNode, PveNode]:
-    """A server with a lease of 10 s and two guarded nodes that have it mounted."""
+    """Start a server with a lease of 10 s and two guarded nodes that mount it."""
     server = lab.nfs_server(lease=10, grace=10)
     nodes = [PveNode(lab.hypervisor(name), config) for name in ("hyp-a", "hyp-b")]
     for node in nodes:

@@ -1,4 +1,4 @@
-"""A Proxmox node of a test's own on this machine: /etc/pve, snippets, a qm, and vmguard's daemon in one folder."""
+"""A private Proxmox node on this machine: /etc/pve, snippets, a qm, and vmguard's daemon in one folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OTHER = "other"
 
 
 class Place:
-    """``name`` is this node, OTHER another one of its cluster; ``store`` a folder that the cluster shares."""
+    """A node. ``name``: this node; OTHER: another one of its cluster; ``store``: a folder that the cluster shares."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,7 +48,7 @@ class Place:
         self.qm(f'exec {sys.executable} {QM} "$@"')
 
     def qm(self, does: str) -> None:
-        """What the command qm is; it writes down each call."""
+        """Write the program qm, which records each call and then does this."""
         script = self.folder / "bin/qm"
         script.write_text(f'#!/bin/sh\necho "$@" >> {self.folder / "calls"}\n{does}\n')
         script.chmod(0o755)
@@ -65,7 +65,7 @@ class Place:
         return self.pve / "nodes" / (node or self.name) / "qemu-server" / f"{vmid}.conf"
 
     def vm(self, vmid: str, *lines: str, node: str = "", disk: bool = True) -> Path:
-        """A VM as qm would write it, with a disk on the shared folder."""
+        """Write a VM's configuration as qm would, with a disk in the shared folder; return its path."""
         if disk:
             (self.store / "images" / vmid).mkdir(parents=True, exist_ok=True)
             make_disk(self.store / f"images/{vmid}/vm-{vmid}-disk-0.raw")
@@ -76,7 +76,7 @@ class Place:
         return path
 
     def script(self, name: str = "own.sh", does: str = "exit 0") -> Path:
-        """A hookscript of the admin's: ``store:snippets/NAME``."""
+        """Write a hookscript of the admin's, ``store:snippets/NAME``; return its path."""
         path = self.store / "snippets" / name
         path.write_text(f"#!/bin/sh\n{does}\n")
         path.chmod(0o755)
@@ -92,6 +92,6 @@ class Place:
         return {**value, "exit": answer.status}
 
     def everything(self) -> dict[str, bytes]:
-        """All that enable and disable may touch."""
+        """Return the contents of everything that enable and disable may change, by path."""
         places = [path for top in (self.pve, self.snippets) for path in sorted(top.rglob("*"))]
         return {str(path): path.read_bytes() if path.is_file() else b"" for path in places}

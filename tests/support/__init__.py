@@ -11,7 +11,9 @@ libvirt_host        a private libvirtd with QEMU and vmguard in namespaces of it
 libvirt_operations  what libvirt can do to the files of a running VM, step by step
 migration_peer      private libvirts between which VMs migrate
 namespaces          mount and pid namespaces that end with the test
+processes           processes that end with the test that started them
 qemu_img            disk images made by qemu-img
 source_tree         vmguard's modules, their imports, and circles among them
+supervisor          script: ends a command and all of its descendants
 watched_guests      what the watchdog's scenarios ask of guarded guests
 """

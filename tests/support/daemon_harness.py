@@ -1,4 +1,4 @@
-"""The daemon's parts without a daemon: they run in the test's own loop, and see only the test's own files as a share.
+"""The daemon's parts without a daemon: they run in the test's own loop and take only the test's folder for a share.
 
 ::
 
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import track
 from vmguard.adapters.linux import clock, ofd, proc
 from vmguard.config.libvirt import Libvirt
 from vmguard.config.settings import Config, Daemon, OwnerRecord, Unguarded
@@ -34,9 +35,9 @@ from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.report import history
 from vmguard.daemon.runtime.loop import Loop
 
-#: what is locked of a file
+#: byte ranges that are locked of a file
 PIECES = held_ranges([LIBVIRT_RANGE, QEMU_RANGE])
-#: opens what stdin says, locks QEMU's permission bytes on demand, and beats into the first file
+#: opens the files named on stdin, locks QEMU's permission bytes on demand, and keeps writing to the first file
 _CODE = """
 import fcntl, json, os, select, struct, sys
 fds = {}
@@ -60,16 +61,12 @@ while True:
 
 
 class Writer:
-    """A process that looks like QEMU (or like one of its helpers) from outside, and writes like one."""
+    """A process that looks like QEMU, or like one of its helpers, and writes like one."""
 
     def __init__(self, *arguments: str, program: str = "qemu-system-x86_64") -> None:
-        self.process = subprocess.Popen(
-            [program, "-IS", "-c", _CODE, *arguments],
-            executable=sys.executable,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        command = [program, "-IS", "-c", _CODE, *arguments]
+        pipe = subprocess.PIPE
+        self.process = track(subprocess.Popen(command, executable=sys.executable, stdin=pipe, stdout=pipe, text=True))
 
     @property
     def pid(self) -> int:
@@ -94,7 +91,7 @@ class Writer:
 
 
 class Corner:
-    """One loop, one registry, and the share is the test's own folder."""
+    """One loop and one registry, with the test's folder as the share."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -112,7 +109,7 @@ class Corner:
         tables = self.pinner.tables
         monkeypatch.setattr(tables, "shares", lambda: frozenset({device}))
         whole, inside = proc.FdFolder.links, str(folder)
-        # Other tests' processes must not be taken for VMs: a file elsewhere is no file.
+        # Processes of other tests must not be taken for VMs, so files elsewhere are left out.
         monkeypatch.setattr(
             proc.FdFolder,
             "links",
@@ -165,21 +162,21 @@ class Corner:
         return vm
 
     def pinned(self, files: int = 1, vms: int = 1) -> bool:
-        """Whether there are so many VMs, each with so many files, all pinned."""
+        """Return whether there are that many VMs, each with that many files, all pinned."""
         found = [[file.pin for file in vm.files] for vm in self.registry]
         return len(found) == vms and all(len(pins) == files and all(pins) for pins in found)
 
     def end(self) -> None:
         for writer in self.writers:
             writer.end()
-        while self.parts.workers.busy():  # they tell the loop when they are done
+        while self.parts.workers.busy():  # a worker that is done wakes the loop
             time.sleep(0.01)
         time.sleep(0.05)
         self.loop.close()
 
 
 class Rival:
-    """Another host: somebody with a lock on the disk. ``kind``: ofd.WRITE or ofd.READ."""
+    """Another host that holds a lock on the disk. ``kind``: ofd.WRITE or ofd.READ."""
 
     def __init__(self, path: Path, kind: int = ofd.WRITE) -> None:
         self.fd = os.open(path, os.O_RDWR)
@@ -190,13 +187,15 @@ class Rival:
 
 
 def open_corner(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Corner]:
-    """For a fixture: the corner, and its end."""
+    """Yield a corner and end it afterwards; for use in a fixture."""
     corner = Corner(folder, monkeypatch)
     corner.loop.call_in(0.0, corner.parts.start)
 
-    def wake() -> None:  # a turn never sleeps long
+    def wake() -> None:  # keeps a turn of the loop from sleeping long
         corner.loop.call_in(0.02, wake)
 
     wake()
-    yield corner
-    corner.end()
+    try:
+        yield corner
+    finally:
+        corner.end()

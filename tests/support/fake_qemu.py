@@ -1,5 +1,7 @@
-"""A process that is QEMU as far as vmguard looks: its uuid on the command line, a pid file of libvirt, disks that it
-opens, locks as QEMU does and closes on demand. Starts in milliseconds.
+"""A process that vmguard takes for QEMU. Starts in milliseconds.
+
+It has a VM's uuid on its command line and a pid file of libvirt; it opens, locks and closes disks on demand, as QEMU
+does.
 
 ::
 
@@ -18,9 +20,10 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.support.guard import Vm
+from tests.support.processes import track
 from vmguard.adapters.libvirt.host import pid_file
 
-#: bytes that QEMU locks of an image that it writes (block/file-posix.c): consistent read, write, resize; not shared
+#: bytes that QEMU locks in an image it writes to (block/file-posix.c): consistent read, write, resize; not shared
 _BYTES = (100, 101, 103, 201, 203)
 _CODE = """
 import fcntl, json, os, struct, sys
@@ -42,16 +45,16 @@ sys.stdin.read()
 
 
 class FakeQemu:
-    """Running from its making on. ``locking``: it takes QEMU's image locks, as everywhere but on Proxmox."""
+    """A fake QEMU that runs from its construction on.
+
+    ``locking``: take QEMU's image locks, as stock QEMU does; QEMU of Proxmox takes none.
+    """
 
     def __init__(self, run_dir: Path, vm: Vm, read_only: tuple[Path, ...] = (), locking: bool = True) -> None:
         self.vm = vm
-        self.process = subprocess.Popen(
-            [sys.executable, "-IS", "-c", _CODE.format(bytes=_BYTES, locking=locking), "-uuid", vm.uuid],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        command = [sys.executable, "-IS", "-c", _CODE.format(bytes=_BYTES, locking=locking), "-uuid", vm.uuid]
+        pipe = subprocess.PIPE
+        self.process = track(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
         for disk in vm.disks:
             self.open(disk, os.O_RDONLY if disk in read_only else os.O_RDWR)
         self.pid_file = Path(pid_file(str(run_dir), vm.name))
@@ -70,11 +73,11 @@ class FakeQemu:
         return self.process.pid
 
     def open(self, path: Path, flags: int = os.O_RDWR) -> int:
-        """The number of the new descriptor."""
+        """Open a file; return the number of its descriptor in the process."""
         return self._do("open", path, flags)
 
     def reopen(self, path: Path, flags: int = os.O_RDWR) -> int:
-        """Open anew, then close the old descriptor, as QEMU does when a file turns writable or read-only."""
+        """Open a file again, then close the old descriptor, as QEMU does when a file turns writable or read-only."""
         return self._do("reopen", path, flags)
 
     def close(self, path: Path) -> None:
@@ -88,7 +91,7 @@ class FakeQemu:
         return int(self.process.stdout.readline())
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone; libvirt removes the pid file later."""
+        """Send SIGKILL, wait for the end, then remove the pid file, which libvirt also does later."""
         self.process.kill()
         self.process.communicate()
         self.pid_file.unlink(missing_ok=True)

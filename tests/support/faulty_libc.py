@@ -1,12 +1,12 @@
-"""A storage that gives the answers that no file system of this machine gives: a library between a program and libc.
+"""A library between a program and libc that makes storage slow or fail as no file system of this machine does.
 
 ::
 
     library = build(tmp_path)
     run(command, env={"LD_PRELOAD": library, "ANSWER": "37", "FROM_CALL": "2"})
 
-ANSWER is the errno of every F_OFD_SETLK from the FROM_CALL-th of a process on; SLOW_LOCKS and
-SLOW_WRITES make each of these and each pwrite wait for so many milliseconds.
+ANSWER: errno of a process's F_OFD_SETLK calls from the FROM_CALL-th on. SLOW_LOCKS, SLOW_WRITES: milliseconds by which
+each F_OFD_SETLK and each pwrite is delayed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off64_t where)
 
 
 def build(folder: Path) -> str:
-    """Compile it there; returns the library's path."""
+    """Compile the library in a folder; return its path."""
     source, library = folder / "answers.c", folder / "answers.so"
     source.write_text(_SOURCE)
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)

@@ -1,9 +1,11 @@
-"""A fencer for tests: processes of this machine in QEMU's place, and the keeper's part is the test's.
+"""A real fencer whose QEMUs are processes of this machine; the test does what the claim's lifecycle would do.
 
-world = World(tmp_path); vm = world.vm()
-climb(world, vm)                                  begin to fence it
-world.turn(lambda: "fence.drain" in world.codes)
-world.release(vm); world.close()
+::
+
+    world = World(tmp_path); vm = world.vm()
+    climb(world, vm)                                  # begin to fence it
+    world.turn(lambda: "fence.drain" in world.codes)
+    world.release(vm); world.close()
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.support.processes import track
 from vmguard.adapters.hypervisors import RunDirs
 from vmguard.adapters.linux import clock, hardware_watchdog, ofd, proc
 from vmguard.core.locks.claim_states import State
@@ -35,7 +38,7 @@ FAST = Rungs(copy=0.05, kill=0.1, death=0.2, drain=0.2, cut=0.2, release=0.3, cl
 
 
 class World:
-    """A fencer with everything around it real but the keeper, whose part the test plays."""
+    """A fencer with real surroundings, except for the claim's lifecycle, whose part the test plays."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,14 +71,15 @@ class World:
 
     def run(self, code: str, *words: str, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-IS", "-c", code, *words]
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=pass_fds)
+        pipe = subprocess.PIPE
+        child = track(subprocess.Popen(command, stdin=pipe, stdout=pipe, pass_fds=pass_fds))
         assert child.stdout is not None
         child.stdout.readline()
         self.children.append(child)
         return child
 
     def vm(self, pinned: bool = True) -> GuardedVm:
-        """A running VM whose QEMU is a process of ours."""
+        """Register a running VM whose QEMU is a child process of the test."""
         qemu = self.run(WRITER, str(self.disk))
         fd = os.open(self.disk, os.O_RDWR)
         ofd.lock(fd, str(self.disk), ofd.WRITE, (0, 0))
@@ -87,7 +91,7 @@ class World:
         return vm
 
     def ended(self, vm: GuardedVm) -> None:
-        """The keeper's part: they are seen dead."""
+        """Play the lifecycle's part when a VM's processes are found dead."""
         for process in vm.processes:
             os.close(process.pidfd)
         vm.processes = []

@@ -1,5 +1,6 @@
-"""A vmguard of a test's own: a real daemon and a real hook, with their run directory, configuration and disks in one
-folder, beside whatever runs on this machine.
+"""A private vmguard: a real daemon and a real hook, with run directory, configuration and disks in one folder.
+
+It does not touch any other vmguard on this machine.
 
 ::
 
@@ -25,12 +26,13 @@ from types import TracebackType
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
+from tests.support.processes import Supervised
 from vmguard.cli.hook_script import text as hook_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-#: the sh between the test and the hook stands for libvirtd: a fault point may kill it
+#: the sh between the test and the hook stands for libvirtd, so that a fault point can kill the hook's parent
 _LIBVIRTD = ("/bin/sh", "-c", '"$@"; exit $?', "libvirtd")
-#: what libvirt leaves of its own environment (virRunScript); vmguard's own two words are the tests' way in
+#: what libvirt passes on of its environment (virRunScript); the tests add VMGUARD_RUN_DIR and VMGUARD_FAULT
 _ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 
 
@@ -44,7 +46,7 @@ class Lock(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What became of a command."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -73,19 +75,19 @@ class Vm:
 
 
 def make_disk(path: Path, size: int = 1 << 20) -> Path:
-    """A raw disk image: sparse, empty."""
+    """Create an empty, sparse raw image."""
     with path.open("wb") as stream:
         stream.truncate(size)
     return path
 
 
 def locks_on(*paths: Path) -> list[Lock]:
-    """All byte-range locks on these files, whoever holds them, as the kernel lists them."""
+    """Return all byte-range locks on these files, of every process, as /proc/locks lists them."""
     wanted = {(status.st_dev, status.st_ino) for status in map(os.stat, paths)}
     found = []
     for line in Path("/proc/locks").read_text().splitlines():
         words = line.split()
-        if "->" in words[1]:  # somebody who waits
+        if "->" in words[1]:  # a waiter, not a holder
             continue
         major, minor, inode = words[5].split(":")
         if (os.makedev(int(major, 16), int(minor, 16)), int(inode)) in wanted:
@@ -94,7 +96,7 @@ def locks_on(*paths: Path) -> list[Lock]:
 
 
 def holders_of(*paths: Path) -> list[int]:
-    """The processes that have one of these files open."""
+    """Return the pids of all processes that have one of these files open."""
     wanted = {str(path) for path in paths}
     return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if wanted & _open_paths(pid)]
 
@@ -110,7 +112,7 @@ def _open_paths(pid: int) -> set[str]:
 
 
 def eventually(wanted: Callable[[], bool], seconds: float = 3.0) -> bool:
-    """Whether it comes true in time."""
+    """Wait until a condition holds; return whether it did in time."""
     deadline = time.monotonic() + seconds
     while not wanted():
         if time.monotonic() > deadline:
@@ -120,15 +122,17 @@ def eventually(wanted: Callable[[], bool], seconds: float = 3.0) -> bool:
 
 
 def run(command: Sequence[str], stdin: bytes = b"", env: dict[str, str] | None = None, timeout: float = 50.0) -> Answer:
-    """Run until its pipes are closed by everybody who has them, as libvirt does."""
+    """Run a command until every process has closed its pipes, as libvirt does.
+
+    If that is interrupted, every process in the command's process group is killed.
+    """
     began = time.monotonic()
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, cwd="/"
-    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env, cwd="/", process_group=0)
     try:
         out, err = process.communicate(stdin, timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)  # not reaped yet: the number is still its own
         process.communicate()
         raise
     return Answer(
@@ -137,19 +141,20 @@ def run(command: Sequence[str], stdin: bytes = b"", env: dict[str, str] | None =
 
 
 class Guard:
-    """The daemon, its hook and its commands. Usable as a context; ``start`` and ``kill`` may alternate."""
+    """A daemon, its hook and its commands. A context manager; ``start`` and ``kill`` may alternate."""
 
     def __init__(self, folder: Path, prefix: Sequence[str] = (), **sections: dict[str, Any]) -> None:
-        #: words before every command, for one that runs in another mount namespace
+        #: words put before every command, to run it in another mount namespace
         self.prefix = list(prefix)
         self.folder = folder
         self.run_dir = folder / "run"
         self.libvirt_dir = folder / "libvirt"
         self.config = folder / "vmguard.yaml"
         self.hook_file = folder / "qemu-hook"
-        #: what the daemon finds in its environment besides our own
+        #: additions to the daemon's environment
         self.environment: dict[str, str] = {}
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Supervised | None = None
+        self._launched: list[Supervised] = []
         self.libvirt_dir.mkdir(exist_ok=True)
         (folder / "domains").mkdir(exist_ok=True)
         self.configure(**sections)
@@ -157,7 +162,7 @@ class Guard:
         self.hook_file.chmod(0o755)
 
     def configure(self, **sections: dict[str, Any]) -> None:
-        """Write the configuration anew; the daemon reads it at its start and on SIGHUP."""
+        """Rewrite the configuration; the daemon reads it when it starts and on SIGHUP."""
         values: dict[str, dict[str, Any]] = {
             "daemon": {"run_dir": str(self.run_dir), "poll_interval": "50ms"},
             "libvirt": {"run_dir": str(self.libvirt_dir), "config_dir": str(self.folder / "domains"), "events": "no"},
@@ -175,7 +180,16 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        try:
+            self.stop()
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """End all daemons that were launched, and every process that descends from them."""
+        while self._launched:
+            self._launched.pop().end()
+        self.process = None
 
     @property
     def log(self) -> str:
@@ -187,28 +201,30 @@ class Guard:
         assert self.process is not None
         return self.process.pid
 
-    def launch(self) -> subprocess.Popen[bytes]:
-        """Start a daemon process and wait for nothing."""
+    def launch(self) -> Supervised:
+        """Start a daemon process without waiting for anything."""
         with (self.folder / "daemon.log").open("ab") as log:
-            return subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", "vmguard", "--config", str(self.config), "daemon"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=REPOSITORY,
-                env={**os.environ, **self.environment},
-            )
+            process = Supervised(self.daemon_command(), log, {**os.environ, **self.environment}, REPOSITORY)
+        self._launched.append(process)
+        return process
+
+    def daemon_command(self) -> list[str]:
+        return [*self.prefix, sys.executable, "-m", "vmguard", "--config", str(self.config), "daemon"]
 
     def start(self) -> None:
-        """Start the daemon and wait until it answers."""
+        """Start the daemon and wait until it is ready. If it fails to start, end it and all of its descendants."""
         ready = self.log.count("ready, guarding")
-        self.process = self.launch()
-        process = self.process
-        assert eventually(lambda: self.log.count("ready, guarding") > ready or process.poll() is not None, 20)
-        assert process.poll() is None, self.log
+        process = self.process = self.launch()
+        try:
+            assert eventually(lambda: self.log.count("ready, guarding") > ready or process.poll() is not None, 20)
+            assert process.poll() is None, self.log
+        except BaseException:
+            self.process = None
+            process.end()
+            raise
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """End the daemon by a signal and wait for its end."""
+        """Send the daemon a signal and wait for its end."""
         process, self.process = self.process, None
         if process is not None:
             process.send_signal(number)
@@ -235,7 +251,7 @@ class Guard:
         return run(command, env={**_ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)})
 
     def status(self) -> list[dict[str, Any]]:
-        """The VMs of ``vmguard status --json``, straight from the daemon."""
+        """Return the VMs of ``vmguard status --json``, asked directly from the daemon."""
         from vmguard.protocol.client import Daemon
 
         with Daemon(str(self.run_dir)) as daemon:
@@ -245,11 +261,11 @@ class Guard:
         return {vm["name"]: vm["state"] for vm in self.status()}
 
     def guards(self, name: str) -> dict[str, str]:
-        """How each file of a VM is guarded: ``pinned``, ``held``, ``lost``."""
+        """Return how each file of a VM is guarded, by path: ``pinned``, ``held``, ``lost``."""
         return {file["path"]: file["guard"] for vm in self.status() if vm["name"] == name for file in vm["files"]}
 
     def leftovers(self, *disks: Path) -> dict[str, Any]:
-        """What is still there of earlier starts: VMs in the books, locks on the disks, processes, state files."""
+        """Return what earlier starts have left: registered VMs, locks on the disks, processes, state files."""
         found = {
             "vms": self.states(),
             "locks": locks_on(*disks),

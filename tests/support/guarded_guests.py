@@ -1,4 +1,4 @@
-"""vmguard in a lab guest: its daemon, its hook as libvirt would call it, and VMs as real QEMU processes.
+"""vmguard in a lab guest: the daemon, the hook as libvirt would call it, and VMs as real QEMU processes.
 
     node = Guarded(lab.hypervisor("hyp-a"))
     node.mount(srv); node.start_daemon()
@@ -6,8 +6,8 @@
     node.check("web")                   vmguard check --json
     node.claim(web)                     the hook alone: Result
 
-QEMU is started by hand, with the pid file that libvirt would write: it reaches its first write in a second, so that
-many VMs fit into a scenario. libvirt itself is tested in tests/scenarios/test_libvirt.py.
+QEMU is started by hand, with the pid file that libvirt would write. It reaches its first write within a second, so many
+VMs fit into a scenario. libvirt itself is tested in tests/scenarios/test_libvirt.py.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Guarded:
         self.host.mount(server, target, options=options)
 
     def install(self) -> None:
-        """What the README says for an installation by hand."""
+        """Install vmguard as the README says for an installation by hand."""
         self.host.put("/etc/vmguard/vmguard.yaml", self.config.encode())
         script = self.host.run([VMGUARD, "hook-script", "libvirt"]).stdout
         script = script.replace(f"VMGUARD_PYTHON={REPOSITORY}/.venv/bin/python3", f"VMGUARD_PYTHON={PYTHON}")
@@ -98,12 +98,12 @@ class Guarded:
         self.daemon.wait(10)
 
     def log(self) -> str:
-        """What the daemon has said so far."""
+        """Return what the daemon has logged so far."""
         assert self.daemon is not None
         return self.daemon.output()[1]
 
     def hook(self, guest: Guest, operation: str, timeout: float = 30.0, env: dict[str, str] | None = None) -> Result:
-        """The hook as libvirt calls it."""
+        """Call the hook as libvirt does."""
         command = [HOOK, guest.name, operation, "end" if operation in ("stopped", "release") else "begin", "-"]
         return self.host.run(command, timeout, check=False, input=guest.xml, env=env)
 
@@ -111,13 +111,13 @@ class Guarded:
         return self.hook(guest, "prepare", timeout)
 
     def make_disks(self, guest: Guest) -> None:
-        """The VM's disks with the heartbeat on them; on the server's disk when this returns."""
+        """Create the VM's disks with the heartbeat on them; they are on the server's disk when this returns."""
         for path in guest.paths:
             self.host.put(path, heartbeat_disk(image_format(path)), timeout=60)
         self.host.run("sync")
 
     def run_vm(self, guest: Guest, locking: str = "auto") -> Vm:
-        """QEMU alone, as libvirt starts it after its hook."""
+        """Start QEMU alone, as libvirt does after its hook."""
         drives = []
         for path in guest.paths:
             options = f"file.locking={locking},if=virtio,cache=none,werror=report"
@@ -127,7 +127,7 @@ class Guarded:
         return Vm(self.host.spawn([EMULATOR, *identity, *machine, *drives]))
 
     def start_vm(self, guest: Guest, locking: str = "auto", pinned: bool = True) -> Vm:
-        """A whole start: the hook's claim, QEMU, its first beats, the pin."""
+        """Start a VM: the hook's claim, QEMU, its first beats, the pin."""
         claimed = self.claim(guest)
         assert claimed.returncode == 0, claimed.stderr
         vm = self.run_vm(guest, locking)
@@ -142,7 +142,7 @@ class Guarded:
         return vms
 
     def guarded(self, guest: Guest) -> dict[str, Any] | None:
-        """The VM as this host guards it; None when it does not."""
+        """Return the VM as this host guards it; None if it does not."""
         return next((vm for vm in self.status() if vm["uuid"] == guest.uuid), None)
 
     def wait_for(self, guest: Guest, wanted: Any, timeout: float = 10.0) -> dict[str, Any]:
@@ -170,12 +170,12 @@ class Guarded:
 
 
 def two_nodes(lab: Lab, config: str = "", libvirt: bool = False) -> tuple[NfsServer, Guarded, Guarded]:
-    """A server with a lease of 10 s and two guarded hypervisors that have it mounted."""
+    """Start a server with a lease of 10 s and two guarded hypervisors that mount it."""
     server = lab.nfs_server(lease=10, grace=10)
     nodes = [Guarded(lab.hypervisor(name, libvirt=libvirt), config) for name in ("hyp-a", "hyp-b")]
     for node in nodes:
         node.mount(server)
         node.start_daemon()
         if libvirt:
-            node.host.libvirt.restart()  # it looks for hooks only when it starts
+            node.host.libvirt.restart()  # libvirtd looks for hooks only when it starts
     return server, nodes[0], nodes[1]

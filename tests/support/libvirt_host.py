@@ -1,5 +1,7 @@
-"""A hypervisor in a corner of this machine: real libvirtd, virtlogd, QEMU and vmguard, with default settings and
-default paths, invisible to a libvirt of the machine itself and gone with all its processes when the corner ends.
+"""A private hypervisor: real libvirtd, virtlogd, QEMU and vmguard in namespaces of their own.
+
+All of them have default settings and default paths. The machine's own libvirt does not see them, and all of their
+processes end with the namespaces.
 
 ::
 
@@ -27,9 +29,10 @@ from xml.sax.saxutils import escape, quoteattr
 
 from tests.support.guard import REPOSITORY, Answer, eventually, run
 from tests.support.namespaces import Space
+from tests.support.processes import track
 
-# /dev without kvm: where only root may use it, libvirt finds its knowledge of QEMU outdated at every single call and
-# probes anew, for seconds.
+# /dev has no kvm: where only root may use it, libvirt considers its cached QEMU capabilities outdated at every call and
+# probes QEMU again, which takes seconds.
 _FURNISH = """
 mount -t tmpfs none /mnt
 over() { mkdir -p /mnt/$1/upper /mnt/$1/work
@@ -42,7 +45,7 @@ mkdir /mnt/dev /mnt/dev/pts /mnt/dev/shm
 cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty /dev/kmsg /mnt/dev
 mount -t devpts -o newinstance,ptmxmode=0666 none /mnt/dev/pts; ln -s pts/ptmx /mnt/dev/ptmx
 ln -s /proc/self/fd /mnt/dev/fd
-umount -R -l /dev || :  # libvirt moves what is mounted below /dev, and stumbles over what is hidden there
+umount -R -l /dev || :  # libvirt moves the mounts below /dev and fails on hidden ones
 mount --rbind /mnt/dev /dev
 rm -rf /etc/vmguard /etc/libvirt/hooks /etc/libvirt/qemu /etc/libvirt/storage
 mkdir -p /etc/vmguard /etc/libvirt/hooks
@@ -56,7 +59,7 @@ _LIBVIRTD_PATIENCE = 30.0
 
 
 class Domain:
-    """A small machine: no network, no USB, no operating system; its disks are what it is for."""
+    """A small machine without network, USB and operating system; only its disks matter."""
 
     def __init__(self, name: str, *disks: Path, memory: int = 16, extra: str = "") -> None:
         self.name = name
@@ -79,7 +82,7 @@ class Domain:
 
 
 def disk_xml(path: Path, target: str, inside: str = "") -> str:
-    """A ``<disk>``; the format is that of the file's suffix."""
+    """Return a ``<disk>`` element; the file's suffix is its format."""
     bus = "scsi" if target.startswith("sd") else "virtio"
     return (
         f"<disk type='file' device='disk'><driver name='qemu' type='{path.suffix[1:]}' cache='none'/>"
@@ -88,14 +91,18 @@ def disk_xml(path: Path, target: str, inside: str = "") -> str:
 
 
 class LibvirtHost:
-    """Needs root. ``guarded`` False: no hook and no daemon, for a comparison."""
+    """A private libvirt host. Needs root. ``guarded`` False: no hook and no daemon, for comparison."""
 
     def __init__(self, guarded: bool = True, virtlockd: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vmguard-real-", dir="/var/tmp"))
         self.folder.chmod(0o755)  # QEMU runs as libvirt-qemu
         self._services: list[subprocess.Popen[bytes]] = []
         furnish = _FURNISH.replace("{lock_manager}", "lockd" if virtlockd else "nop")
-        self.space = Space(furnish + self._more_furniture(), own_pids=True)
+        try:
+            self.space = Space(furnish + self._more_furniture(), own_pids=True)
+        except BaseException:
+            shutil.rmtree(self.folder)
+            raise
         self.root = self.space.root
         try:
             self._furnish(guarded, virtlockd)
@@ -114,7 +121,7 @@ class LibvirtHost:
             self._serve("virtlockd")
         self._serve("virtlogd")
         self._start_libvirtd()
-        # Probing QEMU takes seconds; do it before anybody measures.
+        # Probing QEMU takes seconds; do it before anything is measured.
         assert self.run("virsh", "domcapabilities", "--virttype", "qemu", "--machine", "pc").status == 0
 
     def _start_libvirtd(self) -> None:
@@ -122,7 +129,7 @@ class LibvirtHost:
         assert eventually(lambda: self.run("virsh", "list").status == 0, _LIBVIRTD_PATIENCE), self.log("libvirtd")
 
     def restart_libvirtd(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End libvirtd by a signal and start it again; the VMs live on."""
+        """Send libvirtd a signal and start it again; the VMs keep running."""
         pid = self._pid_of("libvirtd")
         self.run("kill", f"-{number}", str(pid))
         assert eventually(lambda: pid not in self.pids())
@@ -130,14 +137,13 @@ class LibvirtHost:
 
     def _serve(self, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{Path(command[0]).name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [*self.space.prefix, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/"
-            )
+            words = [*self.space.prefix, *command]
+            process = track(subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/"))
         self._services.append(process)
         return process
 
     def log(self, service: str) -> str:
-        """What a service said: ``libvirtd``, ``vmguard``."""
+        """Return the log of a service: ``libvirtd``, ``vmguard``."""
         return (self.folder / f"{service}.log").read_text(errors="replace")
 
     def __enter__(self) -> Self:
@@ -149,7 +155,7 @@ class LibvirtHost:
         self.end()
 
     def end(self) -> None:
-        """End every process of the corner and remove its disks."""
+        """End every process in the namespaces and remove the disks."""
         self.space.end()
         for process in self._services:
             process.wait(30)
@@ -165,7 +171,7 @@ class LibvirtHost:
         hook.chmod(0o755)
 
     def use_hook(self, yes: bool) -> None:
-        """Whether libvirt calls the hook: it does not if it is not executable (and says nothing)."""
+        """Switch the hook on or off. libvirt silently skips a hook that is not executable."""
         (self.root / HOOK).chmod(0o755 if yes else 0o644)
 
     def start_daemon(self) -> None:
@@ -185,7 +191,7 @@ class LibvirtHost:
         return vms
 
     def daemon_pid(self) -> int:
-        """The number that the daemon has inside."""
+        """Return the daemon's pid inside its namespace."""
         return self._pid_of("vmguard", "daemon")
 
     def _pid_of(self, *words: str) -> int:
@@ -215,7 +221,7 @@ class LibvirtHost:
         return domain
 
     def clear(self) -> None:
-        """Destroy and undefine all domains, and remove all but our logs from the folder."""
+        """Destroy and undefine all domains, and remove everything but the logs from the folder."""
         for found in self.virsh("list", "--all", "--uuid").out.split():
             self.run("virsh", "destroy", found)
             self.virsh("undefine", found, "--snapshots-metadata", "--managed-save")
@@ -223,7 +229,7 @@ class LibvirtHost:
             if path.is_dir():
                 shutil.rmtree(path)
 
-    # -- the oracle: what is really so, read from /proc by this test and not by vmguard -----------------------------
+    # -- the oracle: the facts, read from /proc by the test and not by vmguard ---------------------------------------
 
     def pids(self) -> list[int]:
         return [int(name) for name in os.listdir(self.root / "proc") if name.isdigit()]
@@ -242,7 +248,7 @@ class LibvirtHost:
         raise AssertionError(f"no QEMU of {domain.name}")
 
     def files_of(self, pid: int) -> list[str]:
-        """What the descriptors of a process lead to."""
+        """Return the paths that a process has open."""
         folder = self.root / f"proc/{pid}/fd"
         found = []
         for name in os.listdir(folder):
@@ -253,16 +259,16 @@ class LibvirtHost:
         return found
 
     def open_disks(self, domain: Domain) -> set[str]:
-        """The files below our folder that QEMU has open."""
+        """Return the files below this host's folder that QEMU has open."""
         return {path for path in self.files_of(self.qemu_pid(domain)) if path.startswith(f"{self.folder}/")}
 
     def pinned(self, domain: Domain) -> set[str]:
-        """The files that vmguard says are pinned; with a mark at those that it has and that are not."""
+        """Return the files that vmguard reports as pinned; others it guards are prefixed with how it guards them."""
         files = [file for vm in self.status() if vm["uuid"] == domain.uuid for file in vm["files"]]
         return {file["path"] if file["guard"] == "pinned" else f"{file['guard']}: {file['path']}" for file in files}
 
     def wait_pinned(self, domain: Domain, seconds: float = 2.0) -> float:
-        """Until exactly those files are pinned that QEMU has open; the seconds that it took."""
+        """Wait until exactly the files that QEMU has open are pinned; return the seconds it took."""
         began = time.monotonic()
         done = eventually(lambda: self.pinned(domain) == self.open_disks(domain), seconds)
         assert done, f"pinned {self.pinned(domain)}, open {self.open_disks(domain)}\n{self.log('vmguard')}"

@@ -1,10 +1,10 @@
-"""All that libvirt does to the files of a VM that runs, in an order in which each step can be done on what is there.
+"""Everything libvirt does to the files of a running VM, as steps each of which works on what the one before left.
 
     for step in steps(path):
         virsh(*step.words)
-        # now QEMU has step.open open, each file in that mode, and nothing else below path()
+        # QEMU now has the files in step.open open, each in that mode, and nothing else below path()
 
-For the scenario that checks each step (test_libvirt_files.py) and the bench that times them (tests/bench/operations).
+test_libvirt_files.py checks each step; tests/bench/operations measures how long each takes.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ _SCSI = """
 <source file='{}'/><target dev='sdb' bus='scsi'/></disk>
 """
 
-#: from the short name of a file to where it lies
+#: returns the full path for the short name of a file
 Path = Callable[[str], str]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command of virsh, and what QEMU has open after it: mode by file; nothing when there is no QEMU then."""
+    """A virsh command and what QEMU has open after it: mode by file; empty if there is no QEMU then."""
 
     title: str
     words: tuple[str, ...]
     open: dict[str, str] = field(default_factory=dict)
-    #: the guest starts anew, within the same QEMU
+    #: the guest restarts within the same QEMU
     resets: bool = False
 
 
 def files(path: Path) -> dict[str, bytes]:
-    """What must be there before the first step."""
+    """Return the files that must exist before the first step."""
     return {
         path("base.qcow2"): heartbeat_disk("qcow2"),
         path("extra.qcow2"): heartbeat_disk("qcow2"),
@@ -52,7 +52,7 @@ def files(path: Path) -> dict[str, bytes]:
 
 
 def made(path: Path) -> list[str]:
-    """What the steps make, and what must not be there before."""
+    """Return the files that the steps create and that must not exist before."""
     return [path("snap.qcow2"), path("copy.qcow2")]
 
 
@@ -61,7 +61,7 @@ def domain(path: Path) -> str:
 
 
 def steps(path: Path) -> list[Step]:
-    """From the start to the end of the VM."""
+    """Return all steps, from the VM's start to its end."""
     base, snap, copy, extra = (path(f"{name}.qcow2") for name in ("base", "snap", "copy", "extra"))
     snapshot = ("--disk-only", "--atomic", "--no-metadata", "--diskspec", f"vda,file={snap}")
     other = ("--diskspec", "hdc,snapshot=no")

@@ -1,8 +1,8 @@
-"""Corners of this machine between which VMs migrate while they run: each with a name, and sockets where all find them.
+"""Private libvirt hosts on this machine between which running VMs migrate.
 
 ::
 
-    with Neighbour("a") as a, Neighbour("b") as b:
+    with MigrationPeer("a") as a, MigrationPeer("b") as b:
         a.migrate("web", b)
 """
 
@@ -20,8 +20,8 @@ ln -s {folder}/libvirt /run/libvirt
 """
 
 
-class Neighbour(LibvirtHost):
-    """They have no network: both libvirt and QEMU reach the other one by a socket in its folder."""
+class MigrationPeer(LibvirtHost):
+    """A named host without a network. libvirt and QEMU reach each other by sockets in the peer's folder."""
 
     def __init__(self, name: str, guarded: bool = True) -> None:
         self._name = name
@@ -30,8 +30,8 @@ class Neighbour(LibvirtHost):
     def _more_furniture(self) -> str:
         return _FURNITURE.format(name=self._name, folder=self.folder)
 
-    def migrate(self, domain: str, target: Neighbour) -> Answer:
-        """Live. libvirt cannot see that their storage is shared, as it is one folder of this machine."""
+    def migrate(self, domain: str, target: MigrationPeer) -> Answer:
+        """Migrate a running domain. ``--unsafe``: libvirt cannot tell that a local folder is shared storage."""
         there = target.folder / "libvirt"
         uris = [f"qemu+unix:///system?socket={there}/libvirt-sock", f"unix://{there}/migration.sock"]
         return self.virsh("migrate", "--live", "--unsafe", domain, *uris)

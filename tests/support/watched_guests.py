@@ -1,4 +1,4 @@
-"""For the scenarios of the watchdog: when a VM beat, when it stood still, what daemon and kernel said, and when."""
+"""Observations for the watchdog's scenarios: when a VM wrote, when it stood still, what daemon and kernel logged."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.support.guarded_guests import VMGUARD, Guarded, Guest
 
 LEASE = 10
 LONG = bool(os.environ.get("VMGUARD_LONG"))
-#: the fixture record_property: what is measured is printed at the end, over all runs (tests/conftest.py)
+#: the fixture record_property; measurements are printed at the end, over all runs (tests/conftest.py)
 Measured = Callable[[str, float], None]
-#: seconds by which what is seen here is late, at a busy time
+#: seconds by which an observation may be late on a busy machine
 SEEN = 0.25
 RUN = "/run/vmguard"
 
 
-#: in a guest: says each time when a process begins to stand still (all of its threads are stopped), or to run
+#: runs in a guest; prints each time a process stops (all of its threads) or continues
 _WATCH_STATE = """
 import os, sys, time
 still = {}
@@ -34,7 +34,7 @@ while True:
             states = {open(f"/proc/{pid}/task/{task}/stat").read().rpartition(") ")[2][0] for task in tasks}
         except OSError:
             states = set()
-        now = "T" in states and states <= {"T", "D"}  # D: a write that hangs; it stops when it is through
+        now = "T" in states and states <= {"T", "D"}  # D: a hung write; the thread stops once it completes
         if still.get(pid, False) != now:
             still[pid] = now
             print(pid, "still" if now else "runs", time.time(), flush=True)
@@ -43,14 +43,14 @@ while True:
 
 
 class Stillness:
-    """When each of a host's QEMUs stood still, by the clock that all guests and this machine share."""
+    """When each QEMU of a host stood still, by the clock that all guests and this machine share."""
 
     def __init__(self, node: Guarded, vms: dict[str, Vm]) -> None:
         self._pids = {str(vm.job.wait_started()): name for name, vm in vms.items()}
         self._job = node.host.spawn([PYTHON, "-c", _WATCH_STATE, *self._pids])
 
     def since(self) -> dict[str, float]:
-        """The VMs that stand still now, and since when."""
+        """Return the VMs that stand still now, and since when."""
         found: dict[str, float] = {}
         for line in self._job.output()[0].splitlines():
             pid, word, at = line.split()
@@ -64,7 +64,7 @@ class Stillness:
 
 
 class Beats:
-    """Samples VMs' beats by this machine's clock, for the length of a ``with`` block."""
+    """A sampler of VMs' beats by this machine's clock, for the length of a ``with`` block."""
 
     def __init__(self, **vms: Vm) -> None:
         self.vms = dict(vms)
@@ -94,7 +94,7 @@ class Beats:
 
 
 def wait_until(what: str, true: Callable[[], object], seconds: float, log: Callable[[], str]) -> float:
-    """How long it took."""
+    """Wait for a condition; return the seconds it took."""
     began = time.monotonic()
     while not true():
         assert time.monotonic() - began < seconds, f"not within {seconds:.0f} s: {what}\n{log()}"
@@ -103,7 +103,7 @@ def wait_until(what: str, true: Callable[[], object], seconds: float, log: Calla
 
 
 def started(node: Guarded, name: str, locking: str = "off", pinned: bool = True) -> tuple[Guest, Vm]:
-    """A guarded VM that writes, known to the watchdog and found in order."""
+    """Start a guarded VM; return once it writes and the watchdog has found its locks in order."""
     guest = Guest(name)
     node.make_disks(guest)
     return guest, start(node, guest, locking, pinned)
@@ -120,7 +120,7 @@ def dead(vm: Vm) -> bool:
 
 
 def history(node: Guarded, guest: Guest | None = None) -> list[dict[str, Any]]:
-    """What the daemon has reported, of one VM if wanted."""
+    """Return what the daemon has reported, about one VM if given."""
     lines = node.host.run(f"cat {RUN}/history.jsonl", check=False).stdout.splitlines()
     entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
     return [entry for entry in entries if guest is None or entry["fields"].get("uuid") == guest.uuid]
@@ -131,12 +131,12 @@ def codes(node: Guarded, guest: Guest | None = None) -> list[str]:
 
 
 def when(node: Guarded, guest: Guest, code: str) -> float:
-    """CLOCK_BOOTTIME of the node at which it was reported first."""
+    """Return the node's CLOCK_BOOTTIME of the first report with a code."""
     return next(float(entry["boottime"]) for entry in history(node, guest) if entry["code"] == code)
 
 
 def kernel_said(node: Guarded, pattern: str) -> float:
-    """CLOCK_BOOTTIME at which the node's kernel last said so: its log has a clock of its own, which is compared."""
+    """Return the CLOCK_BOOTTIME of the kernel's last such message; its log's own clock is converted."""
     clock = "python3 -c 'import time; print(time.clock_gettime(time.CLOCK_BOOTTIME))'"
     now = float(node.host.run(f"{clock} | tee /dev/stderr | sed s/^/vmguard-mark-/ > /dev/kmsg").stderr)
     lines = node.host.run(["dmesg"]).stdout.splitlines()
@@ -155,5 +155,5 @@ def clean_up(node: Guarded, *pairs: tuple[Guest, Vm]) -> None:
 
 
 def vmguard(node: Guarded, *words: str) -> str:
-    """A command's output, for people."""
+    """Run a vmguard command; return its output for people."""
     return node.host.run([VMGUARD, *words], 30, check=False).stdout

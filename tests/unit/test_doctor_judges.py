@@ -33,6 +33,7 @@ from vmguard.doctor.judge_guard import judge_guard, judge_libvirt, judge_proxmox
 from vmguard.doctor.judge_host import judge_host
 from vmguard.doctor.judge_mount import judge_mount, judge_mounts, kernel_version, renewals_fixed
 from vmguard.doctor.judge_storage import judge_scratch, judge_share
+from vmguard.query.answers import DisarmedAnswer
 
 # -- the good state -------------------------------------------------------------------------------------------------
 
@@ -169,7 +170,7 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("host.watchdog", "FAIL", "No such file", {"host": replace(HOST, watchdog="/dev/watchdog: No such file")}),
     ("guard.daemon", "FAIL", "not running", {"guard": GuardFacts(daemon="the daemon is not running")}),
     ("guard.daemon", "WARN", "0.9", {"guard": replace(GUARD, version="0.9")}),
-    ("guard.armed", "WARN", "DISARMED", {"guard": replace(GUARD, disarmed={"seconds": 9, "by": "eva", "reason": "x"})}),
+    ("guard.armed", "WARN", "DISARMED", {"guard": replace(GUARD, disarmed=DisarmedAnswer(9, "", "x", "eva"))}),
     ("guard.armed", "WARN", "on_at_risk", {"guard": replace(GUARD, lame=("watch.on_at_risk: ignore",))}),
     ("guard.boot", "WARN", "does not start", {"guard": replace(GUARD, enabled=False)}),
     ("guard.config", "FAIL", "line 3", {"guard": replace(GUARD, config_problems=("x.yaml: line 3",))}),

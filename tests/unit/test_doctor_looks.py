@@ -86,21 +86,21 @@ def test_the_mount_below_which_a_path_lies(path: str, point: str | None) -> None
 
 def test_locks_on_a_file_system_that_has_them(tmp_path: Path) -> None:
     facts = scratch.attempt(str(tmp_path), "/nowhere", False, "nobody")
-    assert (facts["locked"], facts["conflict"], facts["sub_range"]) == (True, True, True)
-    assert facts["lock_requests"] is None, "no NFS, no requests"
-    assert facts["squashed"] == ""
+    assert (facts.locked, facts.conflict, facts.sub_range) == (True, True, True)
+    assert facts.lock_requests is None, "no NFS, no requests"
+    assert facts.squashed == ""
     assert os.listdir(tmp_path) == []
 
 
 def test_what_an_attempt_that_was_killed_left_behind_does_not_stand_in_the_way(tmp_path: Path) -> None:
     left = tmp_path / f".vmguard-doctor-{os.uname().nodename}-{zlib.crc32(b'/nowhere'):08x}-lock"
     left.write_text("")
-    assert scratch.attempt(str(tmp_path), "/nowhere", False, "nobody")["locked"]
+    assert scratch.attempt(str(tmp_path), "/nowhere", False, "nobody").locked
     assert not left.exists()
 
 
 def test_a_folder_that_is_not_there_is_an_answer(tmp_path: Path) -> None:
-    assert scratch.attempt(str(tmp_path / "gone"), "/nowhere", False, "nobody")["error"][0] == "ENOENT"
+    assert scratch.attempt(str(tmp_path / "gone"), "/nowhere", False, "nobody").error[0] == "ENOENT"
 
 
 # -- what lies on a share -------------------------------------------------------------------------------------------
@@ -129,8 +129,8 @@ def test_claims_of_all_hosts_and_images_that_are_written_to_without_a_lock(tmp_p
         found = look_share.look(str(tmp_path), ".vmguard")
     stop.set()
     writer.join()
-    assert [record["host"] for record in found["records"]] == ["hyp-1", "hyp-2"]
-    assert [os.path.basename(path) for path in found["unlocked_writes"]] == ["fresh.raw"]
+    assert [record.host for record in found.records] == ["hyp-1", "hyp-2"]
+    assert [os.path.basename(path) for path in found.unlocked_writes] == ["fresh.raw"]
 
 
 # -- identity -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""``vmguard audit``: what the guard of a Proxmox cluster misses, from one of its nodes or through its API."""
+"""``vmguard audit``: what the guard of a Proxmox cluster misses, seen from one of its nodes or through its API."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vmguard.core.sources.pve_config import parse_config
 from vmguard.core.sources.pve_storage import parse_storages
 from vmguard.errors import BadInput, VmguardError
 
-#: seconds: a node's shares, a cluster's API
-_SHARES, _API = 10.0, 30.0
+_SHARES_TIMEOUT_S = 10.0
+_API_TIMEOUT_S = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     else:
         folder = config.owner_record.directory if config.owner_record.enabled else ""
         hook = snippets.place(config.proxmox.snippets_dir)
-        view = cluster_view.view(config.proxmox.config_dir, folder, hook, args.timeout or _SHARES)
+        view = cluster_view.view(config.proxmox.config_dir, folder, hook, args.timeout or _SHARES_TIMEOUT_S)
     findings = audit(view)
     status = worst([finding.status for finding in findings]) if findings else Status.OK
     if args.json:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 
 def _through_api(args: argparse.Namespace) -> ClusterView:
-    """Raises VmguardError."""
+    """Ask a cluster's API. Raises VmguardError."""
     if not args.token or not args.token_file:
         raise BadInput("--api needs --token and --token-file", "pveum user token add USER@REALM NAME --privsep 1")
     try:
@@ -54,7 +54,7 @@ def _through_api(args: argparse.Namespace) -> ClusterView:
     except (OSError, UnicodeDecodeError) as problem:
         raise BadInput(f"cannot read the token's secret from {args.token_file!r}: {problem}") from problem
     access = proxmox_api.Access(args.api, args.token, secret, args.ca_file or "")
-    answer = proxmox_api.ask(access, args.timeout or _API)
+    answer = proxmox_api.ask(access, args.timeout or _API_TIMEOUT_S)
     view = ClusterView(answer.nodes, parse_storages(answer.storage_cfg.encode(errors="surrogateescape")))
     for vmid, node, text in answer.vms:
         try:

@@ -1,18 +1,18 @@
-"""The lab's hand inside a guest: runs commands that the test process sends over a serial line.
+"""The lab's agent inside a guest: runs commands that the test process sends over a serial line.
 
-Started by init.sh (as process 1, or as a unit under systemd) with the path of the tty; stands alone on the standard
+init.sh starts it (as process 1, or as a unit under systemd) with the path of the tty. It needs only the standard
 library, because it starts before anything else works. The test process imports the frames from here.
 
-One thread, no waiting: whatever may hang (a command on a dead NFS mount, even the `cd` or the exec) hangs in a child,
-so the line stays usable. When the line is hung up the test process is gone, and the guest switches itself off.
+One thread that never waits: whatever may hang (a command on a dead NFS mount, even the `cd` or the exec) hangs in a
+child, so the line stays usable. A line that is hung up means that the test process is gone: the guest powers off.
 
     frame     4 bytes length of the payload, 1 byte kind, 4 bytes job, payload; big endian
     to here   RUN {"argv", "env", "cwd", "stdin"}   INPUT bytes   END_OF_INPUT   SIGNAL number   CLOCK
     back      HELLO {"boot_id", "kernel"}   STARTED pid   STDOUT bytes   STDERR bytes   EXIT code (as subprocess counts)
               CLOCK nanoseconds of CLOCK_REALTIME   TAKEN bytes read from the line since the last TAKEN
 
-TAKEN is the line's flow control. The sender keeps at most WINDOW bytes on the way: when the guest's tty has to
-throttle its input (at 4 KiB), the UML serial driver stops reading for good.
+TAKEN is the line's flow control. The sender keeps at most WINDOW bytes in flight: once the guest's tty throttles its
+input (at 4 KiB), the UML serial driver stops reading for good.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Frame:
 
 
 class Unpacker:
-    """Turns the bytes of the line back into frames, however they were cut."""
+    """A parser that turns the bytes of the line back into frames, wherever they were split."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
@@ -83,7 +83,7 @@ class Unpacker:
 
 @dataclass
 class Command:
-    """One running command: its process, and the ends of its pipes that are still open."""
+    """A running command: its process, and the ends of its pipes that are still open."""
 
     job: int
     pid: int
@@ -101,7 +101,7 @@ class Agent:
         self._unpacker = Unpacker()
 
     def serve(self) -> None:
-        """Until the line is hung up."""
+        """Serve until the line is hung up."""
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -155,7 +155,7 @@ class Agent:
     def _start(self, frame: Frame) -> None:
         order = json.loads(frame.payload)
         try:
-            # The shell between does the `cd` and the exec: fork_exec keeps the interpreter's lock until the exec is
+            # A shell in between does the `cd` and the exec: fork_exec holds the interpreter's lock until the exec is
             # done, and an exec from a dead mount never is.
             process = subprocess.Popen(
                 [*SHELL, order["cwd"], *order["argv"]],
@@ -187,7 +187,7 @@ class Agent:
         self._send(Frame(Kind.STARTED, frame.job, b"%d" % process.pid))
 
     def _feed(self, command: Command) -> None:
-        """Give the command as much of its input as its pipe takes now."""
+        """Write as much of the command's input as its pipe takes now."""
         fd = command.stdin
         if fd is None:
             return
@@ -208,7 +208,7 @@ class Agent:
             command.stdin = None
 
     def _forward(self, command: Command, fd: int) -> bool:
-        """Pass on what one of the command's outputs holds; whether there may be more at once."""
+        """Forward what one of the command's outputs holds; return whether there may be more right away."""
         try:
             data = os.read(fd, CHUNK)
         except BlockingIOError:
@@ -235,7 +235,7 @@ class Agent:
                     break
 
     def _finish(self, command: Command, code: int) -> None:
-        """Report the end, after all that was printed before it; a daemon left behind may go on printing."""
+        """Report the end, after everything printed before it; a daemon left behind may keep printing."""
         for fd in list(command.outputs):
             while self._forward(command, fd):
                 pass

@@ -1,4 +1,4 @@
-"""Runs in a guest: holds one file open and does to it what standard input says, a line each; see ../locker.py.
+"""Keep a file open in a guest and do with it what standard input says, one line each; see ../locker.py.
 
     lock START LENGTH    exclusive OFD lock, not waiting      read OFFSET      512 bytes
     unlock START LENGTH                                       write OFFSET X   512 bytes, each X

@@ -1,5 +1,5 @@
-"""How Proxmox runs a hookscript, to the letter (pve-guest-common PVE/GuestHelpers.pm, exec_hookscript; pve-common
-PVE/Cmd.pm, run): argv, environment, both pipes to their end, no timeout, errors heeded at pre-start alone."""
+"""Run a hookscript exactly as Proxmox does (pve-guest-common PVE/GuestHelpers.pm, exec_hookscript; pve-common
+PVE/Cmd.pm, run): argv, environment, both pipes to their end, no timeout, errors matter at pre-start only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class HookFailed(Exception):
 def exec_hookscript(
     path: str, vmid: str, phase: str, stop_on_error: bool = False, env: dict[str, str] | None = None
 ) -> str:
-    """Run it; returns what went to the task log. Raises HookFailed with ``stop_on_error``."""
+    """Run a hookscript; return what went to the task log. Raises HookFailed if ``stop_on_error``."""
     # GuestHelpers.pm, check_hookscript: the file must be there and executable, links are followed.
     if not path:
         return ""

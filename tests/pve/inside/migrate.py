@@ -17,7 +17,7 @@ from tests.pve.inside import node
 
 
 def ask(vmid: str, order: str) -> dict[str, object]:
-    """The answer to a question by QMP."""
+    """Send a QMP command; return the answer."""
     with socket.socket(socket.AF_UNIX) as line:
         line.settimeout(5)
         line.connect(f"{node.RUN}/{vmid}.qmp")

@@ -1,7 +1,7 @@
 """A small stand-in for one Proxmox node: ``node.py VERB VMID [WORD=VALUE...]``, with real QEMU processes.
 
-Each rule names the source it follows (QS = qemu-server src/PVE/QemuServer.pm). What it is for: the order of the hooks,
-the flock around them, who owns a configuration, what is NOT called when something fails.
+Each rule names the source it follows (QS = qemu-server src/PVE/QemuServer.pm). It reproduces the order of the hooks,
+the flock around them, the ownership of configurations, and what is NOT called when something fails.
 
 start [migratedfrom=NODE incoming=URI] [skiplock=1] [paused=1] [failing=activate|qemu]   stop [timeout=S]   shutdown
 poweroff   reboot   backup   suspend   rollback   snapshot name=NAME   cleanup   running
@@ -31,7 +31,7 @@ NODE = os.uname().nodename.partition(".")[0]  # PVE::INotify, nodename
 
 
 class Died(Exception):
-    """Perl's die: the task ends with this text."""
+    """The error that stands for Perl's die: the task ends with this text."""
 
 
 # -- configurations: nodes/NAME/qemu-server owns a VM (pmxcfs.adoc) ------------------------------------------------
@@ -76,7 +76,7 @@ def apply_pending(vmid: str) -> None:
 
 
 class VmLock:
-    """QemuConfig.pm lock_config: an exclusive flock on lock-VMID.conf, 10 s of patience, held around the hooks."""
+    """QemuConfig.pm lock_config: an exclusive flock on lock-VMID.conf with a timeout of 10 s, held around the hooks."""
 
     def __init__(self, vmid: str, patience: float = 10.0) -> None:
         os.makedirs(LOCKS, exist_ok=True)
@@ -226,8 +226,8 @@ def start_nolock(vmid: str, words: dict[str, str]) -> None:
 
 
 def watch(vmid: str, pid: int) -> None:
-    """qmeventd: it sees the end of QEMU's socket, then runs `qm cleanup VMID 0 0`. It holds nobody's pipe. What ends
-    while it is down it never hears of."""
+    """qmeventd: it sees the end of QEMU's socket, then runs `qm cleanup VMID 0 0`. It holds no pipe of
+    another process. It never learns of a QEMU that ends while it is down."""
     if os.path.exists(f"{RUN}/no-qmeventd") or os.fork():
         return
     os.setsid()

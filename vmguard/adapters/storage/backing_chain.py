@@ -32,6 +32,7 @@ from vmguard.core.locks.plan import (
     Plan,
     PlannedFile,
     Unguarded,
+    on_block_device,
 )
 from vmguard.core.sources.domain_xml import FILE, VOLUME, Domain, Source, parse_domain
 from vmguard.core.sources.image_header import USUAL_BYTES, ImageHeader, parse_header
@@ -166,7 +167,7 @@ class _Walk:
             return None
         except NotAFile as problem:
             if problem.found == "block device":
-                reason = f"{path} is a block device: byte-range locks on it do not reach other hosts"
+                reason = on_block_device(path)
                 self._note(source.what, reason, BLOCK)
             elif problem.found == "character device" and source.late:  # /dev/dax: memory of this host
                 self._note(source.what, f"{path} is a device of this host: no file to lock", OTHER)

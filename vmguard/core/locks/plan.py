@@ -29,10 +29,17 @@ OTHER = "other"
 
 
 def printable(text: str) -> str:
-    """Return text from outside on one line, harmless for a terminal and a log: control characters become escapes."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    """Return text from outside made harmless for a terminal and a log, on one line.
+
+    A name may hold line feeds and terminal escapes. They are shown as escapes, and then so is every backslash: nothing
+    else reads the same.
+    """
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def on_block_device(place: str) -> str:
+    """Return why something that lies on a block device is left unguarded (kind BLOCK)."""
+    return f"{place} is a block device: byte-range locks on it do not reach other hosts"
 
 
 class PlannedFile:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
 
 from vmguard.core.locks.owner_record import Owner
 
@@ -93,31 +92,6 @@ class DiskReport:
         }
 
 
-class LockJson(TypedDict):
-    """What the watchdog knows about one lock. ``verdict`` is kept, lost or unknown; ``kept_age`` is in seconds."""
-
-    path: str
-    mount: str
-    verdict: str
-    evidence: str
-    kept_age: float | None
-
-
-class WatchJson(TypedDict):
-    """What the watchdog knows about one VM. The two times are in seconds; None stands for infinity."""
-
-    stance: str
-    #: whether the stance is proven, not only ordered
-    done: bool
-    need: str
-    why: str
-    lease_age: float | None
-    freeze_in: float | None
-    #: the current step of its fence; empty when there is no fence
-    fence: str
-    locks: list[LockJson]
-
-
 @dataclass
 class VmReport:
     """A whole VM. ``state`` is the state of its claim on this host; empty when this host holds no claim."""
@@ -130,9 +104,9 @@ class VmReport:
     disks: list[DiskReport] = field(default_factory=list)
     unguarded: list[dict[str, str]] = field(default_factory=list)
     daemon: str = "up"
-    #: None when the watchdog watches no lock of this VM
-    watch: WatchJson | None = None
-    #: the least status, for what the disks alone do not show (a claim without QEMU, a lost descriptor)
+    #: what the watchdog knows, as the daemon sent it: see Oversight.of_vm; None when it watches nothing of this VM
+    watch: Mapping[str, object] | None = None
+    #: a status that the disks alone do not show (a claim without QEMU, a lost descriptor)
     floor: Status = Status.OK
 
     @property
@@ -163,50 +137,3 @@ GUARDED = {
     "incoming": DiskStatus.INCOMING,
     "outgoing": DiskStatus.OUTGOING,
 }
-
-
-@dataclass(frozen=True)
-class FileGuard:
-    """The guard of one file, from the daemon's status message."""
-
-    guard: str
-    mode: str
-    ranges: str
-    #: the holder of the lock in the way, empty when there is none
-    conflict: str
-    #: why the file is held but not pinned
-    unpinned_reason: str
-    through: str
-    process: str
-
-    @classmethod
-    def from_json(cls, file: Mapping[str, Any]) -> FileGuard:
-        return cls(
-            guard=str(file["guard"]),
-            mode=str(file.get("mode", "")),
-            ranges=str(file.get("ranges", "")),
-            conflict=str(file.get("conflict") or ""),
-            unpinned_reason=str(file.get("weaker") or ""),
-            through=str(file.get("through") or ""),
-            process=str(file.get("process") or ""),
-        )
-
-
-def guard_words(file: Mapping[str, Any]) -> str:
-    """Say how one file is guarded: mode, ranges, guard, and through which descriptor of which process.
-
-    ``file`` is one file of the daemon's status message.
-    """
-    seen = FileGuard.from_json(file)
-    if seen.guard == "incoming":
-        return "locked by the host that the VM comes from; reserved here: no third host can take it"
-    if seen.guard == "outgoing":
-        return "left to the host that the VM migrates to, as it writes nothing here any more"
-    if seen.guard == "lost":
-        return "its lock was lost with the daemon that held it"
-    if seen.guard not in GUARDED:
-        return f"NOT locked here: {seen.conflict or seen.unpinned_reason or 'the storage has not answered yet'}"
-    words = f"locked here ({seen.ranges}), {seen.mode}, {seen.guard}"
-    if seen.through:
-        return f"{words} on {seen.through}" + (f" ({seen.process})" if seen.process else "")
-    return f"{words} beside the VM only: {seen.unpinned_reason or 'no process of the VM has it open'}"

@@ -48,6 +48,7 @@ from vmguard.core.locks.plan import (
     SHARED,
     TPM_STATE,
     Unguarded,
+    on_block_device,
     printable,
 )
 from vmguard.core.sources.xml_tree import Node, read_tree
@@ -63,8 +64,9 @@ _DEVICES = frozenset({"disk", "tpm", "memory", "pstore", "filesystem", "hostdev"
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _COMMANDLINE = f"{_QEMU} commandline"
 _WANTED = {"name": None, "uuid": None, "os": None, "devices": _DEVICES, _COMMANDLINE: None}
+#: options of QEMU's that open a file
 _STORAGE_OPTIONS = frozenset(
-    ("-drive", "-blockdev", "-hda", "-hdb", "-hdc", "-hdd", "-cdrom", "-fda", "-fdb", "-sd", "-mtdblock", "-pflash")
+    ("drive", "blockdev", "hda", "hdb", "hdc", "hdd", "cdrom", "fda", "fdb", "sd", "mtdblock", "pflash")
 )
 
 
@@ -178,7 +180,7 @@ def _locate(kind: str, element: Node, what: str) -> tuple[str, str, str]:
         return VOLUME, element.get("volume"), element.get("pool")
     if kind == "block":
         device = element.get("dev")
-        return BLOCK, device and f"{device} is a block device: byte-range locks on it do not reach other hosts", ""
+        return BLOCK, device and on_block_device(device), ""
     if kind == "dir":
         path = element.get("dir")
         return DIRECTORY, path and f"{path} is a directory that QEMU shows as a FAT disk: no single file to lock", ""
@@ -375,8 +377,13 @@ def _read_commandline(root: Node, domain: Domain) -> None:
     commandline = root.child(_COMMANDLINE)
     for argument in commandline.children if commandline is not None else ():
         value = argument.get("value")
-        option = value[1:] if value.startswith("--") else value
-        if option in _STORAGE_OPTIONS or "memory-backend-file" in value:
+        if opens_storage(value):
             reason = f"{value[:80]} is handed to QEMU as it is: what it opens is not known to libvirt either"
             domain.unguarded.append(Unguarded("qemu:commandline", reason, OTHER))
             return
+
+
+def opens_storage(argument: str) -> bool:
+    """Return whether an argument that is handed to QEMU as it is may make QEMU open a file."""
+    option = argument.lstrip("-")
+    return (option != argument and option in _STORAGE_OPTIONS) or "memory-backend-file" in argument

@@ -6,7 +6,7 @@ Most names are paths. A word before a colon, in front of any slash, is a protoco
 
 from __future__ import annotations
 
-from vmguard.core.locks.plan import BLOCK, DIRECTORY, NETWORK, OTHER
+from vmguard.core.locks.plan import BLOCK, DIRECTORY, NETWORK, OTHER, on_block_device
 from vmguard.errors import PlanError
 
 FILE = "file"
@@ -54,7 +54,7 @@ def _by_driver(driver: str, text: str) -> ImageName:
     if driver in _NETWORK:
         return ImageName(NETWORK, f"{public(text)} is reached over the network: no file to lock")
     if driver in _BLOCK:
-        return ImageName(BLOCK, f"{public(text)} is a block device: byte-range locks on it do not reach other hosts")
+        return ImageName(BLOCK, on_block_device(public(text)))
     if driver in ("fat", "vvfat"):
         return ImageName(
             DIRECTORY, f"{public(text)} is a directory that QEMU shows as a FAT disk: no single file to lock"

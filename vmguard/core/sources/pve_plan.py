@@ -19,15 +19,23 @@ what Proxmox drops                                  unguarded, with the reason: 
 
 from __future__ import annotations
 
-from vmguard.core.locks.plan import BLOCK, DIRECTORY, DISK, EXCLUSIVE, NVRAM, OTHER, SHARED, TPM_STATE, Unguarded
-from vmguard.core.sources.domain_xml import FILE, Domain, Source
+from vmguard.core.locks.plan import (
+    BLOCK,
+    DIRECTORY,
+    DISK,
+    EXCLUSIVE,
+    NVRAM,
+    OTHER,
+    SHARED,
+    TPM_STATE,
+    Unguarded,
+    on_block_device,
+)
+from vmguard.core.sources.domain_xml import FILE, Domain, Source, opens_storage
 from vmguard.core.sources.pve_config import CDROM_DEVICE, NONE, Drive, VmConfig
 from vmguard.core.sources.pve_storage import Storage, Storages
 
 _ROLES = {"efidisk": NVRAM, "tpmstate": TPM_STATE}
-_STORAGE_OPTIONS = frozenset(
-    ("drive", "blockdev", "hda", "hdb", "hdc", "hdd", "cdrom", "fda", "fdb", "sd", "mtdblock", "pflash")
-)
 
 
 class PveVm:
@@ -67,7 +75,7 @@ def _read_drive(drive: Drive, template: bool, storages: Storages, node: str, vm:
     role = _ROLES.get(drive.bus, DISK)
     if drive.file.startswith("/dev/"):
         if not drive.is_cdrom:
-            reason = f"{drive.file} is a block device: byte-range locks on it do not reach other hosts"
+            reason = on_block_device(drive.file)
             vm.domain.unguarded.append(Unguarded(drive.key, reason, BLOCK))
         return
     if drive.file.startswith("/"):
@@ -94,7 +102,7 @@ def _add(source: Source, unsure: bool, vm: PveVm) -> None:
 
 def _read_args(args: str, domain: Domain) -> None:
     for word in args.replace("'", "").replace('"', "").split():
-        if (word[:1] == "-" and word.lstrip("-") in _STORAGE_OPTIONS) or "memory-backend-file" in word:
+        if opens_storage(word):
             reason = f"{word[:80]} is handed to QEMU as it is: what it opens is not known to Proxmox either"
             domain.unguarded.append(Unguarded("args", reason, OTHER))
             return

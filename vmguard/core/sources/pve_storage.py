@@ -19,7 +19,7 @@ not a header. When a key occurs twice, the first one counts.
 
 from __future__ import annotations
 
-from vmguard.core.locks.plan import BLOCK, DIRECTORY, NETWORK, OTHER
+from vmguard.core.locks.plan import BLOCK, DIRECTORY, NETWORK, OTHER, on_block_device
 from vmguard.core.sources.pve_config import boolean, is_store_id
 from vmguard.errors import BadInput, PlanError
 
@@ -143,7 +143,7 @@ class Storages:
             raise PlanError(f"{what}: storage {storage.id!r} cannot be used here: {why}", "Proxmox refuses this, too")
         where = f"{volume_id} on the {storage.type} storage {storage.id!r}"
         if storage.type in _BLOCKS:
-            return BLOCK, f"{where} is a block device: byte-range locks on it do not reach other hosts", ""
+            return BLOCK, on_block_device(where), ""
         if storage.type in _NETWORK:
             return NETWORK, f"{where} is reached over the network: no file to lock", ""
         if storage.type == "cifs":

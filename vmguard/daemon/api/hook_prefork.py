@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 
-import vmguard
-from vmguard.adapters.linux.spawn import ended, spawn
+from vmguard.adapters.linux.spawn import ended, python, spawn
 from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.standby")
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(vmguard.__file__)))
-_CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from vmguard.hook.prefork import main; sys.exit(main())"
 #: between two checks whether they still run: while they do not, a start takes some milliseconds longer
 _CHECK_INTERVAL_S = 10.0
 
@@ -45,7 +41,7 @@ class HookPrefork:
         theirs, self._stdin = os.pipe2(os.O_CLOEXEC)
         try:
             folder = os.path.join(self._run_dir, "standby")
-            words = [sys.executable, "-IS", "-c", _CODE, _ROOT, folder, str(self._count)]
+            words = python("vmguard.hook.prefork", [folder, str(self._count)])
             self._pid = spawn(words, stdin=theirs, env={**os.environ, "VMGUARD_RUN_DIR": self._run_dir})
         except OSError as problem:
             os.close(self._stdin)
