@@ -198,14 +198,15 @@ def hooks_7() -> str:
         'object with "v": 1 and "op", its name. Keys in brackets may be left out. Only root, or the user that the '
         "daemon runs as, is answered."
     )
-    for row in REQUESTS.values():
-        page.tagged(row.name, " ".join(_request(row)))
+    for request in REQUESTS.values():
+        page.tagged(request.name, " ".join(_request(request)))
     page.section("see also")
     page.paragraph("vmguard(8), vmguard.yaml(5)")
     return page.text()
 
 
 def _request(row: RequestType) -> Iterator[str]:
+    """Yield a request's row in sentences."""
     yield f"{row.description[0].upper()}{row.description[1:]}."
     yield f"Sent by: {row.sender}."
     if row.keys:
