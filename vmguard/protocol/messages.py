@@ -13,7 +13,7 @@ from vmguard.errors import WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TypeVar
+    from typing import Any, Final, TypeVar
 
     T = TypeVar("T")
     Pair = tuple[int, int]
@@ -36,10 +36,12 @@ class Frozen:
 
     __slots__ = ()
 
-    def __setattr__(self, name: str, value: object) -> None:
-        if hasattr(self, name):
-            raise AttributeError(f"{type(self).__name__}.{name} cannot be changed")
-        object.__setattr__(self, name, value)
+    if not TYPE_CHECKING:  # a type checker that saw it would let pass any attribute
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if hasattr(self, name):
+                raise AttributeError(f"{type(self).__name__}.{name} cannot be changed")
+            object.__setattr__(self, name, value)
 
 
 class HostIdentity(Frozen):
@@ -48,11 +50,11 @@ class HostIdentity(Frozen):
     __slots__ = ("boot", "host", "machine", "version")
 
     def __init__(self, host: str, machine: str, boot: str, version: str) -> None:
-        self.host = host
-        self.machine = machine
-        self.boot = boot
+        self.host: Final = host
+        self.machine: Final = machine
+        self.boot: Final = boot
         #: of vmguard
-        self.version = version
+        self.version: Final = version
 
     def as_json(self) -> dict[str, str]:
         return {"host": self.host, "machine": self.machine, "boot": self.boot, "version": self.version}
@@ -72,9 +74,9 @@ class RecordOptions(Frozen):
 
     def __init__(self, folder: str, timeout: float) -> None:
         #: relative to the disk's own folder; empty: no records are written
-        self.folder = folder
+        self.folder: Final = folder
         #: seconds
-        self.timeout = timeout
+        self.timeout: Final = timeout
 
     def as_json(self) -> dict[str, Any]:
         return {"folder": self.folder, "timeout": self.timeout}
@@ -93,10 +95,10 @@ class ClaimPolicy(Frozen):
     def __init__(self, unsafe_mounts: str, local: str, by_kind: dict[str, str]) -> None:
         """``by_kind``: kind of storage (vmguard/core/locks/plan.py, KINDS) to ``allow``, ``warn`` or ``refuse``."""
         #: ``warn`` or ``refuse``: mounts on which locks cannot be trusted
-        self.unsafe_mounts = unsafe_mounts
+        self.unsafe_mounts: Final = unsafe_mounts
         #: ``lock`` or ``ignore``: files on this host's own file systems
-        self.local = local
-        self._by_kind = by_kind
+        self.local: Final = local
+        self._by_kind: Final = by_kind
 
     def for_kind(self, kind: str) -> str:
         """Return ``allow``, ``warn`` or ``refuse`` for a kind of unguarded storage."""
@@ -142,22 +144,22 @@ class ClaimSettings(Frozen):
         incoming: str | None,
     ) -> None:
         #: the time of the claim, as owner records have it
-        self.now = now
+        self.now: Final = now
         #: seconds for which a start tries to get a lock that somebody else has; None: by the lease of the mounts
-        self.wait = wait
+        self.wait: Final = wait
         #: seconds for which a start waits until its storage is mounted
-        self.mount_wait = mount_wait
+        self.mount_wait: Final = mount_wait
         #: seconds for each other step on the share
-        self.timeout = timeout
+        self.timeout: Final = timeout
         #: byte ranges that a claim frees again, because others lock them on the same host
-        self.excluded_ranges = excluded_ranges
-        self.policy = policy
-        self.record = record
-        self.identity = identity
+        self.excluded_ranges: Final = excluded_ranges
+        self.policy: Final = policy
+        self.record: Final = record
+        self.identity: Final = identity
         #: (uid, gid) pairs that are tried where root may not open a file
-        self.as_users = as_users
+        self.as_users: Final = as_users
         #: the host that the VM migrates from, empty if that is not known; None: an ordinary start
-        self.incoming = incoming
+        self.incoming: Final = incoming
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -207,22 +209,22 @@ class ClaimedFileMessage(Frozen):
         granted: float,
         reserved: bool,
     ) -> None:
-        self.path = path
+        self.path: Final = path
         #: ``exclusive`` or ``shared``
-        self.mode = mode
+        self.mode: Final = mode
         #: why the file belongs to the VM (vmguard/core/locks/plan.py, ROLES)
-        self.role = role
+        self.role: Final = role
         #: where the plan learned of it, for people
-        self.source = source
+        self.source: Final = source
         #: the path behind all links
-        self.real = real
+        self.real: Final = real
         #: device and inode
-        self.key = key
-        self.held_ranges = held_ranges
+        self.key: Final = key
+        self.held_ranges: Final = held_ranges
         #: CLOCK_BOOTTIME seconds when the request that got the lock was sent; 0: not known
-        self.granted = granted
+        self.granted: Final = granted
         #: only the reservation byte is locked: the source of a migration has the rest
-        self.reserved = reserved
+        self.reserved: Final = reserved
 
     def as_json(self) -> dict[str, Any]:
         return {

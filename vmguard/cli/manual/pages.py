@@ -11,6 +11,7 @@ from vmguard.cli.manual.roff import Page
 from vmguard.cli.schemas import ERROR, SCHEMAS, drawn
 from vmguard.doctor.catalogue import CHECKS
 from vmguard.hook import operations
+from vmguard.protocol.requests import REQUESTS, RequestType
 
 #: shown in the last line of each page
 _DATE = "2026-11-21"
@@ -191,9 +192,28 @@ def hooks_7() -> str:
         "doctor ask libvirt to start one, in order to see whether it calls the hook and obeys it. Its only disk "
         "does not exist, so nothing runs if it does not."
     )
+    page.section("the daemon's socket")
+    page.paragraph(
+        "Hooks and commands send requests to the daemon over /run/vmguard/vmguard.sock (SOCK_SEQPACKET), each a JSON "
+        'object with "v": 1 and "op", its name. Keys in brackets may be left out. Only root, or the user that the '
+        "daemon runs as, is answered."
+    )
+    for request in REQUESTS.values():
+        page.tagged(request.name, " ".join(_request(request)))
     page.section("see also")
     page.paragraph("vmguard(8), vmguard.yaml(5)")
     return page.text()
+
+
+def _request(row: RequestType) -> Iterator[str]:
+    """Yield a request's row in sentences."""
+    yield f"{row.description[0].upper()}{row.description[1:]}."
+    yield f"Sent by: {row.sender}."
+    if row.keys:
+        keys = (f"{key.name}: {key.kind.words}" for key in row.keys)
+        shown = (words if key.required else f"[{words}]" for key, words in zip(row.keys, keys, strict=True))
+        yield f"Keys: {', '.join(shown)}."
+    yield f"Answer: {', '.join([row.answer, *row.answer_keys])}."
 
 
 #: as in vmguard/hook/libvirt.py, which belongs to the hot path and is not imported here
