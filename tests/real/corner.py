@@ -25,6 +25,7 @@ import pytest
 
 from vmguard.adapters.linux import ofd, proc
 from vmguard.config.settings import Unguarded
+from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.ranges import LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, held
 from vmguard.daemon.adopt.unclaimed_qemu import Census
 from vmguard.daemon.claim.lifecycle import Keeper, Timing
@@ -32,6 +33,7 @@ from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
+from vmguard.daemon.release.releaser import Releaser
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
 
@@ -105,7 +107,8 @@ class Corner:
         self._workers = [Workers(self.loop), Workers(self.loop)]
         self.pinner = Pinner(self.loop, self._workers[0], self.registry, lambda *_: None, PIECES, 0.2)
         timing = Timing(5.0, 0.05, str(folder))
-        self.keeper = Keeper(self.loop, self._workers[1], self.registry, self.pinner, timing, lambda *_: None)
+        releaser = Releaser(self.loop, self._workers[1], self.registry, self.pinner, lambda *_: None)
+        self.keeper = Keeper(self.loop, self.registry, self.pinner, releaser, timing, lambda *_: None)
         self.conflicts = Conflicts(self.loop, self.registry, self.pinner, lambda: self.settings)
         self.pinner.on_pinned = lambda vm, _: self.conflicts.solved(vm)
         self.census = Census(self.loop, self.registry, self.keeper, self.pinner, lambda: self.settings)
@@ -150,8 +153,8 @@ class Corner:
 
     def pinned(self, files: int = 1, vms: int = 1) -> bool:
         """Whether there are so many VMs, each with so many files, all pinned."""
-        found = [[file.pin for file in vm.files] for vm in self.registry]
-        return len(found) == vms and all(len(pins) == files and all(pins) for pins in found)
+        found = [[file.guard.state for file in vm.files] for vm in self.registry]
+        return len(found) == vms and all(states == [GuardState.PINNED] * files for states in found)
 
     def end(self) -> None:
         for writer in self.writers:

@@ -141,9 +141,9 @@ def test_the_code_of_the_commit_before_reads_the_same_again(name: str) -> None:
 
 def test_what_a_hook_sends_has_only_some_of_the_keys() -> None:
     file = {"path": "/a", "mode": "exclusive", "role": "disk", "source": "", "granted": 5.5, "foothold": False}
-    guard = FileGuard.from_json(file)
+    guard = FileGuard.from_claim(file)
     assert (guard.origin, guard.granted) == (Origin.EXCLUSIVE_CLAIM, 5.5)
     guard.received(3)
     assert (guard.state, guard.granted) == (S.HELD, 5.5)
-    assert FileGuard.from_json({**file, "mode": "shared"}).origin is Origin.SHARED_CLAIM
-    assert FileGuard.from_json({**file, "foothold": True, "granted": 0.0}).granted is None
+    assert FileGuard.from_claim({**file, "mode": "shared"}).origin is Origin.SHARED_CLAIM
+    assert FileGuard.from_claim({**file, "foothold": True, "granted": 0.0}).granted is None

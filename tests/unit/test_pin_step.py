@@ -7,8 +7,9 @@ import pytest
 from tests.support.file_guards import guard_in
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.pin import Description, Wish
-from vmguard.core.locks.pin_step import PinStep, needs_frequent_scans, next_step
+from vmguard.core.locks.pin_step import PinStep, needs_frequent_scans, next_full_scan, next_step
 from vmguard.core.locks.plan import EXCLUSIVE, SHARED
+from vmguard.core.locks.retry import RetryNever
 
 S = GuardState
 
@@ -52,3 +53,15 @@ def test_what_must_be_scanned_often() -> None:
     assert needs_frequent_scans(held, SHARED, opens_are_told=True, is_written=True)
     assert not needs_frequent_scans(pinned, EXCLUSIVE, opens_are_told=True, is_written=True)
     assert not needs_frequent_scans(held, SHARED, opens_are_told=False, is_written=False)
+
+
+def test_when_the_next_full_scan_is() -> None:
+    calm, failed, frozen = (guard_in(S.HELD) for _ in range(3))
+    failed.not_pinned("locked for reading", 1005.0)
+    frozen.retry_when(RetryNever())
+    frozen.not_pinned("locked by another host", 1005.0)
+    assert next_full_scan([], False, 1000.0) == 1060.0
+    assert next_full_scan([calm, frozen], False, 1000.0) == 1060.0
+    assert next_full_scan([calm, frozen], True, 1000.0) == 1001.0
+    assert next_full_scan([calm, failed, frozen], False, 1000.0) == 1005.0
+    assert next_full_scan([failed], False, 1005.0) == 1065.0

@@ -7,6 +7,7 @@ from typing import Any
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
+from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.reports.vm_report import Status, guard_words, worst
 from vmguard.errors import BadInput, VmguardError
@@ -62,7 +63,7 @@ def _status(result: dict[str, Any]) -> Status:
     status = _STATUS[result["result"]]
     if any(file.get("rival") for file in result["files"]):
         return Status.CRITICAL
-    weaker = any(file["guard"] not in ("pinned", "pending") for file in result["files"])
+    weaker = any(file["guard"] not in (GuardState.PINNED, GuardState.PENDING) for file in result["files"])
     return Status.WARNING if weaker and status is Status.OK else status
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
+from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.reports.vm_report import Status, guard_words, worst
 from vmguard.query import lookup
 
@@ -89,7 +90,7 @@ def _mount(mount: dict[str, Any]) -> list[str]:
 
 def _status(vm: dict[str, Any]) -> Status:
     guards = {file["guard"] for file in vm["files"]}
-    if vm["state"] == "conflict" or vm.get("fencing") or guards & {"lost", "conflict"}:
+    if vm["state"] == "conflict" or vm.get("fencing") or guards & {GuardState.LOST, GuardState.CONFLICT}:
         return Status.CRITICAL
     return Status.WARNING if vm.get("frozen") or any(file.get("weaker") for file in vm["files"]) else Status.OK
 

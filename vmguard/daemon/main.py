@@ -33,6 +33,7 @@ from vmguard.daemon.owner_records.mark_released import Records, RecordSettings, 
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
+from vmguard.daemon.release.releaser import Releaser
 from vmguard.daemon.report.history import History, Reporter
 from vmguard.daemon.report.notify_command import Notifier, Wanted
 from vmguard.daemon.runtime.loop import Loop
@@ -82,7 +83,8 @@ class Daemon:
         mark = self.records.mark_released
         pinner = Pinner(self.loop, workers, self.registry, mark, self._pieces("libvirt"), _PIN_INTERVAL)
         pinner.pieces_of = self._pieces
-        self.keeper = Keeper(self.loop, workers, self.registry, pinner, self._timing(), mark)
+        releaser = Releaser(self.loop, workers, self.registry, pinner, mark)
+        self.keeper = Keeper(self.loop, self.registry, pinner, releaser, self._timing(), mark)
         self._resume({name: fd for name, fd in passed if "-" in name})
         watcher, arming = self._watchdog()
         service = Service(
@@ -139,7 +141,8 @@ class Daemon:
     def _unpinned(self) -> list[int]:
         """Our descriptors of files that no living QEMU has open."""
         waiting = [vm for vm in self.registry if vm.state is not State.RUNNING]
-        return [file.fd for vm in waiting for file in vm.files if file.fd >= 0]
+        found = [file.guard.descriptor for vm in waiting for file in vm.files]
+        return [descriptor for descriptor in found if descriptor is not None]
 
     def _resume(self, stored: dict[str, int]) -> None:
         self.registry.load()

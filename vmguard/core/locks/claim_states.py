@@ -7,7 +7,8 @@ INCOMING   QEMU's process is known, and waits for the VM's memory from the host 
 RUNNING    QEMU's process is known by its pidfd
 CONFLICT   it runs, but somebody else has the lock of a file that it writes to; only a person ends this state
 ENDED      QEMU is proven gone; whether a helper still has a file open is being asked
-RELEASING  nobody has the files open any more: the locks are being let go
+RELEASING  nobody has the files open any more: the locks are being let go. A daemon that comes after one that ended
+           meanwhile does not know how far that one came: it goes back to ENDED, and asks for all the proof again
 ========== ==========================================================================================
 """
 
@@ -34,7 +35,7 @@ MOVES: dict[State, frozenset[State]] = {
     State.RUNNING: frozenset({State.CONFLICT, State.ENDED}),
     State.CONFLICT: frozenset({State.RUNNING, State.ENDED}),
     State.ENDED: frozenset({State.INCOMING, State.RUNNING, State.RELEASING}),
-    State.RELEASING: frozenset(),
+    State.RELEASING: frozenset({State.ENDED}),
 }
 
 #: QEMU lives

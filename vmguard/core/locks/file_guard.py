@@ -219,11 +219,12 @@ class FileGuard:
         self._unpinned_reason, self._retry = None, RetryNow()
         return before
 
-    def held_beside(self, descriptor: int, why: str) -> None:
-        """The kernel forbids the pin: the file is locked on a descriptor of our own."""
-        self._demand(self._descriptor is None, "a descriptor is there already")
+    def held_beside(self, descriptor: int, why: str) -> int | None:
+        """The kernel forbids the pin: the file is locked on a descriptor of our own. Return the one that we had."""
+        before = self._descriptor
         self.move(_S.HELD, why, descriptor=descriptor)
         self._kind, self._granted = DescriptorKind.OWN, None
+        return before
 
     def arrived(self, granted: float) -> None:
         """The source of the migration has let go: our descriptor, which had the reservation, has the whole lock."""
@@ -308,11 +309,16 @@ class FileGuard:
         }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any], report: Callable[[str], None] = lambda line: None) -> FileGuard:
-        """Read what ``as_json`` made, here or in a daemon before this one, or what a hook sends. No descriptor comes
-        with it: see ``received`` and ``taken_over``. Raises ValueError when a value is not what it should be."""
-        guard = cls(_origin(value), report)
+    def from_claim(cls, value: dict[str, Any], report: Callable[[str], None] = lambda line: None) -> FileGuard:
+        """Read what a hook says of a file; its descriptor comes beside it. Raises ValueError for a wrong time."""
+        guard = cls(Origin.RESERVED if value.get("foothold") else Origin.of_claim(str(value["mode"])), report)
         guard._granted = float(value.get("granted", 0.0)) or None
+        return guard
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], report: Callable[[str], None] = lambda line: None) -> FileGuard:
+        """Read what a daemon before this one wrote. Its descriptor, if systemd kept it, comes with ``taken_over``."""
+        guard = cls(_origin(value), report)
         if value.get("guard") == _S.PINNED or value.get("was_pinned") is True:
             guard._use, guard._kind = Use.IN_USE, DescriptorKind.COPY
         elif value.get("weaker") and guard._use is Use.NEVER:  # a reason comes from a file that was found open
@@ -327,8 +333,7 @@ class FileGuard:
 
 
 def _origin(value: dict[str, Any]) -> Origin:
-    """A hook's message has none of these keys but ``foothold``."""
-    owned = bool(value.get("owned", value.get("mode") == EXCLUSIVE))
+    owned = value.get("owned", value.get("mode") == EXCLUSIVE)
     if value.get("foothold"):
         return Origin.RESERVED
     if value.get("found"):

@@ -30,6 +30,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from vmguard.core.locks.plan import EXCLUSIVE
+
 
 class GuardState(enum.StrEnum):
     PENDING = "pending"
@@ -88,6 +90,11 @@ class Origin(enum.Enum):
     FOUND = enum.auto()
     #: systemd kept a descriptor with an exclusive lock, and the VM's claim does not name the file
     RECOVERED = enum.auto()
+
+    @classmethod
+    def of_claim(cls, mode: str) -> Origin:
+        """Return the origin of a file that a hook claimed with that mode."""
+        return cls.EXCLUSIVE_CLAIM if mode == EXCLUSIVE else cls.SHARED_CLAIM
 
     @property
     def is_found(self) -> bool:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 from vmguard.core.locks.file_guard import FileGuard
 from vmguard.core.locks.guard_states import GuardState, Pin
 from vmguard.core.locks.pin import Wish
 from vmguard.core.locks.plan import EXCLUSIVE, SHARED
+from vmguard.core.locks.retry import RetryAt
+
+#: between two full scans of a VM when nothing seems to happen
+_FULL_S = 60.0
+#: between two full scans while something can happen that no cheap scan shows
+_FULL_UNSETTLED_S = 1.0
 
 
 class PinStep(enum.Enum):
@@ -39,3 +46,10 @@ def needs_frequent_scans(guard: FileGuard, mode: str, opens_are_told: bool, is_w
     """Whether a change may be missed: the kernel does not tell of the file's opens, or QEMU may write to it and lets
     others write, too, for now. The image locks that say so come and go without an open."""
     return (guard.pin is not None and not opens_are_told) or (mode == SHARED and is_written)
+
+
+def next_full_scan(guards: Sequence[FileGuard], unsettled: bool, now: float) -> float:
+    """Return when a VM is scanned fully whatever the cheap scans show, in CLOCK_BOOTTIME seconds: each retry is one."""
+    retries = [guard.retry for guard in guards if guard.unpinned_reason is not None]
+    waiting = [retry.seconds for retry in retries if isinstance(retry, RetryAt) and not retry.is_due(now)]
+    return min([now + (_FULL_UNSETTLED_S if unsettled else _FULL_S), *waiting])

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from vmguard.core.locks.guard_states import GuardState
+
 GAUGE, COUNTER = "gauge", "counter"
 
 Labels = dict[str, str]
@@ -92,7 +94,7 @@ def _vm(vm: dict[str, Any], samples: dict[str, list[tuple[Labels, float]]]) -> N
     labels = {"vm": str(vm["name"]), "uuid": str(vm["uuid"])}
     samples["vm_frozen"].append((labels, float(bool(vm.get("frozen") or vm.get("stopped")))))
     samples["vm_fencing"].append((labels, float(bool(vm.get("fencing")))))
-    guards = Counter({"pinned": 0, "held": 0, "lost": 0})
+    guards = Counter({str(state): 0 for state in (GuardState.PINNED, GuardState.HELD, GuardState.LOST)})
     guards.update(str(file["guard"] or "none") for file in vm["files"])
     samples["vm_files"] += [({**labels, "guard": guard}, float(count)) for guard, count in sorted(guards.items())]
 

@@ -9,6 +9,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
+from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.owner_record import Owner
 
 
@@ -129,25 +130,28 @@ class VmReport:
 
 
 #: how the daemon guards a file, as far as it does
-GUARDED = {
-    "pinned": Verdict.GUARDED_HERE,
-    "held": Verdict.GUARDED_HERE,
-    "incoming": Verdict.INCOMING,
-    "outgoing": Verdict.OUTGOING,
+GUARDED: dict[str, Verdict] = {
+    GuardState.PINNED: Verdict.GUARDED_HERE,
+    GuardState.HELD: Verdict.GUARDED_HERE,
+    GuardState.RELEASED: Verdict.GUARDED_HERE,  # until the unlock is through
+    GuardState.INCOMING: Verdict.INCOMING,
+    GuardState.OUTGOING: Verdict.OUTGOING,
 }
 
 
 def guard_words(file: dict[str, Any]) -> str:
     """How one file is guarded, in words: mode, ranges, guard, and through which descriptor of which process."""
-    if file["guard"] == "incoming":
+    if file["guard"] == GuardState.INCOMING:
         return "locked by the host that the VM comes from; reserved here: no third host can take it"
-    if file["guard"] == "outgoing":
+    if file["guard"] == GuardState.OUTGOING:
         return "left to the host that the VM migrates to, as it writes nothing here any more"
-    if file["guard"] == "lost":
+    if file["guard"] == GuardState.LOST:
         return "its lock was lost with the daemon that held it"
     if file["guard"] not in GUARDED:
         return f"NOT locked here: {file.get('conflict') or file.get('weaker') or 'the storage has not answered yet'}"
     words = f"locked here ({file['ranges']}), {file['mode']}, {file['guard']}"
+    if file["guard"] == GuardState.RELEASED:
+        return f"{words}: it is being let go of"
     if file.get("through"):
         return f"{words} on {file['through']}" + (f" ({file['process']})" if file.get("process") else "")
     why = file.get("weaker") or "no process of the VM has it open"

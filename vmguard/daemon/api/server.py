@@ -217,7 +217,7 @@ class Service:
         if len(files) != len(fds):
             raise BadInput(f"{len(files)} files were named and {len(fds)} descriptors came with them")
         for file, fd in zip(files, fds, strict=True):
-            file.fd = os.dup(fd)
+            file.guard.received(os.dup(fd))
         session.files.extend(files)
         if message.get("final") is not True:
             return {}
@@ -226,7 +226,7 @@ class Service:
         if proc.is_dead(session.pidfd):
             raise DaemonError("the hook that began this claim is gone")
         vm = GuardedVm(hypervisor=hypervisor, name=name, uuid=uuid, files=session.files)
-        if any(file.foothold for file in vm.files):
+        if any(file.guard.is_reserved for file in vm.files):
             if session.source is None:
                 raise BadInput("a foothold is for a VM that was announced as a migration")
             vm.incoming = str(message.get("incoming") or ANOTHER_HOST)[:256]
@@ -332,7 +332,7 @@ def _files(value: object) -> list[GuardedFile]:
     if not isinstance(value, list):
         raise BadInput("files is not a list")
     try:
-        files = [GuardedFile.from_json(item) for item in value]
+        files = [GuardedFile.from_claim(item) for item in value]
     except (KeyError, TypeError, ValueError) as problem:
         raise BadInput(f"a file of the claim is not understood: {problem!r}") from None
     for file in files:

@@ -47,7 +47,7 @@ class Starters:
         if vm.state is not State.CLAIMED:
             os.close(worker)
             return
-        vm.deadline = float("inf")
+        vm.deadline = None
         self._loop.watch(worker, lambda: self._ended(vm, worker))
 
     def _ended(self, vm: GuardedVm, worker: int) -> None:

@@ -8,7 +8,6 @@ two is to go on (``vmguard adopt`` lets the frozen one go on, once the other has
 from __future__ import annotations
 
 import logging
-import math
 import signal
 from collections.abc import Callable
 
@@ -16,6 +15,8 @@ from vmguard.adapters.linux import clock, pidfd
 from vmguard.config.choices import OnConflict
 from vmguard.config.settings import Unguarded
 from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.guard_states import GuardState
+from vmguard.core.locks.retry import RetryAt, RetryNever
 from vmguard.daemon.pin.lock_transfer import Rival
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_file import GuardedFile
@@ -48,12 +49,12 @@ class Conflicts:
         """Somebody else has the exclusive lock of a file that the VM writes to."""
         action = self._settings().action
         if vm.state is State.INCOMING:
-            file.retry = clock.boottime() + _INCOMING
+            file.guard.retry_when(RetryAt(clock.boottime() + _INCOMING))
             return
         who = self._name(vm, file, rival)
         if action is OnConflict.IGNORE:
             return
-        file.conflict = who
+        file.guard.conflict_with(who)
         sentence = f"writes to {file.path}, which is {who}"
         if vm.state is State.RUNNING:
             log.error("CRITICAL: %s (pid %d) %s. %s", vm.title, vm.pid, sentence, _WHAT[action])
@@ -61,7 +62,7 @@ class Conflicts:
         if action is OnConflict.FENCE or vm.id in self._due:
             self._kill(vm, sentence)
         elif action is OnConflict.FREEZE:
-            file.retry = math.inf
+            file.guard.retry_when(RetryNever())
             self._stop(vm, sentence)
         self._registry.save(vm)
 
@@ -91,7 +92,7 @@ class Conflicts:
 
     def _grace_is_over(self, vm: GuardedVm) -> None:
         """Ask once more before the kill: the other one may have ended in the meantime."""
-        if self._stands(vm) and vm.stopped and any(file.conflict for file in vm.files):
+        if self._stands(vm) and vm.stopped and any(file.guard.state is GuardState.CONFLICT for file in vm.files):
             self._due.add(vm.id)
             self._pinner.try_again(vm)
         else:
@@ -108,7 +109,7 @@ class Conflicts:
 
     def solved(self, vm: GuardedVm) -> None:
         """A file was pinned: perhaps it was the last one that was missing."""
-        if vm.state is not State.CONFLICT or any(file.conflict for file in vm.files):
+        if vm.state is not State.CONFLICT or any(file.guard.state is GuardState.CONFLICT for file in vm.files):
             return
         self._forget(vm)
         if vm.stopped:
@@ -125,7 +126,7 @@ class Conflicts:
 
     def let_go_on(self, vm: GuardedVm) -> None:
         """A person wants it to run. It does, once all its disks are its own."""
-        if vm.state is not State.CONFLICT or any(file.conflict for file in vm.files):
+        if vm.state is not State.CONFLICT or any(file.guard.state is GuardState.CONFLICT for file in vm.files):
             return
         log.warning("%s goes on: it was adopted, and all its disks are its own", vm.title)
         vm.stopped = ""

@@ -107,7 +107,7 @@ def evidence(climb: Climb, others: Others, run_dirs: RunDirs) -> Evidence:
 
 def shield(file: GuardedFile) -> bool:
     """Whether we hold a copy of the very description that writes to it: a lost lock on it turns writes into EIO."""
-    return file.fd >= 0 and (file.pin is not None or file.was_pinned)
+    return file.guard.has_copy
 
 
 def _proof(so: bool) -> Proof:

@@ -35,12 +35,8 @@ class Claims:
 
     def pinned(self, vm: GuardedVm, file: GuardedFile) -> None:
         """A file has got its lock: write who has it, unless a hook does."""
-        if (
-            not (file.found or file.foothold)
-            or file.mode != EXCLUSIVE
-            or file.epoch
-            or not self._records.settings.folder
-        ):
+        wanted = file.guard.origin.needs_record and file.mode == EXCLUSIVE and not file.epoch
+        if not wanted or not self._records.settings.folder:
             return
         device = file.key[0]
         waiting = self._waiting.setdefault(device, [])

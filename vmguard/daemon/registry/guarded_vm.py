@@ -71,8 +71,8 @@ class GuardedVm:
     stopped: str = ""
     #: pidfd of the hook until it says that its claim stands
     claimant: int = -1
-    #: CLOCK_BOOTTIME seconds after which a start without QEMU is looked into
-    deadline: float = 0.0
+    #: CLOCK_BOOTTIME seconds after which a start without QEMU is looked into; None: the end of its task tells
+    deadline: float | None = 0.0
     start_is_over: bool = False
     #: QEMU's last writes are proven to be through; a process is just waiting for them
     drained: bool = False

@@ -229,14 +229,14 @@ class Watcher:
 
     def _lock(self, vm: GuardedVm, file: GuardedFile) -> LockInfo | None:
         mount = self.mounts.get(file.key[0])
+        pin = file.guard.pin
         # A QEMU that ended by itself took what was pinned on it along: nobody can be asked for it any more.
-        pinned = file.pin is not None and (vm.state is not State.ENDED or bool(vm.fencing))
-        if mount is None or (file.fd < 0 and not pinned):
+        pinned = pin is not None and (vm.state is not State.ENDED or bool(vm.fencing))
+        if mount is None or (file.guard.descriptor is None and not pinned):
             return None
-        through = f"{file.pin.pid}.{file.pin.fd}" if file.pin is not None else "held"
-        return LockInfo(
-            LockId(vm.id, file.key), mount.point, file.path, file.pin is not None, file.granted or None, through
-        )
+        through = f"{pin.pid}.{pin.fd}" if pin is not None else "held"
+        lock = LockId(vm.id, file.key)
+        return LockInfo(lock, mount.point, file.path, pin is not None, file.guard.granted, through)
 
     def _look_again(self) -> None:
         self._loop.call_in(_LOOK, self._look_again)
@@ -305,8 +305,8 @@ class Watcher:
         for ask in effect.asks:
             vm = self._registry.get(ask.lock.vm)
             file = next((file for file in vm.files if file.key == ask.lock.key), None) if vm is not None else None
-            fd = description(vm, file) if vm is not None and file is not None else -1
-            if file is None or fd < 0:
+            fd = description(vm, file) if vm is not None and file is not None else None
+            if file is None or fd is None:
                 self._prober.refuse(ask, effect.mount, "EBADF")
                 continue
             mount = self.mounts.get(file.key[0])
