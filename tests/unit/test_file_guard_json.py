@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from tests.support.file_guards import EVENTS, play
 from vmguard.core.locks.file_guard import FileGuard
 from vmguard.core.locks.guard_states import GuardState, Origin, Use
 from vmguard.core.locks.retry import RetryNever, RetryNow
+from vmguard.daemon.registry.store import Registry
 
 S = GuardState
 
@@ -147,3 +150,33 @@ def test_what_a_hook_sends_has_only_some_of_the_keys() -> None:
     assert (guard.state, guard.granted) == (S.HELD, 5.5)
     assert FileGuard.from_claim({**file, "mode": "shared"}).origin is Origin.SHARED_CLAIM
     assert FileGuard.from_claim({**file, "foothold": True, "granted": 0.0}).granted is None
+
+
+def test_a_whole_state_file_of_the_commit_before_is_loaded(tmp_path: Path) -> None:
+    files = [value for value, *_ in OLD_ENTRIES.values()]
+    vm = {
+        "schema": 1,
+        "hypervisor": "libvirt",
+        "name": "web",
+        "uuid": "0d8a2c0c-76ab-5d58-9a63-3b9e4f4b2f05",
+        "state": "running",
+        "why": "QEMU is pid 4711",
+        "claimed": "2026-11-27T20:00:00Z",
+        "pid": 4711,
+        "processes": [{"pid": 4711, "kind": "qemu", "name": "qemu-system-x86", "started": 99}],
+        "without_hook": "",
+        "rebuilt": False,
+        "incoming": "",
+        "stopped": "",
+        "frozen": False,
+        "fencing": "",
+        "files": files,
+    }
+    (tmp_path / "vms").mkdir()
+    (tmp_path / "vms" / "libvirt-0d8a2c0c-76ab-5d58-9a63-3b9e4f4b2f05.json").write_text(json.dumps(vm))
+    [loaded] = Registry(str(tmp_path)).load()
+    assert loaded.as_json().keys() == vm.keys()
+    assert [file.as_json().keys() for file in loaded.files] == [value.keys() for value in files]
+    same = ("path", "mode", "role", "source", "real", "device", "inode", "pieces", "ranges", "epoch", "conflict")
+    for file, value in zip(loaded.files, files, strict=True):
+        assert {key: file.as_json()[key] for key in same} == {key: value[key] for key in same}
