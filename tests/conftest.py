@@ -1,20 +1,24 @@
-"""For all tests: the tally for tests/run, skips that fail in CI, the lab's logs beside a failure, what was measured."""
+"""For all tests: the tally for tests/run, skips as failures in CI, lab logs in failure reports, measurements, and the
+end of every process that a test has left."""
 
 from __future__ import annotations
 
 import os
 import statistics
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-# How long an example takes is the machine's business; each test has a deadline of its own (tests/run).
+from tests.support import processes
+
+# How long an example takes depends on the machine; tests/run sets a timeout for each test.
 hypothesis.settings.register_profile("vmguard", deadline=None)
 hypothesis.settings.load_profile("vmguard")
 
+FAILED = pytest.StashKey[bool]()
 IN_CI = os.environ.get("CI") == "true"
 LOG_TAIL = 4000  # characters of each guest's console and log beside a failed test
 
@@ -24,6 +28,8 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    if report.failed:
+        item.stash[FAILED] = True
     if report.failed and "tests.lab.lab" in sys.modules:
         from tests.lab import Lab
 
@@ -32,6 +38,24 @@ def pytest_runtest_makereport(
             for path in sorted(lab.space.logs.iterdir()):
                 report.sections.append((f"lab: {path}", path.read_text(errors="replace")[-LOG_TAIL:]))
     return report
+
+
+@pytest.fixture(autouse=True)
+def no_process_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End every process that a test has left. A test that passes and leaves one fails."""
+    mark = processes.mark()
+    yield
+    left = processes.end_since(mark)
+    if left and not request.node.stash.get(FAILED, False):
+        pytest.fail(f"the test has left {left} processes running")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_process_left_by_a_module() -> Iterator[None]:
+    """End every process that a module's fixtures have left, also if one of them failed half way."""
+    mark = processes.mark()
+    yield
+    processes.end_since(mark)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -50,7 +74,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """What was measured, run by run, to the file VMGUARD_NUMBERS: also of a campaign that is broken off."""
+    """Append the measurements of each run to the file VMGUARD_NUMBERS, so that an interrupted campaign keeps them."""
     path = os.environ.get("VMGUARD_NUMBERS")
     if path and report.when == "call" and "PYTEST_XDIST_WORKER" not in os.environ:
         with Path(path).open("a") as file:
@@ -58,7 +82,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What tests have measured (``record_property``), over all runs of a campaign."""
+    """Print what tests have measured (``record_property``), over all runs of a campaign."""
     numbers: dict[str, list[float]] = {}
     for report in [report for reports in terminalreporter.stats.values() for report in reports]:
         for name, value in getattr(report, "user_properties", []) if getattr(report, "when", "") == "call" else []:
@@ -70,7 +94,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def summary(values: list[float]) -> str:
-    """In a line; the 99th percentile of fewer than a hundred is the most."""
+    """Summarise values in a line; with fewer than a hundred, the 99th percentile is the maximum."""
     if len(values) == 1:
         return f"{values[0]:.3g}"
     ordered = sorted(values)

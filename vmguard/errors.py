@@ -3,24 +3,24 @@
 ::
 
     VmguardError                 exit 3, something could not be done or known
-    ├── BadInput                 what was given is wrong: XML, paths, arguments
-    │   └── ConfigError          the configuration is wrong: file, line and key are named
-    ├── PlanError                the VM's files cannot be learned (missing disk, loop in a chain)
+    ├── BadInput                 the input is invalid: XML, paths, arguments
+    │   └── ConfigError          the configuration is invalid; names file, line and key
+    ├── PlanError                the VM's files cannot be determined (missing disk, loop in a chain)
     ├── LockUnavailable          the file cannot be locked here at all (ENOLCK, EOPNOTSUPP, a mount with local locks)
-    ├── LockConflict             another open file description holds a lock in the way
+    ├── LockConflict             another open file description holds a conflicting lock
     ├── StorageTimeout           the storage did not answer within the deadline
-    ├── DaemonError              the daemon cannot be reached or refused
-    └── WireError                a message is malformed, too large or of another version
+    ├── DaemonError              the daemon cannot be reached, or refused
+    └── WireError                a message is malformed, too large, or of another version
 
-Only the command line and the hooks turn these into an exit status; libraries raise. A message is a lowercase
-sentence without full stop; ``hint`` says what to do now. Plain classes: the hook imports this on its hot path.
+Only the command line and the hooks turn these into an exit status; everything else raises. A message is a lowercase
+sentence without a full stop; ``hint`` says what to do now. Plain classes: the hook imports this on its hot path.
 """
 
 from __future__ import annotations
 
 
 class VmguardError(Exception):
-    """Base of all of them.
+    """Base of every error that vmguard raises on purpose.
 
     ``exit_code`` follows the monitoring convention: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
     """
@@ -34,15 +34,15 @@ class VmguardError(Exception):
 
 
 class BadInput(VmguardError):
-    """What was given is wrong: XML, a path, an argument."""
+    """The input is invalid: XML, a path, an argument."""
 
 
 class ConfigError(BadInput):
-    """The configuration is wrong. The message begins with ``file:line: key``."""
+    """The configuration is invalid. The message begins with ``file:line: key``."""
 
 
 class PlanError(VmguardError):
-    """The files of a VM cannot be learned, so nothing can be promised about them."""
+    """The files of a VM cannot be determined, so none of them can be guarded."""
 
     exit_code = 2
 
@@ -62,7 +62,7 @@ class LockUnavailable(VmguardError):
 
 
 class LockConflict(VmguardError):
-    """A lock of another open file description is in the way."""
+    """Another open file description holds a conflicting lock."""
 
     exit_code = 2
 
@@ -76,8 +76,8 @@ class StorageTimeout(VmguardError):
 
 
 class DaemonError(VmguardError):
-    """The daemon cannot be reached, or it refused."""
+    """The daemon cannot be reached, or refused."""
 
 
 class WireError(VmguardError):
-    """A message on the socket is malformed, too large, or of a version that is not spoken here."""
+    """A message on the socket is malformed, too large, or of another version."""

@@ -1,8 +1,8 @@
-"""Fault points: places where a test ends a process with SIGKILL to see what is left behind.
+"""Fault points: places where a test kills a process with SIGKILL to see what it leaves behind.
 
-``VMGUARD_FAULT=after-lock`` kills the process that reaches that point; ``VMGUARD_FAULT=parent:after-lock`` kills its
-parent there and lets it go on; ``both:after-lock`` kills the parent and then itself. libvirt and Proxmox start hooks
-with an environment of their own, so nothing of this can be reached from outside.
+``VMGUARD_FAULT=after-lock`` kills the process that reaches that point. ``VMGUARD_FAULT=parent:after-lock`` kills its
+parent there and lets the process go on; ``both:after-lock`` kills first the parent, then the process. libvirt and
+Proxmox start hooks with an environment of their own, so no fault point can be triggered from outside.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 
 _SIGKILL = 9
 
-#: every point, in the order in which a claim passes them
+#: points of a claim, in the order in which it passes them
 CLAIM_POINTS = (
     "start",
     "connected",
@@ -28,7 +28,7 @@ CLAIM_POINTS = (
     "record",
 )
 
-#: every point that the daemon passes in the life of a VM with one writable file, in their order
+#: points of the daemon in the life of a VM with one writable file, in their order
 DAEMON_POINTS = (
     "accept-before-state",
     "accept-before-store",
@@ -38,7 +38,7 @@ DAEMON_POINTS = (
     "running-before-state",
     "running",
     "pin-copied",
-    # after each lock call of the move: the upper half first, then the two pieces of the lower one
+    # after each lock call of the transfer: the upper half first, then the two parts of the lower half
     *(f"pin-{number}" for number in range(6)),
     "pin-done",
     "pinned-before-store",
@@ -54,8 +54,8 @@ DAEMON_POINTS = (
     "released",
 )
 
-#: points that it passes while it follows a running VM without image locks, which opens its file anew, opens another
-#: one and closes that; the moves pass ``pin-0`` and so on again
+#: points of the daemon while it follows a running VM without image locks that reopens its file, opens another one and
+#: closes that; each lock transfer passes ``pin-0`` and so on again
 FOLLOW_POINTS = (
     *(f"pin-{number}" for number in range(6)),
     "found",
@@ -69,7 +69,7 @@ FOLLOW_POINTS = (
 
 
 def point(name: str) -> None:
-    """Die here if the test that started this process wants it."""
+    """Die here if the test that started this process asks for it."""
     wanted = os.environ.get("VMGUARD_FAULT")
     if wanted is None:
         return

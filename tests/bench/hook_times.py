@@ -7,8 +7,8 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.real.guard import eventually, make_disk, run
-from tests.real.libvirt_host import HOOK, Domain, LibvirtHost
+from tests.support.guard import eventually, make_disk, run
+from tests.support.libvirt_host import HOOK, Domain, LibvirtHost
 
 DEFAULT_ROUNDS = 15
 #: milliseconds that the hook may add to the median start of a VM with one disk

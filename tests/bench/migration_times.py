@@ -24,9 +24,9 @@ from tests.lab import Job, Lab
 from tests.lab.domain import SERIAL, domain_xml
 from tests.lab.guest import PYTHON, REPOSITORY
 from tests.lab.heartbeat import heartbeat_disk
-from tests.real.guard import eventually
-from tests.real.neighbour import Neighbour
-from tests.scenarios.guarded import SHARE, Guarded
+from tests.support.guard import eventually
+from tests.support.guarded_guests import SHARE, Guarded
+from tests.support.migration_peer import MigrationPeer
 
 DEFAULT_ROUNDS = 10
 #: milliseconds by which the guard may lengthen the stand
@@ -56,7 +56,7 @@ class Corner:
     """A corner of this machine; the VM's disk lies on this machine's own file system."""
 
     def __init__(self, name: str, letter: str, guarded: bool, stack: ExitStack) -> None:
-        self._host = stack.enter_context(Neighbour(f"{name}-{letter}", guarded))
+        self._host = stack.enter_context(MigrationPeer(f"{name}-{letter}", guarded))
         serial = Path(f"{self._host.root}{SERIAL.format(name)}")
         serial.parent.mkdir(parents=True, exist_ok=True)
         serial.touch()

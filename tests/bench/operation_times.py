@@ -11,10 +11,10 @@ from typing import Protocol
 
 from tests.bench.turns import take_turns
 from tests.lab import Lab
-from tests.real.guard import eventually
-from tests.real.libvirt_host import LibvirtHost
-from tests.scenarios.guarded import SHARE, Guarded
-from tests.scenarios.operations import NAME, domain, files, made, steps
+from tests.support.guard import eventually
+from tests.support.guarded_guests import SHARE, Guarded
+from tests.support.libvirt_host import LibvirtHost
+from tests.support.libvirt_operations import NAME, domain, files, made, steps
 
 DEFAULT_ROUNDS = 15
 #: milliseconds by which the guard may slow an operation

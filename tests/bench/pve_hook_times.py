@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.pve.inside.hooks import exec_hookscript
 from tests.pve.place import Place
-from tests.real.guard import eventually
+from tests.support.guard import eventually
 from vmguard.cli.hook_script import text as hook_text
 
 DEFAULT_ROUNDS = 30

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.real.guard import Guard, eventually
-from tests.real.space import Space
+from tests.support.guard import Guard, eventually
+from tests.support.namespaces import Space
 
 DEFAULT_VMS = 1000
 #: what the design allows for 1,000 VMs

@@ -15,8 +15,8 @@ from typing import Any
 from tests.bench.writers import WRITER_SOURCE
 from tests.lab import Lab
 from tests.lab.guest import PYTHON, REPOSITORY
-from tests.scenarios.guarded import SHARE, Guarded
-from tests.scenarios.watching import LEASE, codes, history, wait_until
+from tests.support.guarded_guests import SHARE, Guarded
+from tests.support.watched_guests import LEASE, codes, history, wait_until
 
 #: seconds that the storage is off
 DOWN = 12.0

@@ -11,7 +11,7 @@ from tests.demo.screen import Row, Screen
 from tests.lab import Lab, LabError, NfsServer
 from tests.lab.domain import domain_xml
 from tests.lab.heartbeat import heartbeat_disk
-from tests.scenarios.guarded import SHARE, Guarded, two_nodes
+from tests.support.guarded_guests import SHARE, Guarded, two_nodes
 
 LEASE = 10
 VM = "web"

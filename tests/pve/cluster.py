@@ -19,7 +19,7 @@ from typing import Any
 from tests.lab import Job, Lab, NfsServer, Result
 from tests.lab.guest import PYTHON, REPOSITORY
 from tests.lab.heartbeat import heartbeat_disk
-from tests.scenarios.guarded import VMGUARD, Guarded
+from tests.support.guarded_guests import VMGUARD, Guarded
 
 STORE = "/mnt/pve/nas"
 HOOK = "/var/lib/vz/snippets/vmguard"

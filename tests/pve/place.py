@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.real.guard import REPOSITORY, Answer, Guard, make_disk, run
+from tests.support.guard import REPOSITORY, Answer, Guard, make_disk, run
 
 QM = REPOSITORY / "tests/pve/inside/qm.py"
 OTHER = "other"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.libvirt_host import LibvirtHost
+from tests.support.libvirt_host import LibvirtHost
 
 
 @pytest.fixture(scope="session")

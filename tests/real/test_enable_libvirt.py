@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.real.guard import eventually, make_disk
-from tests.real.libvirt_host import Domain, LibvirtHost
+from tests.support.guard import eventually, make_disk
+from tests.support.libvirt_host import Domain, LibvirtHost
 from vmguard.cli.hook_script import text as hook_text
 
 pytestmark = pytest.mark.real

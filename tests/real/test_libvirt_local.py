@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.guard import eventually, locks_on, make_disk
-from tests.real.libvirt_host import Domain, LibvirtHost, disk_xml
+from tests.support.guard import eventually, locks_on, make_disk
+from tests.support.libvirt_host import Domain, LibvirtHost, disk_xml
 
 pytestmark = pytest.mark.real
 
@@ -360,8 +360,8 @@ def process_names(host: LibvirtHost) -> list[str]:
 
 def records(disks: Path) -> tuple[int, int]:
     """How many owner records there are, and how many of them still look like a claim."""
-    from vmguard.core.locks.owner_record import SLOT, parse_slot
+    from vmguard.core.locks.owner_record import SLOT_BYTES, parse_slot
 
     found = [path.read_bytes() for path in (disks / ".vmguard").iterdir()]
-    owners = [parse_slot(data[at : at + SLOT]) for data in found for at in range(0, len(data), SLOT)]
+    owners = [parse_slot(data[at : at + SLOT_BYTES]) for data in found for at in range(0, len(data), SLOT_BYTES)]
     return len(found), sum(owner is None or not owner.released for owner in owners)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import vmguard
-from tests.real.guard import REPOSITORY
+from tests.support.guard import REPOSITORY
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.real.guard import REPOSITORY, Guard, Vm, eventually, make_disk
+from tests.support.guard import REPOSITORY, Guard, Vm, eventually, make_disk
+from tests.support.processes import track
 from tests.unit.test_metrics import SEEN
 from vmguard.core.reports.metrics import families, text
 
@@ -67,7 +68,7 @@ def test_a_living_daemon_is_told_of_by_file_and_by_http(tmp_path: Path) -> None:
         assert promtool("check", "metrics", stdin=printed.out).returncode == 0
         port = free_port()
         command = [sys.executable, "-m", "vmguard", "--config", str(guard.config), "metrics", "--listen", str(port)]
-        listener = subprocess.Popen(command, cwd=REPOSITORY)
+        listener = track(subprocess.Popen(command, cwd=REPOSITORY))
         try:
             assert eventually(lambda: 'vmguard_vms{state="offered"} 1' in _page(port) or 'vm="web"' in _page(port), 10)
             assert _same(_page(port)) == _same(guard.vmguard("metrics").out)
@@ -121,15 +122,17 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     (folder / "prometheus.yml").write_text(json.dumps(settings))
     port = free_port()
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                "prometheus",
-                f"--config.file={folder}/prometheus.yml",
-                f"--storage.tsdb.path={folder}/data",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stdout=log,
-            stderr=log,
+        process = track(
+            subprocess.Popen(
+                [
+                    "prometheus",
+                    f"--config.file={folder}/prometheus.yml",
+                    f"--storage.tsdb.path={folder}/data",
+                    f"--web.listen-address=127.0.0.1:{port}",
+                ],
+                stdout=log,
+                stderr=log,
+            )
         )
     try:
         assert eventually(lambda: bool(_query(port, "count_over_time(vmguard_up[1m]) > 3")), 60), (

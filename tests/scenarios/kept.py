@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.lab.guest import PYTHON, REPOSITORY
-from tests.scenarios.guarded import VMGUARD, Guarded
+from tests.support.guarded_guests import VMGUARD, Guarded
 
 PACKAGED = Path(REPOSITORY) / "packaging" / "systemd"
 UNITS = "/etc/systemd/system"

@@ -17,8 +17,8 @@ from tests.lab import Job, Lab, Result
 from tests.lab.domain import domain_xml
 from tests.lab.heartbeat import counter, heartbeat_disk
 from tests.lab.hypervisor import Hypervisor
-from tests.scenarios.guarded import HOOK, SHARE, Guarded
 from tests.scenarios.kept import Stored, until
+from tests.support.guarded_guests import HOOK, SHARE, Guarded
 
 #: noise in the slow VM's memory, so that moving it takes seconds
 BALLAST = f"{SHARE}/ballast"

@@ -14,7 +14,7 @@ import pytest
 
 from tests.lab import Lab
 from tests.lab.qemu import Vm
-from tests.scenarios.guarded import VMGUARD, Guarded, Guest
+from tests.support.guarded_guests import VMGUARD, Guarded, Guest
 
 pytestmark = pytest.mark.lab
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import Lab, NfsServer, Result
-from tests.scenarios.guarded import SHARE, VMGUARD, Guarded, Guest
+from tests.support.guarded_guests import SHARE, VMGUARD, Guarded, Guest
 
 pytestmark = pytest.mark.lab
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.lab import Lab, NfsServer
 from tests.lab.hypervisor import Hypervisor
-from tests.scenarios.guarded import HOOK, SHARE, VMGUARD, Guarded, Guest
+from tests.support.guarded_guests import HOOK, SHARE, VMGUARD, Guarded, Guest
 
 pytestmark = pytest.mark.lab
 

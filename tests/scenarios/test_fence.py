@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import Lab, NfsServer
-from tests.scenarios.guarded import VMGUARD, Guarded, Guest
 from tests.scenarios.kept import Stored
-from tests.scenarios.watching import (
+from tests.support.guarded_guests import VMGUARD, Guarded, Guest
+from tests.support.watched_guests import (
     LEASE,
     LONG,
     Measured,

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import pytest
 
 from tests.lab import Lab
-from tests.scenarios.guarded import RUN_DIR, Guest
 from tests.scenarios.kept import Units
-from tests.scenarios.watching import LEASE, RUN, Measured, codes, dead, start, wait_until
+from tests.support.guarded_guests import RUN_DIR, Guest
+from tests.support.watched_guests import LEASE, RUN, Measured, codes, dead, start, wait_until
 
 pytestmark = pytest.mark.lab
 

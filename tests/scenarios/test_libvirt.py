@@ -10,7 +10,7 @@ import pytest
 from tests.lab import CommandFailed, Lab, NfsServer
 from tests.lab.domain import domain_xml
 from tests.lab.heartbeat import heartbeat_disk
-from tests.scenarios.guarded import SHARE, Guarded, two_nodes
+from tests.support.guarded_guests import SHARE, Guarded, two_nodes
 
 pytestmark = pytest.mark.lab
 

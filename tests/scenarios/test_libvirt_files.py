@@ -16,8 +16,8 @@ import pytest
 from tests.lab import Lab
 from tests.lab.guest import PYTHON, REPOSITORY
 from tests.lab.heartbeat import counter
-from tests.scenarios.guarded import SHARE, Guarded
-from tests.scenarios.operations import EXCLUSIVE, NAME, Step, domain, files, made, steps
+from tests.support.guarded_guests import SHARE, Guarded
+from tests.support.libvirt_operations import EXCLUSIVE, NAME, Step, domain, files, made, steps
 
 pytestmark = pytest.mark.lab
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import Lab, NfsServer
-from tests.scenarios.guarded import SHARE, Guarded, Guest, two_nodes
+from tests.support.guarded_guests import SHARE, Guarded, Guest, two_nodes
 
 pytestmark = pytest.mark.lab
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import Lab
-from tests.scenarios.guarded import SHARE
 from tests.scenarios.moving import Movers, wait_beats, wait_summary
 from tests.scenarios.prober import Prober
+from tests.support.guarded_guests import SHARE
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
 

@@ -14,10 +14,10 @@ import pytest
 from tests.lab import Job, Lab
 from tests.lab.heartbeat import counter, heartbeat_disk
 from tests.lab.lab import OPTIONS
-from tests.scenarios.guarded import SHARE, Guarded
 from tests.scenarios.kept import until
 from tests.scenarios.moving import Movers, wait_beats, wait_summary
 from tests.scenarios.prober import Prober
+from tests.support.guarded_guests import SHARE, Guarded
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
 

@@ -19,9 +19,9 @@ from tests.lab.domain import domain_xml
 from tests.lab.guest import REPOSITORY
 from tests.lab.heartbeat import heartbeat_disk
 from tests.lab.hypervisor import Hypervisor
-from tests.scenarios.guarded import SHARE
 from tests.scenarios.kept import until
 from tests.scenarios.prober import Prober
+from tests.support.guarded_guests import SHARE
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 

@@ -17,8 +17,8 @@ import pytest
 
 from tests.lab import Lab, NfsServer
 from tests.lab.qemu import Vm
-from tests.scenarios.guarded import Guarded, Guest
 from tests.scenarios.kept import until
+from tests.support.guarded_guests import Guarded, Guest
 
 pytestmark = pytest.mark.lab
 

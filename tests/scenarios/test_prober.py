@@ -9,8 +9,8 @@ import pytest
 
 from tests.lab import Job, Lab
 from tests.lab.guest import PYTHON, REPOSITORY
-from tests.scenarios.guarded import RUN_DIR, Guarded, Guest, two_nodes
 from tests.scenarios.prober import Prober
+from tests.support.guarded_guests import RUN_DIR, Guarded, Guest, two_nodes
 
 pytestmark = pytest.mark.lab
 

@@ -13,8 +13,8 @@ from tests.lab.guest import PYTHON, REPOSITORY
 from tests.lab.heartbeat import counter
 from tests.lab.hypervisor import Hypervisor
 from tests.pve.cluster import STORE, Cluster, PveGuest, PveNode, path_of, two_nodes
-from tests.scenarios.guarded import VMGUARD
 from tests.scenarios.prober import Prober
+from tests.support.guarded_guests import VMGUARD
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.lab import Job, Lab
 from tests.lab.guest import PYTHON, REPOSITORY
-from tests.scenarios.guarded import HOOK, SHARE, Guarded, Guest, two_nodes
+from tests.support.guarded_guests import HOOK, SHARE, Guarded, Guest, two_nodes
 
 pytestmark = pytest.mark.lab
 

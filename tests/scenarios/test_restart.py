@@ -14,9 +14,9 @@ import pytest
 
 from tests.lab import Job, Lab, NfsServer
 from tests.lab.guest import PYTHON, REPOSITORY
-from tests.scenarios.guarded import RUN_DIR, SHARE, Guarded, Guest
 from tests.scenarios.kept import Stored, until
 from tests.scenarios.prober import Prober
+from tests.support.guarded_guests import RUN_DIR, SHARE, Guarded, Guest
 from vmguard.faults import DAEMON_POINTS, FOLLOW_POINTS
 
 pytestmark = pytest.mark.lab

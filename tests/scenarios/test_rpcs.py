@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from tests.lab import Lab
-from tests.scenarios.guarded import SHARE, Guarded, Guest
-from tests.scenarios.watching import started
+from tests.support.guarded_guests import SHARE, Guarded, Guest
+from tests.support.watched_guests import started
 
 pytestmark = pytest.mark.lab
 

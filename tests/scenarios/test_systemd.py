@@ -13,10 +13,10 @@ import pytest
 from tests.lab import GuestTimeout, Lab, NfsServer
 from tests.lab.guest import PYTHON, REPOSITORY
 from tests.lab.guest import Guest as Host
-from tests.scenarios.guarded import SHARE, Guarded, Guest
 from tests.scenarios.kept import Stored, Units, until
 from tests.scenarios.prober import Prober
 from tests.scenarios.test_pin_shield import MARK, beat_on_disk, take_over
+from tests.support.guarded_guests import SHARE, Guarded, Guest
 
 pytestmark = pytest.mark.lab
 

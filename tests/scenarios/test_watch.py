@@ -10,8 +10,8 @@ import pytest
 
 from tests.lab import Lab, NfsServer
 from tests.lab.qemu import Vm
-from tests.scenarios.guarded import VMGUARD, Guarded, Guest, two_nodes
-from tests.scenarios.watching import (
+from tests.support.guarded_guests import VMGUARD, Guarded, Guest, two_nodes
+from tests.support.watched_guests import (
     LEASE,
     LONG,
     SEEN,

@@ -10,9 +10,9 @@ import pytest
 from tests.lab import Lab
 from tests.lab.domain import domain_xml
 from tests.lab.heartbeat import heartbeat_disk
-from tests.scenarios.guarded import SHARE, Guarded, Guest
 from tests.scenarios.kept import Stored
-from tests.scenarios.watching import LEASE, clean_up, codes, dead, history, start, started, vmguard, wait_until
+from tests.support.guarded_guests import SHARE, Guarded, Guest
+from tests.support.watched_guests import LEASE, clean_up, codes, dead, history, start, started, vmguard, wait_until
 
 pytestmark = pytest.mark.lab
 

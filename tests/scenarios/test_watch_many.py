@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.bench.verdict_times import measure
-from tests.scenarios.watching import LONG, Measured
+from tests.support.watched_guests import LONG, Measured
 
 pytestmark = pytest.mark.lab
 

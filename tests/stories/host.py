@@ -17,18 +17,21 @@ from vmguard.core.watchdog.events import (
     Event,
     Fence,
     Freeze,
+    Hold,
     MountSeen,
     Probe,
-    Reclaim,
-    Reclaimed,
     Report,
+    Rival,
+    RivalMet,
     Thaw,
     Tick,
+    TryLocks,
+    Unhold,
     VmGone,
     VmSeen,
     WokeUp,
 )
-from vmguard.core.watchdog.fence_ladder import Evidence, Life, Process, Proof, Rung, next_rung
+from vmguard.core.watchdog.fence_ladder import FencedProcess, FenceEvidence, Life, Rung, next_rung
 from vmguard.core.watchdog.machine import Watch
 from vmguard.core.watchdog.timing import Rungs, Wishes
 
@@ -98,8 +101,13 @@ class Host:
                 self._signal(effect.vm, Act.THAW)
             elif isinstance(effect, Fence):
                 self._fence(effect)
-            elif isinstance(effect, Reclaim):
-                self._reclaim(effect)
+            elif isinstance(effect, Hold):
+                self.vms[effect.vm].held = True
+                self.say(f"   {effect.vm} waits for a person: {effect.why}")
+            elif isinstance(effect, Unhold):
+                self.vms[effect.vm].held = False
+            elif isinstance(effect, TryLocks):
+                self._try_locks(self.vms[effect.vm])
 
     def _probe(self, probe: Probe) -> None:
         for ask in probe.asks:
@@ -132,6 +140,9 @@ class Host:
         vm.state = state
         words = {"frozen": "stands still", "running": "runs", "dead": "is dead", "blocked": "is killed, but in state D"}
         self.say(f"   {vm.name} {words[state]}")
+        if state == "dead" and vm.stubborn == "copy":
+            for description in vm.locks.values():
+                self.kernel.close(description)  # it was the last one
         for path in vm.locks if vm.executing else ():
             for other in self.peers(path):
                 if other is not vm and other.executing:
@@ -222,7 +233,8 @@ class Host:
 
     def _fence(self, order: Fence) -> None:
         vm = self.vms[order.vm]
-        if order.cause is not Cause.POLICY and not vm.fencing and not any(item.lost for item in vm.locks.values()):
+        lost = any(item.lost for item in vm.locks.values())
+        if order.cause is Cause.LOST and not vm.fencing and not lost:
             self.sim.violation("killed", f"{vm.name} is fenced although its locks were reclaimed")
         vm.fencing = order.evidence
         self.climb(vm)
@@ -250,19 +262,19 @@ class Host:
         self.take_rung(vm, step.rung, step.may_cut)
         self.sim.after(0.05 if step.rung is not Rung.DRAIN else 0.25, lambda: self.climb(vm))
 
-    def evidence(self, vm: Vm) -> Evidence:
+    def evidence(self, vm: Vm) -> FenceEvidence:
         assert self.watch is not None
         queued = sum(self.kernel.queued_writes(path) for path in vm.locks)
         life = {"dead": Life.DEAD, "blocked": Life.BLOCKED}.get(vm.state, Life.RUNNING)
-        return Evidence(
-            processes=(Process("qemu", 100, life, killed=vm.state == "blocked"),),
+        return FenceEvidence(
+            processes=(FencedProcess("qemu", 100, life, killed=vm.state == "blocked"),),
             pinned=vm.pinned,
-            copied=Proof.YES if vm.pinned else Proof.NO,
-            drained=Proof.NO if queued else Proof.YES,
+            copied=vm.stubborn != "copy",
+            drained=not queued,
             others=self.watch.others(vm.name),
-            released=Proof.NO if any(item in self.kernel.descriptions for item in vm.locks.values()) else Proof.YES,
-            cleaned=Proof.YES if vm.cleaned else Proof.NO,
-            followed=Proof.YES if vm.followed else Proof.NO,
+            released=not any(item in self.kernel.descriptions for item in vm.locks.values()),
+            cleaned=vm.cleaned,
+            followed=vm.followed,
         )
 
     def take_rung(self, vm: Vm, rung: Rung, may_cut: bool) -> None:
@@ -281,30 +293,15 @@ class Host:
         elif rung is Rung.AFTER:
             vm.followed = True
 
-    def _reclaim(self, order: Reclaim) -> None:
-        """Unlock and lock again; the owner records say whether somebody else claimed in between."""
-        vm = self.vms[order.vm]
-        sent = self.sim.now
-        paths = sorted(vm.locks)
+    def meet(self, vm: Vm, rival: Rival) -> None:
+        """A lock that the VM needs was refused: it writes to a disk that somebody else has."""
+        vm.rivals[rival.path] = rival
+        self.tell(vm)
+        self.feed(lambda now: RivalMet(now, vm.name, rival))
 
-        def again(index: int, problem: str) -> None:
-            if not problem and index < len(paths):
-                item = vm.locks[paths[index]]
-                item.locked = item.lost = False
-                serve = lambda: item.server.lock(item)  # noqa: E731
-                done = lambda problem, _: again(index + 1, problem)  # noqa: E731
-                self.kernel.send(Request(self.kernel, item.server, item.file, None, serve, done))
-                return
-            claimed = [path for path in paths if self.epochs.get(path, 0) != vm.epochs.get(path, 0)]
-            ok = not problem and not claimed
-            why = f"refused ({problem})" if problem else "nobody claimed its disks in between"
-            why = f"{claimed[0]} was claimed by another host" if claimed else why
-            if not ok:
-                for item in vm.locks.values():
-                    item.lost = True
-            self.feed(lambda now: Reclaimed(now, vm.name, ok, why, sent))
-
-        again(0, "")
+    def _try_locks(self, vm: Vm) -> None:
+        for rival in list(vm.rivals.values()):
+            self.meet(vm, rival)
 
     # -- the daemon's own life ----------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.stories.world import Description, Request
-from vmguard.core.watchdog.events import LockId, LockInfo, Policy, VmInfo
+from vmguard.core.watchdog.events import LockId, LockInfo, Policy, Rival, VmInfo
 from vmguard.core.watchdog.fence_ladder import Rung
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ class Vm:
     #: what the state file says
     was_frozen: bool = False
     fencing: str = ""
+    #: files that it writes to although somebody else has their lock
+    rivals: dict[str, Rival] = field(default_factory=dict)
+    held: bool = False
     rungs: dict[Rung, float] = field(default_factory=dict)
     said: str = ""
     cleaned: bool = False
@@ -80,6 +83,8 @@ class Vm:
             process=self.state in ("running", "frozen", "blocked"),
             frozen=self.was_frozen,
             fencing=self.fencing,
+            rivals=tuple(self.rivals.values()),
+            held=self.held,
         )
 
     def lock_info(self, path: str) -> LockInfo:

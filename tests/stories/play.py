@@ -23,7 +23,17 @@ import yaml
 from tests.stories.host import Host
 from tests.stories.machine import Vm
 from tests.stories.world import Server, Sim
-from vmguard.core.watchdog.events import Arm, Disarm, Hint, HintKind, MountSeen, Policy
+from vmguard.core.watchdog.events import (
+    Adopted,
+    Arm,
+    Disarm,
+    Hint,
+    HintKind,
+    MountSeen,
+    Policy,
+    Rival,
+    StartRefused,
+)
 from vmguard.core.watchdog.timing import Wishes
 
 
@@ -162,10 +172,26 @@ def _lease(story: Story, name: str) -> None:
             host.feed(lambda now: MountSeen(now, name, story.servers[name].lease))
 
 
-def _view(story: Story, host: str, vm: str, path: str, what: str) -> None:
-    lock = next(lock.id for lock in story.hosts[host].vms[vm].info().locks if lock.path == path)
-    kind = HintKind.SEEN_UNLOCKED if what == "unlocked" else HintKind.SEEN_LOCKED
-    story.hosts[host].feed(lambda now: Hint(now, path.partition(":")[0], kind, "LOCKT: no conflict", lock))
+def _rival(story: Story, name: str, path: str, *holder: str) -> None:
+    """rival web nas:web another host: web writes to a disk whose lock it does not have"""
+    vm = _vm(story, name)
+    vm.host.meet(vm, Rival(path, f"locked by {' '.join(holder)}"))
+
+
+def _rival_gone(story: Story, name: str, path: str) -> None:
+    vm = _vm(story, name)
+    del vm.rivals[path]
+    vm.host.tell(vm)
+
+
+def _refuse(story: Story, name: str, *why: str) -> None:
+    vm = _vm(story, name)
+    vm.host.feed(lambda now: StartRefused(now, vm.name, " ".join(why)))
+
+
+def _adopt(story: Story, name: str) -> None:
+    vm = _vm(story, name)
+    vm.host.feed(lambda now: Adopted(now, vm.name))
 
 
 def _hint(story: Story, host: str, server: str, *words: str) -> None:
@@ -191,7 +217,7 @@ def _power(story: Story, host: str) -> None:
 
 
 def _stubborn(story: Story, name: str, what: str = "") -> None:
-    """stubborn web freeze|thaw|kill: that does not work on it; without a word: it does again."""
+    """stubborn web freeze|thaw|copy|kill: that does not work on it; without a word: it does again."""
     _vm(story, name).stubborn = what
 
 
@@ -236,7 +262,10 @@ VERBS: dict[str, Callable[[Story, list[str]], None]] = {
     "unplug": _verb(_unplug),
     "policy": _verb(_policy),
     "lease": _verb(_lease),
-    "view": _verb(_view),
+    "rival": _verb(_rival),
+    "rival-gone": _verb(_rival_gone),
+    "refuse": _verb(_refuse),
+    "adopt": _verb(_adopt),
     "hint": _verb(_hint),
     "clone": _verb(_clone),
     "power-off": _verb(_power),

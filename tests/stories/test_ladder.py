@@ -10,41 +10,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmguard.core.watchdog.events import AfterFence, HostFence, Policy
-from vmguard.core.watchdog.fence_ladder import LADDER, Evidence, Life, Next, Others, Process, Proof, Rung, next_rung
+from vmguard.core.watchdog.fence_ladder import LADDER, FencedProcess, FenceEvidence, Life, Next, Others, Rung, next_rung
 from vmguard.core.watchdog.timing import Rungs
 
 RESTART = Policy(after_fence=AfterFence.RESTART)
-BEGIN = Evidence(
-    processes=(Process("qemu", 10, Life.RUNNING), Process("swtpm", 11, Life.RUNNING)),
+BEGIN = FenceEvidence(
+    processes=(FencedProcess("qemu", 10, Life.RUNNING), FencedProcess("swtpm", 11, Life.RUNNING)),
     pinned=True,
-    copied=Proof.NO,
-    drained=Proof.UNKNOWN,
+    copied=False,
+    drained=False,
     others=Others.WAITING,
-    released=Proof.NO,
-    cleaned=Proof.NO,
-    followed=Proof.NO,
+    released=False,
+    cleaned=False,
+    followed=False,
 )
-ALONE = replace(BEGIN, pinned=False, others=Others.NONE)
+ALONE = replace(BEGIN, pinned=False, copied=True, others=Others.NONE)
 EVIDENCE = st.builds(
-    Evidence,
+    FenceEvidence,
     processes=st.lists(
-        st.builds(Process, st.just("qemu"), st.just(10), st.sampled_from(Life), st.booleans()), max_size=3
+        st.builds(FencedProcess, st.just("qemu"), st.just(10), st.sampled_from(Life), st.booleans()), max_size=3
     ).map(tuple),
     pinned=st.booleans(),
-    copied=st.sampled_from(Proof),
-    drained=st.sampled_from(Proof),
+    copied=st.booleans(),
+    drained=st.booleans(),
     others=st.sampled_from(Others),
-    released=st.sampled_from(Proof),
-    cleaned=st.sampled_from(Proof),
-    followed=st.sampled_from(Proof),
+    released=st.booleans(),
+    cleaned=st.booleans(),
+    followed=st.booleans(),
 )
 
 
-def look(seen: Evidence, since: dict[Rung, float] | None = None, now: float = 0.0, policy: Policy = RESTART) -> Next:
+def look(
+    seen: FenceEvidence, since: dict[Rung, float] | None = None, now: float = 0.0, policy: Policy = RESTART
+) -> Next:
     return next_rung(seen, since if since is not None else {}, now, Rungs(), policy)
 
 
-def climb(seen: Evidence) -> list[tuple[Rung, Evidence]]:
+def climb(seen: FenceEvidence) -> list[tuple[Rung, FenceEvidence]]:
     """Each rung does what it is there for."""
     path = []
     for _ in range(20):
@@ -56,7 +58,7 @@ def climb(seen: Evidence) -> list[tuple[Rung, Evidence]]:
     raise AssertionError(f"the climb does not end: {[rung for rung, _ in path]}")
 
 
-def after(rung: Rung, seen: Evidence) -> Evidence:
+def after(rung: Rung, seen: FenceEvidence) -> FenceEvidence:
     if rung is Rung.KILL:
         return replace(seen, processes=tuple(replace(item, killed=True) for item in seen.processes))
     if rung is Rung.DEATH:
@@ -69,7 +71,7 @@ def after(rung: Rung, seen: Evidence) -> Evidence:
         Rung.CLEAN_UP: "cleaned",
         Rung.AFTER: "followed",
     }[rung]
-    return replace(seen, **{name: Proof.YES})  # type: ignore[arg-type]
+    return replace(seen, **{name: True})  # type: ignore[arg-type]
 
 
 def test_the_order_of_the_climb() -> None:
@@ -92,9 +94,10 @@ def test_the_order_of_the_climb_without_a_pin_and_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "start", [BEGIN, replace(BEGIN, pinned=False), replace(BEGIN, pinned=False, others=Others.NONE)]
+    "start",
+    [BEGIN, replace(BEGIN, pinned=False), replace(BEGIN, pinned=False, others=Others.NONE), ALONE],
 )
-def test_a_killed_daemon_begins_again_where_the_evidence_says(start: Evidence) -> None:
+def test_a_killed_daemon_begins_again_where_the_evidence_says(start: FenceEvidence) -> None:
     path = climb(start)
     for index, (_, seen) in enumerate(path):
         assert climb(seen) == path[index:]
@@ -102,7 +105,7 @@ def test_a_killed_daemon_begins_again_where_the_evidence_says(start: Evidence) -
 
 @given(EVIDENCE, st.floats(0, 1000), st.booleans(), st.sampled_from(HostFence))
 def test_no_rung_is_reached_without_what_comes_before_it(
-    seen: Evidence, waited: float, known: bool, host: HostFence
+    seen: FenceEvidence, waited: float, known: bool, host: HostFence
 ) -> None:
     since = dict.fromkeys(Rung, 0.0) if known else {}
     step = look(seen, since, waited, replace(RESTART, host_fence=host))
@@ -110,9 +113,9 @@ def test_no_rung_is_reached_without_what_comes_before_it(
     if Rung.DEATH in climbed:
         assert seen.dead, "released although not everybody is dead"
     if Rung.RELEASE in climbed or step.rung is Rung.RELEASE:
-        assert seen.drained is Proof.YES, "the shield is dropped while requests are queued"
+        assert seen.drained, "the shield is dropped while requests are queued"
     if step.may_cut:
-        assert not seen.pinned
+        assert not (seen.pinned and seen.copied)
         assert seen.others is not Others.WAITING
         assert seen.dead
     if step.host_fence:
@@ -123,7 +126,7 @@ def test_no_rung_is_reached_without_what_comes_before_it(
 
 @pytest.mark.parametrize("life", [Life.BLOCKED, Life.LEADER_GONE, Life.UNKNOWN, Life.RUNNING])
 def test_only_the_pidfd_says_dead(life: Life) -> None:
-    seen = replace(BEGIN, copied=Proof.YES, processes=(Process("qemu", 10, life, killed=True),), drained=Proof.YES)
+    seen = replace(BEGIN, copied=True, processes=(FencedProcess("qemu", 10, life, killed=True),), drained=True)
     assert look(seen).rung is Rung.DEATH
 
 
@@ -131,12 +134,18 @@ def test_only_the_pidfd_says_dead(life: Life) -> None:
     ("change", "rung", "alarm", "text"),
     [
         ({}, Rung.KILL, True, "could not be copied: its queued writes can land; SIGKILL was not taken"),
-        ({"processes": (Process("qemu", 10, Life.BLOCKED, True),)}, Rung.DEATH, True, "qemu (pid 10) is killed, but"),
-        ({"processes": ()}, Rung.DRAIN, True, "whether requests of its files are still queued is not known"),
-        ({"processes": (), "drained": Proof.NO, "pinned": False}, Rung.CUT, True, "would hurt VMs that still wait"),
-        ({"processes": (), "drained": Proof.YES}, Rung.RELEASE, True, "its descriptors are not closed"),
         (
-            {"processes": (), "drained": Proof.YES, "released": Proof.YES},
+            {"processes": (FencedProcess("qemu", 10, Life.BLOCKED, True),)},
+            Rung.DEATH,
+            True,
+            "qemu (pid 10) is killed, but",
+        ),
+        ({"processes": (), "copied": True}, Rung.DRAIN, True, "requests of its files are still queued"),
+        ({"processes": ()}, Rung.CUT, True, "would hurt VMs that still wait"),
+        ({"processes": (), "drained": False, "pinned": False}, Rung.CUT, True, "would hurt VMs that still wait"),
+        ({"processes": (), "drained": True}, Rung.RELEASE, True, "its descriptors are not closed"),
+        (
+            {"processes": (), "drained": True, "released": True},
             Rung.DONE,
             True,
             "the hypervisor does not confirm that it is off; it could not be started again; the fence is complete",
@@ -149,7 +158,32 @@ def test_when_the_deadline_passes(change: dict[str, object], rung: Rung, alarm: 
     assert text in step.sentence
 
 
+def test_a_copy_that_cannot_be_taken_delays_the_kill_by_its_deadline_and_no_more() -> None:
+    since: dict[Rung, float] = {}
+    first = look(BEGIN, since, 10.0)
+    assert (first.rung, first.alarm) == (Rung.COPY, False)
+    assert look(BEGIN, since, 10.0 + Rungs().copy - 0.01).rung is Rung.COPY
+    late = look(BEGIN, since, 10.0 + Rungs().copy)
+    assert (late.rung, late.alarm, late.host_fence) == (Rung.KILL, True, False)
+    assert late.sentence.startswith("the descriptors that carry its locks could not be copied: its queued writes can")
+    assert look(replace(BEGIN, copied=True), since, 10.0 + Rungs().copy) == look(replace(BEGIN, copied=True))
+
+
+@pytest.mark.parametrize("others", [Others.NONE, Others.JUDGED])
+def test_a_vm_killed_without_its_copies_is_cut_off_as_one_that_was_never_pinned(others: Others) -> None:
+    dead = replace(BEGIN, processes=(), others=others)
+    assert [look(replace(dead, copied=copied), dict.fromkeys(Rung, 0.0), 11.0).rung for copied in (True, False)] == [
+        Rung.DRAIN,
+        Rung.CUT,
+    ]
+
+
+def test_of_a_vm_that_is_pinned_in_part_what_can_be_copied_is_copied() -> None:
+    assert look(replace(BEGIN, pinned=False)).rung is Rung.COPY
+    assert look(replace(BEGIN, pinned=False, copied=True)).rung is Rung.KILL
+
+
 def test_without_a_restart_nothing_is_started() -> None:
-    seen = replace(climb(BEGIN)[-1][1], followed=Proof.NO)
+    seen = replace(climb(BEGIN)[-1][1], followed=False)
     assert look(seen, policy=Policy()).rung is Rung.DONE
     assert look(seen).rung is Rung.AFTER

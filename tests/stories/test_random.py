@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.stories.play import Story
 from vmguard.core.watchdog.events import (
     Act,
     Acted,
+    Adopted,
     Answer,
     Arm,
     Ask,
@@ -27,16 +29,21 @@ from vmguard.core.watchdog.events import (
     Freeze,
     Hint,
     HintKind,
+    Hold,
     LockId,
     LockInfo,
     MountSeen,
     OnAtRisk,
+    OnConflict,
     OnLost,
     Policy,
     Probe,
-    Reclaimed,
+    Rival,
+    RivalMet,
+    StartRefused,
     Thaw,
     Tick,
+    Unhold,
     VmGone,
     VmInfo,
     VmSeen,
@@ -48,6 +55,7 @@ from vmguard.core.watchdog.stance import Stance
 TIMES = 20 if os.environ.get("VMGUARD_LONG") else 1
 MOUNTS = {"nas": 10.0, "san": 30.0}
 PROBLEMS = ["", "", "", "", "EIO", "ETIMEDOUT", "ESTALE"]
+RIVAL = Rival("nas:0", "locked by another host")
 
 
 class Chaos:
@@ -65,6 +73,9 @@ class Chaos:
         self.refused: dict[LockId, int] = {}
         #: when the newest answer "kept" of each lock was asked
         self.kept: dict[LockId, float] = {}
+        #: VMs that nobody but a person may let go on, and those that were told to have a rival
+        self.held: set[str] = set()
+        self.rivalled: set[str] = set()
         #: since when each VM stands still, and which of its locks were at risk then
         self.frozen: dict[str, tuple[float, set[LockId]]] = {}
         self.counters = dict.fromkeys(MOUNTS, 0)
@@ -74,7 +85,7 @@ class Chaos:
     def feed(self, event: Event) -> None:
         effects = self.watch.step(event)
         self.watch.check_invariants()
-        if isinstance(event, VmSeen | Reclaimed):
+        if isinstance(event, VmSeen):
             self.granted = {name: mount.confirmed for name, mount in self.watch.mounts.items()}
         assert self.watch.wake_at() > self.now or not self.watch.vms, f"{event} is due again at once, for ever"
         for effect in effects:
@@ -90,6 +101,15 @@ class Chaos:
             locks = self.watch.vms[effect.vm].info.locks
             at_risk = {lock.id for lock in locks if self.now >= self.end_of_safety(lock.mount)}
             self.frozen.setdefault(effect.vm, (self.now, at_risk))
+        elif isinstance(effect, Hold):
+            assert effect.vm in self.frozen or self.watch.vms[effect.vm].info.frozen, "held, but not frozen"
+            self.held.add(effect.vm)
+        elif isinstance(effect, Unhold):
+            self.held.discard(effect.vm)
+        elif isinstance(effect, Thaw) and effect.vm in self.held:
+            raise AssertionError("thawed after a conflict, and no person said so")
+        elif isinstance(effect, Fence) and effect.cause is Cause.CONFLICT:
+            assert effect.vm in self.rivalled, "fenced over a conflict that it does not have"
         elif isinstance(effect, Thaw) and effect.vm in self.frozen:
             since, at_risk = self.frozen.pop(effect.vm)
             for lock in self.watch.vms[effect.vm].info.locks:
@@ -104,11 +124,17 @@ class Chaos:
         if self.watch.disarmed_why:
             return
         for vm in self.watch.vms.values():
-            careless = vm.info.policy.on_at_risk is OnAtRisk.IGNORE or vm.info.policy.log_only
-            if vm.stance is not Stance.RUNNING or careless or not vm.info.process:
+            policy = vm.info.policy
+            if vm.stance is not Stance.RUNNING or policy.log_only or not vm.info.process:
+                continue
+            stops = policy.on_conflict in (OnConflict.FREEZE, OnConflict.FENCE)
+            assert not (vm.info.rivals and stops), f"{vm.info.id} runs beside a rival"
+            if policy.on_at_risk is OnAtRisk.IGNORE:
                 continue
             for lock in vm.info.locks:
-                assert self.now < self.end_of_safety(lock.mount), f"{vm.info.id} runs"
+                lost = self.watch.mounts[lock.mount].locks[lock.id].lost
+                ignored = lost and policy.on_lost is OnLost.IGNORE
+                assert ignored or self.now < self.end_of_safety(lock.mount), f"{vm.info.id} runs"
 
     def end_of_safety(self, mount: str) -> float:
         confirmed = max(self.confirmed.get(mount, 0.0), self.granted.get(mount, 0.0))
@@ -152,6 +178,8 @@ class Chaos:
         if name in self.watch.vms and self.random.random() < 0.4:
             self.feed(VmGone(self.now, name))
             self.frozen.pop(name, None)
+            self.held.discard(name)
+            self.rivalled.discard(name)
             return
         locks = []
         for mount in self.random.choice([["nas"], ["san"], ["nas", "san"]]):
@@ -161,9 +189,19 @@ class Chaos:
         policy = Policy(
             on_at_risk=self.random.choice(list(OnAtRisk)),
             on_lost=self.random.choice(list(OnLost)),
+            on_conflict=self.random.choice(list(OnConflict)),
+            conflict_grace=self.random.choice([None, 5.0]),
             log_only=self.random.random() < 0.1,
         )
-        self.feed(VmSeen(self.now, VmInfo(name, name, tuple(locks), policy, process=self.random.random() < 0.9)))
+        rivals = (RIVAL,) if self.random.random() < 0.2 else ()
+        (self.rivalled.add if rivals else self.rivalled.discard)(name)
+        process = self.random.random() < 0.9
+        self.feed(VmSeen(self.now, VmInfo(name, name, tuple(locks), policy, process, rivals=rivals)))
+
+    def adopt(self, name: str) -> None:
+        if not self.watch.vms[name].info.rivals:
+            self.held.discard(name)
+        self.feed(Adopted(self.now, name))
 
     def hint(self) -> None:
         mount = self.random.choice(list(MOUNTS))
@@ -184,10 +222,14 @@ class Chaos:
             Arm(self.now, "done"),
             Acted(self.now, name, Act.FREEZE, True),
             Acted(self.now, name, Act.THAW, self.random.random() < 0.5, "no"),
-            Reclaimed(self.now, name, self.random.random() < 0.5, "epochs", self.now - 0.1),
+            RivalMet(self.now, name, RIVAL),
+            StartRefused(self.now, name, "it must not run"),
             MountSeen(self.now, "nas", self.random.choice([10.0, 30.0])),
             MountSeen(self.now, "san", self.random.choice([10.0, 90.0])),
         ]
+        if name in self.watch.vms and self.random.random() < 0.1:
+            self.adopt(name)
+            return
         self.feed(self.random.choice(events))
 
     # -- liveness -----------------------------------------------------------------------------------------------------
@@ -197,7 +239,7 @@ class Chaos:
         self.feed(Arm(self.now, "test"))
         for mount in self.watch.mounts.values():
             for lock_id in list(mount.locks):
-                self.feed(Hint(self.now, mount.name, HintKind.SEEN_LOCKED, "fine", lock_id))
+                self.feed(Hint(self.now, mount.name, HintKind.OTHER, "fine", lock_id))
         until = self.now + seconds
         while self.now < until:
             soon = min(self.now + 1, max(self.now, self.watch.wake_at()))
@@ -207,8 +249,10 @@ class Chaos:
             for vm in list(self.watch.vms.values()):
                 if vm.pending is not None:
                     self.feed(Acted(self.now, vm.info.id, vm.pending, True))
-                if vm.stance is Stance.RECLAIMING:
-                    self.feed(Reclaimed(self.now, vm.info.id, True, "nobody came", self.now))
+                if vm.info.rivals:
+                    self.feed(VmSeen(self.now, replace(vm.info, rivals=())))
+                elif vm.held:
+                    self.adopt(vm.info.id)
             self.feed(Tick(self.now))
 
 

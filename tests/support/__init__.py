@@ -1,4 +1,20 @@
 """Helpers that several tiers of tests share.
 
+daemon_harness      the daemon's parts in the test's own loop, without a daemon
+disk_images         disk images written by hand; starts no process
+fake_qemu           a process that vmguard takes for QEMU; starts in milliseconds
+faulty_libc         an LD_PRELOAD library whose storage calls are slow or fail
+fencer_harness      a real fencer over processes of this machine
 file_guards         guards of files: in any state by events alone, and all events to be played in any order
+guard               a private vmguard: real daemon, hook and commands in one folder
+guarded_guests      lab guests with vmguard and QEMU on them
+libvirt_host        a private libvirtd with QEMU and vmguard in namespaces of its own
+libvirt_operations  what libvirt can do to the files of a running VM, step by step
+migration_peer      private libvirts between which VMs migrate
+namespaces          mount and pid namespaces that end with the test
+processes           processes that end with the test that started them
+qemu_img            disk images made by qemu-img
+source_tree         vmguard's modules, their imports, and circles among them
+supervisor          script: ends a command and all of its descendants
+watched_guests      what the watchdog's scenarios ask of guarded guests
 """

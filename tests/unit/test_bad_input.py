@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.images import image
+from tests.support.disk_images import image
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import Opener, ReadOnlyOpener
 from vmguard.adapters.storage.libvirt_pools import Pools

@@ -50,7 +50,7 @@ def test_without_any_file_the_strict_defaults_are_in_force() -> None:
     settings = config.load([])
     assert settings == config.Config()
     assert (settings.hook.wait, settings.hook.timeout) == (3.0, 20.0)
-    assert settings.hook.daemon_absent is config.Verdict.REFUSE
+    assert settings.hook.daemon_absent is config.PolicyAction.REFUSE
     assert settings.policy.unsafe_mounts == "refuse"
     assert settings.owner_record.enabled is True
 
@@ -296,7 +296,7 @@ def test_a_directory_a_fifo_and_a_device_are_refused_and_nothing_hangs(tmp_path:
 
 
 def test_a_file_of_more_than_a_mebibyte_is_refused(write: Write) -> None:
-    assert problems_of(write(b"#" * (document.MAX_SIZE + 1))) == ["vmguard.yaml:0: : is larger than 1 MiB"]
+    assert problems_of(write(b"#" * (document.MAX_BYTES + 1))) == ["vmguard.yaml:0: : is larger than 1 MiB"]
 
 
 def test_a_path_with_a_nul_is_an_error_like_any_other() -> None:

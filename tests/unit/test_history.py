@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 
-from tests.real.guard import eventually
 from vmguard.adapters.linux.journal import FIELDS, JournalHandler
 from vmguard.cli import history as command
 from vmguard.cli import timing
 from vmguard.cli.output import Output
 from vmguard.core.watchdog.events import Level, Report
 from vmguard.core.watchdog.timing import timeline
-from vmguard.daemon.report.history import FILE, History, Reporter, read
+from vmguard.daemon.report.history import FILE, History, read
 from vmguard.daemon.report.notify_command import Notifier, Wanted, environment
 
 FENCE = Report(
@@ -162,27 +161,6 @@ def test_a_reader_that_hangs_holds_nobody_up_and_is_told_what_it_missed(tmp_path
 
 
 # -- one way out ----------------------------------------------------------------------------------------------------
-
-
-def test_a_report_goes_everywhere_once_with_the_vms_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    notifier = Notifier(lambda: Wanted(f"echo $VMGUARD_EVENT $VMGUARD_VM $VMGUARD_EVIDENCE >> {tmp_path}/told"))
-    reporter = Reporter(History(str(tmp_path)), notifier, lambda vm: {"name": "web", "uuid": vm[-1]})
-    with caplog.at_level(logging.INFO, "vmguard"):
-        reporter(FENCE)
-    assert [line.message for line in caplog.records] == ["VM 'web' is fenced"]
-    [line] = read(str(tmp_path))
-    assert line["fields"]["name"] == "web"
-    assert eventually(lambda: (tmp_path / "told").exists() and (tmp_path / "told").read_text() == "vm.fence web EIO\n")
-
-
-def test_a_command_that_hangs_is_killed_and_the_next_event_still_told(tmp_path: Path) -> None:
-    script = f"echo $VMGUARD_TEXT >> {tmp_path}/told; [ $VMGUARD_TEXT != one ] || sleep 100"
-    notifier = Notifier(lambda: Wanted(script, 0.3))
-    began = time.monotonic()
-    for text in ("one", "two"):
-        notifier.tell(Report(Level.ERROR, "c", text), {})
-    assert time.monotonic() - began < 0.2
-    assert eventually(lambda: (tmp_path / "told").exists() and (tmp_path / "told").read_text() == "one\ntwo\n", 5)
 
 
 def test_small_events_are_not_told_when_they_are_not_wanted(tmp_path: Path) -> None:

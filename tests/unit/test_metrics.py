@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 from vmguard.cli import metrics as command
 from vmguard.cli.main import main
 from vmguard.cli.report import clean
-from vmguard.core.reports.metrics import HELP, Seen, families, text
+from vmguard.core.reports.metrics import HELP, Answers, families, text
 
 Capture = pytest.CaptureFixture[str]
 
@@ -35,16 +34,16 @@ MOUNT = {
     "unsure": 0,
     "lost": 1,
 }
-SEEN = Seen(
-    problem="",
+HISTORY = [{"code": "vm.freeze", "level": "warning"}] * 3 + [{"code": "vm.thaw", "level": "info"}]
+SEEN = Answers.of(
     version="1.2",
-    vms=[vm("web", frozen=True), vm('a "b"\\\n', state="claimed", guard="lost")],
+    status=[vm("web", frozen=True), vm('a "b"\\\n', state="claimed", guard="lost")],
     health={"mounts": [MOUNT], "fences": [{}], "disarmed": {"seconds": 60.0}},
-    history=[{"code": "vm.freeze", "level": "warning"}] * 3 + [{"code": "vm.thaw", "level": "info"}],
+    history=HISTORY,
 )
 
 
-def lines(seen: Seen) -> list[str]:
+def lines(seen: Answers) -> list[str]:
     return [line for line in text(families(seen)).splitlines() if not line.startswith("#")]
 
 
@@ -76,13 +75,13 @@ def test_a_name_of_any_kind_stays_one_label_on_one_line() -> None:
 
 
 def test_without_a_daemon_it_says_so_and_claims_nothing_of_vms() -> None:
-    said = lines(Seen("nobody answers", "", [], {}, SEEN.history))
+    said = lines(Answers.without_daemon("nobody answers", HISTORY))
     assert said[0] == "vmguard_up 0"
     assert {line.partition("{")[0] for line in said[1:]} == {"vmguard_events_total"}
 
 
 def test_a_host_without_a_vm_has_zero_running_ones() -> None:
-    assert 'vmguard_vms{state="running"} 0' in lines(Seen("", "1", [], {"mounts": [], "fences": []}, []))
+    assert 'vmguard_vms{state="running"} 0' in lines(Answers.of("1", [], {"mounts": [], "fences": []}, []))
 
 
 @pytest.fixture
@@ -123,27 +122,6 @@ def test_wrong_arguments_are_told(words: list[str]) -> None:
 
 
 # -- the report -----------------------------------------------------------------------------------------------------
-
-
-def test_a_report_has_its_parts_and_no_secret(config: str, tmp_path: Path, capsys: Capture) -> None:
-    path = tmp_path / "report.tar.gz"
-    assert main(["report", "--config", config, "--output", str(path), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    with tarfile.open(path) as archive:
-        parts = {name.partition("/")[2]: archive.extractfile(name).read().decode() for name in archive.getnames()}  # type: ignore[union-attr]
-    assert set(parts) == set(said["parts"])
-    assert {"version.txt", "config.yaml", "status.json", "doctor.json", "history.jsonl", "proc-locks"} <= set(parts)
-    assert "notify.command: ***" in parts["config.yaml"]
-    assert not any("hunter2" in content for content in parts.values())
-    assert json.loads(parts["doctor.json"])["findings"]
-    assert parts["status.json"].startswith("not to be had: DaemonError"), "a part that is missing says why"
-
-
-def test_a_report_never_overwrites(config: str, tmp_path: Path) -> None:
-    (tmp_path / "there").write_text("mine")
-    assert main(["report", "--config", config, "--output", str(tmp_path / "there")]) == 3
-    assert (tmp_path / "there").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

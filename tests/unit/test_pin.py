@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from vmguard.core.locks.pin import Description, Side, Step, Verb, halves, move, wish
 from vmguard.core.locks.plan import EXCLUSIVE, SHARED
-from vmguard.core.locks.ranges import LIBVIRT_WINDOW, QEMU_WINDOW, WHOLE, Range, covers, held, subtract
+from vmguard.core.locks.ranges import LIBVIRT_RANGE, QEMU_RANGE, WHOLE, Range, covers, held_ranges, subtract
 
-LIBVIRT = held([LIBVIRT_WINDOW, QEMU_WINDOW])
-PIECES = st.sampled_from([LIBVIRT, held([]), held([QEMU_WINDOW])])
+LIBVIRT = held_ranges([LIBVIRT_RANGE, QEMU_RANGE])
+PIECES = st.sampled_from([LIBVIRT, held_ranges([]), held_ranges([QEMU_RANGE])])
 
 
 class Locks:
@@ -47,9 +47,9 @@ def overlaps(pieces: list[Range], piece: Range) -> bool:
 def take(locks: Locks, step: Step) -> None:
     who = str(step.side)
     if step.verb is Verb.LOCK:
-        assert locks.lock(who, step.piece, step.exclusive), f"{step} was refused"
+        assert locks.lock(who, step.byte_range, step.exclusive), f"{step} was refused"
     else:
-        locks.unlock(who, step.piece)
+        locks.unlock(who, step.byte_range)
 
 
 @pytest.mark.parametrize(

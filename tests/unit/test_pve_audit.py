@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from pathlib import Path
-
 import pytest
 
-from tests.pve.place import OTHER, Place
-from vmguard.core.locks.owner_record import Owner, slot
-from vmguard.core.reports.pve_audit import HOOK, Ground, Record, View, audit
+from vmguard.core.reports.pve_audit import HOOK, ClusterView, LastClaim, MountUnder, audit
 from vmguard.core.reports.vm_report import Status
 from vmguard.core.sources.pve_config import parse_config
 from vmguard.core.sources.pve_storage import parse_storages
@@ -20,34 +14,34 @@ DISK = "scsi0: nas:100/vm-100-disk-0.raw\n"
 ENROLLED = f"hookscript: {HOOK}\n"
 
 
-def view(storages: str = NAS, **vms: str) -> View:
+def view(storages: str = NAS, **vms: str) -> ClusterView:
     """VMs by name: v100 is VM 100 on node1, w101 is VM 101 on node2."""
-    made = View(["node1", "node2"], parse_storages(storages.encode()), here="node1")
+    made = ClusterView(["node1", "node2"], parse_storages(storages.encode()), here="node1")
     for name, text in vms.items():
         node = "node1" if name[0] == "v" else "node2"
         made.vms.append((name[1:], node, parse_config(text.encode(), name[1:])))
     return made
 
 
-def kinds(made: View) -> list[str]:
+def kinds(made: ClusterView) -> list[str]:
     return [finding.kind for finding in audit(made)]
 
 
-def mounted(**options: Ground) -> dict[str, Ground]:
-    return {f"/mnt/pve/{name}": ground for name, ground in options.items()}
+def mounted(**options: MountUnder) -> dict[str, MountUnder]:
+    return {f"/mnt/pve/{name}": mount_under for name, mount_under in options.items()}
 
 
-def on(made: View, **grounds: Ground) -> View:
+def on(made: ClusterView, **grounds: MountUnder) -> ClusterView:
     """The same, seen from a node that has these mounted."""
     table = mounted(**grounds)
-    made.ground = lambda path: next(
+    made.mount_under = lambda path: next(
         (found for point, found in table.items() if f"{path}/".startswith(f"{point}/")), None
     )
     return made
 
 
-def nfs(name: str, source: str = "10.0.0.1:/vm", **more: object) -> Ground:
-    return Ground(f"/mnt/pve/{name}", True, source, **more)  # type: ignore[arg-type]
+def nfs(name: str, source: str = "10.0.0.1:/vm", **more: object) -> MountUnder:
+    return MountUnder(f"/mnt/pve/{name}", True, source, **more)  # type: ignore[arg-type]
 
 
 # -- pure ------------------------------------------------------------------------------------------------------------
@@ -70,7 +64,7 @@ def test_a_folder_on_an_nfs_mount_counts_by_what_is_mounted() -> None:
     made = view("dir: nas\n\tpath /mnt/pve/nas\n", v100=DISK)
     assert kinds(made) == []
     assert kinds(on(made, nas=nfs("nas"))) == ["not-enrolled"]
-    assert kinds(on(made, nas=Ground("/mnt/pve/nas", False, "/dev/sda1"))) == []
+    assert kinds(on(made, nas=MountUnder("/mnt/pve/nas", False, "/dev/sda1"))) == []
     absolute = view("", v100="scsi0: /mnt/pve/nas/x.raw\n")
     assert kinds(on(absolute, nas=nfs("nas"))) == ["not-enrolled"]
 
@@ -168,9 +162,9 @@ def test_what_is_mounted_counts_more_than_what_is_configured() -> None:
 def test_a_host_of_another_cluster_has_claimed_there() -> None:
     made = view()
     made.records = [
-        Record("nas", "/x/a", "node2.example", "web", "2026-01-01T00:00:00Z", ""),
-        Record("nas", "/x/b", "stranger", "db", "2026-01-02T00:00:00Z", ""),
-        Record("nas", "/x/c", "stranger", "old", "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"),
+        LastClaim("nas", "/x/a", "node2.example", "web", "2026-01-01T00:00:00Z", ""),
+        LastClaim("nas", "/x/b", "stranger", "db", "2026-01-02T00:00:00Z", ""),
+        LastClaim("nas", "/x/c", "stranger", "old", "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"),
     ]
     (found,) = audit(made)
     assert (found.kind, found.storage) == ("foreign", "nas")
@@ -219,55 +213,3 @@ def test_drives_that_args_hide_and_vms_that_cannot_start() -> None:
 
 
 # -- from a node's files ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
-
-
-@pytest.mark.process
-def test_a_node_tells_of_the_whole_cluster(place: Place) -> None:
-    place.vm("100")
-    place.vm("101", f"hookscript: {HOOK}", node=OTHER)
-    place.vm("102", "scsi0: store:102/link.raw", node=OTHER, disk=False)
-    (place.store / "images/102").mkdir()
-    os.link(place.store / "images/100/vm-100-disk-0.raw", place.store / "images/102/link.raw")
-    records = place.store / "images/100/.vmguard"
-    records.mkdir()
-    owner = Owner(1, host="stranger", vm="web", path="/x/vm-100-disk-0.raw", claimed="2026-01-01T00:00:00Z")
-    (records / "17.owner").write_bytes(slot(owner))
-    place.conf("103").write_bytes(bytes(10))
-    found = place.json("audit")
-    assert found["exit"] == 2
-    assert [(vm["vmid"], vm["node"], vm["enrolled"]) for vm in found["vms"]] == [
-        ("101", OTHER, True),
-        ("102", OTHER, False),
-        ("100", place.name, False),
-    ]
-    assert sorted(finding["kind"] for finding in found["findings"]) == [
-        *("foreign", "not-enrolled", "not-enrolled", "shared-file", "unknown"),
-    ]
-    answer = place.vmguard("audit")
-    assert "CRITICAL: one file, several VMs: VM 100 on" in answer.out
-    assert "3 VMs on 2 nodes, 1 enrolled, 5 findings" in answer.out
-
-
-@pytest.mark.process
-def test_enabled_everywhere_it_has_nothing_to_say(place: Place) -> None:
-    place.vm("100")
-    with place.guard:
-        assert place.json("audit")["status"] == "WARNING"
-        place.vmguard("enable", "proxmox", "--all")
-    answer = place.vmguard("audit")
-    assert (answer.status, answer.out) == (0, "OK: 1 VMs on 2 nodes, 1 enrolled, nothing to complain of\n")
-    (place.snippets / "vmguard").chmod(0o644)
-    assert "is not executable" in place.vmguard("audit").out
-
-
-@pytest.mark.process
-def test_no_cluster_is_said(place: Place) -> None:
-    shutil.rmtree(place.pve / "nodes")
-    answer = place.vmguard("audit")
-    assert answer.status == 3
-    assert "knows no node" in answer.err

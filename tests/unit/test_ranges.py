@@ -4,14 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmguard.core.locks.ranges import (
-    LIBVIRT_WINDOW,
-    QEMU_WINDOW,
-    VIRTLOCKD_WINDOW,
+    LIBVIRT_RANGE,
+    QEMU_RANGE,
+    VIRTLOCKD_RANGE,
     WHOLE,
     Range,
     covers,
     describe,
-    held,
+    held_ranges,
     subtract,
 )
 
@@ -23,15 +23,15 @@ def contains(piece: Range, byte: int) -> bool:
 
 
 def test_a_claim_on_a_libvirt_host_leaves_byte_1_and_qemus_bytes_free() -> None:
-    assert describe(held([LIBVIRT_WINDOW, QEMU_WINDOW])) == "0, 2-99, 300-EOF"
+    assert describe(held_ranges([LIBVIRT_RANGE, QEMU_RANGE])) == "0, 2-99, 300-EOF"
 
 
 def test_with_virtlockd_byte_0_is_free_as_well() -> None:
-    assert describe(held([VIRTLOCKD_WINDOW, LIBVIRT_WINDOW, QEMU_WINDOW])) == "2-99, 300-EOF"
+    assert describe(held_ranges([VIRTLOCKD_RANGE, LIBVIRT_RANGE, QEMU_RANGE])) == "2-99, 300-EOF"
 
 
 def test_without_windows_everything_to_eof_is_held() -> None:
-    assert held([]) == [WHOLE]
+    assert held_ranges([]) == [WHOLE]
     assert describe([WHOLE]) == "0-EOF"
     assert describe([]) == "none"
 
@@ -39,12 +39,12 @@ def test_without_windows_everything_to_eof_is_held() -> None:
 def test_qemus_lock_bytes_lie_in_its_window() -> None:
     for base in (100, 200):
         for permission_bit in range(64):
-            assert contains(QEMU_WINDOW, base + permission_bit)
+            assert contains(QEMU_RANGE, base + permission_bit)
 
 
 @given(st.lists(PIECES, max_size=5))
 def test_every_byte_is_either_held_or_in_a_window(windows: list[Range]) -> None:
-    pieces = held(windows)
+    pieces = held_ranges(windows)
     for byte in [*range(0, 720, 7), 10**12]:
         free = any(contains(window, byte) for window in windows)
         assert any(contains(piece, byte) for piece in pieces) is not free

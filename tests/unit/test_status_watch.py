@@ -12,8 +12,9 @@ import pytest
 
 from vmguard.cli import check, status
 from vmguard.cli.output import Output
-from vmguard.core.reports.vm_report import DiskReport, Verdict, VmReport
-from vmguard.query import lookup
+from vmguard.core.reports.vm_report import DiskReport, DiskStatus, VmReport
+from vmguard.query import ask_daemon
+from vmguard.query.answers import HealthAnswer, VmAnswer
 
 LOCK = {"path": "/srv/vm/web.raw", "mount": "/srv/vm", "verdict": "kept", "evidence": "answered", "kept_age": 0.4}
 WATCH = {"stance": "running", "done": True, "need": "none", "why": "", "lease_age": 0.4, "freeze_in": 7.6,
@@ -37,8 +38,10 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[Any]
     left = list(answers)
     stream = io.StringIO()
 
-    def guarded(places: object) -> tuple[list[Any], str]:
-        return ([VM], left[0]) if isinstance(left[0], str) else ([{**VM, **left[0]}], "")
+    def guarded(places: object) -> tuple[list[VmAnswer], str]:
+        down = isinstance(left[0], str)
+        vm = VmAnswer.from_json(VM if down else {**VM, **left[0]})
+        return [vm], left[0] if down else ""
 
     def sleep(seconds: float) -> None:
         assert 0 < seconds <= 1
@@ -46,8 +49,9 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[Any]
         if not left:
             raise Enough
 
-    monkeypatch.setattr(lookup, "guarded_vms", guarded)
-    monkeypatch.setattr(lookup, "health", lambda places: {"mounts": [MOUNT], "fences": [], "disarmed": None})
+    health = HealthAnswer.from_json({"mounts": [MOUNT], "fences": [], "disarmed": None})
+    monkeypatch.setattr(ask_daemon, "guarded_vms", guarded)
+    monkeypatch.setattr(ask_daemon, "health", lambda places: health)
     monkeypatch.setattr(time, "sleep", sleep)
     parser = argparse.ArgumentParser()
     status.add_arguments(parser)
@@ -85,7 +89,7 @@ def test_a_daemon_that_goes_and_comes_ends_nothing(tmp_path: Path, monkeypatch: 
 )
 def test_check_tells_the_leases_age_the_time_left_and_the_verdict(watch: dict[str, Any], words: list[str]) -> None:
     report = VmReport("web", "1", "libvirt", "running", "guarded here, running", watch=watch)
-    report.disks = [DiskReport("/srv/vm/web.raw", "disk", "exclusive", Verdict.GUARDED_HERE, "locked here")]
+    report.disks = [DiskReport("/srv/vm/web.raw", "disk", "exclusive", DiskStatus.GUARDED_HERE, "locked here")]
     stream = io.StringIO()
     check._print(report, Output(stream))
     for text in words:

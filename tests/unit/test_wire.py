@@ -82,7 +82,7 @@ def test_a_bad_message_is_named_and_its_descriptors_are_closed(data: bytes, comp
 
 def test_a_message_cut_by_the_kernel_is_refused() -> None:
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    left.send(b'{"v":1,"x":"' + b"a" * wire.MAX_MESSAGE + b'"}')
+    left.send(b'{"v":1,"x":"' + b"a" * wire.MAX_MESSAGE_BYTES + b'"}')
     with pytest.raises(WireError, match="cut short"):
         wire.Connection(right).receive()
 
@@ -90,7 +90,7 @@ def test_a_message_cut_by_the_kernel_is_refused() -> None:
 def test_a_message_too_large_is_not_sent() -> None:
     one, _other = wire.pair()
     with pytest.raises(WireError, match="larger"):
-        one.send({"x": "a" * wire.MAX_MESSAGE})
+        one.send({"x": "a" * wire.MAX_MESSAGE_BYTES})
 
 
 def test_a_refusal_arrives_with_its_hint() -> None:

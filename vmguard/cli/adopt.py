@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.reports.vm_report import Status, guard_words, worst
+from vmguard.core.reports.vm_report import Status, worst
 from vmguard.errors import BadInput, VmguardError
-from vmguard.protocol.client import Daemon
-from vmguard.query import lookup
-from vmguard.query.lookup import Places
+from vmguard.query import ask_daemon, reports
+from vmguard.query.answers import AdoptAnswer, FileAnswer
+from vmguard.query.ask_daemon import AdoptRequest
+from vmguard.query.places import Places
+from vmguard.query.wording import guard_words
 
 _STATUS = {
     "adopted": Status.OK,
@@ -33,6 +36,30 @@ _SENTENCES = {
 }
 
 
+@dataclass(frozen=True)
+class _Result:
+    """What became of one VM. ``rivals``: for each of its files who is in the way; None when nobody was asked."""
+
+    answer: AdoptAnswer
+    rivals: Sequence[str | None]
+
+    @property
+    def status(self) -> Status:
+        status = _STATUS[self.answer.result]
+        if any(self.rivals):
+            return Status.CRITICAL
+        weaker = any(file.guard not in (GuardState.PINNED, GuardState.PENDING) for file in self.answer.vm.files)
+        return Status.WARNING if weaker and status is Status.OK else status
+
+    def as_json(self) -> dict[str, object]:
+        vm = self.answer.vm
+        files = [
+            {**file.json, "rival": rival} if rival is not None else file.json
+            for file, rival in zip(vm.files, self.rivals, strict=True)
+        ]
+        return {**vm.json, "files": files, "status": self.status.name}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("vms", metavar="VM", nargs="*", help="a VM's name or uuid")
     parser.add_argument("--all", action="store_true", help="every VM that runs on this host")
@@ -44,57 +71,45 @@ def run(args: argparse.Namespace, out: Output) -> int:
     if not (args.vms or args.all or args.pid):
         raise BadInput("no VM given", "vmguard adopt --all --dry-run shows what runs unguarded on this host")
     where = places.of(args)
-    seconds = 10.0 if args.timeout is None else args.timeout
-    wanted = {"names": args.vms, "all": args.all, "pid": args.pid, "dry_run": args.dry_run, "seconds": seconds}
-    with Daemon(where.run_dir, seconds + 5.0) as daemon:
-        results = daemon.adopt(wanted)
-    for result in results:
-        _ask_about(result, where)
-        result["status"] = _status(result).name
-    status = worst([Status[result["status"]] for result in results]) if results else Status.OK
+    request = AdoptRequest(tuple(args.vms), args.all, args.pid, args.dry_run, where.timeout)
+    answers = ask_daemon.adopt(where.run_dir, request)
+    results = [_Result(answer, [_rival(answer, file, where) for file in answer.vm.files]) for answer in answers]
+    status = worst([result.status for result in results]) if results else Status.OK
     if args.json:
-        out.json({"schema": 1, "status": status.name, "dry_run": args.dry_run, "vms": results})
+        vms = [result.as_json() for result in results]
+        out.json({"schema": 1, "status": status.name, "dry_run": args.dry_run, "vms": vms})
     else:
         _print(results, out)
     return status
 
 
-def _status(result: dict[str, Any]) -> Status:
-    status = _STATUS[result["result"]]
-    if any(file.get("rival") for file in result["files"]):
-        return Status.CRITICAL
-    weaker = any(file["guard"] not in (GuardState.PINNED, GuardState.PENDING) for file in result["files"])
-    return Status.WARNING if weaker and status is Status.OK else status
+def _rival(answer: AdoptAnswer, file: FileAnswer, where: Places) -> str | None:
+    """Say who is in the way of a file's lock: empty when nobody is, None when that was not asked.
+
+    Asks the share, in a bounded child: after a conflict always, in a dry run for each exclusive file.
+    """
+    if not file.conflict and (answer.result != "would-adopt" or file.mode != EXCLUSIVE):
+        return None
+    try:
+        return reports.elsewhere(file, where) or file.conflict
+    except VmguardError as problem:
+        return problem.message if file.conflict else ""
 
 
-def _ask_about(result: dict[str, Any], where: Places) -> None:
-    """Who is in the way: of a conflict always, in a dry run of each file. Asks the share, in a bounded child."""
-    for file in result["files"]:
-        if not file["conflict"] and result["result"] != "would-adopt":
-            continue
-        if file["mode"] != EXCLUSIVE and not file["conflict"]:
-            continue
-        try:
-            found = lookup.elsewhere(file, where)
-        except VmguardError as problem:
-            file["rival"] = problem.message if file["conflict"] else ""
-            continue
-        file["rival"] = found or file["conflict"]
-
-
-def _print(results: list[dict[str, Any]], out: Output) -> None:
+def _print(results: Sequence[_Result], out: Output) -> None:
     if not results:
         out.line("no QEMU runs on this host")
-    for result in sorted(results, key=lambda result: str(result["name"])):
-        who = f"VM '{result['name']}'" + (f" (pid {result['pid']})" if result["pid"] else "")
-        out.status(result["status"], f"{who}: {_SENTENCES.get(result['result'], result['why'])}")
-        for file in result["files"]:
-            out.line(f"  {file['role']} {file['path']}")
-            if result["result"] != "would-adopt":
+    for result in sorted(results, key=lambda result: result.answer.vm.name):
+        vm, word = result.answer.vm, result.answer.result
+        who = f"VM '{vm.name}'" + (f" (pid {vm.pid})" if vm.pid else "")
+        out.status(result.status.name, f"{who}: {_SENTENCES.get(word, vm.why)}")
+        for file, rival in zip(vm.files, result.rivals, strict=True):
+            out.line(f"  {file.role} {file.path}")
+            if word != "would-adopt":
                 out.line(f"      {guard_words(file)}")
-            elif not file.get("rival"):
-                out.line(f"      would get its {file['mode']} lock")
-            if file.get("rival"):
-                out.line(f"      {file['rival']}")
-        if result.get("stopped"):
-            out.line(f"      it is frozen; end one of the two, then: vmguard adopt {result['name']}")
+            elif not rival:
+                out.line(f"      would get its {file.mode} lock")
+            if rival:
+                out.line(f"      {rival}")
+        if vm.stopped:
+            out.line(f"      it is frozen; end one of the two, then: vmguard adopt {vm.name}")

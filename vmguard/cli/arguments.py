@@ -1,4 +1,4 @@
-"""Values of options that several commands have: read for argparse, which tells people what is wrong with them."""
+"""Types of option values for argparse, which reports what is wrong with a value."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vmguard.config.values import parse_duration
 
 
 def duration(least: float = 0.0) -> Callable[[str], float]:
-    """A type for argparse: seconds, written such as 30s or 5m; at least ``least``, or more than nothing."""
+    """Return an argparse type that reads 30s or 5m as seconds: at least ``least``, or else more than 0."""
 
     def read(text: str) -> float:
         try:

@@ -1,4 +1,4 @@
-"""``vmguard audit``: what the guard of a Proxmox cluster misses, from one of its nodes or through its API."""
+"""``vmguard audit``: what the guard of a Proxmox cluster misses, seen from one of its nodes or through its API."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from vmguard.adapters.proxmox import api as proxmox_api
 from vmguard.adapters.proxmox import cluster_view, snippets
 from vmguard.cli.output import Output
 from vmguard.config import load
-from vmguard.core.reports.pve_audit import HOOK, Finding, View, audit
+from vmguard.core.reports.pve_audit import HOOK, AuditFinding, ClusterView, audit
 from vmguard.core.reports.vm_report import Status, worst
 from vmguard.core.sources.pve_config import parse_config
 from vmguard.core.sources.pve_storage import parse_storages
 from vmguard.errors import BadInput, VmguardError
 
-#: seconds: a node's shares, a cluster's API
-_SHARES, _API = 10.0, 30.0
+_SHARES_TIMEOUT_S = 10.0
+_API_TIMEOUT_S = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     else:
         folder = config.owner_record.directory if config.owner_record.enabled else ""
         hook = snippets.place(config.proxmox.snippets_dir)
-        view = cluster_view.view(config.proxmox.config_dir, folder, hook, args.timeout or _SHARES)
+        view = cluster_view.view(config.proxmox.config_dir, folder, hook, args.timeout or _SHARES_TIMEOUT_S)
     findings = audit(view)
     status = worst([finding.status for finding in findings]) if findings else Status.OK
     if args.json:
@@ -44,8 +44,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
     return status
 
 
-def _through_api(args: argparse.Namespace) -> View:
-    """Raises VmguardError."""
+def _through_api(args: argparse.Namespace) -> ClusterView:
+    """Ask a cluster's API. Raises VmguardError."""
     if not args.token or not args.token_file:
         raise BadInput("--api needs --token and --token-file", "pveum user token add USER@REALM NAME --privsep 1")
     try:
@@ -54,24 +54,24 @@ def _through_api(args: argparse.Namespace) -> View:
     except (OSError, UnicodeDecodeError) as problem:
         raise BadInput(f"cannot read the token's secret from {args.token_file!r}: {problem}") from problem
     access = proxmox_api.Access(args.api, args.token, secret, args.ca_file or "")
-    answer = proxmox_api.ask(access, args.timeout or _API)
-    view = View(answer.nodes, parse_storages(answer.storage_cfg.encode(errors="surrogateescape")))
+    answer = proxmox_api.ask(access, args.timeout or _API_TIMEOUT_S)
+    view = ClusterView(answer.nodes, parse_storages(answer.storage_cfg.encode(errors="surrogateescape")))
     for vmid, node, text in answer.vms:
         try:
             view.vms.append((vmid, node, parse_config(text.encode(errors="surrogateescape"), vmid)))
         except VmguardError as problem:
-            view.problems.append(Finding("unknown", Status.UNKNOWN, problem.message, problem.hint, vmid, node))
+            view.problems.append(AuditFinding("unknown", Status.UNKNOWN, problem.message, problem.hint, vmid, node))
     for vmid, node, why in answer.missing:
         text = f"VM {vmid} on {node} could not be looked at: {why}"
-        view.problems.append(Finding("unknown", Status.UNKNOWN, text, "", vmid, node))
+        view.problems.append(AuditFinding("unknown", Status.UNKNOWN, text, "", vmid, node))
     if not answer.vms and not answer.missing:
         text = f"the token {args.token} sees no VM at all: the API leaves out, without a word, what it has no right to"
         hint = f"pveum acl modify / --tokens '{args.token}' --roles PVEAuditor"
-        view.problems.append(Finding("unknown", Status.UNKNOWN, text, hint))
+        view.problems.append(AuditFinding("unknown", Status.UNKNOWN, text, hint))
     return view
 
 
-def _as_json(view: View, findings: list[Finding], status: Status, api: str) -> dict[str, object]:
+def _as_json(view: ClusterView, findings: list[AuditFinding], status: Status, api: str) -> dict[str, object]:
     vms = [
         {"vmid": vmid, "node": node, "name": config.name, "enrolled": config.options.get("hookscript", "") == HOOK}
         for vmid, node, config in view.vms
@@ -86,7 +86,7 @@ def _as_json(view: View, findings: list[Finding], status: Status, api: str) -> d
     }
 
 
-def _print(view: View, findings: list[Finding], out: Output) -> None:
+def _print(view: ClusterView, findings: list[AuditFinding], out: Output) -> None:
     for finding in findings:
         out.status(finding.status.name, finding.text)
         if finding.todo:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import VmReport
-from vmguard.query import lookup
+from vmguard.query import reports
+from vmguard.query.answers import LockAnswer, WatchAnswer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    report = lookup.check(args.vm, places.of(args))
+    report = reports.check(args.vm, places.of(args))
     if args.json:
         out.json(report.as_json())
     else:
@@ -26,18 +26,18 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 def _print(report: VmReport, out: Output) -> None:
     out.status(report.status.name, f"VM '{report.name}' ({report.uuid}): {report.summary}")
-    verdicts = {}
+    locks = {}
     if report.watch is not None:
-        watch = report.watch
-        out.line(f"  {_lease(watch['lease_age'], watch['freeze_in'])}")
-        if watch["need"] != "none" or watch["fence"]:
-            out.line(f"  {watch['stance']}: {watch['fence'] or watch['why']}")
-        verdicts = {lock["path"]: lock for lock in watch["locks"]}
+        watch = WatchAnswer.from_json(report.watch)
+        out.line(f"  {_lease(watch.lease_age, watch.freeze_in)}")
+        if watch.need != "none" or watch.fence:
+            out.line(f"  {watch.stance}: {watch.fence or watch.why}")
+        locks = {lock.path: lock for lock in watch.locks}
     for disk in report.disks:
         out.line(f"  {disk.role or 'disks'} {disk.path}".rstrip())
         out.line(f"      {disk.text}")
-        if disk.path in verdicts:
-            out.line(f"      {_verdict(verdicts[disk.path])}")
+        if disk.path in locks:
+            out.line(f"      {_verdict(locks[disk.path])}")
         if disk.todo:
             out.line(f"      do now: {disk.todo}")
     for item in report.unguarded:
@@ -54,6 +54,6 @@ def _lease(age: float | None, left: float | None) -> str:
     return f"lease confirmed {age:.1f} s ago; {left:.1f} s until the VM is frozen if the server is silent from now on"
 
 
-def _verdict(lock: dict[str, Any]) -> str:
-    age = f", {lock['kept_age']:.1f} s ago" if lock["kept_age"] is not None else ""
-    return f"verdict {lock['verdict'].upper()}{age}: {lock['evidence'] or 'not asked yet'}"
+def _verdict(lock: LockAnswer) -> str:
+    age = f", {lock.kept_age:.1f} s ago" if lock.kept_age is not None else ""
+    return f"verdict {lock.verdict.upper()}{age}: {lock.evidence or 'not asked yet'}"

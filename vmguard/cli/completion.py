@@ -1,4 +1,4 @@
-"""``vmguard completion bash|names``: a shell's completion, made from the commands themselves; and the VMs it offers."""
+"""``vmguard completion bash|names``: bash's completion, made from the commands' own parsers; and the VMs it offers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.cli import main, places
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import Status
-from vmguard.query.lookup import Places
+from vmguard.query.places import Places
 
 _HEAD = """\
 # bash completion of vmguard; made by: vmguard completion bash
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 
 def known_names(where: Places) -> list[str]:
-    """Names and ids of all VMs that this host knows of: from files of this host alone, so it never waits."""
+    """Return the names and ids of all VMs that this host knows: from its own files alone, so it never waits."""
     found = set()
     for path in _below(os.path.join(where.run_dir, "vms"), ".json"):
         vm = statefile.read(path) or {}
@@ -92,7 +92,7 @@ def _below(folder: str, suffix: str) -> list[str]:
 
 
 def bash() -> str:
-    """The whole script."""
+    """Return the whole script."""
     parsers = main.all_parsers()
     lines = [f'        "") words="{" ".join(parsers)} help" ;;']
     for name, parser in parsers.items():
@@ -102,7 +102,7 @@ def bash() -> str:
 
 
 def _case(parser: argparse.ArgumentParser) -> str:
-    """What may follow this command: its options, fixed words, VMs or files."""
+    """Return what may follow a command, as assignments of the script: options, fixed words, VMs, files."""
     options = [option for action in parser._actions for option in action.option_strings]
     said = [f'options="{" ".join(options)}"']
     for action in parser._actions:

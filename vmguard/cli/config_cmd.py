@@ -1,9 +1,8 @@
-"""``vmguard config check|show|example``: is the configuration right, what is in force, what can be set."""
+"""``vmguard config check|show|example``: is the configuration valid, what is in force, what can be set."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from vmguard import config
 from vmguard.cli.output import Output
@@ -71,7 +70,7 @@ def _show(args: argparse.Namespace, out: Output) -> int:
     return Status.OK
 
 
-def _as_json(row: config.Setting, value: Any, origin: str) -> dict[str, Any]:
+def _as_json(row: config.Setting, value: object, origin: str) -> dict[str, object]:
     return {"value": value, "text": row.kind.show(value), "default": row.default, "set_in": origin}
 
 

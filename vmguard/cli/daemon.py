@@ -1,4 +1,4 @@
-"""``vmguard daemon``: holds the locks, follows the processes. Started by systemd; in the foreground otherwise."""
+"""``vmguard daemon``: runs the daemon in the foreground. systemd starts it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vmguard.cli.output import Output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No arguments of its own: everything is in the configuration."""
+    """Add nothing: everything is in the configuration."""
 
 
 def run(args: argparse.Namespace, out: Output) -> int:

@@ -1,4 +1,4 @@
-"""``vmguard disable HYPERVISOR``: takes back what enable did, and nothing else. Running VMs stay guarded."""
+"""``vmguard disable HYPERVISOR``: undoes what enable did, and nothing else. Running VMs stay guarded."""
 
 from __future__ import annotations
 

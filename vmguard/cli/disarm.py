@@ -1,4 +1,4 @@
-"""``vmguard disarm --for 30m --reason TEXT``: for a while the watchdog reports only. Ends by itself."""
+"""``vmguard disarm --for 30m --reason TEXT``: the watchdog only reports for a while. It arms itself again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vmguard.cli.arguments import duration
 from vmguard.cli.output import Output
 from vmguard.config import format_duration
 from vmguard.core.reports.vm_report import Status
-from vmguard.protocol.client import Daemon
+from vmguard.query.ask_daemon import DaemonQuery
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,21 +22,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    with Daemon(places.of(args).run_dir) as daemon:
+    with DaemonQuery(places.of(args).run_dir) as daemon:
         answer = daemon.disarm(args.seconds, args.reason, who())
     if args.json:
-        out.json({"schema": 1, "disarmed": answer["disarmed"], "survives_restart": answer["survives_restart"]})
+        disarmed = answer.disarmed.json if answer.disarmed is not None else None
+        out.json({"schema": 1, "disarmed": disarmed, "survives_restart": answer.survives_restart})
         return Status.WARNING
     length = format_duration(args.seconds)
     out.status("WARNING", f"disarmed for {length}: no VM of this host is frozen or fenced; locks are held all the same")
     out.line("  VMs that are frozen now stay so until their locks are proven; to end it early: vmguard arm")
-    if not answer["survives_restart"]:
+    if not answer.survives_restart:
         out.warn("this could not be written down: a restart of the daemon will arm it again")
     return Status.WARNING
 
 
 def who() -> str:
-    """The person, for the history: also behind sudo."""
+    """Return the user at the terminal, for the history; behind sudo the one that called it."""
     name = os.environ.get("SUDO_USER") or ""
     if name:
         return name

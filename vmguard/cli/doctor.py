@@ -14,10 +14,10 @@ from vmguard.doctor import look_host, look_mount, mend
 from vmguard.doctor.examine import Wanted, by_level, examine
 from vmguard.doctor.finding import Finding, Level, status_of
 from vmguard.errors import BadInput, VmguardError
-from vmguard.query.lookup import Places
+from vmguard.query.places import Places
 
-#: seconds that a storage gets to answer
-_PATIENCE = 5.0
+#: how long a storage may take to answer, unless --timeout says otherwise
+_STORAGE_TIMEOUT_S = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     if args.fix:
         return _fix(args, out)
     config, where = _config(args)
-    seconds = _PATIENCE if args.timeout is None else args.timeout
+    seconds = _STORAGE_TIMEOUT_S if args.timeout is None else args.timeout
     where = dataclasses.replace(where, timeout=seconds)
     wanted = Wanted(args.subject, seconds, not args.no_proof, args.config)
     findings = examine(config, where, wanted)
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 
 def _config(args: argparse.Namespace) -> tuple[Config, Places]:
-    """The configuration; a wrong one is a finding, and the rest is examined with the defaults."""
+    """Return the configuration and the places; the defaults when it is invalid, which is a finding of its own."""
     try:
         return load(args.config), places.of(args)
     except BadConfig:

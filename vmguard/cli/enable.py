@@ -1,4 +1,4 @@
-"""``vmguard enable HYPERVISOR``: from now on each start is guarded. Twice is as good as once; it can be undone."""
+"""``vmguard enable HYPERVISOR``: from now on each start is guarded. Idempotent; ``disable`` undoes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vmguard.cli import enroll
 from vmguard.cli.output import Output
 from vmguard.errors import BadInput
 
-#: what can be enabled, and the module that does it: ``enable(args, out)``, ``disable(args, out)``
+#: hypervisor -> module with ``enable(args, out)`` and ``disable(args, out)``
 HYPERVISORS = {"libvirt": "vmguard.cli.enable_libvirt", "proxmox": "vmguard.cli.enroll"}
 
 
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 
 def module(args: argparse.Namespace) -> Any:
-    """Raises BadInput when the options are another hypervisor's."""
+    """Return the hypervisor's module. Raises BadInput when an option belongs to another hypervisor."""
     if args.hypervisor != "proxmox" and enroll.chosen(args):
         raise BadInput("--vmid, --storage, --all and --hook-only belong to proxmox", "libvirt has one hook for all VMs")
     return importlib.import_module(HYPERVISORS[args.hypervisor])

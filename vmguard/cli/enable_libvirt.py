@@ -1,33 +1,36 @@
 """``vmguard enable libvirt`` and ``vmguard disable libvirt``: the hook, and the proof of what libvirt does with it.
 
-What enable did stands in the hook itself, in its last line, so that disable can undo it exactly and no record of it
-can be lost or go stale.
+What enable did is recorded in the hook's own last line, so disable can undo it exactly, and the record cannot get lost
+or go stale.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import time
 from collections.abc import Callable
-from typing import Any
 
 from vmguard.adapters.libvirt import hook_file as libvirt_hook
 from vmguard.adapters.libvirt.hook_file import CALLED, NOT_CALLED, UNKNOWN, Proof
-from vmguard.cli import hook_script
+from vmguard.cli import hook_script, places
 from vmguard.cli.output import Output
 from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps, daemon_runs
 from vmguard.config import load
 from vmguard.errors import BadInput, DaemonError, VmguardError
-from vmguard.protocol.client import Daemon
+from vmguard.query import ask_daemon
+from vmguard.query.ask_daemon import AdoptRequest, DaemonQuery
 
-#: the hook's last line, and behind it the folders that were made for it
+#: the hook's last line; the folders that were made for it follow
 _TRAILER = '# Put here by "vmguard enable libvirt"; folders made for it: '
-#: seconds in which libvirt must have read its hooks again after SIGHUP
-_RELOAD = 10.0
+#: after SIGHUP libvirt must have read its hooks again within this time
+_RELOAD_TIMEOUT_S = 10.0
+_PROOF_INTERVAL_S = 0.2
 
 
 def enable(args: argparse.Namespace, out: Output) -> int:
+    """Install the hook and prove that libvirt calls it; return the exit status."""
     config = load(args.config)
     steps = Steps("enable", "libvirt", args.dry_run, out)
     if libvirt_hook.version() is None:
@@ -44,6 +47,7 @@ def enable(args: argparse.Namespace, out: Output) -> int:
 
 
 def disable(args: argparse.Namespace, out: Output) -> int:
+    """Remove the hook and prove that libvirt calls it no longer; return the exit status."""
     config = load(args.config)
     steps = Steps("disable", "libvirt", args.dry_run, out)
     found = libvirt_hook.installed(config.libvirt.hooks_dir)
@@ -57,14 +61,11 @@ def disable(args: argparse.Namespace, out: Output) -> int:
     return steps.end()
 
 
-# -- the daemon -----------------------------------------------------------------------------------------------------
-
-
 # -- the hook -------------------------------------------------------------------------------------------------------
 
 
 def _place(hooks_dir: str) -> str:
-    """Where our hook belongs on this host. Raises VmguardError where another hook has the only place."""
+    """Return where our hook belongs on this host. Raises VmguardError when another hook occupies the only place."""
     ours = libvirt_hook.installed(hooks_dir)
     if len(ours) > 1:
         raise VmguardError(
@@ -88,7 +89,7 @@ def _place(hooks_dir: str) -> str:
 
 
 def _install(path: str, dry_run: bool, steps: Steps) -> bool:
-    """Whether anything had to change."""
+    """Install or update the hook; return whether anything had to change."""
     there = libvirt_hook.content(path)
     missing = _missing_folders(os.path.dirname(path))
     made = missing or _made(there)
@@ -119,7 +120,7 @@ def _missing_folders(folder: str) -> list[str]:
 
 
 def _made(there: bytes) -> list[str]:
-    """The folders that the enable of a hook had to make, by its own last line."""
+    """Return the folders that enable made for a hook, from the hook's last line."""
     _, mark, tail = there.decode(errors="replace").rpartition(_TRAILER)
     return [word for word in tail.split() if mark and word.startswith("/")]
 
@@ -139,7 +140,7 @@ def _remove(path: str, dry_run: bool, steps: Steps) -> None:
 
 
 def _rmdir(folder: str) -> bool:
-    """Only a folder that enable made, and only when nobody has put anything there since."""
+    """Remove a folder that enable made, unless somebody has put something there since; return whether it is gone."""
     try:
         os.rmdir(folder)
     except OSError:
@@ -157,7 +158,7 @@ _SENTENCES = {
 
 
 def _make_seen(wanted: str, changed: bool, dry_run: bool, steps: Steps) -> None:
-    """Have libvirt read its hooks again where that is needed, and prove what it does then."""
+    """Have libvirt read its hooks again if needed, and prove what it does with them."""
     if dry_run:
         if changed:
             names = ", ".join(f"{name} (pid {pid})" for pid, name in libvirt_hook.running().items())
@@ -179,30 +180,27 @@ def _make_seen(wanted: str, changed: bool, dry_run: bool, steps: Steps) -> None:
 
 
 def _until(wanted: str, prove: Callable[[], Proof]) -> Proof:
-    deadline = time.monotonic() + _RELOAD
+    deadline = time.monotonic() + _RELOAD_TIMEOUT_S
     while True:
         proof = prove()
         if proof.answer in (wanted, UNKNOWN) or time.monotonic() > deadline:
             return proof
-        time.sleep(0.2)
+        time.sleep(_PROOF_INTERVAL_S)
 
 
-# -- VMs that run ---------------------------------------------------------------------------------------------------
+# -- running VMs ----------------------------------------------------------------------------------------------------
 
 
 def _running_vms(run_dir: str, args: argparse.Namespace, steps: Steps) -> None:
-    """VMs that were started before: they need no restart, only to be adopted."""
-    seconds = 10.0 if args.timeout is None else args.timeout
-    wanted: dict[str, Any] = {"names": [], "all": True, "pid": 0, "dry_run": True, "seconds": seconds}
-    with Daemon(run_dir, seconds + 5.0) as daemon:
-        unguarded = [vm for vm in daemon.adopt(wanted) if vm["result"] == "would-adopt"]
-    names = ", ".join(f"'{vm['name']}'" for vm in unguarded)
+    """Report the VMs that run unguarded, and adopt them on request: they need no restart."""
+    request = AdoptRequest(everything=True, dry_run=True, seconds=places.timeout_of(args))
+    unguarded = [answer.vm for answer in ask_daemon.adopt(run_dir, request) if answer.result == "would-adopt"]
+    names = ", ".join(f"'{vm.name}'" for vm in unguarded)
     if not unguarded:
         steps.add("vms", ALREADY, "no VM runs unguarded on this host")
     elif args.adopt and not args.dry_run:
-        with Daemon(run_dir, seconds + 5.0) as daemon:
-            results = {vm["name"]: vm for vm in daemon.adopt({**wanted, "dry_run": False})}
-        left = [name for name, vm in results.items() if vm["result"] in ("conflict", "pending")]
+        answers = ask_daemon.adopt(run_dir, dataclasses.replace(request, dry_run=False))
+        left = [answer.vm.name for answer in answers if answer.has_no_lock]
         steps.add("vms", FAILED if left else DONE, f"adopted: {names}" + (f"; not: {', '.join(left)}" if left else ""))
     else:
         steps.add(
@@ -214,8 +212,8 @@ def _running_vms(run_dir: str, args: argparse.Namespace, steps: Steps) -> None:
 
 def _still_guarded(run_dir: str, steps: Steps) -> None:
     try:
-        with Daemon(run_dir) as daemon:
-            names = [vm["name"] for vm in daemon.status()]
+        with DaemonQuery(run_dir) as daemon:
+            names = [vm.name for vm in daemon.guarded_vms()]
     except DaemonError:
         return
     if names:

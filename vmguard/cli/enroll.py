@@ -1,8 +1,8 @@
 """``vmguard enable proxmox`` and ``vmguard disable proxmox``: which VMs ask vmguard before they start.
 
-A VM has one hookscript. One that it had before is run behind ours, in each phase (vmguard.cfg remembers which): it is
-written down BEFORE the VM's configuration changes and forgotten AFTER that has changed back, so whatever happens in
-between, it is not lost. Each VM is done whole or not at all; only its own node can do it, and only root there.
+A VM has one hookscript. The one that it had before runs after ours in each phase; vmguard.cfg remembers it. It is
+recorded BEFORE the VM's configuration changes and forgotten AFTER the configuration has changed back, so it survives
+whatever happens in between. Each VM is changed entirely or not at all, and only by root on its own node.
 """
 
 from __future__ import annotations
@@ -27,15 +27,19 @@ from vmguard.core.sources.pve_config import VmConfig, parse_config
 from vmguard.core.sources.pve_plan import plan_vm
 from vmguard.core.sources.pve_storage import Storages, parse_volume
 from vmguard.errors import BadInput, VmguardError
-from vmguard.protocol.client import Daemon
+from vmguard.query import ask_daemon
+from vmguard.query.ask_daemon import AdoptRequest
+from vmguard.query.lookup import unknown_to_cluster
 
 
 @dataclass(frozen=True)
 class _Vm:
+    """A VM of the cluster, as its configuration is now."""
+
     vmid: str
     node: str
     config: VmConfig
-    #: of its file, as Proxmox makes it (sha1): a change by somebody else in between is refused then
+    #: sha1 of its file, as Proxmox computes it: with it, ``qm set`` refuses if somebody else changed the file meanwhile
     digest: str
 
     @property
@@ -48,7 +52,7 @@ class _Vm:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of Proxmox alone."""
+    """Add the options of Proxmox VE."""
     group = parser.add_argument_group("on Proxmox VE")
     group.add_argument("--vmid", action="append", default=[], metavar="N", help="this VM; may be repeated")
     group.add_argument("--storage", action="append", default=[], metavar="S", help="the VMs with a disk on it")
@@ -57,11 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen(args: argparse.Namespace) -> bool:
-    """Whether any of them was given."""
+    """Return whether any option of Proxmox VE was given."""
     return bool(args.vmid or args.storage or args.all or args.hook_only)
 
 
 def enable(args: argparse.Namespace, out: Output) -> int:
+    """Install the hookscript and set it for the VMs that the options select; return the exit status."""
     config = load(args.config)
     steps = Steps("enable", "proxmox", args.dry_run, out)
     cluster = _Cluster(config.proxmox.config_dir)
@@ -80,6 +85,7 @@ def enable(args: argparse.Namespace, out: Output) -> int:
 
 
 def disable(args: argparse.Namespace, out: Output) -> int:
+    """Give the VMs that the options select their own hookscripts back; return the exit status."""
     config = load(args.config)
     steps = Steps("disable", "proxmox", args.dry_run, out)
     cluster = _Cluster(config.proxmox.config_dir)
@@ -100,7 +106,7 @@ class _Cluster:
     """The cluster's files, as they are now."""
 
     def __init__(self, config_dir: str) -> None:
-        """Raises VmguardError."""
+        """Read the files. Raises VmguardError when that fails, or this host is no node of the cluster."""
         self.dir = config_dir
         self.node = proxmox_host.node_name()
         self.nodes = proxmox_host.nodes(config_dir)
@@ -116,10 +122,10 @@ class _Cluster:
         return chained_hookscripts.read(self.dir)
 
     def vm(self, vmid: str) -> _Vm:
-        """Raises VmguardError."""
+        """Read one VM. Raises VmguardError when there is none, or its configuration cannot be read."""
         node = self.owners.get(vmid)
         if node is None:
-            raise BadInput(f"this cluster has no VM {vmid!r}", "qm list shows those of this node")
+            raise unknown_to_cluster(vmid)
         data = proxmox_host.contents(proxmox_host.config_path(self.dir, vmid, node), f"VM {vmid}")
         return _Vm(vmid, node, parse_config(data, vmid), hashlib.sha1(data, usedforsecurity=False).hexdigest())
 
@@ -127,11 +133,11 @@ class _Cluster:
         for vmid in self.owners:
             try:
                 yield self.vm(vmid)
-            except VmguardError as problem:  # destroyed just now, or no configuration at all: the others go on
+            except VmguardError as problem:  # destroyed just now, or an invalid file: go on with the others
                 self.unreadable[vmid] = problem.message
 
     def choose(self, args: argparse.Namespace, enrolled: bool = False) -> list[_Vm]:
-        """The VMs that are meant, on whatever node. Raises VmguardError before anything is done."""
+        """Return the VMs that the options select, on all nodes. Raises VmguardError before anything is changed."""
         if not chosen(args):
             raise BadInput("no VM given", "--all, --storage S or --vmid N; with --dry-run nothing is changed")
         for storage in args.storage:
@@ -152,11 +158,11 @@ class _Cluster:
 
 def _writes_on_shares(vm: _Vm, storages: Storages) -> bool:
     if vm.config.is_template:
-        return True  # its clones' base: nobody may write to it while they run
+        return True  # base of its clones: nobody may write to it while they run
     try:
         planned = plan_vm(vm.config, storages, vm.node)
     except VmguardError:
-        return True  # it cannot start as it is; once it can, it shall be guarded
+        return True  # it cannot start now; once it can, it must be guarded
     return any(mode == EXCLUSIVE for _, mode in guarded_files(planned, grounds()))
 
 
@@ -164,7 +170,7 @@ def _writes_on_shares(vm: _Vm, storages: Storages) -> bool:
 
 
 def _install(folder: str, storages: Storages, steps: Steps) -> None:
-    """The hookscript where Proxmox looks for ``local:snippets/vmguard``. Raises VmguardError."""
+    """Install the hookscript where Proxmox looks for ``local:snippets/vmguard``. Raises VmguardError."""
     wanted = storages.by_id["local"].folder("snippets")
     if folder != wanted and "content-dirs" in storages.by_id["local"].options:
         raise BadInput(f"the snippets of storage 'local' are in {wanted}", f"set proxmox.snippets_dir to {wanted}")
@@ -189,7 +195,7 @@ def _install(folder: str, storages: Storages, steps: Steps) -> None:
 
 
 def _uninstall(folder: str, cluster: _Cluster, steps: Steps) -> None:
-    """Only when no configuration of the cluster names it any more: any of these VMs may come to this node."""
+    """Remove the hookscript if no configuration of the cluster names it: each of those VMs may migrate to this node."""
     path = snippets.place(folder)
     if snippets.what_is_there(path) != snippets.OURS:
         steps.add("hook", ALREADY, f"no hookscript of vmguard at {path}")
@@ -209,7 +215,7 @@ def _names_hook(cluster: _Cluster, vmid: str, node: str) -> bool:
     try:
         data = proxmox_host.contents(proxmox_host.config_path(cluster.dir, vmid, node), f"VM {vmid}")
     except VmguardError:
-        return True  # not known: then it may
+        return True  # unknown, so assume that it does
     return HOOK.encode() in data
 
 
@@ -217,7 +223,7 @@ def _names_hook(cluster: _Cluster, vmid: str, node: str) -> bool:
 
 
 def _attempt(vm: _Vm, steps: Steps, act: Callable[[_Vm, _Cluster, Steps], None], cluster: _Cluster) -> None:
-    """One VM that cannot be done leaves the others to be done."""
+    """Change one VM. A failure is a step of its own, and the other VMs are still processed."""
     try:
         act(vm, cluster, steps)
     except VmguardError as problem:
@@ -237,7 +243,9 @@ def _enroll(vm: _Vm, cluster: _Cluster, steps: Steps) -> None:
     if steps.dry_run:
         steps.add(step, WOULD, f"{vm.title} would be enrolled{also}")
         return
-    chained_hookscripts.change(cluster.dir, {vm.vmid: before})  # also forgets one that a VM of this number once had
+    chained_hookscripts.change(
+        cluster.dir, {vm.vmid: before}
+    )  # also forgets the script of an earlier VM of this number
     try:
         qm.set_hookscript(vm.vmid, HOOK, vm.digest)
     except VmguardError:
@@ -248,7 +256,7 @@ def _enroll(vm: _Vm, cluster: _Cluster, steps: Steps) -> None:
 
 
 def _script_of(vm: _Vm, storages: Storages) -> Script | None:
-    """The hookscript that a VM has of its own (PVE::Storage::path). Raises VmguardError."""
+    """Return the hookscript that a VM already has, with its path as PVE::Storage::path. Raises VmguardError."""
     if not vm.script:
         return None
     storage, name = storages.of(vm.script, f"the hookscript of VM {vm.vmid}")
@@ -272,7 +280,7 @@ def _release(vm: _Vm, cluster: _Cluster, steps: Steps) -> None:
 
 
 def _forget_the_gone(cluster: _Cluster, steps: Steps) -> None:
-    """A new VM with the number of a destroyed one must not get its hookscript."""
+    """Forget destroyed VMs: a new VM with the number of one must not get its hookscript."""
     gone = sorted(set(cluster.chained) - set(cluster.owners))
     if gone and steps.dry_run:
         steps.add("vmguard.cfg", WOULD, f"the hookscripts of VMs that are gone would be forgotten: {', '.join(gone)}")
@@ -282,13 +290,11 @@ def _forget_the_gone(cluster: _Cluster, steps: Steps) -> None:
 
 
 def _adopt(run_dir: str, vms: list[_Vm], steps: Steps) -> None:
-    """Those that run already: guarded as they are, without a restart."""
+    """Adopt the VMs that run already, without a restart."""
     if not vms:
         return
-    wanted = {"names": [vm.vmid for vm in vms], "all": False, "pid": 0, "dry_run": steps.dry_run, "seconds": 10.0}
-    with Daemon(run_dir, 15.0) as daemon:
-        results = daemon.adopt(wanted)
-    bad = [f"{one['name']}: {one['result']}" for one in results if one["result"] in ("conflict", "pending")]
+    results = ask_daemon.adopt(run_dir, AdoptRequest(tuple(vm.vmid for vm in vms), dry_run=steps.dry_run))
+    bad = [f"{one.vm.name}: {one.result}" for one in results if one.has_no_lock]
     told = f"{len(results)} of them run, " + ("; ".join(bad) if bad else "and are guarded")
     steps.add("adopt", WOULD if steps.dry_run else FAILED if bad else DONE, told)
 

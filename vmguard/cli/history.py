@@ -4,18 +4,49 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import Status
 from vmguard.daemon.report.history import read
 
-#: seconds of silence that separate two incidents
-_APART = 120.0
+#: silence that separates two incidents
+_INCIDENT_GAP_S = 120.0
 _MARKS = {"error": "!!", "warning": " !", "info": "  "}
 
-Entry = dict[str, Any]
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the history. Whatever it lacks, or has in another type, is empty: garbage must not hide the rest."""
+
+    #: UTC, ISO
+    at: str
+    #: CLOCK_BOOTTIME seconds
+    boottime: float
+    level: str
+    code: str
+    text: str
+    fields: Mapping[str, str]
+    #: the line as it was written, for --json
+    json: Mapping[str, object]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> Entry:
+        boottime, fields = value.get("boottime"), value.get("fields")
+        return cls(
+            at=str(value.get("at", "?")),
+            boottime=float(boottime) if isinstance(boottime, int | float) else 0.0,
+            level=str(value.get("level")),
+            code=str(value.get("code")),
+            text=str(value.get("text", "")),
+            fields={name: str(text) for name, text in fields.items()} if isinstance(fields, dict) else {},
+            json=value,
+        )
+
+    def field(self, name: str) -> str:
+        return self.fields.get(name, "")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,10 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    entries = read(places.of(args).run_dir)
+    entries = [Entry.from_json(value) for value in read(places.of(args).run_dir)]
     found = [chosen for incident in incidents(entries) if (chosen := _of_vm(incident, args.vm))][-max(args.last, 1) :]
     if args.json:
-        out.json({"schema": 1, "incidents": found})
+        out.json({"schema": 1, "incidents": [[entry.json for entry in incident] for incident in found]})
     elif not found:
         out.line("nothing since the last boot" + (f" about VM '{args.vm}'" if args.vm else ""))
     for number, incident in enumerate(found):
@@ -37,45 +68,33 @@ def run(args: argparse.Namespace, out: Output) -> int:
     return Status.OK
 
 
-def incidents(entries: list[Entry]) -> list[list[Entry]]:
-    """Entries that lie close together belong together."""
+def incidents(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Group entries that lie close together."""
     found: list[list[Entry]] = []
     for before, entry in zip([None, *entries], entries, strict=False):
-        if before is None or abs(_time(entry) - _time(before)) > _APART:
+        if before is None or abs(entry.boottime - before.boottime) > _INCIDENT_GAP_S:
             found.append([])
         found[-1].append(entry)
     return found
 
 
 def _of_vm(incident: list[Entry], wanted: str) -> list[Entry]:
-    """The VM's own entries and those of its mounts; nothing when it had no part in the incident."""
+    """Return a VM's own entries and those of its mounts; none when it had no part in the incident."""
     if not wanted:
         return incident
-    own = [entry for entry in incident if wanted in (_field(entry, name) for name in ("name", "uuid", "vm"))]
-    mounts = {_field(entry, "mount") for entry in own} - {""}
-    return [
-        entry
-        for entry in incident
-        if entry in own or (not _field(entry, "vm") and _field(entry, "mount") in {*mounts, ""})
-    ] * bool(own)
+    own = [entry for entry in incident if wanted in (entry.field(name) for name in ("name", "uuid", "vm"))]
+    if not own:
+        return []
+    mounts = {entry.field("mount") for entry in own} | {""}
+    return [entry for entry in incident if entry in own or (not entry.field("vm") and entry.field("mount") in mounts)]
 
 
-def _print(incident: list[Entry], out: Output) -> None:
+def _print(incident: Sequence[Entry], out: Output) -> None:
     first, last = incident[0], incident[-1]
-    length = _time(last) - _time(first)
-    out.line(f"{str(first.get('at', '?')).replace('T', ' ').replace('Z', ' UTC')}, {length:.1f} s")
-    for _, group in itertools.groupby(incident, key=lambda entry: (entry.get("code"), entry.get("text"))):
+    length = last.boottime - first.boottime
+    out.line(f"{first.at.replace('T', ' ').replace('Z', ' UTC')}, {length:.1f} s")
+    for _, group in itertools.groupby(incident, key=lambda entry: (entry.code, entry.text)):
         same = list(group)
         times = f" ({len(same)} times)" if len(same) > 1 else ""
-        mark = _MARKS.get(str(same[0].get("level")), "  ")
-        out.line(f"  {_time(same[0]) - _time(first):+8.2f} s {mark} {same[0].get('text', '')}{times}")
-
-
-def _time(entry: Entry) -> float:
-    value = entry.get("boottime")
-    return float(value) if isinstance(value, int | float) else 0.0
-
-
-def _field(entry: Entry, name: str) -> str:
-    fields = entry.get("fields")
-    return str(fields.get(name, "")) if isinstance(fields, dict) else ""
+        mark = _MARKS.get(same[0].level, "  ")
+        out.line(f"  {same[0].boottime - first.boottime:+8.2f} s {mark} {same[0].text}{times}")

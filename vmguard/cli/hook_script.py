@@ -28,7 +28,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 
 def text(hypervisor: str) -> str:
-    """The hook as it must be installed. Raises VmguardError when its template is not part of this installation."""
+    """Return the hook as it must be installed. Raises VmguardError when this installation lacks its template."""
     package = os.path.dirname(os.path.abspath(vmguard.__file__))
     places = (
         os.path.join(os.path.dirname(package), "hooks"),  # a clone

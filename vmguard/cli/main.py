@@ -1,18 +1,18 @@
-"""``vmguard``: the frame of the command line.
+"""``vmguard``: runs a command, and turns errors into an exit status.
 
-The table below names every command and its module, which is imported only when that command runs. A module exports
-``add_arguments(parser)`` and ``run(args, out) -> int``; ``args`` holds its own arguments and the global ones:
+COMMANDS names every command and its module, which is imported only when the command runs. A module exports
+``add_arguments(parser)`` and ``run(args, out) -> int``. ``args`` holds its own arguments and the global ones:
 
 ==========  ===================  =====================================================
 args.json     bool                 the command prints one JSON document with out.json()
 args.config   list[str] or None    files for ``config.load``; None means /etc/vmguard
-args.timeout  float or None        seconds, as far as the command asks anybody
+args.timeout  float or None        seconds, where the command waits for an answer
 args.verbose  int                  0, 1 or 2
-args.quiet    bool                 no warnings (out.warn knows)
+args.quiet    bool                 no warnings (out.warn obeys it)
 ==========  ===================  =====================================================
 
-Global options may stand before or behind the command and belong to the frame alone: no command may define its own
-``-v`` or ``--config``. Only this file and the hooks turn errors into an exit status.
+Global options may stand before or after the command. They are parsed here alone: no command may define its own ``-v``
+or ``--config``. Only this file and the hooks turn errors into an exit status.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from vmguard.errors import BadInput, VmguardError
 
 
 class Command(NamedTuple):
+    """A command: its name, one line of help, and the module that runs it."""
+
     name: str
     help: str
     module: str
@@ -69,25 +71,25 @@ _GLOBALS = "Every command takes --json, --no-color, --config FILE, --timeout TIM
 _FLAG = re.compile(r"--(json|no-color|quiet|verbose)|-[qv]+")
 _VALUED = ("--config", "--timeout")
 
-_INTERRUPTED = 130
-#: what a shell shows for a program that SIGPIPE ended
-_NOBODY_READS = 141
+#: exit statuses of a shell for a program that was ended by SIGINT, and by SIGPIPE
+_SIGINT_STATUS = 130
+_SIGPIPE_STATUS = 141
 
 
 class UsageError(BadInput):
-    """The arguments are wrong.
+    """The arguments are invalid.
 
-    Exit status 3: argparse's own 2 would read as CRITICAL to a monitoring system, and a typing mistake in a check
-    must not page anybody about a VM.
+    Exit status 3: argparse's own 2 means CRITICAL to a monitoring system, and a typing mistake in a check must not
+    page anybody about a VM.
     """
 
 
-class _Asked(Exception):
-    """A text was asked for (--help, --version): print it, and that is all."""
+class _TextRequested(Exception):
+    """A text was requested (--help, --version): print it and stop."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises instead of exiting, and takes no abbreviated options: a script must not break when an option is added."""
+    """Raises instead of exiting. Takes no abbreviated options, so a script does not break when an option is added."""
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("allow_abbrev", False)
@@ -100,30 +102,32 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.Action):
+    """The option --help."""
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**{**options, "nargs": 0, "default": argparse.SUPPRESS})
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        raise _Asked(parser.format_help())
+        raise _TextRequested(parser.format_help())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
+    """Run a command; return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    # Until the options are understood, their bare words say how to fail.
+    # Errors before the options are parsed must follow --json, too.
     ours, _ = _split(words)
     out = Output(as_json="--json" in ours)
     try:
         return _finish(words, out)
     except OutputClosed:
         _drop_output()
-        return _NOBODY_READS
+        return _SIGPIPE_STATUS
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return _SIGINT_STATUS
 
 
 def _finish(words: list[str], out: Output) -> int:
-    """Run, and explain what went wrong."""
+    """Run a command, and explain what went wrong."""
     try:
         status = _run(words)
         out.flush()
@@ -132,7 +136,7 @@ def _finish(words: list[str], out: Output) -> int:
         return _fail(out, problem.message, problem.hint, problem.exit_code)
     except OutputClosed:
         raise
-    except Exception as problem:
+    except Exception as problem:  # a bug: explained to people, with the exit status of a failure
         if _wants_traceback(words):
             traceback.print_exc()
         hint = "this is a bug, please report it with the traceback that -vv prints"
@@ -146,12 +150,12 @@ def _fail(out: Output, message: str, hint: str, exit_code: int) -> int:
     except VmguardError:  # the disk is full
         _drop_output()
         if out.as_json:
-            Output().error(message, hint, exit_code)  # no machine will read it, but a person may
+            Output().error(message, hint, exit_code)  # no machine can read it now, but a person may
     return exit_code
 
 
 def _wants_traceback(words: list[str]) -> bool:
-    """With -vv; and from the daemon always, which nobody can run again to see what happened."""
+    """Return whether to print tracebacks: with -vv, and always for the daemon, whose failure cannot be repeated."""
     ours, rest = _split(words)
     verbosity = sum(word.count("v") for word in ours if re.fullmatch(r"-[qv]+", word)) + ours.count("--verbose")
     return verbosity >= 2 or rest[:1] == ["daemon"]
@@ -160,7 +164,7 @@ def _wants_traceback(words: list[str]) -> bool:
 def _run(words: list[str]) -> int:
     try:
         return _run_command(words)
-    except _Asked as asked:
+    except _TextRequested as asked:
         Output().block(str(asked))
         return Status.OK
 
@@ -172,9 +176,9 @@ def _run_command(words: list[str]) -> int:
         raise UsageError("no command given", "vmguard --help lists them")
     first, *own = rest
     if first in ("-h", "--help") or rest == ["help"]:
-        raise _Asked(top_parser().format_help())
+        raise _TextRequested(top_parser().format_help())
     if first == "--version":
-        raise _Asked(f"vmguard {vmguard.__version__}")
+        raise _TextRequested(f"vmguard {vmguard.__version__}")
     if first == "help":
         first, own = own[0], ["--help"]
     if first.startswith("-"):
@@ -188,7 +192,7 @@ def _run_command(words: list[str]) -> int:
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
-    """The global options, wherever they stand, and the rest. Behind ``--`` nothing is an option."""
+    """Return the global options, wherever they stand, and the other words. After ``--`` nothing is an option."""
     ours: list[str] = []
     rest: list[str] = []
     at = 0
@@ -205,7 +209,7 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def top_parser() -> Parser:
-    """The parser of the global options; its help lists the commands."""
+    """Return the parser of the global options; its help lists the commands."""
     widest = max(len(command.name) for command in COMMANDS)
     commands = "\n".join(f"  {command.name:<{widest}}  {command.help}" for command in COMMANDS)
     parser = Parser(
@@ -226,7 +230,7 @@ def top_parser() -> Parser:
 
 
 def command_parser(command: Command, module: Any) -> Parser:
-    """The parser of one command's own arguments."""
+    """Return the parser of one command's own arguments."""
     parser = Parser(
         prog=f"vmguard {command.name}",
         description=f"{command.help[0].upper()}{command.help[1:]}.",
@@ -237,7 +241,7 @@ def command_parser(command: Command, module: Any) -> Parser:
 
 
 def all_parsers() -> dict[str, Parser]:
-    """The parser of every command: for the manual and the shells' completion."""
+    """Return the parser of every command, for the manual and the shell's completion."""
     return {command.name: command_parser(command, _module(command)) for command in COMMANDS}
 
 
@@ -266,7 +270,7 @@ def _module(command: Command) -> Any:
 
 
 def _drop_output() -> None:
-    """Keep the interpreter from failing once more (with status 120) when it flushes what is left."""
+    """Discard the output: flushing the rest at exit would fail again (with status 120)."""
     if sys.stdout is None:
         return
     null = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""``vmguard man PAGE``: prints a manual page as roff. The packages are made with it; ``man -l -`` shows it."""
+"""``vmguard man PAGE``: prints a manual page as roff, for the packages and for ``man -l -``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vmguard.cli.manual import pages
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import Status
 
-#: page -> its section
+#: page -> section
 PAGES = {"vmguard": 8, "vmguard.yaml": 5, "vmguard-hooks": 7}
 
 
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 
 def page(name: str) -> str:
-    """The page as roff."""
+    """Return a page as roff."""
     if name == "vmguard.yaml":
         return pages.yaml_5()
     if name == "vmguard-hooks":

@@ -1,6 +1,6 @@
-"""``vmguard metrics``: what Prometheus may know of this host, printed, written for node_exporter, or served.
+"""``vmguard metrics``: metrics for Prometheus, printed, written for node_exporter, or served.
 
-A program of its own, so that whoever asks for metrics, however often, can never hold up the daemon.
+It runs as a process of its own, so a scraper can never hold up the daemon, however often it asks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from vmguard.core.reports.vm_report import Status
 from vmguard.daemon.report.history import read
 from vmguard.errors import BadInput, DaemonError, VmguardError
 from vmguard.protocol.client import Daemon
-from vmguard.query.lookup import Places
+from vmguard.query.json_fields import not_understood
+from vmguard.query.places import Places
+
+#: the server runs in threads of its own; the main thread only has to stay
+_FOREVER_S = 3600.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,18 +57,23 @@ def run(args: argparse.Namespace, out: Output) -> int:
         time.sleep(args.every)
 
 
-def look(where: Places) -> metrics.Seen:
-    """Ask the daemon; without one the history is still there."""
+def look(where: Places) -> metrics.Answers:
+    """Ask the daemon, and read the history, which is there without a daemon, too.
+
+    Raises WireError when an answer is not understood.
+    """
     history = read(where.run_dir)
     try:
         with Daemon(where.run_dir, where.timeout) as daemon:
-            return metrics.Seen("", str(daemon.ping()["version"]), daemon.status(), daemon.health(), history)
+            return metrics.Answers.of(str(daemon.ping()["version"]), daemon.status(), daemon.health(), history)
     except DaemonError as problem:
-        return metrics.Seen(problem.message, "", [], {}, history)
+        return metrics.Answers.without_daemon(problem.message, history)
+    except (KeyError, TypeError, ValueError) as problem:
+        raise not_understood(repr(problem)) from None
 
 
 def _write(path: str, text: str) -> None:
-    """node_exporter may read at any moment: it finds the old file or the new one. Readable for its own user."""
+    """Replace the file atomically: node_exporter may read at any moment, as a user of its own."""
     aside = f"{path}.{os.getpid()}"
     try:
         with open(aside, "w", encoding="utf-8") as stream:
@@ -76,12 +85,14 @@ def _write(path: str, text: str) -> None:
 
 
 def _serve(address: str, where: Places) -> int:
-    """Until interrupted. Each request asks the daemon anew."""
+    """Serve until interrupted. Each request asks the daemon anew."""
     from prometheus_client import start_http_server
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
     from prometheus_client.registry import CollectorRegistry
 
     class Collector:
+        """Asks the daemon at each scrape."""
+
         def collect(self) -> Iterator[Any]:
             for family in metrics.families(look(where)):
                 names = list(family.samples[0][0])
@@ -92,7 +103,7 @@ def _serve(address: str, where: Places) -> int:
                 yield made
 
         def describe(self) -> list[Any]:
-            """Nothing: else it would be collected at registration."""
+            """Return nothing, or registration itself would collect."""
             return []
 
     host, port = _address(address)
@@ -103,7 +114,7 @@ def _serve(address: str, where: Places) -> int:
     except OSError as problem:
         raise VmguardError(f"cannot listen on {host}:{port}: {problem.strerror}") from problem
     while True:
-        time.sleep(3600)
+        time.sleep(_FOREVER_S)
 
 
 def _address(text: str) -> tuple[str, int]:

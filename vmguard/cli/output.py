@@ -1,4 +1,4 @@
-"""What the commands print: for people on a terminal, for people behind a pipe, for machines.
+"""What the commands print: for people at a terminal or behind a pipe, and for machines.
 
 ::
 
@@ -6,14 +6,14 @@
     out.table(["vm", "state"], [["web", "running"]])   a column named "status" is coloured, too
     out.line("text")        a line for people; nothing with --json
     out.warn("text")        "vmguard: warning: text" on stderr; nothing with --quiet
-    out.json(value)         one document, keys in the order in which the command gives them
-    out.block(text)         several lines of our own making (a help text, a file)
+    out.json(value)         one document, with its keys in the order given
+    out.block(text)         several lines written by us (a help text, a file)
 
-Names of VMs and files come from outside: whatever they hold (escape sequences, newlines, rich's [markup]) is shown,
-never obeyed. Only ``block`` prints its text as it is.
+Names of VMs and files come from outside: whatever they contain (escape sequences, newlines, rich's [markup]) is shown,
+never interpreted. Only ``block`` prints its text unchanged.
 
-Colours and framed tables need a terminal and the rich package; otherwise there is plain, aligned text, of the same
-words. A file or a pipe gets whole lines, however long.
+Colours and framed tables need a terminal and the rich package. Without them the same words are printed as plain,
+aligned text. A file or a pipe gets whole lines, however long.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from vmguard.core.locks.refusal import printable
+from vmguard.core.locks.plan import printable
 from vmguard.errors import VmguardError
 
 _STYLES = {"OK": "green", "WARNING": "yellow", "CRITICAL": "bold red", "UNKNOWN": "magenta"}
 _STYLES |= {"WARN": _STYLES["WARNING"], "FAIL": _STYLES["CRITICAL"]}  # the doctor's words
 _STATUS_COLUMN = "status"
-_WIDTH = 80
+_DEFAULT_WIDTH_COLUMNS = 80
 
 
 class OutputClosed(Exception):
-    """Nobody reads our output any more (``| head``)."""
+    """Nobody reads the output any more (``| head``)."""
 
 
 class Output:
@@ -58,7 +58,7 @@ class Output:
         self._quiet = quiet
         environ = os.environ if environ is None else environ
         self._terminal = _is_terminal(self._stdout)
-        self.width = _width(self._stdout, environ) if self._terminal else _WIDTH
+        self.width = _width(self._stdout, environ) if self._terminal else _DEFAULT_WIDTH_COLUMNS
         plain = no_color or bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
         self._rich: Any = (
             _rich_console(self._stdout, self.width) if self._terminal and not plain and not as_json else None
@@ -71,7 +71,7 @@ class Output:
             self._print(printable(text))
 
     def status(self, word: str, text: str) -> None:
-        """One of OK, WARNING, CRITICAL, UNKNOWN, and what it is about."""
+        """Print a coloured status (OK, WARNING, CRITICAL, UNKNOWN), and what it is about."""
         if self.as_json:
             return
         if self._rich is None:
@@ -83,7 +83,7 @@ class Output:
         self._render(line, soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Rows of as many cells as there are columns; cells are shown with str()."""
+        """Print a table. Each row has one cell a column; cells are shown with str()."""
         if self.as_json:
             return
         cells = [[printable(str(cell)) for cell in row] for row in rows]
@@ -92,12 +92,12 @@ class Output:
             return
         lines = _aligned([[title.upper() for title in columns], *cells])
         if self._terminal and max(map(_columns, lines)) > self.width:
-            lines = _records(columns, cells)  # a terminal would fold each row somewhere in the middle
+            lines = _records(columns, cells)  # the terminal would break each row at an arbitrary place
         for line in lines:
             self._print(line)
 
     def block(self, text: str) -> None:
-        """Text of our own making, printed as it is."""
+        """Print a text of our own unchanged."""
         if not self.as_json:
             self._print(text.rstrip("\n"))
 
@@ -113,7 +113,7 @@ class Output:
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def error(self, message: str, hint: str, exit_code: int) -> None:
-        """Why the command failed: on stderr, or as an object on stdout with --json."""
+        """Say why the command failed: on stderr, or with --json as an object on stdout."""
         if self.as_json:
             self.json({"error": {"message": message, "hint": hint, "exit_code": exit_code}})
             return
@@ -131,9 +131,9 @@ class Output:
         self._write(self._stdout, text + "\n", flush=self._terminal)
 
     def _complain(self, text: str) -> None:
-        with contextlib.suppress(VmguardError, OutputClosed):  # the flush at the end fails again, and is heard then
-            self.flush()  # with 2>&1 a warning must not come before the line that it is about
-        with contextlib.suppress(VmguardError, OutputClosed):  # the exit status still tells
+        with contextlib.suppress(VmguardError, OutputClosed):  # the flush at the end fails again and is reported
+            self.flush()  # with 2>&1 a warning must not precede the line that it is about
+        with contextlib.suppress(VmguardError, OutputClosed):  # the exit status still says it
             self._write(self._stderr, text + "\n")
 
     def _render(self, what: Any, soft_wrap: bool = False) -> None:
@@ -163,23 +163,23 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _width(stream: TextIO | None, environ: Mapping[str, str]) -> int:
-    """Columns of the terminal; COLUMNS comes first, as with ls."""
+    """Return the width of the terminal; COLUMNS takes precedence, as with ls."""
     columns = environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns) > 0:
         return int(columns)
     try:
-        return os.get_terminal_size(stream.fileno() if stream is not None else -1).columns or _WIDTH
+        return os.get_terminal_size(stream.fileno() if stream is not None else -1).columns or _DEFAULT_WIDTH_COLUMNS
     except (OSError, ValueError):
-        return _WIDTH
+        return _DEFAULT_WIDTH_COLUMNS
 
 
 def _rich_console(stream: TextIO | None, width: int) -> Any:
-    """rich's console, or None where rich is not installed."""
+    """Return rich's console; None where rich is not installed."""
     try:
         from rich.console import Console
     except ImportError:
         return None
-    # All that rich would guess from the environment was decided above; an emoji code in a name is a name.
+    # Everything that rich would guess from the environment is decided already; an emoji code in a name is a name.
     return Console(
         file=stream,
         width=width,
@@ -212,7 +212,7 @@ def _rich_table(columns: Sequence[str], cells: list[list[str]]) -> Any:
 
 
 def _columns(text: str) -> int:
-    """How many columns of a terminal a text takes."""
+    """Return how many columns of a terminal a text takes."""
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
@@ -228,7 +228,7 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 
 def _records(columns: Sequence[str], cells: list[list[str]]) -> list[str]:
-    """Each row as a small list of its own, for a table that is wider than the terminal."""
+    """Lay out each row as a small list of its own, for a table that is wider than the terminal."""
     indent = max(map(_columns, columns))
     lines = []
     for row in cells:

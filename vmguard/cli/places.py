@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 
 from vmguard.config import load
-from vmguard.query.lookup import Places
+from vmguard.query.places import DEFAULT_TIMEOUT_S, Places
 
 
 def of(args: argparse.Namespace) -> Places:
-    """Raises ConfigError when the configuration is wrong."""
+    """Return where to look. Raises ConfigError when the configuration is wrong."""
     config = load(args.config)
     return Places(
         run_dir=config.daemon.run_dir,
@@ -18,5 +18,10 @@ def of(args: argparse.Namespace) -> Places:
         proxmox_run_dir=config.proxmox.run_dir,
         proxmox_config_dir=config.proxmox.config_dir,
         record_folder=config.owner_record.directory if config.owner_record.enabled else "",
-        timeout=10.0 if args.timeout is None else args.timeout,
+        timeout=timeout_of(args),
     )
+
+
+def timeout_of(args: argparse.Namespace) -> float:
+    """Return how many seconds the storage may take to answer: --timeout, or the default."""
+    return DEFAULT_TIMEOUT_S if args.timeout is None else float(args.timeout)

@@ -6,21 +6,18 @@ import argparse
 import os
 import sys
 
-from vmguard.adapters.linux import bounded_child
 from vmguard.adapters.proxmox import host as proxmox_host
-from vmguard.adapters.storage.backing_chain import plan_of, resolve
-from vmguard.adapters.storage.files import ReadOnlyOpener
-from vmguard.adapters.storage.libvirt_pools import Pools
+from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.config import load
 from vmguard.core.reports.vm_report import Status
-from vmguard.core.sources.domain_xml import Domain, parse_domain
+from vmguard.core.sources.domain_xml import parse_domain
 from vmguard.core.sources.pve_config import parse_config
 from vmguard.core.sources.pve_plan import PveVm, plan_vm
 from vmguard.core.sources.pve_storage import parse_storages
 from vmguard.errors import BadInput, VmguardError
-
-HELP = __doc__
+from vmguard.query import start_plan
+from vmguard.query.lookup import unknown_to_cluster
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,39 +33,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    timeout = 10.0 if args.timeout is None else args.timeout
+    timeout = places.timeout_of(args)
     if args.vmid or args.pve_config:
         vm = _proxmox(args)
-        plan = bounded_child.run(lambda: _resolved(vm.domain), timeout, "reading the image headers")
+        plan = start_plan.of_domain(vm.domain, timeout)
         for note in vm.notes:
             out.warn(note)
     else:
-        xml = _xml(args)
-        plan = bounded_child.run(lambda: plan_of(xml, pools=Pools()).as_json(), timeout, "reading the image headers")
+        plan = start_plan.of_xml(_xml(args), timeout)
     if args.json:
-        out.json(plan)
+        out.json(plan.as_json())
         return Status.OK
-    out.table(
-        ["mode", "role", "file", "from"],
-        [[file["mode"], file["role"], file["path"], file["source"]] for file in plan["files"]],
-    )
-    for item in plan["unguarded"]:
+    rows = [[file.mode, file.role, file.path, file.source] for file in plan.files]
+    out.table(["mode", "role", "file", "from"], rows)
+    for item in plan.unguarded:
         out.warn(f"{item['source']} is not guarded: {item['reason']}")
     return Status.OK
 
 
-def _resolved(domain: Domain) -> dict[str, object]:
-    resolved = resolve(domain, ReadOnlyOpener())
-    resolved.close()
-    return resolved.plan.as_json()
-
-
 def _proxmox(args: argparse.Namespace) -> PveVm:
+    """Read a VM of Proxmox VE: one of this cluster, or a configuration file. Raises VmguardError."""
     config_dir = load(args.config).proxmox.config_dir
     if args.vmid:
         node = args.node or next((node for _, node in proxmox_host.owners(config_dir, args.vmid)), "")
         if not node:
-            raise BadInput(f"this cluster has no VM {args.vmid!r}", "qm list shows those of this node")
+            raise unknown_to_cluster(args.vmid)
         return proxmox_host.read_vm(config_dir, args.vmid, node)
     vmid = os.path.basename(args.pve_config).removesuffix(".conf")
     config = parse_config(_read(args.pve_config), vmid)
@@ -77,6 +66,7 @@ def _proxmox(args: argparse.Namespace) -> PveVm:
 
 
 def _xml(args: argparse.Namespace) -> bytes:
+    """Read a domain XML: a file, standard input, or a VM of this host's libvirt. Raises BadInput."""
     if args.domain_xml == "-":
         return sys.stdin.buffer.read()
     if args.domain_xml:

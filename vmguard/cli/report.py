@@ -1,17 +1,18 @@
-"""``vmguard report``: one archive with all that a bug report needs, and no secret in it."""
+"""``vmguard report``: one archive with everything that a bug report needs, without secrets."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import json
 import os
 import re
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable
-from typing import Any
 
 import vmguard
 from vmguard import config as configuration
@@ -20,11 +21,11 @@ from vmguard.core.reports.vm_report import Status
 from vmguard.errors import VmguardError
 from vmguard.protocol.client import Daemon
 
-#: seconds that any one part may take
-_PATIENCE = 10.0
-#: bytes of one part at most
-_LARGEST = 4 * 1024 * 1024
-#: whatever follows such a word is no business of a bug report
+#: how long the daemon may take to answer
+_DAEMON_TIMEOUT_S = 10.0
+_COMMAND_TIMEOUT_S = 20.0
+_MAX_PART_BYTES = 4 * 1024 * 1024
+#: what follows such a word is replaced
 _SECRET = re.compile(r"(?i)((?:passw(?:or)?d|passwd|secret|token|api[_-]?key|credential\w*)\s*[:=]\s*)\S.*")
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 _FILES = (
@@ -68,41 +69,43 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 
 def _parts(args: argparse.Namespace) -> dict[str, bytes]:
-    """Name in the archive -> content. A part that cannot be had says why, and never stops the others."""
+    """Return the content of each part by its name. A part that cannot be made says why, and never stops the others."""
     run_dir = "/run/vmguard"
     try:
         run_dir = configuration.load(args.config).daemon.run_dir
     except configuration.BadConfig:
-        pass  # the doctor's part says what is wrong with it
-    makers: dict[str, Callable[[], str]] = {"version.txt": lambda: f"vmguard {vmguard.__version__}\n"}
-    makers["config.yaml"] = lambda: _config(args)
-    makers["status.json"] = lambda: _asked(run_dir, "status")
-    makers["health.json"] = lambda: _asked(run_dir, "health")
-    makers["doctor.json"] = lambda: _command([*_self(args), "doctor", "--json", "--no-proof"])
-    makers["history.jsonl"] = lambda: _file(os.path.join(run_dir, "history.jsonl"))
+        pass  # the doctor's part says what is wrong with the configuration
+    makers: dict[str, Callable[[], str]] = {
+        "version.txt": lambda: f"vmguard {vmguard.__version__}\n",
+        "config.yaml": lambda: _config(args),
+        "status.json": lambda: _asked(run_dir, Daemon.status),
+        "health.json": lambda: _asked(run_dir, Daemon.health),
+        "doctor.json": lambda: _command([*_self(args), "doctor", "--json", "--no-proof"]),
+        "history.jsonl": lambda: _file(os.path.join(run_dir, "history.jsonl")),
+    }
     for file in _state_files(run_dir):
-        makers[f"state/{os.path.basename(file)}"] = lambda file=file: _file(file)  # type: ignore[misc]
+        makers[f"state/{os.path.basename(file)}"] = functools.partial(_file, file)
     for file in _FILES:
-        makers[file.strip("/").replace("/", "-")] = lambda file=file: _file(file)  # type: ignore[misc]
+        makers[file.strip("/").replace("/", "-")] = functools.partial(_file, file)
     for name, command in _COMMANDS.items():
-        makers[name] = lambda command=command: _command(command)  # type: ignore[misc]
+        makers[name] = functools.partial(_command, command)
     return {name: _made(maker) for name, maker in makers.items()}
 
 
 def _made(maker: Callable[[], str]) -> bytes:
     try:
-        return clean(maker()).encode(errors="surrogateescape")[:_LARGEST]
-    except Exception as problem:
+        return clean(maker()).encode(errors="surrogateescape")[:_MAX_PART_BYTES]
+    except Exception as problem:  # whatever it is, the other parts are still wanted
         return f"not to be had: {type(problem).__name__}: {problem}\n".encode(errors="replace")
 
 
 def clean(text: str) -> str:
-    """The text without what looks like a secret: passwords, tokens, and names of users in addresses."""
+    """Return the text without what looks like a secret: passwords, tokens, and user names in addresses."""
     return _USERINFO.sub("***@", _SECRET.sub(r"\1***", text))
 
 
 def _config(args: argparse.Namespace) -> str:
-    """What is in force. A command of the admin's may hold anything: only that there is one is told."""
+    """Return what is in force. notify.command may contain anything: only its presence is shown."""
     effective = configuration.load(args.config)
     lines = []
     for row in configuration.settings():
@@ -114,15 +117,12 @@ def _config(args: argparse.Namespace) -> str:
 
 
 def _self(args: argparse.Namespace) -> list[str]:
-    import sys
-
     return [sys.executable, "-m", "vmguard", *(word for path in args.config or () for word in ("--config", path))]
 
 
-def _asked(run_dir: str, what: str) -> str:
-    with Daemon(run_dir, _PATIENCE) as daemon:
-        answer: Any = daemon.status() if what == "status" else daemon.health()
-    return json.dumps(answer, indent=1) + "\n"
+def _asked(run_dir: str, ask: Callable[[Daemon], object]) -> str:
+    with Daemon(run_dir, _DAEMON_TIMEOUT_S) as daemon:
+        return json.dumps(ask(daemon), indent=1) + "\n"
 
 
 def _state_files(run_dir: str) -> list[str]:
@@ -135,7 +135,7 @@ def _state_files(run_dir: str) -> list[str]:
 
 def _file(path: str) -> str:
     with open(path, encoding="utf-8", errors="surrogateescape") as stream:
-        return stream.read(_LARGEST)
+        return stream.read(_MAX_PART_BYTES)
 
 
 def _command(command: list[str]) -> str:
@@ -144,14 +144,14 @@ def _command(command: list[str]) -> str:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=_PATIENCE * 2,
+        timeout=_COMMAND_TIMEOUT_S,
         check=False,
     )
     return done.stdout.decode(errors="replace")
 
 
 def _pack(path: str, name: str, parts: dict[str, bytes]) -> None:
-    """For its owner's eyes alone: it names VMs, hosts and paths."""
+    """Write the archive, readable for its owner alone: it names VMs, hosts and paths."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:
         for part, data in parts.items():

@@ -1,38 +1,95 @@
-"""The JSON that each command prints with --json: for the manual page, and for the tests that hold commands to it.
+"""The JSON that each command prints with --json: for the manual page, and for tests that compare the two.
 
-A shape is a type's name (``text``, ``number``, ``yes/no``, ``any``; ``or null`` behind it), a list of one shape, or an
-object: its keys with their shapes, or ``NAME`` for any key. Keys may be added in a later version; those that are here
-stay, with their meaning, as long as ``schema`` is the same.
+A shape is the name of a type (``text``, ``number``, ``yes/no``, ``any``, perhaps followed by ``or null``), a list of
+one shape, or an object: its keys with their shapes, or ``NAME`` for any key. A later version may add keys; the present
+ones keep their meaning as long as ``schema`` is the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
-T, N, B = "text", "number", "yes/no"
+T = "text"
+N = "number"
+B = "yes/no"
 
-_OWNER = {
+Shape: TypeAlias = "str | Sequence[Shape] | Mapping[str, Shape]"
+Fields: TypeAlias = Mapping[str, Shape]
+
+_OWNER: Fields = {
     "epoch": N,
-    **dict.fromkeys(
-        ("host", "machine", "boot", "hypervisor", "vm", "uuid", "path", "claimed", "released", "version"), T
-    ),
+    "host": T,
+    "machine": T,
+    "boot": T,
+    "hypervisor": T,
+    "vm": T,
+    "uuid": T,
+    "path": T,
+    "claimed": T,
+    "released": T,
+    "version": T,
 }
-_DISK = {"path": T, "role": T, "mode": T, "verdict": T, "text": T, "todo": T, "ranges": T, "guard": T, "owner": _OWNER}
-_UNGUARDED = [{"source": T, "reason": T}]
-_FILE = {"path": T, "mode": T, "role": T, "source": T, "device": N, "inode": N, "ranges": T, "guard": T}
-_FILE |= {"through": T, "weaker": T, "epoch": N}
-_VM = {"name": T, "uuid": T, "hypervisor": T, "state": T, "why": T, "claimed": T, "pid": "number or null"}
-_VM |= {"frozen": B, "fencing": T}
-_MOUNT = {"mount": T, "source": T, "phase": T, "lease": N, "lease_age": "number or null", "freeze_in": "number or null"}
-_MOUNT |= {"locks": N, "unsure": N, "lost": N}
-_DISARMED = {"seconds": N, "since": T, "reason": T, "by": T}
-_EVENT = {"at": T, "boottime": N, "level": T, "code": T, "text": T, "fields": {"NAME": T}}
-_STEPS = {"schema": N, "command": T, "subject": T, "dry_run": B, "status": T}
-_STEPS_DONE = {**_STEPS, "steps": [{"step": T, "state": T, "text": T}]}
+_DISK: Fields = {
+    "path": T,
+    "role": T,
+    "mode": T,
+    "verdict": T,
+    "text": T,
+    "todo": T,
+    "ranges": T,
+    "guard": T,
+    "owner": _OWNER,
+}
+_UNGUARDED: Shape = [{"source": T, "reason": T}]
+_FILE: Fields = {
+    "path": T,
+    "mode": T,
+    "role": T,
+    "source": T,
+    "device": N,
+    "inode": N,
+    "ranges": T,
+    "guard": T,
+    "through": T,
+    "weaker": T,
+    "epoch": N,
+}
+_VM: Fields = {
+    "name": T,
+    "uuid": T,
+    "hypervisor": T,
+    "state": T,
+    "why": T,
+    "claimed": T,
+    "pid": "number or null",
+    "frozen": B,
+    "fencing": T,
+}
+_MOUNT: Fields = {
+    "mount": T,
+    "source": T,
+    "phase": T,
+    "lease": N,
+    "lease_age": "number or null",
+    "freeze_in": "number or null",
+    "locks": N,
+    "unsure": N,
+    "lost": N,
+}
+_DISARMED: Fields = {"seconds": N, "since": T, "reason": T, "by": T}
+_EVENT: Fields = {"at": T, "boottime": N, "level": T, "code": T, "text": T, "fields": {"NAME": T}}
+_STEPS_DONE: Fields = {
+    "schema": N,
+    "command": T,
+    "subject": T,
+    "dry_run": B,
+    "status": T,
+    "steps": [{"step": T, "state": T, "text": T}],
+}
 
-#: command (with its action, where it has some) -> what it prints; null may stand for an object that is not there
-SCHEMAS: dict[str, dict[str, Any]] = {
+#: command, with its action if it has any -> what it prints; null may stand for an object
+SCHEMAS: dict[str, Fields] = {
     "check": {
         "schema": N,
         "status": T,
@@ -102,19 +159,19 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "completion names": {"schema": N, "names": [T]},
 }
 #: what any command prints with --json when it fails
-ERROR = {"error": {"message": T, "hint": T, "exit_code": N}}
+ERROR: Fields = {"error": {"message": T, "hint": T, "exit_code": N}}
 
 _TYPES: dict[str, tuple[type, ...]] = {T: (str,), N: (int, float), B: (bool,)}
 
 
-def drawn(shape: Any, indent: int = 0) -> Iterator[str]:
-    """The shape as lines for people."""
+def drawn(shape: Fields, indent: int = 0) -> Iterator[str]:
+    """Draw the shape of an object for people, line by line."""
     space = "  " * indent
     for key, value in shape.items():
         inner, opening, closing = value, "", ""
-        while isinstance(inner, list):
+        while not isinstance(inner, str | Mapping):
             inner, opening, closing = inner[0], opening + "[", closing + "]"
-        if isinstance(inner, dict):
+        if isinstance(inner, Mapping):
             yield f"{space}{key}: {opening}{{"
             yield from drawn(inner, indent + 1)
             yield f"{space}}}{closing}"
@@ -122,26 +179,26 @@ def drawn(shape: Any, indent: int = 0) -> Iterator[str]:
             yield f"{space}{key}: {opening}{inner}{closing}"
 
 
-def wrong(value: Any, shape: Any, where: str = "") -> list[str]:
-    """Where a value is not of a shape; empty when it is."""
-    if isinstance(shape, list):
+def wrong(value: object, shape: Shape, where: str = "") -> list[str]:
+    """Return where a value does not have a shape; empty when it does."""
+    if isinstance(shape, str):
+        return _wrong_value(value, shape, where)
+    if not isinstance(shape, Mapping):
         if not isinstance(value, list):
             return [f"{where}: {type(value).__name__} is no list"]
         return [text for number, item in enumerate(value) for text in wrong(item, shape[0], f"{where}[{number}]")]
-    if isinstance(shape, dict):
-        if value is None:
-            return []
-        if not isinstance(value, dict):
-            return [f"{where}: {type(value).__name__} is no object"]
-        if "NAME" in shape:
-            return [text for key, item in value.items() for text in wrong(item, shape["NAME"], f"{where}.{key}")]
-        missing = [f"{where}.{key}: missing" for key in shape if key not in value]
-        present = [key for key in shape if key in value]
-        return missing + [text for key in present for text in wrong(value[key], shape[key], f"{where}.{key}")]
-    return _wrong_value(value, str(shape), where)
+    if value is None:
+        return []
+    if not isinstance(value, dict):
+        return [f"{where}: {type(value).__name__} is no object"]
+    if "NAME" in shape:
+        return [text for key, item in value.items() for text in wrong(item, shape["NAME"], f"{where}.{key}")]
+    missing = [f"{where}.{key}: missing" for key in shape if key not in value]
+    present = [key for key in shape if key in value]
+    return missing + [text for key in present for text in wrong(value[key], shape[key], f"{where}.{key}")]
 
 
-def _wrong_value(value: Any, shape: str, where: str) -> list[str]:
+def _wrong_value(value: object, shape: str, where: str) -> list[str]:
     if shape == "any" or (value is None and shape.endswith(" or null")):
         return []
     types = _TYPES[shape.removesuffix(" or null")]

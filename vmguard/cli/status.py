@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import Any
+from collections.abc import Sequence
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
-from vmguard.core.locks.guard_states import GuardState
-from vmguard.core.reports.vm_report import Status, guard_words, worst
-from vmguard.query import lookup
+from vmguard.core.reports.vm_report import Status, worst
+from vmguard.query import ask_daemon
+from vmguard.query.answers import HealthAnswer, MountAnswer, VmAnswer
+from vmguard.query.judge import status_of
+from vmguard.query.places import Places
+from vmguard.query.wording import guard_words, stance
 
-#: seconds between two pictures, and what makes room for the next (ECMA-48: home, erase below)
-_PICTURE = 1.0
+#: between two pictures of --watch
+_REFRESH_S = 1.0
+#: cursor home, erase to the end of the screen (ECMA-48)
 _CLEAR = "\033[H\033[J"
 
 
@@ -28,39 +32,49 @@ def run(args: argparse.Namespace, out: Output) -> int:
     while True:
         out.block(_CLEAR + time.strftime("%H:%M:%S"))
         _once(where, out, args)
-        time.sleep(_PICTURE)
+        time.sleep(_REFRESH_S)
 
 
-def _once(where: lookup.Places, out: Output, args: argparse.Namespace) -> int:
-    vms, problem = lookup.guarded_vms(where)
-    health = {} if problem else lookup.health(where)
-    mounts, disarmed = health.get("mounts", []), health.get("disarmed")
+def _once(where: Places, out: Output, args: argparse.Namespace) -> int:
+    vms, problem = ask_daemon.guarded_vms(where)
+    health = HealthAnswer() if problem else ask_daemon.health(where)
+    disarmed = health.disarmed
     if args.json:
-        out.json({"schema": 1, "daemon": problem or "up", "disarmed": disarmed, "mounts": mounts, "vms": vms})
+        out.json(_as_json(vms, health, problem))
     elif not vms:
         out.line("this host guards no VM")
     else:
-        _print(vms, mounts, out)
+        _print(vms, health.mounts, out)
         for vm in vms if args.verbose else []:
             _details(vm, out)
         for vm in vms:
-            if vm["state"] == "conflict":
-                frozen = "; it is frozen" if vm.get("stopped") else ""
-                out.status(Status.CRITICAL.name, f"VM '{vm['name']}' (pid {vm['pid']}) {vm['why']}{frozen}")
-    for fence in health.get("fences", []):
-        out.line(f"fencing VM '{fence['name']}': {fence['sentence']}")
+            if vm.state == "conflict":
+                frozen = "; it is frozen" if vm.stopped else ""
+                out.status(Status.CRITICAL.name, f"VM '{vm.name}' (pid {vm.pid}) {vm.why}{frozen}")
+    for fence in health.fences:
+        out.line(f"fencing VM '{fence.name}': {fence.sentence}")
     if disarmed:
-        out.warn(f"DISARMED for {disarmed['seconds']:.0f} s more, by {disarmed['by']}: {disarmed['reason']}")
+        out.warn(disarmed.sentence)
     if problem:
         out.warn(f"{problem}; this is what it guarded when it was last alive")
         return Status.CRITICAL if vms else Status.WARNING
-    return worst([_status(vm) for vm in vms] + [Status.WARNING if disarmed else Status.OK])
+    return worst([status_of(vm) for vm in vms] + [Status.WARNING if disarmed else Status.OK])
 
 
-def _print(vms: list[dict[str, Any]], mounts: list[dict[str, Any]], out: Output) -> None:
+def _as_json(vms: Sequence[VmAnswer], health: HealthAnswer, problem: str) -> dict[str, object]:
+    return {
+        "schema": 1,
+        "daemon": problem or "up",
+        "disarmed": health.disarmed.json if health.disarmed is not None else None,
+        "mounts": [mount.json for mount in health.mounts],
+        "vms": [vm.json for vm in vms],
+    }
+
+
+def _print(vms: Sequence[VmAnswer], mounts: Sequence[MountAnswer], out: Output) -> None:
     rows = [
-        [vm["name"], _state(vm), str(vm["pid"] or "-"), vm["claimed"], _files(vm), *_health(vm), _why(vm)]
-        for vm in sorted(vms, key=lambda vm: str(vm["name"]))
+        [vm.name, _state(vm), str(vm.pid or "-"), vm.claimed, _files(vm), *_health(vm), _why(vm)]
+        for vm in sorted(vms, key=lambda vm: vm.name)
     ]
     out.table(["vm", "state", "pid", "claimed", "files", "verdict", "freeze in", "why"], rows)
     if not mounts:
@@ -70,57 +84,51 @@ def _print(vms: list[dict[str, Any]], mounts: list[dict[str, Any]], out: Output)
     out.table(columns, [_mount(mount) for mount in mounts])
 
 
-def _state(vm: dict[str, Any]) -> str:
-    word = lookup.stance(vm)
+def _state(vm: VmAnswer) -> str:
+    word = stance(vm)
     return word.upper() if word in ("frozen", "fencing") else word
 
 
-def _mount(mount: dict[str, Any]) -> list[str]:
-    locks = f"{mount['locks']}" + (f", {mount['unsure']} asked" if mount["unsure"] else "")
+def _mount(mount: MountAnswer) -> list[str]:
+    locks = f"{mount.locks}" + (f", {mount.unsure} asked" if mount.unsure else "")
     return [
-        mount["mount"],
-        mount["source"],
-        f"{mount['lease']:g} s",
-        mount["phase"],
-        _seconds(mount["lease_age"]),
-        _seconds(mount["freeze_in"]),
-        locks + (f", {mount['lost']} LOST" if mount["lost"] else ""),
+        mount.mount,
+        mount.source,
+        f"{mount.lease:g} s",
+        mount.phase,
+        _seconds(mount.lease_age),
+        _seconds(mount.freeze_in),
+        locks + (f", {mount.lost} LOST" if mount.lost else ""),
     ]
 
 
-def _status(vm: dict[str, Any]) -> Status:
-    guards = {file["guard"] for file in vm["files"]}
-    if vm["state"] == "conflict" or vm.get("fencing") or guards & {GuardState.LOST, GuardState.CONFLICT}:
-        return Status.CRITICAL
-    return Status.WARNING if vm.get("frozen") or any(file.get("weaker") for file in vm["files"]) else Status.OK
-
-
-def _details(vm: dict[str, Any], out: Output) -> None:
-    processes = ", ".join(f"{process['name']} (pid {process['pid']})" for process in vm.get("processes", []))
+def _details(vm: VmAnswer, out: Output) -> None:
+    processes = ", ".join(f"{process.name} (pid {process.pid})" for process in vm.processes)
     out.line()
-    out.line(f"VM '{vm['name']}' ({vm['uuid']}): {processes or 'no process'}")
-    for file in vm["files"]:
-        out.line(f"  {file['role']} {file['path']}")
+    out.line(f"VM '{vm.name}' ({vm.uuid}): {processes or 'no process'}")
+    for file in vm.files:
+        out.line(f"  {file.role} {file.path}")
         out.line(f"      {guard_words(file)}")
 
 
-def _files(vm: dict[str, Any]) -> str:
-    modes = [file["mode"] for file in vm["files"]]
+def _files(vm: VmAnswer) -> str:
+    modes = [file.mode for file in vm.files]
     return f"{modes.count('exclusive')} exclusive, {modes.count('shared')} shared"
 
 
-def _health(vm: dict[str, Any]) -> list[str]:
-    watch = vm.get("watch")
-    if not watch:
+def _health(vm: VmAnswer) -> list[str]:
+    if vm.watch is None:
         return ["-", "-"]
-    verdicts = {lock["verdict"] for lock in watch["locks"]}
+    verdicts = {lock.verdict for lock in vm.watch.locks}
     worst = next((word for word in ("lost", "unknown", "kept") if word in verdicts), "-")
-    return [worst, _seconds(watch["freeze_in"])]
+    return [worst, _seconds(vm.watch.freeze_in)]
 
 
-def _why(vm: dict[str, Any]) -> str:
-    watch = vm.get("watch") or {}
-    return str(watch.get("fence") or (watch["why"] if watch.get("need", "none") != "none" else vm["why"]))
+def _why(vm: VmAnswer) -> str:
+    watch = vm.watch
+    if watch is None:
+        return vm.why
+    return watch.fence or (watch.why if watch.need != "none" else vm.why)
 
 
 def _seconds(value: float | None) -> str:

@@ -1,11 +1,11 @@
-"""What a command that changes this host did, would do or left alone: step by step, for people and for machines."""
+"""The steps of a command that changes this host: what it did, would do or left alone. For people and machines."""
 
 from __future__ import annotations
 
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import Status, worst
 from vmguard.errors import DaemonError
-from vmguard.protocol.client import Daemon
+from vmguard.query.ask_daemon import DaemonQuery
 
 DONE = "done"
 ALREADY = "already"  # nothing to do
@@ -18,7 +18,7 @@ _STATUS = {DONE: Status.OK, ALREADY: Status.OK, WOULD: Status.OK, UNSURE: Status
 
 
 class Steps:
-    """Prints each step as it happens; with --json all of them at the end."""
+    """Prints each step as it happens, or with --json all of them at the end."""
 
     def __init__(self, command: str, subject: str, dry_run: bool, out: Output) -> None:
         self.dry_run = dry_run
@@ -27,11 +27,12 @@ class Steps:
         self._steps: list[dict[str, str]] = []
 
     def add(self, step: str, state: str, text: str) -> None:
+        """Record and print a step. ``state``: one of the words above."""
         self._steps.append({"step": step, "state": state, "text": text})
         self._out.status(_STATUS[state].name, f"{step}: {text}")
 
     def end(self) -> int:
-        """The exit status of the whole."""
+        """Finish the output; return the exit status."""
         status = worst([_STATUS[step["state"]] for step in self._steps])
         if self._out.as_json:
             self._out.json({**self._head, "status": status.name, "steps": self._steps})
@@ -41,17 +42,17 @@ class Steps:
 
 
 def daemon_runs(run_dir: str, steps: Steps, without: str) -> bool:
-    """A step: whether the daemon is there; ``without`` says what would happen to VMs if it were not.
+    """Add a step that says whether the daemon runs; return whether it does.
 
-    Raises DaemonError when it is not, except in a dry run.
+    ``without`` says what would happen to VMs without it. Raises DaemonError when it does not run, except in a dry run.
     """
     try:
-        with Daemon(run_dir) as daemon:
+        with DaemonQuery(run_dir) as daemon:
             answer = daemon.ping()
     except DaemonError as problem:
         if not steps.dry_run:
             raise DaemonError(f"{problem.message}; {without}", _START_DAEMON) from None
         steps.add("daemon", FAILED, f"{problem.message}; first: {_START_DAEMON}")
         return False
-    steps.add("daemon", ALREADY, f"vmguard {answer['version']} is running (pid {answer['pid']})")
+    steps.add("daemon", ALREADY, f"vmguard {answer.version} is running (pid {answer.pid})")
     return True

@@ -1,9 +1,8 @@
-"""``vmguard timing``: when what happens in an outage, for each mount of this host, second by second."""
+"""``vmguard timing``: what happens when in an outage, for each mount of this host, second by second."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from vmguard.adapters.linux import mounts
 from vmguard.cli.output import Output
@@ -11,8 +10,7 @@ from vmguard.config import load
 from vmguard.core.reports.vm_report import Status
 from vmguard.core.watchdog.timing import ImpossibleTiming, Timeline, Wishes, timeline
 
-#: columns of the drawing
-_WIDTH = 72
+_WIDTH_COLUMNS = 72
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +21,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     watch = load(args.config).watch
     wishes = Wishes(margin=watch.margin or None, probe=watch.probe or None, slow_round=watch.slow_round)
     leases = {f"a lease of {args.lease:g} s": args.lease} if args.lease else _leases()
-    answers: list[dict[str, Any]] = []
+    answers: list[dict[str, object]] = []
     status = Status.OK
     for number, (name, lease) in enumerate(leases.items()):
         try:
@@ -63,24 +61,24 @@ def _draw(name: str, line: Timeline, out: Output) -> None:
 
 
 def _column(line: Timeline, second: float) -> int:
-    return min(_WIDTH - 1, round(second / (line.expiry * 1.15) * _WIDTH))
+    return min(_WIDTH_COLUMNS - 1, round(second / (line.expiry * 1.15) * _WIDTH_COLUMNS))
 
 
 def bar(line: Timeline) -> str:
-    """One character for each stretch of time: '.' healthy, '-' late, '#' frozen, '!' others may have the locks."""
+    """Draw a bar, one character a stretch of time: '.' healthy, '-' late, '#' frozen, '!' others may have the locks."""
     text = ""
-    for column in range(_WIDTH):
+    for column in range(_WIDTH_COLUMNS):
         late, freeze, expiry = (_column(line, age) for age in (line.late, line.freeze, line.expiry))
         text += "." if column < late else "-" if column < freeze else "#" if column < expiry else "!"
     return text
 
 
 def scale(line: Timeline) -> str:
-    """The seconds below the bar, where there is room for them."""
-    text = [" "] * (_WIDTH + 6)
+    """Draw the seconds below the bar, as far as there is room."""
+    text = [" "] * (_WIDTH_COLUMNS + 6)
     for second, word in ((0.0, "0"), (line.late, "late"), (line.freeze, "FREEZE"), (line.expiry, "expired")):
         label = f"{word} {round(second, 1):.9g}" if second else word
-        at = min(_column(line, second), _WIDTH + 6 - len(label))
+        at = min(_column(line, second), _WIDTH_COLUMNS + 6 - len(label))
         if all(char == " " for char in text[max(0, at - 1) : at + len(label)]):
             text[at : at + len(label)] = label
     return "".join(text).rstrip()

@@ -7,8 +7,9 @@ import os
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
-from vmguard.core.reports.vm_report import Status, Verdict, guard_words
-from vmguard.query import lookup
+from vmguard.core.reports.vm_report import DiskStatus, Status
+from vmguard.query import reports
+from vmguard.query.wording import guard_words
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,19 +17,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    answer = lookup.who(os.path.abspath(args.file), places.of(args))
-    status = Status.UNKNOWN if answer["verdict"] == Verdict.UNKNOWN else Status.OK
+    report = reports.who(os.path.abspath(args.file), places.of(args))
+    disk = report.disk
+    status = Status.UNKNOWN if disk.verdict is DiskStatus.UNKNOWN else Status.OK
     if args.json:
-        out.json({"status": status.name, **answer})
+        out.json({"status": status.name, **report.as_json()})
         return status
-    out.status(status.name, f"{answer['path']}: {answer['text']}")
-    if answer["todo"]:
-        out.line(f"  do now: {answer['todo']}")
-    for vm in answer["vms"]:
-        for file in vm["files"]:
-            if file["path"] == answer["path"] or file["path"].endswith(os.path.basename(answer["path"])):
-                out.line(f"  VM '{vm['name']}': {guard_words(file)}")
-    for process in answer["processes"]:
-        how = "for writing" if process["writable"] else "for reading"
-        out.line(f"  open {how} here: {process['name']} (pid {process['pid']})")
+    out.status(status.name, f"{disk.path}: {disk.text}")
+    if disk.todo:
+        out.line(f"  do now: {disk.todo}")
+    for vm in report.vms:
+        for file in vm.files:
+            if file.path == disk.path or file.path.endswith(os.path.basename(disk.path)):
+                out.line(f"  VM '{vm.name}': {guard_words(file)}")
+    for process in report.processes:
+        how = "for writing" if process.writable else "for reading"
+        out.line(f"  open {how} here: {process.name} (pid {process.pid})")
     return status

@@ -9,13 +9,25 @@
     settings, problems = config.load_or_last_good(settings)      # at reload
     config.needs_restart(old, new)      # ["daemon.run_dir"]
 
-``settings.py`` is the table that everything is made from, ``values.py`` the kinds of values, ``document.py`` reads
-YAML with its lines, ``loader.py`` judges it, ``checks.py`` what settings must be to each other, ``render.py`` writes
-the shipped file. PyYAML is imported only when there is a file to read.
+PyYAML is imported only when there is a file to read.
+
+settings   the table of settings, from which everything else is made
+libvirt    section ``libvirt`` of the table
+migration  section ``migration``
+proxmox    section ``proxmox``
+watch      section ``watch``
+row        how a row of the table is written
+values     the kinds of values: how each is read, shown and described
+choices    the words that a setting may have
+document   reads a YAML file into a tree that knows its lines
+loader     turns files into a Config, or names every problem
+checks     what settings must be to each other
+problems   a problem with file, line and key, and the error that carries all of them
+render     writes the shipped, commented file
 """
 
 from vmguard.config.checks import contradictions
-from vmguard.config.choices import LocalFiles, LogLevel, Verdict, Window
+from vmguard.config.choices import LocalFiles, LogLevel, PolicyAction, Window
 from vmguard.config.loader import (
     DIRECTORY,
     default_paths,
@@ -42,9 +54,9 @@ __all__ = [
     "LocalFiles",
     "LogLevel",
     "Origin",
+    "PolicyAction",
     "Problem",
     "Setting",
-    "Verdict",
     "Window",
     "contradictions",
     "default_paths",

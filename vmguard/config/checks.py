@@ -1,12 +1,12 @@
-"""What can be wrong between settings that are each right by themselves."""
+"""Finds settings that contradict each other although each is valid by itself."""
 
 from __future__ import annotations
 
 from vmguard.config.problems import Problem
 from vmguard.config.settings import Config, KeyPath, Origin, Setting, settings
-from vmguard.core.locks.refusal import printable
+from vmguard.core.locks.plan import printable
 
-#: (longer, shorter, what would happen otherwise): the first must exceed the second
+#: (longer, shorter, what would happen otherwise): the first duration must exceed the second
 _LONGER: tuple[tuple[KeyPath, KeyPath, str], ...] = (
     (("hook", "timeout"), ("hook", "wait"), "the hook would be ended before its wait is over"),
     (("daemon", "start_deadline"), ("hook", "timeout"), "a claim would be doubted while its hook is still at work"),
@@ -15,14 +15,14 @@ _LONGER: tuple[tuple[KeyPath, KeyPath, str], ...] = (
 
 
 def contradictions(config: Config) -> list[Problem]:
-    """Every combination that cannot work; each problem names both settings, their values and where they were set."""
+    """Return every combination that cannot work, with both settings, their values, and where they were set."""
     table = {row.path: row for row in settings()}
     problems = []
     for longer, shorter, otherwise in _LONGER:
         one, other = table[longer], table[shorter]
         if config.value(one) > config.value(other):
             continue
-        # The defaults agree with each other, so at least one of the two was set in a file: that line is blamed.
+        # The defaults agree with each other, so at least one of the two was set in a file: blame that line.
         blamed = config.origins.get(longer) or config.origins.get(shorter) or Origin("defaults", 0)
         text = f"is {_said(config, one)}, but must be longer than {other.name}, which is {_said(config, other)}"
         problems.append(Problem(blamed.file, blamed.line, one.name, f"{text}; otherwise {otherwise}"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Verdict(StrEnum):
-    """What the admin's policy makes of something that cannot be guarded."""
+class PolicyAction(StrEnum):
+    """What to do about something that cannot be guarded."""
 
     ALLOW = "allow"
     WARN = "warn"
@@ -14,6 +14,8 @@ class Verdict(StrEnum):
 
 
 class LocalFiles(StrEnum):
+    """What to do with disks on this host's own file systems."""
+
     LOCK = "lock"
     IGNORE = "ignore"
 
@@ -26,16 +28,9 @@ class Window(StrEnum):
     OFF = "off"
 
 
-class OnConflict(StrEnum):
-    """What is done to a VM that writes to a disk whose lock somebody else has."""
-
-    FREEZE = "freeze"
-    FENCE = "fence"
-    REPORT = "report"
-    IGNORE = "ignore"
-
-
 class LogLevel(StrEnum):
+    """The least level that the daemon logs."""
+
     ERROR = "error"
     WARNING = "warning"
     INFO = "info"

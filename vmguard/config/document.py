@@ -1,7 +1,7 @@
-"""Reads one YAML file into a small tree that knows its lines, and refuses all of YAML that a configuration needs not.
+"""Reads a YAML file into a small tree that knows its lines, and refuses every part of YAML that no configuration needs.
 
-Works on the parser's events, so nothing is ever constructed: no tags, no anchors (and with them no alias bombs), one
-document, few levels. Each problem is collected with its line.
+It works on the parser's events, so nothing is ever constructed: no tags, no anchors (hence no alias bombs), one
+document, few levels. Every problem is collected with its line.
 """
 
 from __future__ import annotations
@@ -13,28 +13,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmguard.config.problems import BadConfig, Problem, quoted
-from vmguard.core.locks.refusal import printable
+from vmguard.core.locks.plan import printable
 
-#: bytes; no configuration written by people comes near it
-MAX_SIZE = 1 << 20
-#: mappings and lists within each other
+#: no configuration written by people comes near it
+MAX_BYTES = 1 << 20
+#: nested mappings and lists
 MAX_DEPTH = 8
+#: characters of PyYAML's own message that are shown
+_MAX_REASON = 200
 
 _TAB = re.compile(r" *\t[ \t]*[^\s#]")
 
 
 @dataclass
 class Node:
-    """A scalar (``text``), or a list or mapping (``items``; in a mapping keys and values alternate)."""
+    """A scalar (``text``), or a list or mapping (``items``, in which a mapping's keys and values alternate)."""
 
     kind: str
     line: int
     text: str = ""
-    #: written without quotes
+    #: whether a scalar was written without quotes
     plain: bool = False
     items: list[Node] = field(default_factory=list)
 
     def pairs(self) -> list[tuple[Node, Node]]:
+        """Return the keys and values of a mapping."""
         return list(zip(self.items[0::2], self.items[1::2], strict=True))
 
     @property
@@ -43,13 +46,15 @@ class Node:
 
 
 def read(path: str) -> tuple[Node | None, list[Problem]]:
-    """The tree of a file, None when it holds nothing but comments, and what must not be in it. Raises BadConfig when
-    there is no tree to speak of."""
+    """Return the tree of a file (None when it holds comments only) and every problem in it.
+
+    Raises BadConfig when the file cannot be read, or not parsed at all.
+    """
     return parse(_text(_bytes(path), path), path)
 
 
 def _bytes(path: str) -> bytes:
-    # O_NONBLOCK: a FIFO put there must not hang the daemon.
+    # O_NONBLOCK: a FIFO in its place must not hang the daemon.
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except (OSError, ValueError) as problem:
@@ -57,18 +62,18 @@ def _bytes(path: str) -> bytes:
     try:
         _check_trust(path, os.fstat(fd))
         with os.fdopen(fd, "rb", closefd=False) as stream:
-            data = stream.read(MAX_SIZE + 1)
+            data = stream.read(MAX_BYTES + 1)
     except OSError as problem:
         raise _refused(path, f"cannot be read: {problem.strerror}") from None
     finally:
         os.close(fd)
-    if len(data) > MAX_SIZE:
-        raise _refused(path, f"is larger than {MAX_SIZE >> 20} MiB")
+    if len(data) > MAX_BYTES:
+        raise _refused(path, f"is larger than {MAX_BYTES >> 20} MiB")
     return data
 
 
 def _check_trust(path: str, status: os.stat_result) -> None:
-    """Whoever can write this file decides whether VMs start unguarded, so only root (or who runs this) may."""
+    """Refuse a file that others than root (or the caller) may write: it decides whether VMs start unguarded."""
     if not stat.S_ISREG(status.st_mode):
         raise _refused(path, "is not a regular file")
     if status.st_uid not in (0, os.geteuid()):
@@ -96,10 +101,10 @@ def _text(data: bytes, path: str) -> str:
 
 
 def parse(text: str, path: str) -> tuple[Node | None, list[Problem]]:
-    """The same for a text.
+    """Parse a text; return and raise as ``read``.
 
-    Always with PyYAML's own parser, never libyaml's: the two do not agree on every file (a tab behind a colon), and a
-    file must not be right on one host and wrong on the next.
+    Always with PyYAML's own parser, never libyaml's: the two disagree about some files (a tab after a colon), and a
+    file must not be valid on one host and invalid on another.
     """
     try:
         import yaml
@@ -117,8 +122,8 @@ def parse(text: str, path: str) -> tuple[Node | None, list[Problem]]:
         mark = error.problem_mark or error.context_mark
         builder.complain(mark.line + 1 if mark else 0, _in_words(error.problem or error.context or "not understood"))
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        # PyYAML lets "\UFFFFFFFF" and a %YAML version of 5,000 digits escape as plain ValueError.
-        builder.complain(builder.line, f"is not YAML: {printable(str(error))[:200]}")
+        # PyYAML raises a plain ValueError for "\UFFFFFFFF" and for a %YAML version of 5,000 digits.
+        builder.complain(builder.line, f"is not YAML: {printable(str(error))[:_MAX_REASON]}")
     raise BadConfig(builder.problems)
 
 
@@ -129,7 +134,7 @@ def _in_words(problem: str) -> str:
 
 
 class _Builder:
-    """Makes the tree from events; keeps going after a problem as long as the tree makes sense."""
+    """Builds the tree from events; goes on after a problem as long as the tree makes sense."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -143,6 +148,7 @@ class _Builder:
         self.problems.append(Problem(self._path, line, "", text))
 
     def take(self, event: Any) -> None:
+        """Take the next event. Raises ValueError when the nesting is too deep."""
         self.line = event.start_mark.line + 1
         kind = type(event).__name__
         if kind == "DocumentStartEvent":

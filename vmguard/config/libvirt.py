@@ -10,6 +10,8 @@ from vmguard.config.values import AbsolutePath, Name, YesNo
 
 @dataclass(frozen=True)
 class Libvirt:
+    """libvirt's directories, events and QEMU user."""
+
     run_dir: str = setting(
         AbsolutePath(),
         "/run/libvirt/qemu",

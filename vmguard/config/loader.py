@@ -1,4 +1,4 @@
-"""From files to a Config: the parse is the validation, and it names everything that is wrong."""
+"""Turns files into a Config. The parse is the validation, and it reports every problem at once."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from vmguard.config.checks import contradictions
 from vmguard.config.document import Node
 from vmguard.config.problems import BadConfig, Problem, did_you_mean, quoted
 from vmguard.config.settings import VMS, Config, KeyPath, Origin, Setting, build, sections, settings, vm_settings
-from vmguard.core.locks.refusal import printable
+from vmguard.core.locks.plan import printable
 
 DIRECTORY = "/etc/vmguard"
+#: characters of a key that a problem shows
+_MAX_KEY = 200
 
 
 def default_paths(directory: str = DIRECTORY) -> list[str]:
-    """vmguard.yaml and the drop-ins conf.d/*.yaml by name, as far as they exist. Raises BadConfig."""
+    """Return vmguard.yaml and the drop-ins conf.d/*.yaml, sorted by name, as far as they exist. Raises BadConfig."""
     main, drop_ins = os.path.join(directory, "vmguard.yaml"), os.path.join(directory, "conf.d")
     try:
         names = sorted(name for name in os.listdir(drop_ins) if not name.startswith("."))
@@ -26,7 +28,7 @@ def default_paths(directory: str = DIRECTORY) -> list[str]:
         names = []
     except OSError as problem:
         raise BadConfig([Problem(drop_ins, 0, "", f"cannot be read: {problem.strerror}")]) from None
-    # A file that the admin believes to be in force and that nobody reads is worse than an error.
+    # A file that the admin believes to be in force, and that is never read, is worse than an error.
     ignored = [name for name in names if name.endswith(".yml")]
     if ignored:
         raise BadConfig(
@@ -38,10 +40,10 @@ def default_paths(directory: str = DIRECTORY) -> list[str]:
 
 
 def load(paths: Sequence[str] | None = None) -> Config:
-    """The configuration from these files, later ones winning key by key; by default those of /etc/vmguard.
+    """Load the configuration from files; a later one wins, key by key. By default those of /etc/vmguard.
 
-    Raises BadConfig (a ConfigError) with every problem of every file. No file at all gives the defaults, which are
-    the strict choices.
+    Raises BadConfig (a ConfigError) with every problem of every file. Without any file the defaults are in force,
+    which are the strict choices.
     """
     reading = _Reading()
     for path in default_paths() if paths is None else paths:
@@ -64,7 +66,7 @@ def load(paths: Sequence[str] | None = None) -> Config:
 
 
 def load_or_last_good(last_good: Config, paths: Sequence[str] | None = None) -> tuple[Config, tuple[Problem, ...]]:
-    """For a reload: the new configuration and no problems, or the last good one and what is wrong with the new."""
+    """Reload: return the new configuration and no problems, or the last good one and the problems of the new one."""
     try:
         return load(paths), ()
     except BadConfig as bad:
@@ -72,13 +74,13 @@ def load_or_last_good(last_good: Config, paths: Sequence[str] | None = None) -> 
 
 
 def needs_restart(old: Config, new: Config) -> list[str]:
-    """The names of changed settings that a reload does not take up."""
+    """Return the names of changed settings that take effect only after a restart."""
     return [row.name for row in settings() if row.restart and old.value(row) != new.value(row)]
 
 
 @dataclass
 class _Reading:
-    """What was read so far, of all files."""
+    """What was read of all files so far."""
 
     values: dict[KeyPath, Any] = field(default_factory=dict)
     origins: dict[KeyPath, Origin] = field(default_factory=dict)
@@ -98,7 +100,7 @@ class _Reading:
                 self._complain(path, name.line, name.text, self._unknown_section(name.text))
             elif body.kind == "mapping":
                 self._take_section(name.text, body, path)
-            elif not body.is_nothing:  # nothing: a section whose keys are all commented out
+            elif not body.is_nothing:  # a section may be empty: all of its keys are commented out
                 text = f"must hold lines such as '{self._keys(name.text)[0]}: VALUE', not {_a(body)}"
                 self._complain(path, body.line, name.text, text)
 
@@ -147,7 +149,7 @@ class _Reading:
             self._complain(path, value.line, ".".join(key), str(problem))
 
     def _entries(self, mapping: Node, path: str, prefix: str) -> list[tuple[Node, Node]]:
-        """The pairs of a mapping whose keys are words, each once."""
+        """Return the pairs of a mapping whose keys are words, each once; complain about the others."""
         first: dict[str, int] = {}
         entries = []
         for key, value in mapping.pairs():
@@ -178,7 +180,7 @@ class _Reading:
         return f"unknown key{did_you_mean(key, self._keys(section))}"
 
     def _complain(self, path: str, line: int, key: str, text: str) -> None:
-        self.problems.append(Problem(path, line, key[:200], text))
+        self.problems.append(Problem(path, line, key[:_MAX_KEY], text))
 
 
 def _a(node: Node) -> str:

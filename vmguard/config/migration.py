@@ -1,4 +1,4 @@
-"""Section ``migration``."""
+"""The section ``migration`` of the table of settings (vmguard/config/settings.py)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from vmguard.config.values import Duration
 
 @dataclass(frozen=True)
 class Migration:
+    """VMs that migrate to this host."""
+
     pending: float = setting(
         Duration(5, 3600),
         60.0,

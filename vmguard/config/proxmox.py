@@ -10,6 +10,8 @@ from vmguard.config.values import AbsolutePath, Duration
 
 @dataclass(frozen=True)
 class Proxmox:
+    """Starts on Proxmox VE, and its directories."""
+
     lock_wait: float = setting(
         Duration(0, 3600),
         0.0,

@@ -1,4 +1,4 @@
-"""The configuration as text: the shipped, commented file."""
+"""Writes the configuration as text: the shipped, commented file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from vmguard.config.settings import VM_KEYS, Setting, sections, settings
 
-_WIDTH = 79
+_WIDTH_COLUMNS = 79
 
 _HEAD = """\
 The configuration of vmguard, which guards the disks of VMs on NFSv4.
@@ -26,7 +26,7 @@ Durations: 3s, 500ms, 2m, 1h30m; a number alone means seconds."""
 
 
 def example() -> str:
-    """The whole file config/vmguard.yaml."""
+    """Return the whole file config/vmguard.yaml."""
     lines = list(_comment(_HEAD, ""))
     rows = list(settings())
     for section, help in sections().items():
@@ -38,12 +38,12 @@ def example() -> str:
 
 
 def introduction() -> str:
-    """What the file is, where it lies, and how a change comes into force."""
+    """Return what the file is, where it lies, and how a change takes effect."""
     return _HEAD
 
 
 def vms_help() -> str:
-    """What may be set for one VM alone."""
+    """Return what may be set for one VM alone."""
     return _VMS
 
 
@@ -55,8 +55,10 @@ def _setting(row: Setting) -> Iterator[str]:
 
 
 _VMS = (
-    "What is set for one VM alone, by its name or uuid: any of " + ", ".join(VM_KEYS) + " as in section watch. Where "
-    "both name and uuid are given, the uuid's entry wins."
+    "What is set for one VM alone, by its name or uuid: any of "
+    + ", ".join(f"{key}" if key == path[1] else f"{key} ({'.'.join(path)})" for key, path in VM_KEYS.items())
+    + " as in section watch, or as in the key named behind it. Where both name and uuid are given, the uuid's entry "
+    "wins."
 )
 _RESTART = " A change needs a restart of the daemon."
 
@@ -64,5 +66,5 @@ _RESTART = " A change needs a restart of the daemon."
 def _comment(text: str, indent: str) -> Iterator[str]:
     prefix = f"{indent}# "
     for paragraph in text.split("\n"):
-        lines = textwrap.wrap(paragraph, _WIDTH - len(prefix), break_on_hyphens=False, break_long_words=False)
+        lines = textwrap.wrap(paragraph, _WIDTH_COLUMNS - len(prefix), break_on_hyphens=False, break_long_words=False)
         yield from ((prefix + line).rstrip() for line in lines or [""])

@@ -1,4 +1,4 @@
-"""How a row of the table of settings is written down: a dataclass field with its kind, default and help."""
+"""How a row of the table of settings is written: a dataclass field with its kind, default and help."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def setting(kind: Kind[Any], default: T, help: str, restart: bool = False) -> T:
-    """One key. ``restart``: a change is taken up only when the daemon is restarted."""
+    """Return the field for one key. ``restart``: a change takes effect only when the daemon is restarted."""
     return field(default=default, metadata={"kind": kind, "help": help, "restart": restart})
 
 
 def section(section: type[T], help: str) -> T:
-    """A section, which is a dataclass of keys."""
+    """Return the field for a section, which is a dataclass of keys."""
     return field(default_factory=section, metadata={"help": help})

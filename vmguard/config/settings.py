@@ -1,13 +1,14 @@
 """The table of settings. Each class below is a section, each field a key: its type, unit, range, default and help.
 
-This table is all there is: the parser, the defaults, the shipped config/vmguard.yaml, ``vmguard config show`` and the
-manual page are made from it. To add a key, add a field, then ``vmguard config example > config/vmguard.yaml``.
+Everything else is made from this table: the parser, the defaults, the shipped config/vmguard.yaml,
+``vmguard config show`` and the manual page. To add a key, add a field, then
+``vmguard config example > config/vmguard.yaml``.
 
-A key path is a tuple of words (``("hook", "wait")``), so a section with an entry for each VM
-(``vms: {NAME: {...}}``) needs only one more word in it, whatever characters the name has.
+A key path is a tuple of words (``("hook", "wait")``). So the section with an entry for each VM
+(``vms: {NAME: {...}}``) has just one more word in its paths, whatever characters the name contains.
 """
 
-# ruff: noqa: RUF009 - _setting() and _section() are dataclasses.field() with this table's metadata
+# ruff: noqa: RUF009 - _setting() and _section() are dataclasses.field() with the metadata of this table
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from vmguard.config.choices import LocalFiles, LogLevel, OnConflict, Verdict, Window
+from vmguard.config.choices import LocalFiles, LogLevel, PolicyAction, Window
 from vmguard.config.libvirt import Libvirt
 from vmguard.config.migration import Migration
 from vmguard.config.proxmox import Proxmox
@@ -23,7 +24,7 @@ from vmguard.config.row import section as _section
 from vmguard.config.row import setting as _setting
 from vmguard.config.values import AbsolutePath, Choice, Duration, Kind, Line, Name, YesNo
 from vmguard.config.watch import Watch
-from vmguard.core.watchdog.events import Level
+from vmguard.core.watchdog.events import Level, OnConflict
 
 KeyPath = tuple[str, ...]
 
@@ -37,7 +38,7 @@ class Setting:
     kind: Kind[Any]
     default: Any
     help: str
-    #: whether a change is taken up only when the daemon is restarted, not at reload
+    #: whether a change takes effect only when the daemon is restarted, not at a reload
     restart: bool
 
     @property
@@ -65,6 +66,8 @@ _WINDOW = Choice(Window.AUTO, Window.ON, Window.OFF)
 
 @dataclass(frozen=True)
 class Hook:
+    """What happens before a VM starts."""
+
     wait: float = _setting(
         Duration(0, 60),
         3.0,
@@ -77,9 +80,9 @@ class Hook:
         "After this time the hook refuses the start, whatever it is waiting for: a server that does not answer, "
         "or one in the grace period after its reboot. Must be longer than wait.",
     )
-    daemon_absent: Verdict = _setting(
-        Choice(Verdict.REFUSE, Verdict.ALLOW),
-        Verdict.REFUSE,
+    daemon_absent: PolicyAction = _setting(
+        Choice(PolicyAction.REFUSE, PolicyAction.ALLOW),
+        PolicyAction.REFUSE,
         "What a start does when the vmguard daemon does not answer. allow starts the VM UNGUARDED: another host can "
         "then start it, too, and destroy its disks.",
     )
@@ -94,20 +97,22 @@ class Hook:
 
 @dataclass(frozen=True)
 class Policy:
-    block_devices: Verdict = _setting(
-        Choice(Verdict.ALLOW, Verdict.WARN, Verdict.REFUSE),
-        Verdict.WARN,
+    """What happens with storage that cannot be guarded."""
+
+    block_devices: PolicyAction = _setting(
+        Choice(PolicyAction.ALLOW, PolicyAction.WARN, PolicyAction.REFUSE),
+        PolicyAction.WARN,
         "Disks on block devices (LVM, iSCSI, multipath). No byte-range lock reaches other hosts there, so vmguard "
         "cannot guard them.",
     )
-    network_disks: Verdict = _setting(
-        Choice(Verdict.ALLOW, Verdict.WARN, Verdict.REFUSE),
-        Verdict.WARN,
+    network_disks: PolicyAction = _setting(
+        Choice(PolicyAction.ALLOW, PolicyAction.WARN, PolicyAction.REFUSE),
+        PolicyAction.WARN,
         "Disks that QEMU reaches by itself over the network (rbd, iscsi, nbd, http). vmguard cannot guard them.",
     )
-    unsafe_mounts: Verdict = _setting(
-        Choice(Verdict.REFUSE, Verdict.WARN),
-        Verdict.REFUSE,
+    unsafe_mounts: PolicyAction = _setting(
+        Choice(PolicyAction.REFUSE, PolicyAction.WARN),
+        PolicyAction.REFUSE,
         "Disks on NFS mounts whose locks do not protect: mounted with nolock or local_lock, or with NFSv3, which keeps "
         "the locks of a dead host until it returns.",
     )
@@ -121,6 +126,8 @@ class Policy:
 
 @dataclass(frozen=True)
 class Windows:
+    """The byte ranges that are left free for others."""
+
     qemu: Window = _setting(
         _WINDOW,
         Window.AUTO,
@@ -142,8 +149,10 @@ class Windows:
 
 @dataclass(frozen=True)
 class Daemon:
+    """The process that holds the locks."""
+
     run_dir: str = _setting(
-        AbsolutePath(longest=90),  # a socket's path has room for 107 bytes, and /vmguard.sock follows
+        AbsolutePath(longest=90),  # the path of a socket has at most 107 bytes, and /vmguard.sock follows
         "/run/vmguard",
         "Where the daemon keeps its socket and its state. The hooks look for it in the default place.",
         restart=True,
@@ -180,6 +189,8 @@ class Daemon:
 
 @dataclass(frozen=True)
 class Unguarded:
+    """VMs without a claim, and conflicts while a VM runs."""
+
     take_up: bool = _setting(
         YesNo(),
         True,
@@ -202,6 +213,8 @@ class Unguarded:
 
 @dataclass(frozen=True)
 class Notify:
+    """The admin's command that is told what happens."""
+
     command: str = _setting(
         Line("a shell command"),
         "",
@@ -218,6 +231,8 @@ class Notify:
 
 @dataclass(frozen=True)
 class OwnerRecord:
+    """The record beside each disk."""
+
     enabled: bool = _setting(
         YesNo(),
         True,
@@ -238,6 +253,8 @@ class OwnerRecord:
 
 @dataclass(frozen=True)
 class Hosts:
+    """How hosts are named."""
+
     name: str = _setting(
         Name("a host's name", r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", may_be_empty=True),
         "",
@@ -247,7 +264,7 @@ class Hosts:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole configuration. ``Config()`` is that of a host without any file."""
+    """The whole configuration. ``Config()`` is the one of a host without any file."""
 
     hook: Hook = _section(Hook, "What happens before a VM starts.")
     policy: Policy = _section(
@@ -275,24 +292,24 @@ class Config:
     hosts: Hosts = _section(Hosts, "How hosts are named.")
     #: by name or uuid: what is set for one VM alone, keys of VM_KEYS
     vms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    #: where each value was set; what is not in it has its default
+    #: where each value was set; a value that is not listed has its default
     origins: Mapping[KeyPath, Origin] = field(default_factory=dict, compare=False, repr=False)
 
     def value(self, setting: Setting) -> Any:
         return getattr(getattr(self, setting.section), setting.key)
 
     def origin(self, setting: Setting) -> str:
-        """``FILE:LINE`` or ``default``."""
+        """Return where a setting was set: ``FILE:LINE``, or ``default``."""
         return str(self.origins.get(setting.path, "default"))
 
 
 def sections() -> dict[str, str]:
-    """The names of all sections, in the order of the shipped file, with their help."""
+    """Return the names of all sections with their help, in the order of the shipped file."""
     return {item.name: item.metadata["help"] for item in fields(Config) if "help" in item.metadata}
 
 
 def settings() -> Iterator[Setting]:
-    """All rows of the table, in the order of the shipped file."""
+    """Yield all rows of the table, in the order of the shipped file."""
     defaults = Config()
     for section in sections():
         for item in fields(getattr(defaults, section)):
@@ -302,17 +319,27 @@ def settings() -> Iterator[Setting]:
 
 #: the section with an entry for each VM: ``vms: {NAME or UUID: {on_lost: freeze}}``
 VMS = "vms"
-#: keys of section watch that an entry may have
-VM_KEYS = ("on_at_risk", "on_lost", "after_fence", "host_fence", "log_only", "set_clock")
+#: keys that an entry may have, and the row of the table that each sets for one VM
+VM_KEYS = {
+    "on_at_risk": ("watch", "on_at_risk"),
+    "on_lost": ("watch", "on_lost"),
+    "on_conflict": ("unguarded", "action"),
+    "conflict_grace": ("unguarded", "fence_after"),
+    "after_fence": ("watch", "after_fence"),
+    "host_fence": ("watch", "host_fence"),
+    "log_only": ("watch", "log_only"),
+    "set_clock": ("watch", "set_clock"),
+}
 
 
 def vm_settings() -> dict[str, Setting]:
-    """The rows of the table that may be set for one VM alone."""
-    return {row.key: row for row in settings() if row.section == "watch" and row.key in VM_KEYS}
+    """Return the rows of the table that may be set for one VM alone, by the key that does it."""
+    rows = {row.path: row for row in settings()}
+    return {key: rows[path] for key, path in VM_KEYS.items()}
 
 
 def build(values: Mapping[KeyPath, Any], origins: Mapping[KeyPath, Origin]) -> Config:
-    """A configuration from values that were parsed; what is missing gets its default."""
+    """Build a configuration from parsed values; a missing one gets its default."""
     defaults = Config()
     parts: dict[str, Any] = {}
     for section in sections():

@@ -1,7 +1,7 @@
 """The kinds of values that a setting can have: how each is read, shown and described.
 
-A kind works on the text as it stands in the file, not on what YAML 1.1 makes of it: there ``off`` is a boolean,
-``1:30`` is 90 and ``010`` is 8.
+A kind reads the text as it stands in the file, not what YAML 1.1 makes of it: there ``off`` is a boolean, ``1:30`` is
+90 and ``010`` is 8.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./@+-]*")
 
 
 def parse_duration(text: str) -> float:
-    """Seconds from ``3``, ``0.5``, ``3s``, ``500ms``, ``2m``, ``1h30m``. Raises ValueError."""
+    """Return seconds from ``3``, ``0.5``, ``3s``, ``500ms``, ``2m``, ``1h30m``. Raises ValueError."""
     if match := _SECONDS.fullmatch(text):
         return float(match[1])
     match = _UNITS.fullmatch(text)
@@ -38,7 +38,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest text that parse_duration reads as that many seconds (to the millisecond)."""
+    """Return the shortest text that parse_duration reads as that many seconds (to the millisecond)."""
     left = round(seconds * 1000)
     if 0 < left < 1000:
         return f"{left}ms"
@@ -49,13 +49,13 @@ def format_duration(seconds: float) -> str:
 
 
 class Kind(Generic[T]):
-    """How one kind of value is read (ValueError says what is wrong), shown and described."""
+    """One kind of value. ``parse`` raises ValueError, which says what is wrong."""
 
     def parse(self, text: str) -> T:
         raise NotImplementedError
 
     def show(self, value: T) -> str:
-        """The value as it is written in the file."""
+        """Return the value as it is written in the file."""
         text = str(value)
         return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
@@ -86,7 +86,7 @@ class Duration(Kind[float]):
 
 
 class Choice(Kind[E]):
-    """One of some words: the members given, which may be only a part of their enum."""
+    """One word of an enum, or of a part of it."""
 
     def __init__(self, *members: E) -> None:
         self._members = {member.value: member for member in members}
@@ -120,7 +120,7 @@ class YesNo(Kind[bool]):
 
 
 class AbsolutePath(Kind[str]):
-    """The absolute path of a directory; whether it exists is not asked."""
+    """An absolute path; whether it exists is not checked."""
 
     def __init__(self, longest: int = 4000, what: str = "absolute path of a directory") -> None:
         self._longest, self._what = longest, what

@@ -13,6 +13,8 @@ from vmguard.core.watchdog.events import AfterFence, HostFence, OnAtRisk, OnLost
 
 @dataclass(frozen=True)
 class Watch:
+    """The watchdog: its policy and its timing."""
+
     on_at_risk: OnAtRisk = setting(
         Choice(OnAtRisk.FREEZE, OnAtRisk.FENCE, OnAtRisk.IGNORE),
         OnAtRisk.FREEZE,

@@ -1,65 +1,228 @@
-"""Puts together what guards VMs that no hook announced."""
+"""Build the daemon's parts: each once, when it is first asked for; its constructor gets all that it depends on.
+
+Some parts know each other both ways: the pinner tells the watchdog of a rival, and the watchdog has the pinner try
+again. There one of the two gets a function of this module's, which looks the other one up when it is called.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cached_property
 
-from vmguard.config.choices import LocalFiles
+from vmguard.adapters.linux.hardware_watchdog import HostFence
+from vmguard.adapters.linux.mount_table import MountTable
 from vmguard.config.settings import Config
+from vmguard.core.locks.claim_states import State
+from vmguard.core.watchdog.machine import Watch
 from vmguard.daemon.adopt.adopter import Adopter
 from vmguard.daemon.adopt.unclaimed_qemu import Census
-from vmguard.daemon.api.server import Service
+from vmguard.daemon.api.claims import ClaimRequests
+from vmguard.daemon.api.commands import Commands
+from vmguard.daemon.api.questions import Questions
+from vmguard.daemon.api.server import Server
+from vmguard.daemon.api.watchdog_status import WatchdogStatus
 from vmguard.daemon.claim.lifecycle import Keeper
 from vmguard.daemon.claim.migration_target import Incoming
 from vmguard.daemon.fence.conflicts import Conflicts
+from vmguard.daemon.fence.fencer import Fencer, Surroundings
+from vmguard.daemon.fence.signals import Signals
 from vmguard.daemon.owner_records.mark_released import Records
 from vmguard.daemon.owner_records.write_late import Claims
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
+from vmguard.daemon.release.releaser import Releaser
+from vmguard.daemon.report.history import History, Reporter
+from vmguard.daemon.report.notify_command import Notifier
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
 from vmguard.daemon.scan.libvirt_events import Hints
+from vmguard.daemon.settings import Settings
+from vmguard.daemon.watch.driver import Driver
+from vmguard.daemon.watch.effects import Effects
+from vmguard.daemon.watch.guest_clocks import Clocks
+from vmguard.daemon.watch.lease_store import Leases
+from vmguard.daemon.watch.maintenance_mode import Arming
+from vmguard.daemon.watch.observer import Observer
+from vmguard.daemon.watch.probes import Probes
+
+#: between two slow rounds of the pinner
+_PIN_INTERVAL_S = 1.0
 
 
-def furnish(
-    loop: Loop,
-    registry: Registry,
-    keeper: Keeper,
-    pinner: Pinner,
-    workers: Workers,
-    records: Records,
-    service: Service,
-    config: Callable[[], Config],
-    io_error: Callable[[GuardedVm], None],
-) -> None:
-    """Wire the census, the conflicts, the owner records and ``adopt`` into a daemon, and start looking."""
-    conflicts = Conflicts(loop, registry, pinner, lambda: config().unguarded)
-    claims = Claims(loop, registry, records)
-    census = Census(loop, registry, keeper, pinner, lambda: config().unguarded)
+class Parts:
+    """All parts of a daemon, made and not yet started."""
 
-    incoming = Incoming(loop, workers, registry, pinner, conflicts, lambda: config().migration)
-    keeper.on_running = incoming.follow
-    service.incoming = incoming
+    def __init__(
+        self,
+        loop: Loop,
+        run_dir: str,
+        config: Callable[[], Config],
+        pin_interval_s: float = _PIN_INTERVAL_S,
+        table: MountTable | None = None,
+    ) -> None:
+        """``table``: the mounts that the watchdog sees; this host's when there is none.
 
-    def pinned(vm: GuardedVm, file: GuardedFile) -> None:
-        claims.pinned(vm, file)
-        incoming.pinned(vm, file)
-        conflicts.solved(vm)
+        Raises OSError when ``run_dir`` cannot be used.
+        """
+        self.loop = loop
+        self._run_dir = run_dir
+        self._config = config
+        self._pin_interval_s = pin_interval_s
+        self._table = table or MountTable()
+        self.settings = Settings(config)
+        self.registry = Registry(run_dir)
+        self.workers = Workers(loop)
+        self.records = Records(loop, self.settings.record)
+        self.report = Reporter(History(run_dir), Notifier(self.settings.notify), self.registry.about)
+        self.watch = Watch(self.settings.wishes())
+        self.signals = Signals(loop, self.registry)
 
-    def local() -> bool:
-        return config().policy.local_filesystems is LocalFiles.LOCK
+    def start(self) -> None:
+        """Start what runs by itself; the registry holds by now what an earlier daemon guarded."""
+        self.incoming.resume()
+        self.pinner.start()
+        self.signals.resume()
+        self.observer.start()
+        self.driver.start()
+        self.fencer.resume()
 
-    pinner.on_pinned = pinned
-    service.adopt = Adopter(loop, registry, census, pinner, conflicts, local).adopt
-    census.start()
-    Hints(loop, registry, pinner.attend, io_error, lambda: has_libvirt(config())).start()
+    # -- claims and pins --------------------------------------------------------------------------------------------
 
+    @cached_property
+    def pinner(self) -> Pinner:
+        return Pinner(
+            self.loop,
+            self.workers,
+            self.registry,
+            self.records.mark_released,
+            self.settings.pieces,
+            self._pin_interval_s,
+            on_conflict=lambda vm, file, rival: self.conflicts.meet(vm, file, rival),
+            on_pinned=self._pinned,
+        )
 
-def has_libvirt(config: Config) -> bool:
-    """Whether a libvirtd, or a virtqemud, can be listened to."""
-    folder = os.path.dirname(config.libvirt.run_dir)
-    sockets = ("libvirt-sock-ro", "virtqemud-sock-ro")
-    return config.libvirt.events and any(os.path.exists(os.path.join(folder, name)) for name in sockets)
+    def _pinned(self, vm: GuardedVm, file: GuardedFile) -> None:
+        self.late_records.pinned(vm, file)
+        self.incoming.pinned(vm, file)
+        if vm.state is State.CONFLICT:
+            self.observer.tell(vm)
+
+    @cached_property
+    def late_records(self) -> Claims:
+        return Claims(self.loop, self.registry, self.records)
+
+    @cached_property
+    def releaser(self) -> Releaser:
+        return Releaser(self.loop, self.workers, self.registry, self.pinner, self.records.mark_released)
+
+    @cached_property
+    def keeper(self) -> Keeper:
+        return Keeper(
+            self.loop,
+            self.registry,
+            self.pinner,
+            self.releaser,
+            self.settings.timing,
+            self.records.mark_released,
+            on_running=lambda vm: self.incoming.follow(vm),
+        )
+
+    @cached_property
+    def incoming(self) -> Incoming:
+        return Incoming(
+            self.loop,
+            self.workers,
+            self.registry,
+            self.pinner,
+            self.conflicts,
+            lambda: self._config().migration,
+            self.observer.tell,
+            self.driver.feed,
+        )
+
+    @cached_property
+    def census(self) -> Census:
+        return Census(self.loop, self.registry, self.keeper, self.pinner, lambda: self._config().unguarded)
+
+    @cached_property
+    def hints(self) -> Hints:
+        events = self.settings.listens_to_libvirt
+        return Hints(self.loop, self.registry, self.pinner.attend, self.observer.io_error, events)
+
+    # -- the watchdog -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def driver(self) -> Driver:
+        return Driver(self.loop, self.watch, carry_out=lambda effect: self.effects.carry_out(effect))
+
+    @cached_property
+    def observer(self) -> Observer:
+        leases = Leases(self._run_dir)
+        policy = self.settings.policy
+        return Observer(self.loop, self.registry, self.watch, self.driver.feed, policy, leases, self._table)
+
+    @cached_property
+    def effects(self) -> Effects:
+        return Effects(
+            self.registry,
+            self.driver.feed,
+            self.report,
+            self.settings.policy,
+            self.probes,
+            self.signals,
+            Clocks(self.loop, self.registry),
+            self.fencer,
+            self.conflicts,
+            self.pinner,
+        )
+
+    @cached_property
+    def probes(self) -> Probes:
+        mount_of, shield = self.observer.mount_of, self.pinner.shield
+        return Probes(self.loop, self.registry, self.watch, self.driver.feed, mount_of, shield)
+
+    @cached_property
+    def conflicts(self) -> Conflicts:
+        return Conflicts(self.registry, self.settings.policy, self.observer.tell, self.driver.feed)
+
+    @cached_property
+    def host_fence(self) -> HostFence:
+        return HostFence(self._config().watch.watchdog_device)
+
+    @cached_property
+    def fencer(self) -> Fencer:
+        surroundings = Surroundings(
+            report=self.report,
+            others=self.watch.others,
+            why_no_restart=self.watch.why_no_restart,
+            copy=self.pinner.shield.take,
+            gone=self.observer.gone,
+            host=self.host_fence,
+            run_dirs=lambda: self.keeper.timing.run_dirs,
+        )
+        return Fencer(self.loop, self.registry, self.signals, os.path.join(self._run_dir, "fences"), surroundings)
+
+    @cached_property
+    def maintenance(self) -> Arming:
+        return Arming(self._run_dir, self.driver.feed)
+
+    # -- the socket -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def server(self) -> Server:
+        adopter = Adopter(
+            self.loop,
+            self.registry,
+            self.census,
+            self.pinner,
+            self.driver.feed,
+            self.settings.locks_local_files,
+        )
+        status = WatchdogStatus(self.watch, self.observer, self.maintenance, self.fencer)
+        claims = ClaimRequests(self.loop, self.registry, self.keeper, self.settings.claim, self.incoming)
+        questions = Questions(self.registry, status)
+        commands = Commands(self.maintenance, adopter.adopt)
+        return Server(self.loop, self.keeper, {**claims.handlers, **questions.handlers, **commands.handlers})

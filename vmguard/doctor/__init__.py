@@ -1,6 +1,21 @@
 """``vmguard doctor``: what is unsafe on this host, why it matters, and the command that mends it.
 
-Looking and judging are apart: ``look_*`` ask the kernel, the share, libvirt and the daemon and fill in the facts of
-``facts.py``; ``judge_*`` are pure functions from facts to findings. ``catalogue.py`` names every check and says why it
-matters; ``examine.py`` puts it all together.
+Looking and judging are apart. ``look_*`` ask the kernel, the share, libvirt and the daemon, and fill in facts;
+``judge_*`` are pure functions from facts to findings.
+
+examine        the whole examination: looks at everything at once, then judges
+facts          what was looked at
+finding        one finding: check, subject, level, text, and how to mend it
+catalogue      every check, and why it matters
+look_host      looks at this host: kernel, clock, NFS client id, watchdog device
+look_mount     looks at NFS mounts through /proc alone
+look_share     looks through a share: owner records, images written to without a lock
+scratch        tries locks with a scratch file on a share
+look_guard     looks at vmguard itself, libvirt and the running QEMUs
+look_proxmox   looks at Proxmox VE: version, hookscript, VMs without it
+judge_host     findings about this host
+judge_mount    findings about a mount, from its options and counters
+judge_storage  findings about what a storage did with the scratch file, and about what lies on it
+judge_guard    findings about vmguard, libvirt, Proxmox VE, QEMUs and one VM
+mend           mends the NFS client id (``--fix identity``)
 """

@@ -5,61 +5,47 @@ from __future__ import annotations
 CHECKS: dict[str, str] = {
     # -- mounts, as the kernel describes them
     "mount.nfs": "vmguard's locks protect disks on NFSv4; on this host's own file systems they only keep two VMs "
-    "of this "
-    "host apart",
+    "of this host apart",
     "mount.version": "NFSv4.1 and 4.2 have sessions, reclaim that is declared complete, and a server that tells a "
-    "client "
-    "which of its locks it has dropped; 4.0 has none of these; with NFSv3 a lost lock is never noticed and a "
-    "dead host's "
-    "lock never ends",
+    "client which of its locks it has dropped; 4.0 has none of these; with NFSv3 a lost lock is never noticed and "
+    "a dead host's lock never ends",
     "mount.hard": "a soft mount turns an outage into I/O errors inside the guests and lets writes be lost without "
-    "a word; a "
-    "hard one waits, and vmguard decides what waits with it",
+    "a word; a hard one waits, and vmguard decides what waits with it",
     "mount.local-locks": "with nolock or local_lock the kernel keeps locks on this host alone: every other host "
-    "gets the "
-    "same lock, too",
-    "mount.transport": "vmguard's deadlines rest on TCP, where the server's lease bounds how long a dead connection "
-    "goes "
-    "unnoticed",
+    "gets the same lock, too",
+    "mount.transport": "vmguard's deadlines rest on TCP, where the server's lease bounds how long a dead "
+    "connection goes unnoticed",
     "mount.writable": "the disks of running VMs are written to, and so are the owner records that tell other hosts who "
     "has them",
     "mount.lease": "the lease is the unit of all times: how long the server may be silent before VMs are frozen, "
-    "and how long "
-    "another host must wait before it may take over",
+    "and how long another host must wait before it may take over",
     "mount.reconnect": "after a storage reboot locks are kept only if the client comes back within the server's grace "
     "period; how soon it notices depends on its TCP timeouts, not on timeo",
     "mount.pnfs": "with pNFS a client writes to data servers that need not know of a lost lock: kernels before "
-    "6.12.117 "
-    "wrote on (flexfiles)",
+    "6.12.117 wrote on (flexfiles)",
     "mount.delegations": "a write delegation lets the client keep locks to itself, unseen by the server until it is "
     "recalled; vmguard opens disks with O_DIRECT, which asks for none",
     "mount.early": "kernels before 6.1.159, 6.12.59 and 6.18 may skip lease renewals on mounts made in the first five "
     "minutes after boot: an idle client loses its locks. vmguard's own requests renew the lease while it "
     "guards a VM there",
-    "mount.two-ways": "one share mounted twice is two file systems to this kernel: vmguard, QEMU and an admin may each "
-    "have "
-    "a different file in mind that is one and the same",
+    "mount.two-ways": "one share mounted twice is two file systems to this kernel: vmguard, QEMU and an admin may "
+    "each have a different file in mind that is one and the same",
     # -- the storage itself
     "storage.answers": "nothing can be said of a storage that does not answer, and no VM on it can start",
     "storage.lock": "everything vmguard promises is built on this: an exclusive lock that the server knows, that "
-    "conflicts, "
-    "that can be freed in part, and that the server confirms",
-    "storage.root": "where root is squashed vmguard opens disks and writes owner records as the user of QEMU; what "
-    "only "
-    "root may read stays unguarded",
+    "conflicts, that can be freed in part, and that the server confirms",
+    "storage.root": "where root is squashed vmguard opens disks and writes owner records as the user of QEMU; "
+    "what only root may read stays unguarded",
     "storage.foreign-writers": "locks are advisory: a host without vmguard writes to a disk whatever others "
     "have locked",
-    "storage.twins": "the server tells hosts apart by their client id, on Linux the host name: a second host with the "
-    "same "
-    "one takes the locks of the first the moment it mounts the share, silently",
+    "storage.twins": "the server tells hosts apart by their client id, on Linux the host name: a second host with "
+    "the same one takes the locks of the first the moment it mounts the share, silently",
     # -- this host
     "host.recover-lost-locks": "with this kernel parameter a client takes a lost lock again behind everybody's "
-    "back and "
-    "writes on, although another host may have written in between",
+    "back and writes on, although another host may have written in between",
     "host.name": "without an id of its own the NFS client is known by its host name",
-    "host.identity": "a host name can be cloned, changed or shared; an id of its own that survives reboots cannot be "
-    "taken "
-    "by another host",
+    "host.identity": "a host name can be cloned, changed or shared; an id of its own that survives reboots cannot "
+    "be taken by another host",
     "host.clock": "locking does not need it: leases are durations, not times of day. Kerberos does (5 minutes), and so "
     "does whoever compares the logs of two hosts",
     "host.watchdog": "it is the last resort where a VM that lost its lock cannot be proven dead",
@@ -73,13 +59,8 @@ CHECKS: dict[str, str] = {
     "libvirt.hook": "libvirt silently goes past a hook that it has not seen or may not execute, and starts VMs "
     "unguarded",
     "libvirt.version": "some versions have traps that an admin should know of",
-    "libvirt.windows": "QEMU and libvirt lock single bytes of each disk on the same host; if vmguard keeps "
-    "those, no VM "
-    ""
-    ""
-    ""
-    ""
-    "starts",
+    "libvirt.windows": "QEMU and libvirt lock single bytes of each disk on the same host; if vmguard keeps those, "
+    "no VM starts",
     "qemu.locking": "a QEMU with image locks of its own keeps copies of its descriptors from being held for long; one "
     "without (Proxmox) is shielded all the time",
     "proxmox.hook": "Proxmox asks only the hookscript that a VM's own configuration names: a VM without it starts "

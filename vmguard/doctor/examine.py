@@ -1,29 +1,29 @@
-"""The whole examination. Whatever touches a share runs in children, all of them at once, each with its few seconds."""
+"""The whole examination. Whatever touches a share runs in children, all at once, each with a deadline."""
 
 from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from vmguard.adapters.linux.bounded_child import Child
 from vmguard.config import Config
 from vmguard.core.watchdog.timing import Wishes
 from vmguard.doctor import look_guard, look_host, look_mount, look_proxmox, look_share, scratch
-from vmguard.doctor.facts import DiskFacts, HostFacts, MountFacts, RecordFacts, ScratchFacts, ShareFacts, VmFacts
+from vmguard.doctor.facts import DiskFacts, HostFacts, MountFacts, ScratchFacts, ShareFacts, VmFacts
 from vmguard.doctor.finding import Finding, Level
 from vmguard.doctor.judge_guard import judge_guard, judge_libvirt, judge_proxmox, judge_qemus, judge_vm
 from vmguard.doctor.judge_host import judge_host
 from vmguard.doctor.judge_mount import judge_mount, judge_mounts
 from vmguard.doctor.judge_storage import judge_scratch, judge_share
 from vmguard.errors import BadInput, StorageTimeout, VmguardError
-from vmguard.query import lookup
+from vmguard.query import reports
+from vmguard.query.places import Places
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to examine: everything, or one VM or path with its mounts. ``seconds``: what a storage gets to answer."""
+    """What to examine: everything, or one VM or path with its mounts. ``seconds``: a storage's time to answer."""
 
     subject: str = ""
     seconds: float = 5.0
@@ -31,8 +31,8 @@ class Wanted:
     config_paths: list[str] | None = None
 
 
-def examine(config: Config, places: lookup.Places, wanted: Wanted) -> list[Finding]:
-    """All findings, the host's first. Raises BadInput when the subject is neither a path nor a VM."""
+def examine(config: Config, places: Places, wanted: Wanted) -> list[Finding]:
+    """Return all findings, the host's first. Raises BadInput when the subject is neither a path nor a VM."""
     everything = look_mount.look()
     vm, chosen = _subject(wanted, places, everything)
     host = look_host.look(config)
@@ -56,7 +56,7 @@ def _guard(config: Config, wanted: Wanted) -> list[Finding]:
 
 
 class _Try:
-    """What is tried on one share, in two children that may hang."""
+    """The trial of one share, in two children that may hang."""
 
     def __init__(self, mount: MountFacts, config: Config, seconds: float) -> None:
         self._mount = mount
@@ -65,8 +65,9 @@ class _Try:
         folder = record.directory if record.enabled else ""
         seek, user = mount.version == "4.2", config.libvirt.qemu_user
         what = f"locks on {mount.point} were tried"
-        self._scratch = Child(lambda: scratch.attempt(mount.point, mount.point, seek, user), seconds, what)
-        self._share = Child(lambda: look_share.look(mount.point, folder), seconds, f"{mount.point} was looked through")
+        self._scratch = Child(lambda: asdict(scratch.attempt(mount.point, mount.point, seek, user)), seconds, what)
+        look = f"{mount.point} was looked through"
+        self._share = Child(lambda: asdict(look_share.look(mount.point, folder)), seconds, look)
 
     def findings(self, config: Config, host: HostFacts) -> list[Finding]:
         watch = config.watch
@@ -76,37 +77,29 @@ class _Try:
         found += judge_scratch(self._mount, tried)
         share = self._looked_through()
         if tried.hung:
-            return found  # once is enough
+            return found  # one finding about a hanging storage is enough
         return found + judge_share(self._mount, share, host.identity)
 
     def _tried(self) -> ScratchFacts:
         try:
-            facts: dict[str, Any] = self._scratch.result()
+            return ScratchFacts.from_json(self._scratch.result())
         except StorageTimeout:
             return ScratchFacts(hung=self._seconds)
         except VmguardError as problem:
             return ScratchFacts(error=("EIO", problem.message))
-        if "error" in facts:
-            name, sentence = facts["error"]
-            facts["error"] = (str(name), str(sentence))
-        return ScratchFacts(**facts)
 
     def _looked_through(self) -> ShareFacts:
         try:
-            facts = self._share.result()
+            return ShareFacts.from_json(self._share.result())
         except VmguardError as problem:
             return ShareFacts(problem=problem.message)
-        records = tuple(RecordFacts(**record) for record in facts["records"])
-        return ShareFacts(records, tuple(facts["unlocked_writes"]))
 
 
 # -- the subject ----------------------------------------------------------------------------------------------------
 
 
-def _subject(
-    wanted: Wanted, places: lookup.Places, everything: list[MountFacts]
-) -> tuple[VmFacts | None, list[MountFacts]]:
-    """The VM that was asked for, and the mounts to try."""
+def _subject(wanted: Wanted, places: Places, everything: list[MountFacts]) -> tuple[VmFacts | None, list[MountFacts]]:
+    """Return the VM that was asked for, if any, and the mounts to try. Raises BadInput."""
     if not wanted.subject:
         return None, everything
     if "/" in wanted.subject:
@@ -115,7 +108,7 @@ def _subject(
         if mount is None:
             raise BadInput(f"{path} is on no NFS mount of this host", "findmnt -t nfs,nfs4 shows those it has")
         return None, [mount]
-    report = lookup.check(wanted.subject, places)
+    report = reports.check(wanted.subject, places)
     paths = [disk.path for disk in report.disks if disk.path]
     vm = VmFacts(
         name=report.name,
@@ -127,7 +120,7 @@ def _subject(
 
 
 def _disks(paths: list[str], seconds: float) -> tuple[DiskFacts, ...]:
-    """Where they really lie, each asked in a child of its own, all at once."""
+    """Look at each path in a child of its own, all at once."""
     asked = [(path, Child(functools.partial(_place, path), seconds, f"{path} was looked at")) for path in paths]
     found = []
     for path, child in asked:
@@ -144,5 +137,5 @@ def _place(path: str) -> list[str | int]:
 
 
 def by_level(findings: list[Finding]) -> dict[Level, int]:
-    """How many there are of each."""
+    """Count the findings of each level."""
     return {level: sum(finding.level is level for finding in findings) for level in Level}

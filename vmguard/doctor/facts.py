@@ -1,9 +1,15 @@
-"""What the doctor looked at. None means: it could not be seen."""
+"""What the doctor looked at. None means: not seen.
+
+Facts that are gathered in a child come back as JSON: ``dataclasses.asdict`` there, ``from_json`` here.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from vmguard.query.answers import DisarmedAnswer
 
 
 @dataclass(frozen=True)
@@ -19,15 +25,15 @@ class MountFacts:
     lease: float = 0.0
     #: seconds since it was mounted
     age: float = 0.0
-    #: the layout driver's name, or "not configured"
+    #: name of the layout driver, or "not configured"
     pnfs: str = "not configured"
-    #: delegations that were given back so far: a sign that the server hands them out
+    #: delegations returned so far: not 0 if the server hands them out
     delegations: int = 0
-    #: how often the client told the server that it has reclaimed all it had
+    #: RECLAIM_COMPLETE requests so far
     reclaim_complete: int = 0
 
     def option(self, name: str) -> str:
-        """The value of ``name=value``; empty when it is not there."""
+        """Return the value of ``name=value``; empty when there is none."""
         return next((word[len(name) + 1 :] for word in self.options if word.startswith(name + "=")), "")
 
 
@@ -35,24 +41,28 @@ class MountFacts:
 class ScratchFacts:
     """What happened to a scratch file on the share. A step that was not reached is None."""
 
-    #: seconds after which the storage was given up; 0 when it answered
+    #: timeout in seconds when the storage did not answer in time; 0 when it did
     hung: float = 0.0
-    #: why nothing could be tried, as (errno's name, sentence)
+    #: why nothing could be tried, as (name of the errno, sentence)
     error: tuple[str, str] = ("", "")
-    #: whom root was made into: "" for root itself, else how the files could be made at all ("libvirt-qemu", or
-    #: "nobody")
+    #: the user that the server maps root to, or as which the file was made ("nobody", "libvirt-qemu"); "" for root
     squashed: str = ""
     locked: bool | None = None
-    #: a second description was refused the same lock
+    #: a second open file description was refused the same lock
     conflict: bool | None = None
-    #: after a part was freed, exactly that part could be locked by another
+    #: after a part was freed, exactly that part could be locked by another description
     sub_range: bool | None = None
-    #: requests LOCK and LOCKU that went to the server meanwhile
+    #: LOCK and LOCKU requests sent to the server meanwhile
     lock_requests: int | None = None
-    #: the server's own answer through the locked description: "" when it honours the lock, else an errno's name
+    #: the server's answer through the locked description: "" when it honours the lock, else the name of an errno
     answer: str | None = None
     #: whether a lock on a file opened without O_DIRECT stayed in the client
     delegated: bool | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ScratchFacts:
+        name, sentence = value["error"]
+        return cls(**{**value, "error": (str(name), str(sentence))})
 
 
 @dataclass(frozen=True)
@@ -67,35 +77,41 @@ class RecordFacts:
 
 @dataclass(frozen=True)
 class ShareFacts:
-    """What lies on a share: claims of all hosts, and images that somebody writes to without a lock."""
+    """What lies on a share: the claims of all hosts, and images that are written to without a lock."""
 
     records: tuple[RecordFacts, ...] = ()
     unlocked_writes: tuple[str, ...] = ()
     #: why it could not be looked through
     problem: str = ""
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ShareFacts:
+        return cls(tuple(RecordFacts(**record) for record in value["records"]), tuple(value["unlocked_writes"]))
+
 
 @dataclass(frozen=True)
 class IdentityFacts:
-    """Who this host is to an NFS server, now and after the next boot."""
+    """This host's identity to an NFS server, now and after the next boot."""
 
     name: str
     machine: str = ""
     boot: str = ""
-    #: UTC, ISO: when this boot began
+    #: when this boot began; UTC, ISO
     booted: str = ""
     #: the unique id in force (sysfs or module parameter); None while the nfs module is not loaded
     unique_id: str | None = None
-    #: what modprobe.d or the kernel command line says, and the file that says so
+    #: the id that modprobe.d or the kernel command line sets, and the file that sets it
     persistent: str = ""
     persistent_in: str = ""
-    #: fingerprint of this machine, and that of the machine on which the id was made
+    #: fingerprint of this machine, and of the machine on which the id was made
     hardware: str = ""
     made_on: str = ""
 
 
 @dataclass(frozen=True)
 class HostFacts:
+    """This host: kernel, clock, identity, watchdog device."""
+
     identity: IdentityFacts
     #: seconds since boot
     uptime: float = 0.0
@@ -110,13 +126,13 @@ class HostFacts:
 
 @dataclass(frozen=True)
 class GuardFacts:
-    """The daemon, its configuration, and what runs."""
+    """The daemon, its configuration, and the VMs that run."""
 
-    #: why it does not answer; "" when it does
+    #: why the daemon does not answer; "" when it does
     daemon: str = ""
     version: str = ""
     own_version: str = ""
-    disarmed: dict[str, Any] | None = None
+    disarmed: DisarmedAnswer | None = None
     #: settings with which nothing is done to a VM, as "watch.on_at_risk: ignore"
     lame: tuple[str, ...] = ()
     #: whether systemd starts it at boot; None without systemd
@@ -124,30 +140,34 @@ class GuardFacts:
     config_problems: tuple[str, ...] = ()
     #: names of VMs that run without their locks
     unguarded: tuple[str, ...] = ()
-    #: VMs whose locks are weaker than they should be, with the reason
+    #: (name, reason) of VMs whose guard is weaker than it should be
     weaker: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class LibvirtFacts:
+    """libvirt and vmguard's hook in it. ``version`` is None where there is no libvirt."""
+
     version: tuple[int, ...] | None = None
-    #: our hooks, each with whether it may be executed and whether what it names is there
+    #: vmguard's hooks: (path, is executable, what it names that is missing)
     hooks: tuple[tuple[str, bool, str], ...] = ()
-    #: "called", "not-called", "unknown", and libvirt's words; "" when it was not tried
+    #: "called", "not-called" or "unknown", and libvirt's words; "" when it was not tried
     proof: str = ""
     proof_words: str = ""
-    #: whether one of its daemons runs
+    #: whether one of libvirt's daemons runs
     running: bool = False
-    #: windows that are off although somebody on this host needs those bytes: (setting, who)
+    #: windows that are off although somebody on this host locks those bytes: (setting, reason)
     closed_windows: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class ProxmoxFacts:
+    """Proxmox VE and the hookscript. ``version`` is None where there is no Proxmox VE."""
+
     version: tuple[int, ...] | None = None
     #: what is wrong with the hookscript itself; "" when nothing is
     script_problem: str = ""
-    #: (VMID, name) of VMs of this node without it, and how many have it
+    #: (VMID, name) of the VMs of this node without the hookscript, and how many have it
     unhooked: tuple[tuple[str, str], ...] = ()
     hooked: int = 0
     #: why the VMs could not be read
@@ -169,7 +189,7 @@ class DiskFacts:
     """One file of the VM that was asked for."""
 
     path: str
-    #: where it really lies
+    #: its path without symbolic links
     real: str = ""
     links: int = 1
     problem: str = ""
@@ -177,7 +197,9 @@ class DiskFacts:
 
 @dataclass(frozen=True)
 class VmFacts:
+    """The VM that was asked for."""
+
     name: str
     disks: tuple[DiskFacts, ...] = ()
     #: (what, why) of storage that no lock covers
-    unguarded: tuple[tuple[str, str], ...] = field(default=())
+    unguarded: tuple[tuple[str, str], ...] = ()

@@ -1,4 +1,4 @@
-"""One finding: a check, what it is about, how bad it is, and how to mend it. The words are part of the JSON schema."""
+"""One finding: a check, its subject, its level, and how to mend it. Their words are part of the JSON schema."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from vmguard.core.reports.vm_report import Status, worst
 from vmguard.doctor.catalogue import CHECKS
 
+#: the command that mends every finding about the NFS client id
+FIX_IDENTITY = "vmguard doctor --fix identity"
+
 
 class Level(enum.StrEnum):
-    """OK: looked at and well. WARN: not known to be unsafe today. FAIL: a disk can be destroyed, or VMs stop."""
+    """OK: examined and fine. WARN: not known to be unsafe today. FAIL: a disk can be destroyed, or VMs stop."""
 
     OK = "OK"
     WARN = "WARN"
@@ -22,7 +25,11 @@ _STATUS = {Level.OK: Status.OK, Level.WARN: Status.WARNING, Level.FAIL: Status.C
 
 @dataclass(frozen=True)
 class Finding:
-    """``subject``: the mount, VM or part of the host that was looked at. ``mend``: the command, where one mends it."""
+    """The result of one check.
+
+    ``subject``: the mount, VM or part of the host that was examined. ``mend``: the command that mends it, if there is
+    one.
+    """
 
     check: str
     subject: str
@@ -58,5 +65,5 @@ def fail(check: str, subject: str, text: str, mend: str) -> Finding:
 
 
 def status_of(findings: list[Finding]) -> Status:
-    """The exit code, by the same convention as ``vmguard check``."""
+    """Return the exit code, by the convention of ``vmguard check``."""
     return worst([_STATUS[finding.level] for finding in findings])

@@ -1,19 +1,22 @@
-"""Findings about vmguard itself, libvirt, Proxmox and the VMs that run. Pure."""
+"""Findings about vmguard itself, libvirt, Proxmox VE, the running QEMUs and one VM. Pure."""
 
 from __future__ import annotations
 
 from vmguard.doctor.facts import DiskFacts, GuardFacts, LibvirtFacts, ProxmoxFacts, QemuFacts, VmFacts
 from vmguard.doctor.finding import Finding, fail, ok, warn
 
-#: up to this version `virsh destroy` reports success although QEMU hangs in the kernel (virProcessKillPainfullyDelay);
-#: seen in 9.0.0, not in 11.3.0
+#: before this version `virsh destroy` may report success while QEMU hangs in the kernel
+#: (virProcessKillPainfullyDelay): seen in 9.0.0, not in 11.3.0
 _FALSE_DESTROY = (11, 3, 0)
+#: from this version on libvirt runs every hook in qemu.d
 _FOLDER_SINCE = (6, 5, 0)
+#: from this version on external data files are in the domain XML
 _DATA_STORE = (10, 10, 0)
 _OLDEST_PVE = (8, 0)
 
 
 def judge_guard(guard: GuardFacts) -> list[Finding]:
+    """Judge the daemon, its configuration and the VMs that it guards."""
     return [_daemon(guard), *_armed(guard), *_boot(guard), _config(guard), *_vms(guard)]
 
 
@@ -30,11 +33,7 @@ def _daemon(guard: GuardFacts) -> Finding:
 def _armed(guard: GuardFacts) -> list[Finding]:
     found = []
     if guard.disarmed:
-        text = (
-            f"DISARMED for {guard.disarmed['seconds']:.0f} s more, by {guard.disarmed['by']}: "
-            f"{guard.disarmed['reason']}"
-        )
-        found.append(warn("guard.armed", "vmguard", text, "vmguard arm"))
+        found.append(warn("guard.armed", "vmguard", guard.disarmed.sentence, "vmguard arm"))
     found += [
         warn(
             "guard.armed",
@@ -75,6 +74,7 @@ def _vms(guard: GuardFacts) -> list[Finding]:
 
 
 def _quoted(name: str) -> str:
+    """Quote a name for a shell, if it needs that."""
     return (
         name
         if name.replace("-", "a").replace(".", "a").replace("_", "a").isalnum()
@@ -86,7 +86,7 @@ def _quoted(name: str) -> str:
 
 
 def judge_libvirt(libvirt: LibvirtFacts) -> list[Finding]:
-    """Nothing where there is no libvirt."""
+    """Judge libvirt and the hook in it; no findings where there is no libvirt."""
     if libvirt.version is None:
         return []
     return [_hook(libvirt), _version(libvirt.version), *_windows(libvirt)]
@@ -151,7 +151,7 @@ def _windows(libvirt: LibvirtFacts) -> list[Finding]:
 
 
 def judge_qemus(qemus: list[QemuFacts]) -> list[Finding]:
-    """How the QEMUs that run now lock their images themselves."""
+    """Judge how the running QEMUs lock their images themselves."""
     if not qemus:
         return []
     off = [qemu for qemu in qemus if qemu.libvirt and not qemu.image_locks]
@@ -170,7 +170,7 @@ def judge_qemus(qemus: list[QemuFacts]) -> list[Finding]:
 
 
 def judge_proxmox(proxmox: ProxmoxFacts) -> list[Finding]:
-    """Nothing where there is no Proxmox VE."""
+    """Judge Proxmox VE and its VMs; no findings where there is no Proxmox VE."""
     if proxmox.version is None:
         return []
     at, name = "Proxmox VE", ".".join(map(str, proxmox.version))
@@ -207,7 +207,7 @@ def _hookscripts(at: str, proxmox: ProxmoxFacts) -> list[Finding]:
 
 
 def judge_vm(vm: VmFacts) -> list[Finding]:
-    """The disks of the VM that was asked for."""
+    """Judge the disks of the VM that was asked for."""
     at = f"VM {vm.name}"
     found = [finding for disk in vm.disks for finding in [_disk(at, disk)] if finding is not None]
     found += [

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from vmguard.doctor.facts import HostFacts, IdentityFacts
-from vmguard.doctor.finding import Finding, fail, ok, warn
+from vmguard.doctor.finding import FIX_IDENTITY, Finding, fail, ok, warn
 
 _AT = "host"
-_FIX = "vmguard doctor --fix identity"
 _NAMELESS = ("", "localhost", "localhost.localdomain", "(none)", "debian", "pve")
 
 
 def judge_host(host: HostFacts) -> list[Finding]:
+    """Judge this host."""
     return [_recover(host), _name(host.identity), _identity(host.identity), _clock(host), _watchdog(host)]
 
 
@@ -26,19 +26,19 @@ def _name(me: IdentityFacts) -> Finding:
         return ok("host.name", _AT, f"this host is called {me.name}")
     text = f"this host is called {me.name or 'nothing at all'!r}, as many others are"
     make = warn if me.unique_id else fail
-    return make("host.name", _AT, text, f"hostnamectl hostname NAME; {_FIX}")
+    return make("host.name", _AT, text, f"hostnamectl hostname NAME; {FIX_IDENTITY}")
 
 
 def _identity(me: IdentityFacts) -> Finding:
-    """In the order of what is worst: a clone's id is worse than none, because it looks like one."""
+    """Judge the NFS client id, the worst case first: a clone's id is worse than none, since it looks like one."""
     if me.persistent and me.made_on and me.hardware and me.made_on != me.hardware:
         text = f"the NFS client id in {me.persistent_in} was made on another machine: this one is a clone of it"
-        return fail("host.identity", _AT, text, _FIX)
+        return fail("host.identity", _AT, text, FIX_IDENTITY)
     if not me.persistent:
         now = (
             f"set by hand to {me.unique_id}, and gone at the next boot" if me.unique_id else f"the host name {me.name}"
         )
-        return warn("host.identity", _AT, f"the NFS client id is {now}", _FIX)
+        return warn("host.identity", _AT, f"the NFS client id is {now}", FIX_IDENTITY)
     if me.unique_id is None or me.unique_id == me.persistent:
         return ok("host.identity", _AT, f"the NFS client id is {me.persistent} ({me.persistent_in})")
     now = f"{me.unique_id}" if me.unique_id else f"the host name {me.name}"

@@ -1,4 +1,4 @@
-"""Findings about a mount, from what the kernel says of it. Pure."""
+"""Findings about a mount, from its options and counters in the kernel. Pure."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from vmguard.core.watchdog.timing import ImpossibleTiming, Wishes, timeline
 from vmguard.doctor.facts import HostFacts, MountFacts
 from vmguard.doctor.finding import Finding, fail, ok, warn
 
-#: mounts made earlier after boot than this may skip renewals (jiffies start at -5 min), seconds
-_EARLY = 300.0
-#: series -> the first patch level with the lease-renewal fix
+#: a mount made earlier after boot than this may skip lease renewals (jiffies start at -5 min)
+_EARLY_S = 300.0
+#: series -> first patch level with the fix of the lease renewals
 _RENEWAL_FIXED = {(6, 1): 159, (6, 12): 59}
 _RENEWAL_MAINLINE = (6, 18)
 _FLEXFILES_FIXED = (6, 12, 117)
-#: kernels before this never notice a dead connection sooner than in 18 s (rpc_set_connect_timeout,
+#: older kernels never notice a dead connection in less than 18 s (rpc_set_connect_timeout,
 #: xs_tcp_set_socket_timeouts)
-_QUICK_KERNEL, _SLOWEST_NOTICE = (6, 12, 0), 18.0
-#: a lease beyond this makes people wait, seconds
-_LONG_LEASE = 120.0
+_QUICK_KERNEL = (6, 12, 0)
+_SLOW_NOTICE_S = 18.0
+#: how much longer than that a server's grace period should be
+_GRACE_MARGIN_S = 12.0
+#: with a longer lease people wait long after a host has died
+_LONG_LEASE_S = 120.0
 
 
 def judge_mount(mount: MountFacts, host: HostFacts, wishes: Wishes) -> list[Finding]:
-    """All findings about one mount."""
+    """Judge one mount."""
     found = [_version(mount), _hard(mount), _local_locks(mount), _transport(mount), _writable(mount)]
     if mount.version.startswith("4"):
         found += [*_lease(mount, host, wishes), _pnfs(mount, host), _early(mount, host)]
@@ -30,7 +33,7 @@ def judge_mount(mount: MountFacts, host: HostFacts, wishes: Wishes) -> list[Find
 
 
 def judge_mounts(mounts: list[MountFacts]) -> list[Finding]:
-    """What several mounts mean together."""
+    """Judge all mounts together."""
     if not mounts:
         return [
             warn(
@@ -53,7 +56,7 @@ def judge_mounts(mounts: list[MountFacts]) -> list[Finding]:
 
 
 def _remount(mount: MountFacts, options: str) -> str:
-    """NFS options of this kind cannot be changed by remount: the kernel keeps those of the first mount."""
+    """Return the commands that change NFS options: ``mount -o remount`` keeps those of the first mount."""
     return f"umount {mount.point} && mount -t nfs -o {options} {mount.source} {mount.point}   # and in /etc/fstab"
 
 
@@ -112,12 +115,11 @@ def _lease(mount: MountFacts, host: HostFacts, wishes: Wishes) -> list[Finding]:
             fail("mount.lease", mount.point, f"lease {lease:g} s: {problem}", "vmguard config show; vmguard timing")
         ]
     text = (
-        f"lease {lease:g} s: VMs freeze {times.freeze:.4g} s after the server's last word, another host may "
-        "take over after"
-        f" {times.expiry:.4g} s"
+        f"lease {lease:g} s: VMs freeze {times.freeze:.4g} s after the server's last word, another host may take "
+        f"over after {times.expiry:.4g} s"
     )
     mend = "on the server: /etc/nfs.conf, [nfsd] lease-time=30 and grace-time=45, then restart it at a quiet hour"
-    if lease > _LONG_LEASE:
+    if lease > _LONG_LEASE_S:
         return [
             warn("mount.lease", mount.point, f"{text}: a long wait after a host has died", mend),
             _reconnect(mount, host),
@@ -126,7 +128,7 @@ def _lease(mount: MountFacts, host: HostFacts, wishes: Wishes) -> list[Finding]:
 
 
 def _reconnect(mount: MountFacts, host: HostFacts) -> Finding:
-    slowest = mount.lease if (kernel_version(host) or (0,)) >= _QUICK_KERNEL else max(mount.lease, _SLOWEST_NOTICE)
+    slowest = mount.lease if (kernel_version(host) or (0,)) >= _QUICK_KERNEL else max(mount.lease, _SLOW_NOTICE_S)
     need = (
         f"a dead connection is noticed within {slowest:g} s; the server's grace period must be longer (it is "
         "not visible from here)"
@@ -136,7 +138,7 @@ def _reconnect(mount: MountFacts, host: HostFacts) -> Finding:
             "mount.reconnect",
             mount.point,
             f"{need}, and with a lease of {mount.lease:g} s it may well be shorter",
-            f"on the server: /etc/nfs.conf, [nfsd] grace-time={slowest + 12:.0f} (and lease-time=30)",
+            f"on the server: /etc/nfs.conf, [nfsd] grace-time={slowest + _GRACE_MARGIN_S:.0f} (and lease-time=30)",
         )
     return ok("mount.reconnect", mount.point, need)
 
@@ -152,7 +154,7 @@ def _pnfs(mount: MountFacts, host: HostFacts) -> Finding:
 
 def _early(mount: MountFacts, host: HostFacts) -> Finding:
     after_boot = host.uptime - mount.age
-    if renewals_fixed(host) or after_boot >= _EARLY:
+    if renewals_fixed(host) or after_boot >= _EARLY_S:
         return ok("mount.early", mount.point, "not touched by the lease-renewal bug of early mounts")
     text = f"mounted {max(after_boot, 0):.0f} s after boot on kernel {_named(host)}, which may skip lease renewals then"
     return warn(
@@ -161,7 +163,7 @@ def _early(mount: MountFacts, host: HostFacts) -> Finding:
 
 
 def kernel_version(host: HostFacts) -> tuple[int, int, int] | None:
-    """The upstream version: Debian's is in uname -v, because its uname -r names the ABI only (6.1.0-28-amd64)."""
+    """Return the upstream version. Debian has it in ``uname -v``: its ``uname -r`` names the ABI (6.1.0-28-amd64)."""
     found = re.search(r"Debian (\d+)\.(\d+)\.(\d+)", host.kernel) or re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", host.release)
     if found is None:
         return None
@@ -170,7 +172,7 @@ def kernel_version(host: HostFacts) -> tuple[int, int, int] | None:
 
 
 def renewals_fixed(host: HostFacts) -> bool:
-    """Whether this kernel surely has the fix of the skipped renewals."""
+    """Return whether this kernel surely has the fix of the skipped lease renewals."""
     version = kernel_version(host)
     if version is None:
         return False

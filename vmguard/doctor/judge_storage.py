@@ -1,21 +1,18 @@
-"""Findings about what the storage did with a scratch file, and about what lies on it. Pure."""
+"""Findings about what a storage did with a scratch file, and about what lies on it. Pure."""
 
 from __future__ import annotations
 
 from vmguard.doctor.facts import IdentityFacts, MountFacts, ScratchFacts, ShareFacts
-from vmguard.doctor.finding import Finding, fail, ok, warn
-
-_FIX = "vmguard doctor --fix identity"
+from vmguard.doctor.finding import FIX_IDENTITY, Finding, fail, ok, warn
 
 
 def judge_scratch(mount: MountFacts, scratch: ScratchFacts) -> list[Finding]:
-    """Whether the storage answers, and whether a lock there is one."""
+    """Judge whether the storage answers, and whether its locks work."""
     at = mount.point
     if scratch.hung:
         text = (
-            f"{mount.source} did not answer within {scratch.hung:g} s: it is down, unreachable, or in the "
-            "grace period after"
-            " a reboot"
+            f"{mount.source} did not answer within {scratch.hung:g} s: it is down, unreachable, or in the grace "
+            "period after a reboot"
         )
         return [fail("storage.answers", at, text, f"ping -c 3 {_server(mount)}; rpcinfo -t {_server(mount)} nfs 4")]
     name, sentence = scratch.error
@@ -86,7 +83,7 @@ def _delegation(at: str, scratch: ScratchFacts) -> list[Finding]:
 
 
 def judge_share(mount: MountFacts, share: ShareFacts, identity: IdentityFacts) -> list[Finding]:
-    """What the owner records of all hosts say, and who writes without a lock."""
+    """Judge the owner records of all hosts, and images that are written to without a lock."""
     if share.problem:
         return [warn("storage.foreign-writers", mount.point, f"it could not be looked through: {share.problem}", "")]
     return [*_writers(mount, share), *_twins(mount, share, identity)]
@@ -117,17 +114,18 @@ def _twins(mount: MountFacts, share: ShareFacts, me: IdentityFacts) -> list[Find
     ]
     if same_both:
         text = (
-            "another host with this name AND this machine id has claimed disks (last at "
-            f"{same_both[-1].claimed}): a clone"
+            f"another host with this name AND this machine id has claimed disks (last at {same_both[-1].claimed}): "
+            "a clone"
         )
         mend = (
-            f"on the clone: rm /etc/machine-id && systemd-machine-id-setup && hostnamectl hostname NEW; {_FIX} on both"
+            "on the clone: rm /etc/machine-id && systemd-machine-id-setup && hostnamectl hostname NEW; "
+            f"{FIX_IDENTITY} on both"
         )
         return [fail("storage.twins", at, text, mend)]
     if same_name:
         text = f"another machine calls itself {me.name}, too (machine id {same_name[-1].machine[:8]}...)"
         make = warn if me.unique_id else fail
-        return [make("storage.twins", at, text, f"hostnamectl hostname NEW on one of them; {_FIX} on both")]
+        return [make("storage.twins", at, text, f"hostnamectl hostname NEW on one of them; {FIX_IDENTITY} on both")]
     if same_machine:
         text = f"host {same_machine[-1].host} has the machine id of this host: one is a clone of the other"
         mend = "on the clone: rm /etc/machine-id && systemd-machine-id-setup, then reboot"

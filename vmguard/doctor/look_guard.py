@@ -1,11 +1,10 @@
-"""Looks at vmguard itself, at libvirt, Proxmox VE and the VMs that run. Nothing here touches a share."""
+"""Looks at vmguard itself, at libvirt and at the running QEMUs. Nothing here touches a share."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
-from typing import Any
 
 import vmguard
 from vmguard import config as configuration
@@ -14,25 +13,28 @@ from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import proc
 from vmguard.config import Config
 from vmguard.doctor.facts import GuardFacts, LibvirtFacts, QemuFacts
-from vmguard.errors import DaemonError
-from vmguard.protocol.client import Daemon
-from vmguard.query import lookup
+from vmguard.errors import DaemonError, WireError
+from vmguard.query.answers import VmAnswer
+from vmguard.query.ask_daemon import AdoptRequest, DaemonQuery
+from vmguard.query.wording import stance
 
-#: QEMU's own image locks (block/file-posix.c)
-_QEMU_FIRST, _QEMU_LAST = 100, 299
+#: first and last byte of QEMU's own image locks (block/file-posix.c)
+_QEMU_FIRST_BYTE = 100
+_QEMU_LAST_BYTE = 299
+_SYSTEMCTL_TIMEOUT_S = 5.0
 _ASSIGNMENT = re.compile(rb"^(VMGUARD_PYTHON|VMGUARD_LIB)=(.*)$", re.M)
 
 
 def look(config: Config, config_paths: list[str] | None, seconds: float) -> GuardFacts:
+    """Look at vmguard itself; the daemon has ``seconds`` for each answer."""
     problems = _config_problems(config_paths)
     try:
-        with Daemon(config.daemon.run_dir, seconds) as daemon:
-            version = str(daemon.ping().get("version", ""))
+        with DaemonQuery(config.daemon.run_dir, seconds) as daemon:
+            version = daemon.ping().version
             health = daemon.health()
-            vms = daemon.status()
-            wanted = {"names": [], "all": True, "pid": 0, "dry_run": True, "seconds": seconds}
-            others = daemon.adopt(wanted)
-    except DaemonError as problem:
+            vms = daemon.guarded_vms()
+            others = daemon.adopt(AdoptRequest(everything=True, dry_run=True, seconds=seconds))
+    except (DaemonError, WireError) as problem:
         return GuardFacts(
             daemon=problem.message,
             own_version=vmguard.__version__,
@@ -43,23 +45,24 @@ def look(config: Config, config_paths: list[str] | None, seconds: float) -> Guar
     return GuardFacts(
         version=version,
         own_version=vmguard.__version__,
-        disarmed=health.get("disarmed"),
+        disarmed=health.disarmed,
         lame=_lame(config),
         enabled=_enabled(),
         config_problems=problems,
-        unguarded=tuple(str(vm["name"]) for vm in others if vm["result"] == "would-adopt"),
-        weaker=tuple((str(vm["name"]), why) for vm in vms for why in [_weaker(vm)] if why),
+        unguarded=tuple(answer.vm.name for answer in others if answer.result == "would-adopt"),
+        weaker=tuple((vm.name, why) for vm in vms for why in [_weaker(vm)] if why),
     )
 
 
-def _weaker(vm: dict[str, Any]) -> str:
-    if lookup.stance(vm) in ("frozen", "fencing", "conflict"):
-        return f"it is {lookup.stance(vm)}: {vm.get('why', '')}"
-    return next((f"{file['path']}: {file['weaker']}" for file in vm["files"] if file.get("weaker")), "")
+def _weaker(vm: VmAnswer) -> str:
+    """Say why a VM's guard is weaker than it should be; empty when it is not."""
+    if stance(vm) in ("frozen", "fencing", "conflict"):
+        return f"it is {stance(vm)}: {vm.why}"
+    return next((f"{file.path}: {file.unpinned_reason}" for file in vm.files if file.unpinned_reason), "")
 
 
 def _lame(config: Config) -> tuple[str, ...]:
-    """Settings with which a VM may write to a disk that is not its own any more."""
+    """Return the settings that let a VM write to a disk whose lock it has lost."""
     found = [] if not config.watch.log_only else ["watch.log_only: yes"]
     found += [f"watch.{key}: ignore" for key in ("on_at_risk", "on_lost") if getattr(config.watch, key) == "ignore"]
     found += ["hook.daemon_absent: allow"] if config.hook.daemon_absent == "allow" else []
@@ -78,12 +81,16 @@ def _config_problems(paths: list[str] | None) -> tuple[str, ...]:
 
 
 def _enabled() -> bool | None:
-    """None where there is no systemd to ask."""
+    """Return whether systemd starts the daemon at boot; None where there is no systemd."""
     if not os.path.isdir("/run/systemd/system"):
         return None
     try:
         done = subprocess.run(
-            ["systemctl", "is-enabled", "vmguard.socket"], capture_output=True, timeout=5, check=False, text=True
+            ["systemctl", "is-enabled", "vmguard.socket"],
+            capture_output=True,
+            timeout=_SYSTEMCTL_TIMEOUT_S,
+            check=False,
+            text=True,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -94,6 +101,7 @@ def _enabled() -> bool | None:
 
 
 def look_libvirt(config: Config, prove: bool, seconds: float) -> LibvirtFacts:
+    """Look at libvirt and our hook; with ``prove`` have libvirt call it, within ``seconds``."""
     version = libvirt_hook.version()
     if version is None:
         return LibvirtFacts()
@@ -113,7 +121,7 @@ def look_libvirt(config: Config, prove: bool, seconds: float) -> LibvirtFacts:
 
 
 def _missing(hook: str) -> str:
-    """What a hook of ours names and what is not there: after vmguard was removed, or Python replaced."""
+    """Return what a hook of ours names and what is missing: vmguard was removed, or Python replaced. Else empty."""
     named = {name: os.fsdecode(value) for name, value in _ASSIGNMENT.findall(libvirt_hook.content(hook))}
     python, library = named.get(b"VMGUARD_PYTHON", ""), named.get(b"VMGUARD_LIB", "")
     if not os.access(python, os.X_OK):
@@ -136,7 +144,7 @@ def _closed_windows(config: Config) -> tuple[tuple[str, str], ...]:
 
 
 def look_qemus() -> list[QemuFacts]:
-    """Every QEMU of this host with an image open for writing."""
+    """Return every QEMU of this host that has an image open for writing."""
     found = []
     for pid in proc.pids():
         if not proc.name(pid).startswith(("qemu-", "kvm")):
@@ -145,13 +153,13 @@ def look_qemus() -> list[QemuFacts]:
         if not files:
             continue
         words = proc.cmdline(pid)
-        locks = any(_QEMU_FIRST <= start <= _QEMU_LAST for file in files for _, start, _ in file.locks)
+        locks = any(_QEMU_FIRST_BYTE <= start <= _QEMU_LAST_BYTE for file in files for _, start, _ in file.locks)
         found.append(QemuFacts(pid, _name(words), libvirt_host.manages(words), locks))
     return found
 
 
 def _name(words: list[str]) -> str:
-    """The VM's name by QEMU's ``-name``."""
+    """Return the VM's name from QEMU's ``-name``."""
     for word, following in zip(words, words[1:], strict=False):
         if word == "-name":
             return following.removeprefix("guest=").partition(",")[0]

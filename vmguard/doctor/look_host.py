@@ -8,18 +8,21 @@ import os
 
 from vmguard.adapters.linux import clock, host_identity
 from vmguard.adapters.linux.hardware_watchdog import HostFence
+from vmguard.adapters.linux.libc import libc
 from vmguard.adapters.storage import nfs_client_id
 from vmguard.config import Config
 from vmguard.doctor.facts import HostFacts, IdentityFacts
 
 _RECOVER = "/sys/module/nfs/parameters/recover_lost_locks"
-#: struct timex: status is an int behind modes and four longs; adjtimex(2), linux/timex.h
-_TIMEX_SIZE, _STATUS_AT = 208, 40
+#: struct timex (adjtimex(2), linux/timex.h): ``status`` is an int after ``modes`` and four longs
+_TIMEX_BYTES = 208
+_STATUS_OFFSET = 40
 _STA_UNSYNC = 0x0040
 _TIME_ERROR = 5
 
 
 def look(config: Config) -> HostFacts:
+    """Look at this host."""
     uname = os.uname()
     return HostFacts(
         identity=look_identity(config.hosts.name),
@@ -33,6 +36,7 @@ def look(config: Config) -> HostFacts:
 
 
 def look_identity(configured_name: str = "") -> IdentityFacts:
+    """Look at this host's identity. ``configured_name``: hosts.name, empty for the system's host name."""
     unique_id, path, made_on = nfs_client_id.persistent()
     booted = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=clock.boottime())
     return IdentityFacts(
@@ -49,15 +53,15 @@ def look_identity(configured_name: str = "") -> IdentityFacts:
 
 
 def clock_synchronised() -> bool | None:
-    """What the kernel was told by whoever keeps the time (adjtimex(2)); None when it cannot be asked."""
-    buffer = ctypes.create_string_buffer(_TIMEX_SIZE)
+    """Return whether the kernel says that its clock is synchronised (adjtimex(2)); None when it cannot be asked."""
+    buffer = ctypes.create_string_buffer(_TIMEX_BYTES)
     try:
-        state = ctypes.CDLL(None, use_errno=True).adjtimex(buffer)
+        state = libc.adjtimex(buffer)
     except AttributeError:
         return None
     if state < 0:
         return None
-    status = int.from_bytes(buffer.raw[_STATUS_AT : _STATUS_AT + 4], "little")
+    status = int.from_bytes(buffer.raw[_STATUS_OFFSET : _STATUS_OFFSET + 4], "little")
     return state != _TIME_ERROR and not status & _STA_UNSYNC
 
 

@@ -1,4 +1,4 @@
-"""Looks at Proxmox VE: its version, the hookscript, and the VMs of this node that do not have it."""
+"""Looks at Proxmox VE: its version, the hookscript, and the VMs of this node without it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGES = "/var/lib/dpkg/status"
 
 
 def look(config: Config, seconds: float, packages: str = _PACKAGES) -> ProxmoxFacts:
-    """Nothing where there is no Proxmox VE. /etc/pve is a file system of its own, and may not answer."""
+    """Look at Proxmox VE, if it is installed. /etc/pve (pmxcfs, FUSE) may not answer: it is read in a child."""
     version = _version(packages)
     if version is None:
         return ProxmoxFacts()
@@ -37,7 +37,7 @@ def look(config: Config, seconds: float, packages: str = _PACKAGES) -> ProxmoxFa
 
 
 def _version(packages: str) -> tuple[int, ...] | None:
-    """That of the package pve-manager; None where it is not installed."""
+    """Return the version of the package pve-manager; None where it is not installed."""
     try:
         with open(packages, encoding="utf-8", errors="replace") as stream:
             about = stream.read()
@@ -56,7 +56,7 @@ def _script(path: str) -> str:
 
 
 def _without_hook(config_dir: str) -> list[tuple[str, str, bool]]:
-    """(VMID, name, has the hookscript) of every VM of this node; templates never run."""
+    """Return (VMID, name, has the hookscript) of every VM of this node but its templates, which never run."""
     node, found = proxmox_host.node_name(), []
     for vmid, owner in proxmox_host.owners(config_dir):
         if owner != node:

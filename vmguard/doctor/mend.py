@@ -1,4 +1,4 @@
-"""What the doctor mends itself: ``--fix identity``, an NFS client id of this host's own that survives reboots."""
+"""Mends the NFS client id (``--fix identity``): gives this host one of its own that survives reboots."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from dataclasses import dataclass
 from vmguard.adapters.storage import nfs_client_id
 from vmguard.doctor.facts import IdentityFacts, MountFacts
 
-KEEP = "keep"
-SET = "set"
-
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done: ``write`` the file, put it ``now`` in force; ``text`` says so, and what is left to do."""
+    """What to do: ``write`` the file, put the id in force ``now``. ``text`` says so, and what is left to do."""
 
     write: bool
     now: bool
@@ -23,7 +20,7 @@ class Plan:
 
 
 def plan(me: IdentityFacts, mounts: list[MountFacts]) -> Plan:
-    """Pure. An id that was chosen for this machine is kept, whoever chose it."""
+    """Plan the fix. An id that was chosen for this machine is kept, whoever chose it. Pure."""
     cloned = bool(me.made_on and me.hardware and me.made_on != me.hardware)
     mounted = [mount.point for mount in mounts if mount.version.startswith("4")]
     write = cloned or not me.persistent
@@ -47,7 +44,7 @@ def _left(mounted: list[str]) -> str:
 
 
 def carry_out(chosen: Plan, me: IdentityFacts, conf: str = nfs_client_id.CONF) -> str:
-    """The id. Raises OSError."""
+    """Carry out a plan; return the id. Raises OSError."""
     unique_id = str(uuid.uuid4()) if chosen.write else me.persistent
     if chosen.write:
         aside = conf + ".new"

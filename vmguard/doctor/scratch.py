@@ -1,4 +1,4 @@
-"""What locks on a share are worth, tried with a scratch file. It may hang: only in a child that can be killed."""
+"""Tries what locks on a share are worth, with a scratch file. It may hang: only for a child that can be killed."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ import os
 import pwd
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
 
 from vmguard.adapters.linux import ofd
 from vmguard.adapters.storage import lock_probe
 from vmguard.core.locks.ranges import WHOLE, Range
+from vmguard.doctor.facts import ScratchFacts
 from vmguard.doctor.look_mount import lock_requests
 from vmguard.errors import LockConflict, LockUnavailable
 
 _PREFIX = ".vmguard-doctor-"
-#: freed and locked again by another, in the middle of what is locked
+#: freed in the middle of what is locked, and locked by another description
 _PART: Range = (100, 200)
-_NOBODY = 65534
+_NOBODY_UID = 65534
 
 
 class Attempt:
-    """One attempt on one mount. ``user`` tries where root may not."""
+    """One attempt on one mount. Where root may not write, it is made as ``user``."""
 
     def __init__(self, folder: str, point: str, seek: bool, user: str) -> None:
         self._folder, self._point, self._seek, self._user = folder, point, seek, user
-        # Opened as root: who has become another user may not open it any more.
+        # Opened while still root: another user may not open it.
         self._mountstats = open("/proc/self/mountstats", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
 
-    def run(self) -> dict[str, Any]:
-        """The facts of ScratchFacts as far as they were reached."""
+    def run(self) -> ScratchFacts:
+        """Make the attempt; return the facts as far as they were reached."""
         with self._mountstats:
             try:
                 return self._try("")
@@ -40,7 +41,7 @@ class Attempt:
                     return _error(problem)
             return self._try_as_user()
 
-    def _try_as_user(self) -> dict[str, Any]:
+    def _try_as_user(self) -> ScratchFacts:
         user = self._user
         try:
             entry = pwd.getpwnam(user)
@@ -50,26 +51,27 @@ class Attempt:
             return self._try(user)
         except KeyError:
             words = f"root may not write there, and this host has no user {user}"
-            return {"error": ["EACCES", words], "squashed": "nobody"}
+            return ScratchFacts(error=("EACCES", words), squashed="nobody")
         except OSError as problem:
-            return {**_error(problem), "squashed": user}
+            return replace(_error(problem), squashed=user)
 
-    def _try(self, squashed: str) -> dict[str, Any]:
+    def _try(self, squashed: str) -> ScratchFacts:
         with _scratch(self._folder, self._point, "lock") as path:
             owner = os.stat(path).st_uid
             if not squashed and os.geteuid() == 0 and owner != 0:
-                squashed = "nobody" if owner == _NOBODY else f"user {owner}"
+                squashed = "nobody" if owner == _NOBODY_UID else f"user {owner}"
             before = self._requests()
-            facts: dict[str, Any] = {"squashed": squashed, **_locks(path, self._seek)}
+            facts = _locks(path, self._seek)
             after = self._requests()
-        facts["lock_requests"] = None if before is None or after is None else after - before
-        if facts["locked"]:
+        requests = None if before is None or after is None else after - before
+        facts = replace(facts, squashed=squashed, lock_requests=requests)
+        if facts.locked:
             with _scratch(self._folder, self._point, "plain") as path:
-                facts["delegated"] = self._stays_here(path)
+                facts = replace(facts, delegated=self._stays_here(path))
         return facts
 
     def _stays_here(self, path: str) -> bool | None:
-        """Whether a lock is kept in this client: a write delegation, for which a plain open is enough."""
+        """Return whether a lock stays in this client: a write delegation, which an open without O_DIRECT may get."""
         fd = _open(path, False)
         try:
             before = self._requests()
@@ -83,20 +85,23 @@ class Attempt:
         return lock_requests(self._point, self._mountstats)
 
 
-def attempt(folder: str, point: str, seek: bool, user: str) -> dict[str, Any]:
-    """Make it: for a child of its own, which may become another user."""
+def attempt(folder: str, point: str, seek: bool, user: str) -> ScratchFacts:
+    """Make one attempt. For a child of its own: it may change its user.
+
+    ``seek``: the server knows SEEK (NFSv4.2), so it can be asked through the locked description.
+    """
     return Attempt(folder, point, seek, user).run()
 
 
-def _error(problem: OSError) -> dict[str, Any]:
+def _error(problem: OSError) -> ScratchFacts:
     name = errno.errorcode.get(problem.errno or 0, str(problem.errno))
-    return {"error": [name, f"{problem.strerror} ({name})"]}
+    return ScratchFacts(error=(name, f"{problem.strerror} ({name})"))
 
 
 @contextlib.contextmanager
 def _scratch(folder: str, point: str, what: str) -> Iterator[str]:
-    """A new file there, for a moment; what an attempt that was killed left behind goes, too."""
-    # The mount's name keeps two mounts of one share apart, which are tried at the same time.
+    """Make a file for the length of a ``with`` block; remove what a killed attempt left behind."""
+    # Two mounts of one share are tried at the same time: the mount point keeps their files apart.
     mount = f"{zlib.crc32(point.encode()):08x}"
     path = os.path.join(folder, f"{_PREFIX}{os.uname().nodename}-{mount}-{what}")
     with contextlib.suppress(FileNotFoundError):
@@ -118,21 +123,21 @@ def _open(path: str, direct: bool) -> int:
         return os.open(path, flags)  # a file system without O_DIRECT
 
 
-def _locks(path: str, seek: bool) -> dict[str, Any]:
-    """Lock, conflict, a part freed, the server's own answer. As a claim does it: opened with O_DIRECT."""
+def _locks(path: str, seek: bool) -> ScratchFacts:
+    """Try a lock, its conflict, its freed part and the server's answer, opened with O_DIRECT as a claim does."""
     mine, other = _open(path, True), _open(path, True)
     try:
         if not _lock(mine, path, ofd.WRITE, WHOLE):
-            return {"locked": False}
-        facts: dict[str, Any] = {"locked": True, "answer": lock_probe.ask(mine, seek)}
-        facts["conflict"] = not _lock(other, path, ofd.WRITE, (0, 1))
+            return ScratchFacts(locked=False)
+        answer = lock_probe.ask(mine, seek)
+        conflict = not _lock(other, path, ofd.WRITE, (0, 1))
         ofd.unlock(mine, _PART)
         freed = _lock(other, path, ofd.WRITE, _PART)
-        facts["sub_range"] = freed and not _lock(other, path, ofd.WRITE, (0, 1))
+        sub_range = freed and not _lock(other, path, ofd.WRITE, (0, 1))
+        return ScratchFacts(locked=True, conflict=conflict, sub_range=sub_range, answer=answer)
     finally:
         os.close(other)
         os.close(mine)
-    return facts
 
 
 def _lock(fd: int, path: str, kind: int, piece: Range) -> bool:

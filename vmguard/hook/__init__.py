@@ -1,1 +1,14 @@
-"""The hypervisors' hooks: thin clients, standard library only, quick to import."""
+"""The hypervisors' hooks: thin clients of the daemon, standard library only, quick to import.
+
+operations      the contract of each hypervisor's hook, as a table
+libvirt         libvirt's qemu hook
+proxmox         Proxmox VE's hookscript
+entry           what both have in common: serve one event, find the daemon, print messages
+vm_to_claim     the VM, the time limits, and the pipe from a claim's child to the hook
+claim           the claim's two processes, and what they tell the daemon
+claim_on_share  the claim's work on the share: open, judge, lock, write owner records
+claim_incoming  the claim of a VM that comes in by live migration
+wait_line       one line for the task log while a start waits for a lock
+daemon_absent   what a start does without a daemon
+prefork         processes started in advance, so that a start need not wait for an interpreter
+"""

@@ -1,69 +1,65 @@
 """The claim of a VM that comes in by live migration: the source has its disks, and goes on having them.
 
-One try for each file, no waiting: what is free (copied storage) is locked like at any start. Of what is locked only
-the foothold is taken, which keeps every third host out (see vmguard/daemon/claim/migration_target.py).
-Imported only then.
+Each file is tried once, without waiting: what is free (copied storage) is locked like at any start. Of what is locked
+only the reservation byte is taken, which keeps every third host out (vmguard/daemon/claim/migration_target.py).
+Imported only for such a VM.
 """
 
 from __future__ import annotations
 
 from vmguard.adapters.linux import ofd
 from vmguard.adapters.storage import lock_holder
-from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.locks.ranges import FOOTHOLD, WHOLE
-from vmguard.core.locks.refusal import Here, printable
+from vmguard.core.locks.plan import EXCLUSIVE, printable
+from vmguard.core.locks.ranges import RESERVATION, WHOLE
 from vmguard.errors import LockConflict
+from vmguard.hook.claim_on_share import refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
     from vmguard.core.locks.refusal import Holder
-    from vmguard.hook.claimed_file import ClaimedFile
-    from vmguard.hook.vm_to_claim import Reporter, Subject
+    from vmguard.hook.claim_on_share import ClaimedFile
+    from vmguard.hook.vm_to_claim import ProgressPipe, VmToClaim
+    from vmguard.protocol.messages import ClaimSettings
 
-    Refuse = Callable[[ClaimedFile], LockConflict]
 
+def lock(vm: VmToClaim, files: list[ClaimedFile], settings: ClaimSettings, progress: ProgressPipe) -> str:
+    """Lock or reserve the files; return the host that the VM comes from, empty when nobody has any of its disks.
 
-def lock(
-    subject: Subject, files: list[ClaimedFile], settings: dict[str, Any], reporter: Reporter, refuse: Refuse
-) -> str:
-    """The host that the VM comes from; empty when nobody has any of its disks. Raises LockConflict."""
+    Raise LockConflict when a disk is locked by somebody who cannot be the source.
+    """
     source = ""
     for file in files:
-        reporter.stage(f"locking {file.plan.path}", settings["timeout"])
+        progress.stage(f"locking {file.plan.path}", settings.timeout)
         try:
             file.lock(WHOLE)
             continue
         except LockConflict:
-            reporter.stage(f"asking who holds {file.plan.path}", settings["timeout"])
+            progress.stage(f"asking who holds {file.plan.path}", settings.timeout)
         if file.plan.mode != EXCLUSIVE:
-            raise refuse(file)
-        found = lock_holder.describe(file.plan.path, file.fd, settings["record"]["folder"])
-        if not _is_source(subject, found, settings):
-            raise refuse(file)
+            raise refusal(vm, file, settings)
+        found = lock_holder.describe(file.plan.path, file.fd, settings.record.folder)
+        if not _may_be_source(vm, found, settings):
+            raise refusal(vm, file, settings)
         try:
-            ofd.lock(file.fd, file.plan.path, ofd.WRITE, FOOTHOLD)
+            ofd.lock(file.fd, file.plan.path, ofd.WRITE, RESERVATION)
         except LockConflict:
-            raise refuse(file) from None
-        file.foothold = True
+            raise refusal(vm, file, settings) from None
+        file.reserved = True
         known = found.owner is not None and not found.owner.released
-        source = printable(found.owner.host) if known and found.owner else settings["incoming"] or "another host"
+        source = printable(found.owner.host) if known and found.owner else settings.incoming or "another host"
     return source
 
 
-def _is_source(subject: Subject, found: Holder, settings: dict[str, Any]) -> bool:
-    """Whether who holds a disk may be the source of this migration, as far as is known."""
+def _may_be_source(vm: VmToClaim, found: Holder, settings: ClaimSettings) -> bool:
+    """Return whether the holder of a disk may be the source of this migration, as far as is known."""
     owner = found.owner
     if found.local_users:
         return False
     if owner is None or owner.released:
         return True  # somebody without vmguard, or without records
-    identity = settings["identity"]
-    here = Here(identity["host"], identity["machine"], identity["boot"])
+    here = settings.identity
     if (owner.host, owner.machine, owner.boot) == (here.host, here.machine, here.boot):
         return False
-    expected = settings["incoming"]
+    expected = settings.incoming
     same_host = not expected or owner.host.partition(".")[0] == expected.partition(".")[0]
-    return owner.uuid == subject.uuid and same_host
+    return owner.uuid == vm.uuid and same_host

@@ -1,6 +1,7 @@
-"""The claim's work on the share: open, judge, lock all or none, free the windows, write the owner records.
+"""The part of a claim that touches the share: open, judge, lock all or none, free the excluded ranges, write records.
 
-Runs only in the hook's child (vmguard/hook/claim.py): each call here may hang on NFS.
+Runs only in the hook's child (vmguard/hook/claim.py): each call here may hang on NFS. A function that raises leaves
+nothing locked, because the descriptors end with this process.
 """
 
 from __future__ import annotations
@@ -11,67 +12,127 @@ import time
 from vmguard import faults
 from vmguard.adapters.linux import mounts, ofd
 from vmguard.adapters.storage.backing_chain import resolve
-from vmguard.adapters.storage.files import Opener
+from vmguard.adapters.storage.files import Opener, real_path
 from vmguard.core.locks.plan import EXCLUSIVE, NETWORK, Unguarded
-from vmguard.core.locks.ranges import WHOLE, held
+from vmguard.core.locks.ranges import WHOLE, held_ranges
 from vmguard.errors import LockConflict, LockUnavailable, PlanError
-from vmguard.hook.claimed_file import Claimed, ClaimedFile, boottime
-from vmguard.hook.vm_to_claim import LOCK_SLACK, SAY_EVERY
+from vmguard.hook.vm_to_claim import LOCK_SLACK_S, PROGRESS_INTERVAL_S, boottime
+from vmguard.protocol.messages import ClaimedFileMessage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from vmguard.core.locks.plan import PlannedFile
+    from vmguard.core.locks.ranges import Range
+    from vmguard.hook.vm_to_claim import ProgressPipe, StorageMounted, VmToClaim
+    from vmguard.protocol.messages import ClaimPolicy, ClaimSettings
 
-    from vmguard.hook.vm_to_claim import Ground, Reporter, Subject
+#: between two tries to lock; doubled from the first to the last
+_FIRST_RETRY_S = 0.05
+_LAST_RETRY_S = 0.5
+#: of a wait before the first progress message
+_FIRST_PROGRESS_S = 1.0
+#: the lease that servers have by default
+_USUAL_LEASE_S = 90.0
+#: added to lease and grace, at least
+_LEAST_MARGIN_S = 5.0
 
-#: seconds; the first pause between two tries, doubled up to the last
-_FIRST_PAUSE, _LAST_PAUSE = 0.05, 0.5
-#: seconds; a lease as servers have it by default, and what is added to lease and grace
-_USUAL_LEASE, _LEAST_MARGIN = 90.0, 5.0
 
+class ClaimedFile:
+    """A file of the plan, opened and then locked."""
 
-def open_and_lock(subject: Subject, settings: dict[str, Any], reporter: Reporter) -> Claimed:
-    """Everything between the daemon's settings and the hand-over. Raises VmguardError or OSError: nothing stays locked
-    then, because the descriptors end with this process."""
-    pieces = held([(start, length) for start, length in settings["windows"]])
-    opener = Opener(as_users=tuple((uid, gid) for uid, gid in settings["as_users"]))
-    faults.point("planned")
-    if subject.ground is not None:
-        reporter.stage("waiting for the storage", settings["mount_wait"] + LOCK_SLACK)
-        subject.ground.wait(settings["mount_wait"], reporter.note)
-    if settings["wait"] is None:
-        settings["wait"] = wait = _lease_and_grace()
-        reporter.seconds = max(reporter.seconds, wait)
-    reporter.stage("opening the disks")
-    resolved = resolve(subject.domain, opener)
-    faults.point("opened")
-    warnings = _judge_unguarded(resolved.plan.unguarded, settings["policy"])
-    files = [ClaimedFile(planned, opened.fd, opened.key, pieces) for opened, planned in resolved.pairs()]
-    if subject.ground is not None:
-        files = _judge_ground(subject.ground, files, settings["policy"], warnings)
-    files = _judge_mounts(files, settings["policy"], warnings)
-    source = ""
-    if settings.get("incoming") is None:  # also of a daemon that is older than this hook
-        _lock_patiently(subject, files, settings, reporter)
-    else:
-        from vmguard.hook import claim_incoming
+    __slots__ = ("fd", "granted", "held_ranges", "key", "plan", "real", "reserved")
 
-        source = claim_incoming.lock(
-            subject, files, settings, reporter, lambda file: _refusal(subject, file, settings, 0.0)
+    def __init__(self, plan: PlannedFile, fd: int, key: tuple[int, int], held_ranges: list[Range]) -> None:
+        self.plan = plan
+        self.fd = fd
+        #: device and inode
+        self.key = key
+        #: what stays locked once the excluded ranges are free again
+        self.held_ranges = held_ranges
+        self.real = real_path(fd, plan.path)
+        #: CLOCK_BOOTTIME seconds when the request that got its lock was sent: the lease is proven from there on
+        self.granted = 0.0
+        #: only the reservation byte is locked: the host that the VM comes from has the rest
+        self.reserved = False
+
+    def lock(self, wanted: Range) -> None:
+        """Lock a byte range in the file's mode, without waiting. Raise LockConflict, LockUnavailable or OSError."""
+        self.granted = boottime()
+        ofd.lock(self.fd, self.plan.path, ofd.WRITE if self.plan.mode == EXCLUSIVE else ofd.READ, wanted)
+
+    def message(self) -> ClaimedFileMessage:
+        """Return what the daemon has to know of it."""
+        plan = self.plan
+        return ClaimedFileMessage(
+            path=plan.path,
+            mode=plan.mode,
+            role=plan.role,
+            source=plan.source,
+            real=self.real,
+            key=self.key,
+            held_ranges=self.held_ranges,
+            granted=self.granted,
+            reserved=self.reserved,
         )
-    for file in files if not source else [file for file in files if not file.foothold]:
-        for start, length in settings["windows"]:
-            ofd.unlock(file.fd, (start, length))
+
+
+class ClaimedFiles:
+    """All files of a VM, opened and then locked, and what people should know about the rest."""
+
+    __slots__ = ("files", "source", "wait", "warnings")
+
+    def __init__(self, files: list[ClaimedFile], warnings: list[str], wait: float) -> None:
+        self.files = files
+        self.warnings = warnings
+        #: seconds for which their locks are tried
+        self.wait = wait
+        #: the host that still has them, when the VM comes in from there; else empty
+        self.source = ""
+
+    def close(self) -> None:
+        """Close this process's descriptors; the daemon's copies keep the locks."""
+        for file in self.files:
+            os.close(file.fd)
+
+
+def open_files(vm: VmToClaim, settings: ClaimSettings, progress: ProgressPipe) -> ClaimedFiles:
+    """Open all files of a VM, and judge what no lock can guard. Raise VmguardError or OSError."""
+    held = held_ranges(settings.excluded_ranges)
+    opener = Opener(as_users=tuple(settings.as_users))
+    faults.point("planned")
+    if vm.storage_mounted is not None:
+        progress.stage("waiting for the storage", settings.mount_wait + LOCK_SLACK_S)
+        vm.storage_mounted.wait(settings.mount_wait, progress.note)
+    wait = settings.wait
+    if wait is None:
+        wait = _lease_and_grace()
+        progress.seconds = max(progress.seconds, wait)
+    progress.stage("opening the disks")
+    resolved = resolve(vm.domain, opener)
+    faults.point("opened")
+    warnings = _judge_unguarded(resolved.plan.unguarded, settings.policy)
+    files = [ClaimedFile(planned, opened.fd, opened.key, held) for opened, planned in resolved.pairs()]
+    if vm.storage_mounted is not None:
+        files = _judge_storage(vm.storage_mounted, files, settings.policy, warnings)
+    files = _judge_mounts(files, settings.policy, warnings)
+    return ClaimedFiles(files, warnings, wait)
+
+
+def free_excluded_ranges(claimed: ClaimedFiles, settings: ClaimSettings) -> None:
+    """Unlock what others lock on this host; of a file that is only reserved, nothing of the kind is locked."""
+    for file in claimed.files:
+        if not file.reserved:
+            for excluded in settings.excluded_ranges:
+                ofd.unlock(file.fd, excluded)
     faults.point("windows-free")
-    return Claimed(files, warnings, source)
 
 
-def _judge_unguarded(unguarded: list[Unguarded], policy: dict[str, str]) -> list[str]:
-    """What the admin's policy makes of storage that no lock covers. Raises PlanError where it refuses."""
+def _judge_unguarded(unguarded: list[Unguarded], policy: ClaimPolicy) -> list[str]:
+    """Return the warnings that the admin's policy wants about storage without locks. Raise PlanError if it refuses."""
     warnings = []
     for item in unguarded:
         text = f"{item.source} is not guarded: {item.reason}"
-        verdict = policy.get(item.kind, "warn")
+        verdict = policy.for_kind(item.kind)
         if verdict == "refuse":
             raise PlanError(
                 text, "the policy in /etc/vmguard refuses such VMs; change it there if this one may run unguarded"
@@ -82,21 +143,22 @@ def _judge_unguarded(unguarded: list[Unguarded], policy: dict[str, str]) -> list
 
 
 def _lease_and_grace() -> float:
-    """How long a dead host's lock can stand in the way: its lease, and the grace period of a server that comes back.
+    """Return for how many seconds a dead host's lock can stand in the way.
 
-    No client is told the grace period; servers make it as long as the lease.
+    That is its lease, and the grace period of a server that comes back. No client is told the grace period; servers
+    make it as long as the lease.
     """
-    lease = max((known.lease for known in mounts.statistics().values()), default=0.0) or _USUAL_LEASE
-    return 2 * lease + max(_LEAST_MARGIN, lease / 10)
+    lease = max((known.lease for known in mounts.statistics().values()), default=0.0) or _USUAL_LEASE_S
+    return 2 * lease + max(_LEAST_MARGIN_S, lease / 10)
 
 
-def _judge_ground(
-    ground: Ground, files: list[ClaimedFile], policy: dict[str, str], warnings: list[str]
+def _judge_storage(
+    storage: StorageMounted, files: list[ClaimedFile], policy: ClaimPolicy, warnings: list[str]
 ) -> list[ClaimedFile]:
-    """Drop what must not be locked, refuse what does not lie where it should."""
+    """Return the files without those that must not be locked. Raise VmguardError if one lies where it should not."""
     kept = []
     for file in files:
-        why = ground.judge(file.plan.path, file.key[0])
+        why = storage.judge(file.plan.path, file.key[0])
         if why:
             os.close(file.fd)
             warnings += _judge_unguarded([Unguarded(file.plan.source, why, NETWORK)], policy)
@@ -105,18 +167,18 @@ def _judge_ground(
     return kept
 
 
-def _judge_mounts(files: list[ClaimedFile], policy: dict[str, str], warnings: list[str]) -> list[ClaimedFile]:
-    """Drop what need not be locked, refuse what cannot be locked truly."""
+def _judge_mounts(files: list[ClaimedFile], policy: ClaimPolicy, warnings: list[str]) -> list[ClaimedFile]:
+    """Return the files without those that need no lock. Raise LockUnavailable if a lock would guard nothing."""
     by_device = {mount.device: mount for mount in mounts.mounts()}
     kept, seen = [], set()
     for file in files:
         mount = by_device.get(file.key[0])
-        if policy["local"] == "ignore" and mount is not None and not mount.is_nfs:
+        if policy.local == "ignore" and mount is not None and not mount.is_nfs:
             os.close(file.fd)
             continue
         kept.append(file)
         why = mounts.why_unsafe(mount) if mount is not None else ""
-        if why and policy["unsafe_mounts"] == "refuse":
+        if why and policy.unsafe_mounts == "refuse":
             raise LockUnavailable(
                 file.plan.path, f"disk {file.plan.path} cannot be guarded: {why}", "mount it with vers=4.2,hard"
             )
@@ -126,33 +188,36 @@ def _judge_mounts(files: list[ClaimedFile], policy: dict[str, str], warnings: li
     return kept
 
 
-def _lock_patiently(subject: Subject, files: list[ClaimedFile], settings: dict[str, Any], reporter: Reporter) -> None:
-    """Lock all or none, trying again until the allowed wait is over. Raises LockConflict with the holder's name."""
+def lock_all_or_none(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettings, progress: ProgressPipe) -> None:
+    """Lock the files, retrying until the allowed wait is over. Raise LockConflict with the holder's name."""
     began = boottime()
-    deadline = began + settings["wait"]
-    pause = _FIRST_PAUSE
-    next_line = began + 1.0
-    reporter.stage("locking the disks", settings["wait"] + LOCK_SLACK)
+    deadline = began + claimed.wait
+    pause = _FIRST_RETRY_S
+    next_line = began + _FIRST_PROGRESS_S
+    progress.stage("locking the disks", claimed.wait + LOCK_SLACK_S)
     while True:
         try:
-            _lock_all(files)
+            _try_to_lock(claimed.files)
             return
         except LockConflict as conflict:
             left = deadline - boottime()
-            reporter.check()
-            if subject.speak is not None and left > 1.0 and boottime() >= next_line:
-                next_line = boottime() + SAY_EVERY
-                reporter.note(_waiting(files, conflict.path, settings, left))
+            progress.check()
+            blocked = next(file for file in claimed.files if file.plan.path == conflict.path)
+            if vm.speak is not None and left > _FIRST_PROGRESS_S and boottime() >= next_line:
+                next_line = boottime() + PROGRESS_INTERVAL_S
+                progress.note(_wait_line(blocked, settings, left))
             if left <= 0:
-                blocked = next(file for file in files if file.plan.path == conflict.path)
-                reporter.stage(f"asking who holds {blocked.plan.path}", settings["timeout"])
-                raise _refusal(subject, blocked, settings, boottime() - began) from None
+                progress.stage(f"asking who holds {blocked.plan.path}", settings.timeout)
+                raise refusal(vm, blocked, settings, boottime() - began) from None
             time.sleep(min(pause, left))
-            pause = min(2 * pause, _LAST_PAUSE)
+            pause = min(2 * pause, _LAST_RETRY_S)
 
 
-def _lock_all(files: list[ClaimedFile]) -> None:
-    """One try. The files come in an order that is the same on every host, so that of two hosts one wins."""
+def _try_to_lock(files: list[ClaimedFile]) -> None:
+    """Lock all files once; if one cannot be locked, unlock the others and raise its LockConflict.
+
+    The files come in an order that is the same on every host, so that of two hosts one wins.
+    """
     locked: list[ClaimedFile] = []
     try:
         for file in files:
@@ -166,50 +231,51 @@ def _lock_all(files: list[ClaimedFile]) -> None:
     faults.point("all-locked")
 
 
-def _waiting(files: list[ClaimedFile], path: str, settings: dict[str, Any], left: float) -> str:
+def _wait_line(blocked: ClaimedFile, settings: ClaimSettings, left: float) -> str:
     from vmguard.adapters.storage import lock_holder
     from vmguard.hook.wait_line import line
 
-    blocked = next(file for file in files if file.plan.path == path)
-    return line(path, lock_holder.describe(path, blocked.fd, settings["record"]["folder"]), left)
+    path = blocked.plan.path
+    return line(path, lock_holder.describe(path, blocked.fd, settings.record.folder), left)
 
 
-def _refusal(subject: Subject, file: ClaimedFile, settings: dict[str, Any], waited: float) -> LockConflict:
+def refusal(vm: VmToClaim, file: ClaimedFile, settings: ClaimSettings, waited: float = 0.0) -> LockConflict:
+    """Return the error that says who has a file locked, after ``waited`` seconds of retries. It asks the share."""
     import datetime
 
     from vmguard.adapters.storage import lock_holder
-    from vmguard.core.locks import refusal
+    from vmguard.core.locks.refusal import Here, in_use
 
-    identity = settings["identity"]
-    here = refusal.Here(identity["host"], identity["machine"], identity["boot"])
-    found = lock_holder.describe(file.plan.path, file.fd, settings["record"]["folder"])
+    identity = settings.identity
+    here = Here(identity.host, identity.machine, identity.boot)
+    found = lock_holder.describe(file.plan.path, file.fd, settings.record.folder)
     now = datetime.datetime.now(datetime.UTC)
-    message, hint = refusal.in_use(file.plan.path, subject.name, here, found, now, waited)
+    message, hint = in_use(file.plan.path, vm.name, here, found, now, waited)
     return LockConflict(file.plan.path, message, hint)
 
 
-def write_records(subject: Subject, settings: dict[str, Any], claimed: Claimed) -> tuple[dict[str, int], list[str]]:
-    """The owner records of the exclusive files, behind the start: epochs by inode, and what went wrong."""
+def write_records(vm: VmToClaim, settings: ClaimSettings, claimed: ClaimedFiles) -> tuple[dict[str, int], list[str]]:
+    """Write owner records after the start was released. Return epochs by inode, and errors."""
     fields = {
-        **settings["identity"],
-        "hypervisor": subject.hypervisor,
-        "vm": subject.name,
-        "uuid": subject.uuid,
-        "claimed": settings["now"],
+        **settings.identity.as_json(),
+        "hypervisor": vm.hypervisor,
+        "vm": vm.name,
+        "uuid": vm.uuid,
+        "claimed": settings.now,
     }
     epochs, problems = {}, []
     for file in claimed.files:
-        if file.plan.mode != EXCLUSIVE or file.foothold:
+        if file.plan.mode != EXCLUSIVE or file.reserved:
             continue
         fields["path"] = file.plan.path
         try:
-            epochs[str(file.key[1])] = _write_record(file, settings["record"]["folder"], fields)
+            epochs[str(file.key[1])] = _write_record(file, settings.record.folder, fields)
         except OSError as problem:
             problems.append(f"no owner record for {file.plan.path}: {problem.strerror}")
     return epochs, problems
 
 
 def _write_record(file: ClaimedFile, folder: str, fields: dict[str, str]) -> int:
-    from vmguard.adapters.storage import owner_record  # behind the start
+    from vmguard.adapters.storage import owner_record  # after the start was released
 
     return owner_record.as_owner(file.real, lambda: owner_record.write_claim(file.real, folder, file.key[1], fields))

@@ -1,6 +1,6 @@
-"""What a start does when the daemon does not answer: refuse, unless the admin chose otherwise in the configuration.
+"""What a start does when the daemon does not answer: it is refused, unless the admin chose otherwise.
 
-Imported only then, so that it may load the whole configuration.
+Imported only in that case, so that it may load the whole configuration.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import syslog
 from vmguard.errors import DaemonError
 
 
-def judge(name: str, problem: DaemonError) -> None:
-    """Raise the problem, or let the start pass unguarded with a warning in the system's log."""
+def refuse_unless_allowed(name: str, problem: DaemonError) -> None:
+    """Raise DaemonError, or log to syslog that the VM starts unguarded if ``hook.daemon_absent`` allows it."""
     site.main()  # hooks run with -S; the configuration needs the yaml package
     from vmguard import config
 

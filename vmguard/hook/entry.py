@@ -1,4 +1,4 @@
-"""What the hooks of all hypervisors have in common: how they serve one event, find the daemon, and speak."""
+"""What the hooks of all hypervisors have in common: serve one event, find the daemon, print messages."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vmguard.hook.vm_to_claim import Subject
+    from vmguard.hook.vm_to_claim import VmToClaim
 
 RUN_DIR = "/run/vmguard"
-CONNECT_TIMEOUT = 5.0
+CONNECT_TIMEOUT_S = 5.0
 
 
 def serve(row: operations.Row, claim: Callable[[], None], inform: Callable[[], None]) -> int:
-    """Do what the contract has for an event; the exit status. Trouble is explained on stderr."""
+    """Do what the contract says for an event; return the exit status. Errors are explained on stderr."""
     try:
         if row.action == operations.CLAIM:
             claim()
@@ -36,30 +36,36 @@ def serve(row: operations.Row, claim: Callable[[], None], inform: Callable[[], N
 
 
 def socket_path() -> str:
+    """Return the path of the daemon's socket."""
     return os.path.join(os.environ.get("VMGUARD_RUN_DIR", RUN_DIR), wire.SOCKET_NAME)
 
 
-def claim_all(subject: Subject, name: str) -> None:
-    """Claim a VM's files through the daemon; without one, as the configuration has it. Raises VmguardError."""
+def claim_all(vm: VmToClaim, name: str) -> None:
+    """Claim a VM's files through the daemon; without a daemon, do what the configuration says. Raise VmguardError.
+
+    ``name``: the VM for people.
+    """
     from vmguard.hook.claim import claim
 
     try:
-        connection = wire.connect(socket_path(), CONNECT_TIMEOUT)
+        connection = wire.connect(socket_path(), CONNECT_TIMEOUT_S)
     except DaemonError as problem:
-        from vmguard.hook.daemon_absent import judge
+        from vmguard.hook.daemon_absent import refuse_unless_allowed
 
-        judge(name, problem)
+        refuse_unless_allowed(name, problem)
         return
     connection.settimeout(None)
-    for warning in claim(subject, connection):
+    for warning in claim(vm, connection):
         say(f"vmguard: warning: {warning}")
 
 
 def explain(message: str, hint: str) -> None:
+    """Print an error and what to do about it."""
     say(f"vmguard: {message}" + (f"\n  do now   : {hint}" if hint else ""))
 
 
 def say(text: str) -> None:
+    """Print a line on stderr, if it is still open."""
     try:
         os.write(2, text.encode(errors="backslashreplace") + b"\n")
     except OSError:

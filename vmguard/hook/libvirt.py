@@ -1,7 +1,8 @@
 """libvirt's qemu hook, behind the shell shim hooks/qemu: ``libvirt.py NAME OPERATION SUB-OPERATION EXTRA``.
 
-What each operation does stands in vmguard/hook/operations.py. Never calls libvirt (it would deadlock: libvirt holds
-the VM's lock while it waits for us), prints nothing on stdout (for some operations that would become the domain XML).
+What each operation does is in vmguard/hook/operations.py. The hook never calls libvirt (it would deadlock: libvirt
+holds the VM's lock while it waits for us) and prints nothing on stdout (for some operations that would become the
+domain XML).
 """
 
 from __future__ import annotations
@@ -16,61 +17,63 @@ from vmguard.protocol import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmguard.hook.vm_to_claim import Subject
+    from vmguard.hook.vm_to_claim import VmToClaim
 
-#: bytes; a domain XML beyond this is refused, libvirt's own limit for a message is 32 MiB
-MAX_XML = 8 * 1024 * 1024
-INFORM_TIMEOUT = 2.0
-#: a VM of this name never starts: `vmguard enable` and `doctor` prove with it that libvirt calls the hook and obeys it
+#: a larger domain XML is refused; libvirt's own limit for a message is 32 MiB
+MAX_XML_BYTES = 8 * 1024 * 1024
+INFORM_TIMEOUT_S = 2.0
+#: a VM whose name begins so never starts: `vmguard enable` and `doctor` prove with it that libvirt calls the hook and
+#: obeys it
 PROOF = "vmguard-proof-"
-_TELLS = {"release": "ended", "migrate": "incoming"}
+#: operation of libvirt -> request to the daemon
+_REQUESTS = {"release": "ended", "migrate": "incoming"}
 
 
 def main(argv: list[str]) -> int:
-    """The hook's exit status; refusals are explained on stderr, which libvirt puts into the error of the start."""
+    """Serve one event; return the exit status. libvirt puts what is on stderr into the error of a refused start."""
     faults.point("start")
     name, operation = (os.fsdecode(word) for word in (*argv[1:3], "", "")[:2])
     row = operations.row(operation)
-    return entry.serve(row, lambda: _claim(name), lambda: _inform(_TELLS[operation]))
+    return entry.serve(row, lambda: _claim(name), lambda: _inform(_REQUESTS[operation]))
 
 
 def _claim(name: str) -> None:
     refuse_proof(name)
-    entry.claim_all(subject_of(read_xml()), name)
+    entry.claim_all(vm_of(read_xml()), name)
 
 
 def refuse_proof(name: str) -> None:
-    """Raises VmguardError for the VM that must never start."""
+    """Raise VmguardError for the VM that must never start."""
     if name.startswith(PROOF):
         raise VmguardError(f"the hook is active, VM '{name}' is only its proof")
 
 
-def subject_of(xml: bytes) -> Subject:
-    """The VM of a domain XML. Raises VmguardError."""
+def vm_of(xml: bytes) -> VmToClaim:
+    """Return the VM of a domain XML. Raise VmguardError."""
     from vmguard.core.sources.domain_xml import parse_domain
-    from vmguard.hook.vm_to_claim import Subject
+    from vmguard.hook.vm_to_claim import VmToClaim
 
-    return Subject("libvirt", parse_domain(xml))
+    return VmToClaim("libvirt", parse_domain(xml))
 
 
-def _inform(what: str) -> None:
-    """A word to the daemon, which looks for itself. Any trouble here is the daemon's to overcome."""
+def _inform(operation: str) -> None:
+    """Send the daemon a hint, which it verifies itself. It does not depend on hints: a failure here does no harm."""
     from vmguard.core.sources.domain_xml import parse_domain
 
     domain = parse_domain(read_xml())
-    connection = wire.connect(entry.socket_path(), INFORM_TIMEOUT)
-    connection.ask({"op": what, "hypervisor": "libvirt", "name": domain.name, "uuid": domain.uuid})
+    connection = wire.connect(entry.socket_path(), INFORM_TIMEOUT_S)
+    connection.ask({"op": operation, "hypervisor": "libvirt", "name": domain.name, "uuid": domain.uuid})
 
 
 def read_xml() -> bytes:
-    """All of stdin. Raises VmguardError when it is too much."""
+    """Return all of stdin. Raise VmguardError when it is too large."""
     data = b""
-    while len(data) <= MAX_XML:
+    while len(data) <= MAX_XML_BYTES:
         piece = os.read(0, 1 << 20)
         if not piece:
             return data
         data += piece
-    raise VmguardError(f"the domain XML on stdin is larger than {MAX_XML} bytes")
+    raise VmguardError(f"the domain XML on stdin is larger than {MAX_XML_BYTES} bytes")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,21 @@
-"""The contracts of the hooks: one row for each operation or phase, what we do there and what our own failure does.
+"""The contracts of the hooks: one row for each operation or phase, what the hook does and what its own failure does.
 
 LIBVIRT: ``/etc/libvirt/hooks/qemu NAME OPERATION SUB-OPERATION EXTRA`` (libvirt docs/hooks.rst, src/util/virhook.c).
 PROXMOX: ``SNIPPET VMID PHASE`` (pve-guest-common GuestHelpers.pm, exec_hookscript: no timeout, reads both pipes to
 their end, heeds the exit status in pre-start alone).
 
-The shell shims hooks/qemu and hooks/vmguard-hookscript leave at once for every row without an action; the tests of
-each contract hold shim and table against each other.
+The shell shims hooks/qemu and hooks/vmguard-hookscript exit at once for every row without an action; the tests of
+each contract compare shim and table.
 """
 
 from __future__ import annotations
 
-# What we do.
+# What the hook does.
 NOTHING = "nothing"
 CLAIM = "claim"
 INFORM = "inform"
 
-# What happens when we fail to do it.
+# What happens when the hook fails to do it.
 REFUSE = "refuse"  # exit 1: libvirt does not start the VM and shows our message
 PASS = "pass"  # exit 0, whatever happened
 
@@ -55,4 +55,5 @@ UNKNOWN = Row(NOTHING, PASS, "unknown to this version: it must not be able to ha
 
 
 def row(operation: str, table: dict[str, Row] = LIBVIRT) -> Row:
+    """Return the row of an operation or phase; of an unknown one, a row that does nothing."""
     return table.get(operation, UNKNOWN)

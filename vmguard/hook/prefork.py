@@ -1,17 +1,17 @@
-"""Processes that stand by for the next start, so that libvirt does not wait for an interpreter to come up.
+"""Processes started in advance for the next start, so that libvirt does not wait for an interpreter to come up.
 
-A start's own cost is small (some milliseconds), that of Python before it is as much again. So the daemon keeps a few
+A claim itself takes some milliseconds, and the start of Python before it as many again. So the daemon keeps a few
 processes ready that have everything loaded, and the shim hooks/qemu, with nothing but what is built into the shell, has
 one of them do the claim in its place:
 
 * process K waits at ``K.ask`` and answers at ``K.answer``, two FIFOs in the folder ``standby`` of the run directory;
-* who creates ``K.taken`` (O_EXCL) has process K for itself, and writes its own pid to ``K.ask``;
-* K copies the shim's stdin and stderr and answers ``mine``; in the end it answers with the exit status, and ends.
-  Whatever keeps it from serving a caller is answered ``plain``: the caller starts an interpreter of its own then, as
-  it does when nobody stands by, or when a read at ``K.answer`` ends because K is gone.
+* a caller that creates ``K.taken`` (O_EXCL) has process K for itself, and writes its own pid to ``K.ask``;
+* K copies the shim's stdin and stderr and answers ``mine``; in the end it answers with the exit status, and exits.
+  When K cannot serve a caller it answers ``plain``: the caller then starts an interpreter of its own, as it does when
+  no process stands by, or when a read at ``K.answer`` ends because K is gone.
 
 From ``mine`` on, K is the hook's process of vmguard/hook/claim.py, and has its child already: nothing stays locked when
-it dies, and it lets go when its caller does.
+K dies, and K gives up when its caller dies.
 """
 
 from __future__ import annotations
@@ -32,38 +32,38 @@ from vmguard.core.lean_json import decode, encode
 from vmguard.core.sources import domain_xml
 from vmguard.errors import VmguardError
 from vmguard.hook import claim, claim_incoming, claim_on_share, entry, libvirt, operations
-from vmguard.hook.vm_to_claim import Reporter, Subject
-from vmguard.protocol import wire
+from vmguard.hook.vm_to_claim import ProgressPipe, VmToClaim
+from vmguard.protocol import messages, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: all that a claim needs is loaded before it is called for
-LOADED = (backing_chain, lock_holder, mounts, owner_record, claim, claim_incoming, claim_on_share)
+#: all that a claim needs, loaded before there is one
+LOADED = (backing_chain, lock_holder, mounts, owner_record, claim, claim_incoming, claim_on_share, messages)
 
-#: seconds between the end of one and the start of another
-_BREATH = 1.0
-#: seconds that a caller may need from taking its place to saying who it is
-_PATIENCE = 5.0
-#: seconds between two looks whether a caller has died before it said so
-_LOOK_EVERY = 60.0
+#: between the end of one process and the start of the next
+_RESTART_DELAY_S = 1.0
+#: that a caller may need from creating K.taken to writing its pid
+_CALLER_TIMEOUT_S = 5.0
+#: between two checks whether a caller died before it wrote its pid
+_DEAD_CALLER_CHECK_S = 60.0
 #: the shim's descriptors: its stdin, its stderr, its end of K.answer
-_THEIRS = (5, 2, 4)
+_CALLER_FDS = (5, 2, 4)
 #: a VM to rehearse with; the interpreter makes code faster that has run a few times (PEP 659)
-_PLAY = b"""<domain type='kvm'><name>rehearsal</name><uuid>00000000-0000-0000-0000-000000000000</uuid><devices>
+_REHEARSAL_XML = b"""<domain type='kvm'><name>rehearsal</name><uuid>00000000-0000-0000-0000-000000000000</uuid><devices>
 <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/proc/self/no/disk.raw'/>
 <target dev='vda' bus='virtio'/></disk></devices></domain>"""
 _REHEARSALS = 8
-#: how many words libvirt calls a hook with
-_WORDS = 4
+#: that libvirt calls a hook with
+_ARGUMENT_COUNT = 4
 
 
 def main() -> int:
     """Keep COUNT processes waiting in FOLDER until stdin ends: the daemon holds its other end."""
     folder, count = sys.argv[1], int(sys.argv[2])
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    for name in os.listdir(folder):  # of a daemon before this one; who has opened it already keeps it
+    for name in os.listdir(folder):  # of a daemon before this one; a caller that has opened it already keeps it
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(folder, name))
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -82,10 +82,11 @@ def main() -> int:
         if any(fd == 0 for fd, _ in poll.poll()):
             return 0
         _empty(wake_read)
-        time.sleep(_BREATH)  # the VM that is just being started needs the processors more than the next one
+        time.sleep(_RESTART_DELAY_S)  # the VM that is just being started needs the processors more than the next one
 
 
 def _ended() -> list[int]:
+    """Reap the children that have ended; return their pids."""
     pids = []
     try:
         while pid := os.waitpid(-1, os.WNOHANG)[0]:
@@ -96,6 +97,7 @@ def _ended() -> list[int]:
 
 
 def _empty(fd: int) -> None:
+    """Read a non-blocking pipe until it is empty."""
     try:
         while os.read(fd, 4096):
             pass
@@ -104,6 +106,7 @@ def _empty(fd: int) -> None:
 
 
 def _fork(folder: str) -> int:
+    """Start one process that stands by; return its pid."""
     pid = os.fork()
     if pid:
         return pid
@@ -119,10 +122,10 @@ def _fork(folder: str) -> int:
 
 
 def _rehearse() -> None:
-    """Do the same as for a caller: what a forked process touches is copied page by page, a millisecond of them."""
+    """Do what a claim does, in advance: pages that a forked process touches are copied, which takes a millisecond."""
     for _ in range(_REHEARSALS):
-        domain = domain_xml.parse_domain(_PLAY)
-        decode(encode(Subject("libvirt", domain).domain.name))
+        domain = domain_xml.parse_domain(_REHEARSAL_XML)
+        decode(encode(VmToClaim("libvirt", domain).domain.name))
         list(mounts.mounts())
         try:
             backing_chain.resolve(domain, Opener())
@@ -131,18 +134,18 @@ def _rehearse() -> None:
 
 
 def _stand_by(place: str) -> None:
-    """Wait for a caller, and follow its claim; the claim itself is the work of a child that is there already."""
-    connection = wire.connect(entry.socket_path(), entry.CONNECT_TIMEOUT)
+    """Wait for a caller, and follow its claim, which is the work of a child that is started in advance as well."""
+    connection = wire.connect(entry.socket_path(), entry.CONNECT_TIMEOUT_S)
     connection.settimeout(None)
     orders, order = os.pipe2(os.O_CLOEXEC)
     reports, report = os.pipe2(os.O_CLOEXEC)
-    keeper = os.getpid()
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(order)
         os.close(reports)
         _rehearse()
-        claim.work(lambda: _ordered(orders, connection), connection, Reporter(report, keeper))
+        claim.work(lambda: _ordered(orders, connection), connection, ProgressPipe(report, parent))
     os.close(orders)
     os.close(report)
     called, answer = _await_call(place, reports)
@@ -150,18 +153,19 @@ def _stand_by(place: str) -> None:
         _serve(called, answer, lambda caller: _claim(order, reports, child, connection, caller))
 
 
-def _ordered(orders: int, connection: wire.Connection) -> Subject | None:
-    """The VM that the child is to claim; None when nobody called."""
+def _ordered(orders: int, connection: wire.Connection) -> VmToClaim | None:
+    """Wait for the domain XML and begin its claim; return the VM, or None when there was no caller."""
     with open(orders, "rb") as stream:
         xml = stream.read()
     if not xml:
         return None
-    subject = libvirt.subject_of(xml)
-    claim.begin(subject, connection)
-    return subject
+    vm = libvirt.vm_of(xml)
+    claim.begin(vm, connection)
+    return vm
 
 
 def _claim(order: int, reports: int, child: int, connection: wire.Connection, caller: int) -> None:
+    """Have the child claim the VM on stdin, and wait for its verdict. Raise VmguardError when the VM must not start."""
     with open(order, "wb") as stream:
         stream.write(libvirt.read_xml() or b"\n")
     for warning in claim.follow(reports, child, connection, caller=caller):
@@ -169,7 +173,7 @@ def _claim(order: int, reports: int, child: int, connection: wire.Connection, ca
 
 
 def _await_call(place: str, reports: int) -> tuple[int, int]:
-    """The pid of the caller, 0 for none, and the descriptor for answers to it."""
+    """Return the pid of the caller, 0 for none, and the descriptor for answers to it."""
     os.mkfifo(f"{place}.answer", 0o600)
     answer = os.open(f"{place}.answer", os.O_RDWR | os.O_CLOEXEC)
     os.mkfifo(f"{place}.ask", 0o600)
@@ -180,18 +184,19 @@ def _await_call(place: str, reports: int) -> tuple[int, int]:
     poll.register(reports, select.POLLIN)
     events: list[tuple[int, int]] = []
     while not events and not os.path.exists(f"{place}.taken"):
-        events = poll.poll(1000 * _LOOK_EVERY)
+        events = poll.poll(1000 * _DEAD_CALLER_CHECK_S)
     called = any(fd == ask for fd, _ in events)
     if not called and not _take(place):  # the daemon or the child is gone, or time is up, but a caller was faster
         poll.unregister(0)
         poll.unregister(reports)
-        called = bool(poll.poll(1000 * _PATIENCE))
+        called = bool(poll.poll(1000 * _CALLER_TIMEOUT_S))
     for name in (f"{place}.ask", f"{place}.answer", f"{place}.taken"):
         os.unlink(name)
     return int(os.read(ask, 64)) if called else 0, answer
 
 
 def _take(place: str) -> bool:
+    """Return whether no caller had taken this process; none can do so any more."""
     try:
         os.close(os.open(f"{place}.taken", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
@@ -200,6 +205,7 @@ def _take(place: str) -> bool:
 
 
 def _serve(pid: int, answer: int, claim_for: Callable[[int], None]) -> None:
+    """Be the hook of the process ``pid``. ``claim_for`` gets its pidfd."""
     try:
         caller = os.pidfd_open(pid)
         name, operation = _become(caller, pid, answer)
@@ -222,21 +228,21 @@ def _serve(pid: int, answer: int, claim_for: Callable[[int], None]) -> None:
 
 
 def _become(caller: int, pid: int, answer: int) -> tuple[str, str]:
-    """Take the caller's stdin and stderr, and the answer's FIFO for stdout; the VM's name and the operation.
+    """Take the caller's stdin and stderr, and the answer's FIFO for stdout; return the VM's name and the operation.
 
-    Raises OSError, or ValueError when it is not the caller, or one whose world is another.
+    Raise OSError, or ValueError when the process is not the caller, or lives in another mount namespace.
     """
-    theirs = [pidfd.copy_descriptor(caller, fd) for fd in _THEIRS]
+    theirs = [pidfd.copy_descriptor(caller, fd) for fd in _CALLER_FDS]
     if not os.path.samestat(os.fstat(theirs[2]), os.fstat(answer)):
         raise ValueError("the pid is another process's by now")
     if not os.path.samestat(os.stat(f"/proc/{pid}/ns/mnt"), os.stat("/proc/self/ns/mnt")):
         raise ValueError("paths mean something else to it")
     with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as stream:
         words = stream.read().split(b"\0")[:-1]
-    if len(words) < _WORDS:
+    if len(words) < _ARGUMENT_COUNT:
         raise ValueError("not called as libvirt calls a hook")
     os.close(theirs[2])
     for mine, fd in ((0, theirs[0]), (2, theirs[1]), (1, answer)):
         os.dup2(fd, mine)
         os.close(fd)
-    return os.fsdecode(words[-_WORDS]), os.fsdecode(words[1 - _WORDS])
+    return os.fsdecode(words[-_ARGUMENT_COUNT]), os.fsdecode(words[1 - _ARGUMENT_COUNT])

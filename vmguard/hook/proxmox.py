@@ -1,12 +1,12 @@
 """Proxmox's hookscript, behind the shell shim hooks/vmguard-hookscript: ``proxmox.py VMID PHASE``.
 
-What each phase does stands in vmguard/hook/operations.py. What it prints on stderr lands in the task log. Proxmox
-waits for as long as it takes (no timeout), but it waits for the end of both pipes as well: nothing that outlives the
-hook may hold them. A start may therefore wait for a lock, bounded; it is ended at any moment by SIGTERM (a task that
-is stopped) and leaves nothing locked then.
+What each phase does is in vmguard/hook/operations.py. What the hook prints on stderr appears in the task log. Proxmox
+waits for the hook without a timeout, but it also waits for the end of both pipes: nothing that outlives the hook may
+hold them. A start may therefore wait for a lock, bounded; SIGTERM (a task that is stopped) ends it at any moment and
+leaves nothing locked.
 
 A hookscript that the VM had before is run, too (``vmguard enable`` wrote it down in /etc/pve/vmguard.cfg): in the same
-process, behind ours, so that it never works on disks that another host has.
+process, after ours, so that it never works on disks that another host has.
 """
 
 from __future__ import annotations
@@ -21,58 +21,60 @@ from vmguard.protocol import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmguard.hook.vm_to_claim import Subject
+    from vmguard.hook.vm_to_claim import VmToClaim
 
 CONFIG_DIR = "/etc/pve"
 #: lines ``VMID VOLUME PATH``: the hookscripts that VMs had before
 CHAINED = "vmguard.cfg"
-INFORM_TIMEOUT = 5.0
+INFORM_TIMEOUT_S = 5.0
 
-_OPERATION = {"post-start": "started", "post-stop": "ended"}
+#: phase -> request to the daemon
+_REQUESTS = {"post-start": "started", "post-stop": "ended"}
 
 
 def main(argv: list[str]) -> int:
-    """The hook's exit status; heeded by Proxmox at pre-start alone."""
+    """Serve one phase; return the exit status, which Proxmox heeds at pre-start alone."""
     faults.point("start")
     vmid, phase = (os.fsdecode(word) for word in (*argv[1:3], "", "")[:2])
     row = operations.row(phase, operations.PROXMOX)
-    status = entry.serve(row, lambda: _claim(vmid), lambda: _inform(vmid, _OPERATION[phase]))
+    status = entry.serve(row, lambda: _claim(vmid), lambda: _inform(vmid, _REQUESTS[phase]))
     return status or _run_chained(vmid, phase)
 
 
 def config_dir() -> str:
+    """Return the folder of Proxmox's configuration."""
     return os.environ.get("VMGUARD_PVE_DIR", CONFIG_DIR)
 
 
 def _claim(vmid: str) -> None:
     from vmguard.adapters.proxmox.host import node_name, read_vm
     from vmguard.adapters.proxmox.storage_mounted import Ground
-    from vmguard.hook.vm_to_claim import Subject
+    from vmguard.hook.vm_to_claim import VmToClaim
 
     source = os.environ.get("PVE_MIGRATED_FROM", "")  # present, but empty, at every start that is no migration
     vm = read_vm(config_dir(), vmid, node_name(), source)
-    subject = Subject("proxmox", vm.domain, Ground(vm), lambda text: entry.say(f"vmguard: {text}"), source)
-    _end_at_once(subject)
-    entry.claim_all(subject, f"{vm.domain.name} ({vmid})")
+    wanted = VmToClaim("proxmox", vm.domain, Ground(vm), lambda text: entry.say(f"vmguard: {text}"), source)
+    _end_with_signal(wanted)
+    entry.claim_all(wanted, f"{vm.domain.name} ({vmid})")
 
 
 def _inform(vmid: str, operation: str) -> None:
-    """A word to the daemon, which looks for itself. Any trouble here is the daemon's to overcome.
+    """Send the daemon a hint, which it verifies itself. It does not depend on hints: a failure here does no harm.
 
-    At the end of a VM nobody waits for the answer: the daemon knows of it by QEMU's pidfd, and is busy with just that.
+    When a VM has ended, there is no answer to wait for: the daemon knows of it by QEMU's pidfd, and is busy with that.
     """
-    connection = wire.connect(entry.socket_path(), INFORM_TIMEOUT)
+    connection = wire.connect(entry.socket_path(), INFORM_TIMEOUT_S)
     connection.send({"op": operation, "hypervisor": "proxmox", "name": vmid, "uuid": vmid})
     if operation == "started":
         connection.answer()
 
 
-def _end_at_once(subject: Subject) -> None:
-    """A task that is stopped gets SIGTERM: end the claim's child with us, whatever it is waiting for."""
+def _end_with_signal(vm: VmToClaim) -> None:
+    """Let a signal end the claim's child with us, whatever it is waiting for: a task that is stopped gets SIGTERM."""
 
-    def end(number: int, entry: object) -> None:
-        if subject.child > 0:
-            os.kill(subject.child, 9)
+    def end(number: int, frame: object) -> None:
+        if vm.child > 0:
+            os.kill(vm.child, 9)
         os._exit(128 + number)
 
     for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
@@ -80,7 +82,7 @@ def _end_at_once(subject: Subject) -> None:
 
 
 def _run_chained(vmid: str, phase: str) -> int:
-    """Become the hookscript that the VM had before; only returns when there is none, or it cannot be run."""
+    """Become the hookscript that the VM had before. Return an exit status when there is none, or it cannot be run."""
     path = _chained(vmid)
     if not path:
         return 0
@@ -92,6 +94,7 @@ def _run_chained(vmid: str, phase: str) -> int:
 
 
 def _chained(vmid: str) -> str:
+    """Return the path of the hookscript that the VM had before, empty if it had none."""
     try:
         with open(os.path.join(config_dir(), CHAINED), encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:

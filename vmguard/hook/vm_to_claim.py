@@ -1,8 +1,9 @@
-"""What the two processes of a claim share: whose disks it is about, and the words from the child to the hook."""
+"""What the two processes of a claim share: the VM, the time limits, and the pipe from the child to the hook."""
 
 from __future__ import annotations
 
 import os
+import time
 
 from vmguard.core.lean_json import encode
 from vmguard.errors import VmguardError
@@ -14,34 +15,42 @@ if TYPE_CHECKING:
 
     from vmguard.core.sources.domain_xml import Domain
 
-    class Ground(Protocol):
-        """The storages under a VM, where the hypervisor's hook comes before they are mounted."""
+    class StorageMounted(Protocol):
+        """The storages under a VM, for a hypervisor that calls its hook before they are mounted."""
 
         def wait(self, seconds: float, say: Callable[[str], None]) -> None:
-            """Until they are there. Raises VmguardError."""
+            """Wait until all of them are mounted. Raise VmguardError when they are not in time."""
 
         def judge(self, path: str, device: int) -> str:
-            """Why an opened file must not be locked. Raises VmguardError when the VM must not start."""
+            """Return why an opened file must not be locked, empty if it may be.
+
+            Raise VmguardError when the VM must not start.
+            """
 
 
-#: seconds for everything until the daemon's settings say otherwise
-FIRST_DEADLINE = 20.0
-#: seconds beyond the allowed wait for a lock call that hangs in the kernel (grace period, dead server)
-LOCK_SLACK = 1.0
-#: seconds between two words to people who can see that the hook is at work
-SAY_EVERY = 10.0
+#: for everything until the daemon's settings say otherwise
+FIRST_DEADLINE_S = 20.0
+#: beyond the allowed wait, for a lock call that hangs in the kernel (grace period, dead server)
+LOCK_SLACK_S = 1.0
+#: between two progress messages
+PROGRESS_INTERVAL_S = 10.0
 
 
-class Subject:
-    """The VM to claim: what the hypervisor told its hook."""
+def boottime() -> float:
+    """Return CLOCK_BOOTTIME in seconds, without the import of an adapter."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
-    __slots__ = ("child", "domain", "ground", "hypervisor", "name", "source", "speak", "uuid")
+
+class VmToClaim:
+    """A VM whose files are to be claimed: what the hypervisor told its hook."""
+
+    __slots__ = ("child", "domain", "hypervisor", "name", "source", "speak", "storage_mounted", "uuid")
 
     def __init__(
         self,
         hypervisor: str,
         domain: Domain,
-        ground: Ground | None = None,
+        storage_mounted: StorageMounted | None = None,
         speak: Callable[[str], None] | None = None,
         source: str = "",
     ) -> None:
@@ -49,41 +58,46 @@ class Subject:
         self.name = domain.name
         self.uuid = domain.uuid
         self.domain = domain
-        self.ground = ground
-        #: tells people how the wait goes, where somebody reads it while the hook runs
+        #: None where the hypervisor mounts before it calls its hook
+        self.storage_mounted = storage_mounted
+        #: shows progress messages, where somebody reads them while the hook runs
         self.speak = speak
-        #: the node that it migrates from while it runs, where the hypervisor says so
+        #: the node that the VM migrates from while it runs, where the hypervisor says so; else empty
         self.source = source
         #: the pid of the claim's child while there is one
         self.child = 0
 
-    def who(self) -> dict[str, str]:
-        """The VM, as the daemon's protocol names it."""
+    def identity(self) -> dict[str, str]:
+        """Return the keys by which each request names its VM."""
         return {"hypervisor": self.hypervisor, "name": self.name, "uuid": self.uuid}
 
 
-class Reporter:
-    """The child's side of the pipe."""
+class ProgressPipe:
+    """The child's end of the pipe to the hook: its stages, each with its deadline, and its verdict."""
 
     __slots__ = ("_fd", "_parent", "seconds")
 
     def __init__(self, fd: int, parent: int) -> None:
         self._fd = fd
         self._parent = parent
-        self.seconds = FIRST_DEADLINE
+        #: the time limit of a stage that names none of its own
+        self.seconds = FIRST_DEADLINE_S
 
     def say(self, report: dict[str, Any]) -> None:
+        """Send one report, a line of JSON."""
         os.write(self._fd, encode(report).encode() + b"\n")
 
     def stage(self, what: str, seconds: float | None = None) -> None:
+        """Say what is done now, and after how many seconds the hook may give it up."""
         self.say({"stage": what, "seconds": self.seconds if seconds is None else seconds})
 
     def note(self, text: str) -> None:
-        """A word for people. Raises VmguardError when the hook is gone: nobody waits for this claim any more."""
+        """Send a message for people. Raise VmguardError when the hook is gone: nobody waits for this claim any more."""
         self.check()
         self.say({"note": text})
 
     def check(self) -> None:
+        """Raise VmguardError when the hook is gone."""
         if os.getppid() != self._parent:
             raise VmguardError("the hook is gone")
 

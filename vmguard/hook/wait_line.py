@@ -1,14 +1,16 @@
-"""One line for the task log while a start waits for a lock: who has it, for how long the start goes on trying.
+"""One line for the task log while a start waits for a lock: who has it, and how long the start goes on trying.
 
-Imported only then.
+Imported only by a start that waits.
 """
 
 from __future__ import annotations
 
-from vmguard.core.locks.refusal import Holder, printable
+from vmguard.core.locks.plan import printable
+from vmguard.core.locks.refusal import Holder
 
 
 def line(path: str, holder: Holder, left: float) -> str:
+    """Return the line; ``left``: seconds for which the lock is still tried."""
     return f"waiting for disk {printable(path)}: locked by {_who(holder)}; trying for {left:.0f} s more"
 
 

@@ -38,7 +38,7 @@ def _buffered_read(fd: int) -> None:
 
 
 def main() -> int:
-    for word in sys.argv[2:]:
+    for word in sys.argv[1:]:
         inode, colon, path = word.partition(":")
         if not colon:
             drain(int(word))

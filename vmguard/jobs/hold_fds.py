@@ -9,30 +9,24 @@ what the dead QEMU had queued is through. Nobody waits for it.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
 import sys
 import time
 
+from vmguard.adapters.linux import ofd
 from vmguard.jobs.drain import drain
 
 _LOOK = 0.1
-# struct flock of 64-bit Linux: l_type, l_whence, (padding), l_start, l_len, l_pid, (padding)
-_FLOCK = "hhqqi4x"
 
 
 def _holder(path: str) -> int:
-    """The process that holds the lock, 0 when nobody does. Only asked, never taken: the next daemon must get it."""
+    """Return the pid that holds the lock, 0 if none does. It is never taken: the next daemon must get it."""
     with open(path, "rb") as stream:
-        answer = struct.unpack(
-            _FLOCK, fcntl.fcntl(stream, fcntl.F_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, 0, 0, 0, 0))
-        )
-    return 0 if answer[0] == fcntl.F_UNLCK else int(answer[4])
+        return ofd.posix_holder(stream.fileno())
 
 
 def main() -> int:
-    path, seconds, fds = sys.argv[2], float(sys.argv[3]), [int(word) for word in sys.argv[4:]]
+    path, seconds, fds = sys.argv[1], float(sys.argv[2]), [int(word) for word in sys.argv[3:]]
     stopped = os.getppid()
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -40,7 +40,7 @@ def words(verb: str, hypervisor: str, uuid: str, with_systemd: bool) -> list[str
 
 
 def main() -> int:
-    verb, hypervisor, uuid = sys.argv[2:5]
+    verb, hypervisor, uuid = sys.argv[1:4]
     command = words(verb, hypervisor, uuid, os.path.isdir(_SYSTEMD))
     if not command:
         sys.stderr.write(f"{verb} {uuid}: this version cannot do that for a VM of {hypervisor}\n")

@@ -11,10 +11,11 @@ all that it needs takes 16 MiB, a quarter of what the daemon may have.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
+
+from vmguard.adapters.linux.libc import libc
 
 #: exit status: libvirt-python is not installed, it will not help to try again
 MISSING = 3
@@ -32,8 +33,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    uri, fd, folder = sys.argv[2], int(sys.argv[3]), sys.argv[4]
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    uri, fd, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.alarm(_DEADLINE)
     sys.path.append(folder)
     try:

@@ -12,7 +12,7 @@ import sys
 
 
 def main() -> int:
-    hypervisor, uuid = sys.argv[2:4]
+    hypervisor, uuid = sys.argv[1:3]
     if hypervisor != "libvirt":
         sys.stderr.write(f"the clock of a VM of {hypervisor} is not set by this version\n")
         return 1

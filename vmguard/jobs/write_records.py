@@ -36,7 +36,7 @@ def main() -> int:
     while piece := os.read(0, 1 << 16):
         data += piece
     epochs = run(decode(data.decode()))
-    os.write(int(sys.argv[2]), encode(epochs).encode())
+    os.write(int(sys.argv[1]), encode(epochs).encode())
     return 0 if all(epochs) else 1
 
 

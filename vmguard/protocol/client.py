@@ -1,19 +1,22 @@
-"""Questions to the daemon, for the command line."""
+"""The command line's client of the daemon: one method for each request."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from vmguard.errors import DaemonError, WireError
 from vmguard.protocol import wire
+from vmguard.protocol.requests import REQUESTS, Answer
 
 
 class Daemon:
     """A connection to this host's daemon, for the length of a ``with`` block. Raises DaemonError when there is none."""
 
     def __init__(self, run_dir: str, timeout: float = 3.0) -> None:
+        """``timeout``: seconds that each answer may take."""
         self._path = os.path.join(run_dir, wire.SOCKET_NAME)
         self._timeout = timeout
 
@@ -25,52 +28,62 @@ class Daemon:
         self._connection.close()
 
     def ping(self) -> dict[str, Any]:
-        """Version, start time, pid and number of VMs of the daemon."""
-        return self._ask({"op": "ping"})
+        """Return version, start time, pid and number of VMs of the daemon."""
+        return self._ask("ping")
 
     def who(self, device: int, inode: int) -> list[dict[str, Any]]:
-        """The VMs of this host that hold a file."""
-        vms: list[dict[str, Any]] = self._ask({"op": "who", "device": device, "inode": inode})["vms"]
+        """Return the VMs of this host that hold a file."""
+        vms: list[dict[str, Any]] = self._ask("who", device=device, inode=inode)["vms"]
         return vms
 
     def health(self) -> dict[str, Any]:
-        """The leases of all mounts, fences under way, whether the watchdog is disarmed."""
-        return self._ask({"op": "health"})
+        """Return the leases of all mounts, fences under way, and whether the watchdog is disarmed."""
+        return self._ask("health")
 
     def disarm(self, seconds: float, reason: str, by: str) -> dict[str, Any]:
-        return self._ask({"op": "disarm", "seconds": seconds, "reason": reason, "by": by})
+        """Let nothing be done to VMs for some seconds; return the new state and whether it survives a restart."""
+        return self._ask("disarm", seconds=seconds, reason=reason, by=by)
 
     def arm(self, by: str) -> dict[str, Any]:
-        return self._ask({"op": "arm", "by": by})
+        """Let the watchdog act again; return what it was disarmed by, if it was."""
+        return self._ask("arm", by=by)
 
     def status(self) -> list[dict[str, Any]]:
-        """All guarded VMs of this host."""
-        return self._ask_for_list({"op": "status"})
+        """Return all guarded VMs of this host."""
+        return self._ask_for_list("status")
 
-    def adopt(self, wanted: dict[str, Any]) -> list[dict[str, Any]]:
-        """Have VMs guarded that run already; what became of each. ``wanted``: see the daemon's adopt.py."""
-        return self._ask_for_list({"op": "adopt", **wanted})
+    def adopt(self, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Have VMs guarded that run already; return what became of each.
 
-    def _ask_for_list(self, message: dict[str, Any]) -> list[dict[str, Any]]:
-        """A long answer: it comes in a memory file."""
-        try:
-            self._connection.send(message)
-            received = self._connection.receive()
-        except (OSError, WireError) as problem:
-            raise DaemonError(f"the vmguard daemon does not answer: {problem}") from problem
-        if received is None:
-            raise DaemonError("the vmguard daemon closed the connection")
-        answer, fds = received
-        if answer.get("ok") is not True or len(fds) != 1:
-            error = answer.get("error") or {}
-            raise DaemonError(str(error.get("message", "the daemon refused")), str(error.get("hint", "")))
+        ``wanted``: the keys of the request ``adopt`` (vmguard/protocol/requests.py).
+        """
+        return self._ask_for_list("adopt", **wanted)
+
+    def _ask(self, operation: str, **keys: object) -> dict[str, Any]:
+        answer, fds = self._exchange(operation, keys)
+        for fd in fds:
+            os.close(fd)
+        return answer
+
+    def _ask_for_list(self, operation: str, **keys: object) -> list[dict[str, Any]]:
+        _, fds = self._exchange(operation, keys)
         with os.fdopen(fds[0], "rb") as stream:
             stream.seek(0)
             found: list[dict[str, Any]] = json.load(stream)
         return found
 
-    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+    def _exchange(self, operation: str, keys: Mapping[str, object]) -> tuple[wire.Message, list[int]]:
+        """Send a request of the table; return its answer and descriptors, of a list exactly one. Raise DaemonError."""
+        row = REQUESTS[operation]
+        message = {"op": operation, **keys}
+        row.check(message)
         try:
-            return self._connection.ask(message)
+            self._connection.send(message)
+            answer, fds = self._connection.answer_with_fds()
         except (OSError, WireError) as problem:
             raise DaemonError(f"the vmguard daemon does not answer: {problem}", "journalctl -u vmguard") from problem
+        if row.answer is Answer.LIST and len(fds) != 1:
+            for fd in fds:
+                os.close(fd)
+            raise DaemonError("the daemon refused")
+        return answer, fds

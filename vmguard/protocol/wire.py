@@ -1,22 +1,24 @@
-"""The wire protocol between hooks, command line and daemon.
+"""The transport between hooks, command line and daemon: messages and descriptors over a unix socket.
 
-A unix socket of type SOCK_SEQPACKET (message boundaries are the kernel's, descriptors travel with their message),
+The socket is of type SOCK_SEQPACKET (message boundaries are the kernel's, descriptors travel with their message),
 mode 0600, owned by root; the daemon checks the peer's credentials as well. Each message is one JSON object:
 
 request   ``{"v": 1, "op": "claim", ...}``
 answer    ``{"v": 1, "ok": true, ...}`` or ``{"v": 1, "ok": false, "error": {"message": ..., "hint": ...}}``
 
-A long answer comes as several messages, all but the last with ``"more": true``. Locked descriptors ride on ``hold``
-requests by SCM_RIGHTS, at most FDS_PER_MESSAGE in each (paths may be long; the kernel would take 253).
+A long answer comes as a list in a memory file, whose descriptor rides on the answer by SCM_RIGHTS. Locked descriptors
+ride on ``hold`` requests in the same way, at most FDS_PER_MESSAGE in each (paths may be long; the kernel would take
+253).
 
-The operations are listed in OPERATIONS. The hook imports this module, so ``socket`` is its C half only.
+The table of requests is vmguard/protocol/requests.py. The hook imports this module, so ``socket`` is its C half only,
+and integers are packed without ``struct``.
 """
 
 from __future__ import annotations
 
 import _socket
 import os
-import struct
+import sys
 
 from vmguard.core.lean_json import decode, encode
 from vmguard.errors import DaemonError, WireError
@@ -31,33 +33,17 @@ else:
     Message = dict
 
 VERSION = 1
-#: bytes; well below the default SO_SNDBUF of 208 KiB, which bounds a SEQPACKET message
-MAX_MESSAGE = 128 * 1024
+#: well below the default SO_SNDBUF of 208 KiB, which bounds a SEQPACKET message
+MAX_MESSAGE_BYTES = 128 * 1024
 FDS_PER_MESSAGE = 20
 SOCKET_NAME = "vmguard.sock"
 
-#: what may be asked; the words of the state of the VM's lock are those of the life of a lock
-OPERATIONS = {
-    "claim": "a hook is about to claim a VM's disks: settings, or why not",
-    "hold": "take over locked descriptors (SCM_RIGHTS); the last one says so with final=true",
-    "commit": "the hook itself says that the claim stands (no answer)",
-    "recorded": "the owner records were written: their epochs (no answer)",
-    "started": "the hypervisor says that QEMU is there: a reason to look at once",
-    "ended": "the hypervisor says that a VM ended: a hint, never a proof",
-    "adopt": "guard VMs that run already, by name, uuid or pid, or all of them",
-    "status": "all guarded VMs of this host",
-    "who": "which VM of this host holds a file, by device and inode",
-    "health": "the leases of all mounts, fences under way, whether the watchdog is disarmed",
-    "disarm": "for some seconds nothing is done to VMs: seconds, reason, by",
-    "arm": "the watchdog acts again: by",
-    "ping": "is the daemon alive, and which version",
-}
-
-_INTS = struct.calcsize("i")
+#: of a C int, as SCM_RIGHTS and SO_PEERCRED carry it
+_INT_BYTES = 4
 
 
 class Connection:
-    """One end of the conversation. Not thread-safe; close it when done."""
+    """One end of a connection. Not thread-safe; close it when done."""
 
     __slots__ = ("_sock",)
 
@@ -74,31 +60,30 @@ class Connection:
         self._sock.settimeout(seconds)
 
     def peer(self) -> tuple[int, int, int]:
-        """Process id, user id and group id of who connected (SO_PEERCRED: as they were at connect)."""
-        raw = self._sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 3 * _INTS)
-        pid, uid, gid = struct.unpack("3i", raw)
+        """Return process id, user id and group id of the peer, as they were at connect (SO_PEERCRED)."""
+        pid, uid, gid = _integers(self._sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 3 * _INT_BYTES))
         return pid, uid, gid
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Send one message. Raises WireError when it is too large, OSError when the peer is gone."""
+        """Send one message. Raise WireError when it is too large, OSError when the peer is gone."""
         data = encode({"v": VERSION, **message}).encode()
-        if len(data) > MAX_MESSAGE:
-            raise WireError(f"message of {len(data)} bytes is larger than the allowed {MAX_MESSAGE}")
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise WireError(f"message of {len(data)} bytes is larger than the allowed {MAX_MESSAGE_BYTES}")
         if len(fds) > FDS_PER_MESSAGE:
             raise WireError(f"{len(fds)} descriptors in one message, {FDS_PER_MESSAGE} are allowed")
         if fds:
-            rights = struct.pack(f"{len(fds)}i", *fds)
+            rights = b"".join(fd.to_bytes(_INT_BYTES, sys.byteorder) for fd in fds)
             self._sock.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)], _socket.MSG_NOSIGNAL)
         else:
             self._sock.send(data, _socket.MSG_NOSIGNAL)
 
     def receive(self) -> tuple[Message, list[int]] | None:
-        """The next message and the descriptors that came with it; None when the peer has closed.
+        """Return the next message and the descriptors that came with it; None when the peer has closed.
 
-        Raises WireError for anything that is not a message of this version; descriptors are closed then.
+        Raise WireError for anything that is not a message of this version; descriptors are closed then.
         """
-        space = _socket.CMSG_SPACE(FDS_PER_MESSAGE * _INTS)
-        data, extra, flags, _ = self._sock.recvmsg(MAX_MESSAGE, space, _socket.MSG_CMSG_CLOEXEC)
+        space = _socket.CMSG_SPACE(FDS_PER_MESSAGE * _INT_BYTES)
+        data, extra, flags, _ = self._sock.recvmsg(MAX_MESSAGE_BYTES, space, _socket.MSG_CMSG_CLOEXEC)
         fds = _descriptors(extra)
         if not data and not fds:
             return None
@@ -112,31 +97,43 @@ class Connection:
             raise
 
     def ask(self, message: Message, fds: Sequence[int] = ()) -> Message:
-        """Send a request and return its answer. Raises DaemonError when the daemon refuses or goes away."""
+        """Send a request and return its answer. Raise DaemonError when the daemon refuses or goes away."""
         self.send(message, fds)
         return self.answer()
 
     def answer(self) -> Message:
-        """The next answer. Raises DaemonError when it is a refusal or the daemon went away."""
+        """Return the next answer. Raise DaemonError when it is a refusal or the daemon went away."""
+        answer, fds = self.answer_with_fds()
+        for fd in fds:
+            os.close(fd)
+        return answer
+
+    def answer_with_fds(self) -> tuple[Message, list[int]]:
+        """Return the next answer and its descriptors. Raise DaemonError as ``answer`` does."""
         received = self.receive()
         if received is None:
             raise DaemonError("the vmguard daemon closed the connection", "look at: journalctl -u vmguard")
         answer, fds = received
-        for fd in fds:
-            os.close(fd)
         if answer.get("ok") is not True:
+            for fd in fds:
+                os.close(fd)
             error = answer.get("error") or {}
             raise DaemonError(str(error.get("message", "the daemon refused")), str(error.get("hint", "")))
-        return answer
+        return answer, fds
 
 
 def _descriptors(extra: list[tuple[int, int, bytes]]) -> list[int]:
     fds: list[int] = []
     for level, kind, payload in extra:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            count = len(payload) // _INTS
-            fds.extend(struct.unpack(f"{count}i", payload[: count * _INTS]))
+            fds.extend(_integers(payload))
     return fds
+
+
+def _integers(data: bytes) -> list[int]:
+    """Unpack an array of C ints; of one that was cut short, the whole ones."""
+    ends = range(_INT_BYTES, len(data) + 1, _INT_BYTES)
+    return [int.from_bytes(data[end - _INT_BYTES : end], sys.byteorder, signed=True) for end in ends]
 
 
 def _parse(data: bytes) -> Message:
@@ -157,7 +154,7 @@ def _parse(data: bytes) -> Message:
 def connect(path: str, timeout: float) -> Connection:
     """Connect to the daemon's socket; ``timeout`` seconds bound every later wait as well.
 
-    Raises DaemonError with what is wrong in words.
+    Raise DaemonError, which says in words what is wrong.
     """
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     try:
@@ -183,7 +180,7 @@ def connect(path: str, timeout: float) -> Connection:
 
 
 def pair() -> tuple[Connection, Connection]:
-    """Two connected ends, for tests and for talking to a child."""
+    """Return two connected ends, for tests and for talking to a child."""
     kind = _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC
     one, other = _socket.socketpair(_socket.AF_UNIX, kind)
     return Connection(one), Connection(other)

@@ -6,10 +6,11 @@ and may hang on NFS, so it belongs into a worker.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 from collections.abc import Iterator
+
+from vmguard.adapters.linux.libc import check, libc
 
 IN_OPEN = 0x20
 #: the watch that an event has when the kernel's queue was full and events are missing (IN_Q_OVERFLOW)
@@ -18,29 +19,20 @@ _IN_NONBLOCK = os.O_NONBLOCK
 _IN_CLOEXEC = os.O_CLOEXEC
 _EVENT = struct.Struct("iIII")
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 class Inotify:
     """One inotify instance. ``add`` may be called from a worker, the rest belongs to the loop."""
 
     def __init__(self) -> None:
-        self.fd = int(_libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC))
-        if self.fd < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"inotify_init1: {os.strerror(number)}")
+        self.fd = check(int(libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)), "inotify_init1")
 
     def add(self, path: str) -> int:
         """Watch a file for opens; the watch's number. Raises OSError."""
-        watch = int(_libc.inotify_add_watch(self.fd, os.fsencode(path), IN_OPEN))
-        if watch < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"inotify_add_watch: {os.strerror(number)}")
-        return watch
+        return check(int(libc.inotify_add_watch(self.fd, os.fsencode(path), IN_OPEN)), "inotify_add_watch")
 
     def remove(self, watch: int) -> None:
         """Forget a watch; one that is gone already is no error."""
-        _libc.inotify_rm_watch(self.fd, watch)
+        libc.inotify_rm_watch(self.fd, watch)
 
     def events(self) -> Iterator[int]:
         """The watches that something happened to since the last call."""

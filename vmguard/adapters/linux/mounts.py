@@ -6,9 +6,10 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 NFS_TYPES = ("nfs", "nfs4")
+MOUNTSTATS = "/proc/self/mountstats"
 
 
 class Mount:
@@ -99,48 +100,98 @@ def why_unsafe(mount: Mount) -> str:
 
 
 class NfsStatistics:
-    """What /proc/self/mountstats tells of one NFSv4 mount: the lease in seconds, and how often the client had to talk
-    about its own state (sums since the mount; the operations of the whole client are counted in each of its mounts)."""
+    """One NFS mount as /proc/self/mountstats shows it.
 
-    __slots__ = ("create_session", "exchange_id", "lease", "point", "reclaim_complete", "test_stateid")
+    The operations are counted since the mount. Those of the client as a whole (EXCHANGE_ID and the like) are counted in
+    each of its mounts.
+    """
+
+    __slots__ = ("age", "has_lease", "lease", "operations", "pnfs", "point")
 
     def __init__(self, point: str) -> None:
         self.point = point
+        #: seconds since the mount
+        self.age = 0.0
+        #: whether the kernel names a lease at all: NFSv4 only (show_lease in fs/nfs/super.c)
+        self.has_lease = False
+        #: the server's lease in seconds
         self.lease = 0.0
-        self.exchange_id = 0
-        self.create_session = 0
-        self.reclaim_complete = 0
-        self.test_stateid = 0
+        self.pnfs = "not configured"
+        #: operation -> its numbers, as the kernel wrote them; most are never asked for
+        self.operations: dict[str, str] = {}
+
+    def count(self, operation: str) -> int:
+        """Return how many requests of an operation were sent."""
+        return int(self.operations.get(operation, "0").split()[0])
+
+    def errors(self, operation: str) -> int | None:
+        """Return how many of them the server answered with an error (or were given up); None if not shown.
+
+        This is the ninth number of the line, which older kernels do not write.
+        """
+        numbers = self.operations.get(operation, "").split()
+        return int(numbers[8]) if len(numbers) > 8 else None
+
+    @property
+    def exchange_id(self) -> int:
+        return self.count("EXCHANGE_ID")
+
+    @property
+    def create_session(self) -> int:
+        return self.count("CREATE_SESSION")
+
+    @property
+    def reclaim_complete(self) -> int:
+        return self.count("RECLAIM_COMPLETE")
+
+    @property
+    def test_stateid(self) -> int:
+        return self.count("TEST_STATEID")
 
 
-_COUNTED = {
-    "EXCHANGE_ID": "exchange_id",
-    "CREATE_SESSION": "create_session",
-    "RECLAIM_COMPLETE": "reclaim_complete",
-    "TEST_STATEID": "test_stateid",
-}
-
-
-def statistics(path: str = "/proc/self/mountstats") -> dict[str, NfsStatistics]:
-    """By mount point, of every mount with a lease (show_lease in fs/nfs/super.c): NFSv4 ones. No request is made."""
-    found: dict[str, NfsStatistics] = {}
+def parse_mountstats(lines: Iterable[str]) -> Iterator[NfsStatistics]:
+    """Yield every NFS mount, in the order of the table: of two on one mount point the later one hides the earlier."""
     current: NfsStatistics | None = None
+    for line in lines:
+        if line.startswith("device "):
+            if current is not None:
+                yield current
+            point, _, kind = line.partition(" mounted on ")[2].partition(" with fstype ")
+            current = NfsStatistics(unescape(point)) if kind.partition(" ")[0].strip() in NFS_TYPES else None
+            continue
+        name, colon, value = line.strip().partition(":")
+        if current is None or not colon:
+            continue
+        if name == "age":
+            current.age = float(value)
+        elif name == "nfsv4":
+            _read_nfsv4(value.strip(), current)
+        elif name.isupper():  # operations are the only names in capitals
+            current.operations[name] = value
+    if current is not None:
+        yield current
+
+
+def _read_nfsv4(value: str, found: NfsStatistics) -> None:
+    """Read ``bm0=0xfdffbfff,...,sessions,pnfs=not configured,lease_time=90,lease_expired=0``."""
+    for word in value.split(","):
+        name, _, text = word.partition("=")
+        if name == "pnfs":
+            found.pnfs = text
+        elif name == "lease_time":
+            found.has_lease = True
+            found.lease = float(text) if text.isdigit() else 0.0
+
+
+def all_statistics(path: str = MOUNTSTATS) -> list[NfsStatistics]:
+    """Return the statistics of every NFS mount. No request is made."""
     with open(path, encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            if line.startswith("device "):
-                point = unescape(line.partition(" mounted on ")[2].partition(" with fstype ")[0])
-                current = NfsStatistics(point)
-            elif current is None:
-                continue
-            elif "lease_time=" in line:
-                value = line.partition("lease_time=")[2].partition(",")[0].strip()
-                current.lease = float(value) if value.isdigit() else 0.0
-                found[current.point] = current
-            else:
-                name, colon, numbers = line.strip().partition(": ")
-                if colon and name in _COUNTED:
-                    setattr(current, _COUNTED[name], int(numbers.split()[0]))
-    return found
+        return list(parse_mountstats(lines))
+
+
+def statistics(path: str = MOUNTSTATS) -> dict[str, NfsStatistics]:
+    """Return the statistics of every mount with a lease (NFSv4), by mount point. No request is made."""
+    return {seen.point: seen for seen in all_statistics(path) if seen.has_lease}
 
 
 def lease_time(mount_point: str) -> float | None:

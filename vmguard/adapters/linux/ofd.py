@@ -46,6 +46,15 @@ def _flock(kind: int, piece: Range) -> bytes:
     return struct.pack(_FLOCK, kind, 0, piece[0], piece[1], 0)
 
 
+def posix_holder(fd: int) -> int:
+    """Return the process with a POSIX lock anywhere on the file (F_GETLK), 0 if there is none. Takes no lock itself.
+
+    For the daemon's own lock file, never for a disk image.
+    """
+    answer = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, _flock(fcntl.F_WRLCK, (0, 0))))
+    return 0 if answer[0] == fcntl.F_UNLCK else int(answer[4])
+
+
 def lock(fd: int, path: str, kind: int, piece: Range) -> None:
     """Take a lock without waiting for other holders.
 

@@ -8,13 +8,12 @@ and ``ordinary`` gives it back to those that are somebody else's program.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import resource
 import threading
 
-_libc = ctypes.CDLL(None, use_errno=True)
+from vmguard.adapters.linux.libc import check, libc
 
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 #: threads that may hang need no more; the default of 8 MiB each would be locked, too
@@ -30,9 +29,7 @@ def lock() -> None:
     MCL_ONFAULT (Linux 4.4): without it each thread's whole stack would be made resident.
     """
     threading.stack_size(_STACK)
-    if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"mlockall: {os.strerror(number)}")
+    check(int(libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)), "mlockall")
 
 
 def open_files() -> None:

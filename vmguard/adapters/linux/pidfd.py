@@ -6,14 +6,12 @@ kernel.yama.ptrace_scope below 3.
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import os
 import signal
 
-_SYS_PIDFD_GETFD = 438
+from vmguard.adapters.linux.libc import check, libc
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_SYS_PIDFD_GETFD = 438
 
 
 def copy_descriptor(pidfd: int, fd: int) -> int:
@@ -21,11 +19,7 @@ def copy_descriptor(pidfd: int, fd: int) -> int:
 
     Raises OSError: EPERM where the kernel forbids it, EBADF when it is closed by now, ESRCH when the process is gone.
     """
-    result = int(_libc.syscall(_SYS_PIDFD_GETFD, pidfd, fd, 0))
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"pidfd_getfd: {os.strerror(number)}")
-    return result
+    return check(int(libc.syscall(_SYS_PIDFD_GETFD, pidfd, fd, 0)), "pidfd_getfd")
 
 
 def send(pidfd: int, number: signal.Signals) -> bool:

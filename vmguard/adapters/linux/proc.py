@@ -194,14 +194,6 @@ class FdFolder:
         return found
 
 
-def shows_files(pid: int) -> bool:
-    """Whether a process's descriptors can be seen at all: not once it has begun to exit (do_exit, exit_files)."""
-    try:
-        return bool(os.listdir(f"/proc/{pid}/fd"))
-    except OSError:
-        return False
-
-
 def users_of(keys: Collection[Key], exclude: Collection[int] = ()) -> list[OpenFile]:
     """Every open descriptor of these files in any process of this host, but for the excluded ones."""
     inodes = {inode for _, inode in keys}

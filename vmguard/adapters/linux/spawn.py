@@ -11,11 +11,27 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 
+import vmguard
+
 _NULL = "/dev/null"
+#: the folder that has vmguard in it
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(vmguard.__file__)))
+_RUN_MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {} import main; sys.exit(main())"
 #: ignored by Python, which is nothing that a new program should inherit
 _DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+def python(module: str, words: Sequence[str] = ()) -> list[str]:
+    """Return the command that runs ``main`` of one of our modules in an interpreter of its own, with ``words`` as its
+    arguments.
+
+    ``-IS``: no user's folders, no variables, no site module, which the child does not need and pays for. So it has to
+    be told where vmguard lies.
+    """
+    return [sys.executable, "-IS", "-c", _RUN_MAIN.format(module), _ROOT, *words]
 
 
 def spawn(

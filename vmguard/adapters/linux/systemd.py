@@ -21,12 +21,10 @@ import logging
 import os
 import select
 import socket
-import sys
 from collections.abc import Callable
 
-import vmguard
 from vmguard.adapters.linux import clock, mounts, proc
-from vmguard.adapters.linux.spawn import spawn
+from vmguard.adapters.linux.spawn import python, spawn
 
 log = logging.getLogger("vmguard.systemd")
 
@@ -39,7 +37,6 @@ BARRIER = 20.0
 _PINGS = 3
 #: seconds that what a stopped daemon held stays open without a next one
 _LINGER = 30
-_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from vmguard.jobs.hold_fds import main; sys.exit(main())"
 
 
 def listen_fds() -> list[tuple[str, int]]:
@@ -157,9 +154,7 @@ def linger(lock: str, fds: list[int]) -> None:
     """
     if not fds or not os.environ.get("NOTIFY_SOCKET"):
         return
-    root = os.path.dirname(os.path.dirname(os.path.abspath(vmguard.__file__)))
-    words = [lock, str(_LINGER), *map(str, fds)]
     try:
-        spawn([sys.executable, "-IS", "-c", _CODE, root, *words], fds)
+        spawn(python("vmguard.jobs.hold_fds", [lock, str(_LINGER), *map(str, fds)]), fds)
     except OSError as problem:
         log.error("systemd may wait for the storage when it closes %d descriptors: %s", len(fds), problem)

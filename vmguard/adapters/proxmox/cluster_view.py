@@ -12,7 +12,7 @@ from vmguard.adapters.linux import bounded_child, mounts
 from vmguard.adapters.proxmox import chained_hookscripts
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.adapters.storage import owner_record
-from vmguard.core.reports.pve_audit import Finding, Ground, Record, View, is_guarded
+from vmguard.core.reports.pve_audit import AuditFinding, ClusterView, LastClaim, MountUnder, is_guarded
 from vmguard.core.reports.vm_report import Status
 from vmguard.core.sources.pve_plan import plan_vm
 from vmguard.errors import VmguardError
@@ -21,13 +21,13 @@ from vmguard.errors import VmguardError
 _MOST = 5000
 
 
-def view(config_dir: str, record_folder: str, hook: str, seconds: float) -> View:
+def view(config_dir: str, record_folder: str, hook: str, seconds: float) -> ClusterView:
     """Raises VmguardError when /etc/pve cannot be read."""
     node = proxmox_host.node_name()
     nodes = proxmox_host.nodes(config_dir)
     if not nodes:
         raise VmguardError(f"{config_dir} knows no node: this is no Proxmox VE, or its cluster is down", "pvecm status")
-    found = View(nodes, proxmox_host.read_storages(config_dir), here=node, ground=grounds())
+    found = ClusterView(nodes, proxmox_host.read_storages(config_dir), here=node, mount_under=grounds())
     found.chained = {
         vmid: (script.volume, script.path) for vmid, script in chained_hookscripts.read(config_dir).items()
     }
@@ -37,7 +37,7 @@ def view(config_dir: str, record_folder: str, hook: str, seconds: float) -> View
         try:
             found.vms.append((vmid, owner, proxmox_host.read_config(config_dir, vmid, owner)))
         except VmguardError as problem:
-            found.problems.append(Finding("unknown", Status.UNKNOWN, problem.message, problem.hint, vmid, owner))
+            found.problems.append(AuditFinding("unknown", Status.UNKNOWN, problem.message, problem.hint, vmid, owner))
     _ask_shares(found, record_folder, seconds)
     return found
 
@@ -49,21 +49,21 @@ def unusable(script: str) -> str:
     return "" if os.access(script, os.X_OK) else "is not executable"
 
 
-def grounds() -> Callable[[str], Ground | None]:
+def grounds() -> Callable[[str], MountUnder | None]:
     """The mount under a path, by this kernel's table as it is now. Nothing is asked of a share."""
     table = sorted(mounts.mounts(), key=lambda mount: len(mount.point))
 
-    def ground(path: str) -> Ground | None:
+    def mount_under(path: str) -> MountUnder | None:
         for mount in reversed(table):
             if f"{path}/".startswith(mount.point.rstrip("/") + "/"):
                 soft = "soft" in mount.options or "softerr" in mount.options
-                return Ground(mount.point, mount.is_nfs, mount.source, mounts.why_unsafe(mount), soft)
+                return MountUnder(mount.point, mount.is_nfs, mount.source, mounts.why_unsafe(mount), soft)
         return None
 
-    return ground
+    return mount_under
 
 
-def _ask_shares(found: View, record_folder: str, seconds: float) -> None:
+def _ask_shares(found: ClusterView, record_folder: str, seconds: float) -> None:
     stores = [store for store in found.storages.by_id.values() if store.path and store.has_files]
     paths = [store.path for store in stores]
     for _, node, config in found.vms:
@@ -76,19 +76,19 @@ def _ask_shares(found: View, record_folder: str, seconds: float) -> None:
         inodes = bounded_child.run(lambda: _inodes(paths), seconds, "looking at the VMs' disks")
         found.inodes = {path: (int(device), int(inode)) for path, (device, inode) in inodes.items()}
     except VmguardError as problem:
-        found.problems.append(Finding("unknown", Status.UNKNOWN, problem.message, problem.hint, node=found.here))
+        found.problems.append(AuditFinding("unknown", Status.UNKNOWN, problem.message, problem.hint, node=found.here))
         return  # the share hangs: do not hang in it once more for each storage
-    records: list[Record] = []
+    records: list[LastClaim] = []
     for store in stores:
-        if not record_folder or not is_guarded(store, found.ground):
+        if not record_folder or not is_guarded(store, found.mount_under):
             continue
         folder = store.folder("images")
         try:
             rows = bounded_child.run(lambda: list(_records(folder, record_folder)), seconds, f"reading {folder}")  # noqa: B023
-            records += [Record(store.id, *map(str, row)) for row in rows]
+            records += [LastClaim(store.id, *map(str, row)) for row in rows]
         except VmguardError as problem:
             text = f"owner records of storage '{store.id}': {problem.message}"
-            found.problems.append(Finding("unknown", Status.UNKNOWN, text, problem.hint, storage=store.id))
+            found.problems.append(AuditFinding("unknown", Status.UNKNOWN, text, problem.hint, storage=store.id))
     found.records = records
 
 

@@ -35,10 +35,13 @@ class Ground:
 
     def wait(self, seconds: float, say: Callable[[str], None]) -> None:
         """Until all storages are mounted, at most so long. Raises PlanError naming what is not there."""
-        began = time.clock_gettime(time.CLOCK_BOOTTIME)
-        next_line = 1.0
-        while (why := self._missing()) != "":
-            spent = time.clock_gettime(time.CLOCK_BOOTTIME) - began
+        if not (why := self._missing()):
+            return
+        from vmguard.adapters.linux import clock  # a start whose storage is there does not pay for it
+
+        began, next_line = clock.boottime(), 1.0
+        while why:
+            spent = clock.boottime() - began
             if spent >= seconds:
                 raise PlanError(
                     f"VM '{self._vm.domain.name}' is not started: {why} (waited {spent:.0f} s)",
@@ -48,6 +51,7 @@ class Ground:
                 next_line = spent + SAY_EVERY
                 say(f"waiting for the storage: {why}; for {seconds - spent:.0f} s more")
             time.sleep(min(_PAUSE, seconds - spent))
+            why = self._missing()
 
     def _missing(self) -> str:
         """What is wrong with the first storage that is not there, empty when all are."""

@@ -32,9 +32,10 @@ from vmguard.core.locks.plan import (
     Plan,
     PlannedFile,
     Unguarded,
+    on_block_device,
 )
 from vmguard.core.sources.domain_xml import FILE, VOLUME, Domain, Source, parse_domain
-from vmguard.core.sources.image_header import USUAL_BYTES, Header, parse_header
+from vmguard.core.sources.image_header import USUAL_BYTES, ImageHeader, parse_header
 from vmguard.errors import PlanError
 
 TYPE_CHECKING = False
@@ -97,7 +98,7 @@ class _Image:
     def __init__(self, file: OpenedFile, planned: PlannedFile) -> None:
         self.file = file
         self.planned = planned
-        self.headers: dict[tuple[str | None, int], Header] = {}
+        self.headers: dict[tuple[str | None, int], ImageHeader] = {}
 
 
 class _Walk:
@@ -166,7 +167,7 @@ class _Walk:
             return None
         except NotAFile as problem:
             if problem.found == "block device":
-                reason = f"{path} is a block device: byte-range locks on it do not reach other hosts"
+                reason = on_block_device(path)
                 self._note(source.what, reason, BLOCK)
             elif problem.found == "character device" and source.late:  # /dev/dax: memory of this host
                 self._note(source.what, f"{path} is a device of this host: no file to lock", OTHER)
@@ -195,7 +196,7 @@ class _Walk:
         if opened is image:
             raise PlanError(f"{label}: {source.path!r} names itself as its data file", path=source.path)
 
-    def _header(self, source: Source, image: _Image, label: str) -> Header:
+    def _header(self, source: Source, image: _Image, label: str) -> ImageHeader:
         key = (source.format, source.offset)
         header = image.headers.get(key)
         if header is None:
@@ -252,10 +253,10 @@ class _Walk:
         return source
 
 
-def _read_header(file: OpenedFile, source: Source, label: str) -> Header:
+def _read_header(file: OpenedFile, source: Source, label: str) -> ImageHeader:
     """One read for most images, a second one for a header that does not fit; none at all for a raw one."""
     if source.format == "raw":
-        return Header("raw")
+        return ImageHeader("raw")
     size = max(0, file.size - source.offset)
     try:
         header = parse_header(file.read(USUAL_BYTES, source.offset), source.format, size)

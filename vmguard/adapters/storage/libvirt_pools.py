@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from vmguard.core.locks.plan import BLOCK, NETWORK, OTHER
+from vmguard.core.locks.plan import BLOCK, NETWORK, OTHER, on_block_device
 from vmguard.core.sources.domain_xml import FILE
 from vmguard.core.sources.xml_tree import read_tree
 from vmguard.errors import BadInput, PlanError
@@ -46,7 +46,7 @@ class Pools:
                 raise PlanError(f"{what}: pool {pool!r} has no target directory: its path is {target[:80]!r}")
             return FILE, os.path.join(target, volume)
         if kind in _ON_BLOCKS:
-            return BLOCK, f"{place} is a block device: byte-range locks on it do not reach other hosts"
+            return BLOCK, on_block_device(place)
         if kind in _ON_NETWORK:
             return NETWORK, f"{place} is reached over the network: no file to lock"
         return OTHER, f"{place} is of a kind that is not known here"

@@ -18,6 +18,8 @@ import fcntl
 import mmap
 import os
 
+from vmguard.adapters.linux import mounts
+
 _BEHIND_EVERYTHING = 1 << 62
 _PAGE = 4096
 
@@ -47,18 +49,13 @@ def ask_twice(fd: int, seek: bool, point: str) -> tuple[str, bool | None]:
     return problem, None if before is None or after is None else after > before
 
 
-def server_errors(point: str, seek: bool, path: str = "/proc/self/mountstats") -> int | None:
-    """How many of these requests a mount's server has answered with an error (or were given up): the last number of
-    the operation's line. None where it is not told."""
-    wanted, here = ("SEEK" if seek else "READ"), False
-    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            if line.startswith("device "):
-                here = f" mounted on {point} with " in line
-            elif here and line.lstrip().startswith(wanted + ":"):
-                numbers = line.split()
-                return int(numbers[9]) if len(numbers) > 9 else None
-    return None
+def server_errors(point: str, seek: bool, path: str = mounts.MOUNTSTATS) -> int | None:
+    """Return how many of these requests a mount's server has answered with an error; None where that is not known.
+
+    It is not known either when several NFS mounts lie on that mount point: then the count could be the wrong one's.
+    """
+    found = [seen for seen in mounts.all_statistics(path) if seen.point == point]
+    return found[0].errors("SEEK" if seek else "READ") if len(found) == 1 else None
 
 
 def _read(fd: int) -> None:

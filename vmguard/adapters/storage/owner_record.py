@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from vmguard.core.locks.owner_record import SLOT, Owner, file_name, next_epoch, parse_slot, position, slot
+from vmguard.core.locks.owner_record import SLOT_BYTES, Owner, file_name, next_epoch, parse_slot, position, slot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def write_release(disk: str, folder_name: str, inode: int, owner: Owner) -> None
     """Mark a claim's own slot as released. Raises OSError, also when the slot is no longer this claim's."""
     fd = _open_record(disk, folder_name, inode, os.O_RDWR | os.O_DSYNC)
     try:
-        found = parse_slot(os.pread(fd, SLOT, position(owner.epoch)))
+        found = parse_slot(os.pread(fd, SLOT_BYTES, position(owner.epoch)))
         if found is None or (found.boot, found.uuid) != (owner.boot, owner.uuid):
             raise OSError(errno.ESTALE, "the record's slot belongs to another claim")
         _write(fd, slot(owner), position(owner.epoch))
@@ -105,9 +105,9 @@ def read_owner(disk: str, folder_name: str, inode: int) -> Owner | None:
     except FileNotFoundError:
         return None
     try:
-        last = os.fstat(fd).st_size // SLOT
+        last = os.fstat(fd).st_size // SLOT_BYTES
         for index in range(last, max(0, last - _READ_BACK), -1):
-            owner = parse_slot(os.pread(fd, SLOT, position(index)))
+            owner = parse_slot(os.pread(fd, SLOT_BYTES, position(index)))
             if owner is not None:
                 return owner
         return None
@@ -120,7 +120,7 @@ def last_claim(path: str) -> Owner | None:
     try:
         with open(path, "rb") as stream:
             size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size // SLOT - 1) * SLOT)
-            return parse_slot(stream.read(SLOT))
+            stream.seek(max(0, size // SLOT_BYTES - 1) * SLOT_BYTES)
+            return parse_slot(stream.read(SLOT_BYTES))
     except OSError:
         return None

@@ -1,1 +1,5 @@
-"""The manual pages, made from what the program itself says: its parsers, its table of settings, its hooks' contract."""
+"""The manual pages, made from the program itself: its parsers, its table of settings, its hooks' contract.
+
+pages  the three pages: vmguard(8), vmguard.yaml(5), vmguard-hooks(7)
+roff   writes a page as roff
+"""

@@ -12,16 +12,14 @@ from vmguard.cli.schemas import ERROR, SCHEMAS, drawn
 from vmguard.doctor.catalogue import CHECKS
 from vmguard.hook import operations
 
-#: of the pages, for their last line
+#: shown in the last line of each page
 _DATE = "2026-11-21"
 _NOT_OPTIONS = ("help",)
 _DESCRIPTION = (
     "vmguard sees to it that at any instant at most one host can run, and write to the disks of, a virtual "
-    "machine whose "
-    "disks lie on an NFSv4 server. A hook takes an exclusive lock on each disk before the VM starts. The daemon moves "
-    "these locks onto QEMU's own open files, proves all the while that the server still honours them, "
-    "freezes VMs while "
-    "nobody can know, and fences a VM whose lock is proven lost."
+    "machine whose disks lie on an NFSv4 server. A hook takes an exclusive lock on each disk before the VM "
+    "starts. The daemon moves these locks onto QEMU's own open files, proves all the while that the server still "
+    "honours them, freezes VMs while nobody can know, and fences a VM whose lock is proven lost."
 )
 _FILES = {
     "/etc/vmguard/vmguard.yaml, /etc/vmguard/conf.d/*.yaml": "The configuration, see vmguard.yaml(5).",
@@ -52,7 +50,7 @@ _PROXMOX_CALL = "SNIPPET VMID PHASE"
 
 
 def vmguard_8(top: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser]) -> str:
-    """The program: every command with its own help text."""
+    """Return vmguard(8): every command with its own help text."""
     page = Page("vmguard", 8, vmguard.__version__, _DATE, "guards the disks of VMs on NFSv4: one host at a time")
     page.section("synopsis")
     page.literal([_usage(top)])
@@ -73,9 +71,9 @@ def vmguard_8(top: argparse.ArgumentParser, commands: Mapping[str, argparse.Argu
     _list(page, _STATUS)
     page.section("json")
     page.paragraph(
-        "With --json each command prints one document of this shape, null where there is nothing. Keys may "
-        "be added in a "
-        "later version; those that are here stay as long as schema is the same. A command that fails prints an error."
+        "With --json each command prints one document of this shape, null where there is nothing. Keys may be "
+        "added in a later version; those that are here stay as long as schema is the same. A command that fails "
+        "prints an error."
     )
     for name, shape in {**SCHEMAS, "(an error)": ERROR}.items():
         page.subsection(name)
@@ -132,7 +130,7 @@ def _list(page: Page, entries: dict[str, str]) -> None:
 
 
 def yaml_5() -> str:
-    """The configuration: every row of the table of settings."""
+    """Return vmguard.yaml(5): every row of the table of settings."""
     page = Page("vmguard.yaml", 5, vmguard.__version__, _DATE, "the configuration of vmguard")
     page.section("synopsis")
     page.literal(["/etc/vmguard/vmguard.yaml", "/etc/vmguard/conf.d/*.yaml"])
@@ -162,20 +160,19 @@ def _setting(row: config.Setting) -> Iterator[str]:
 
 
 def hooks_7() -> str:
-    """The hooks: when each hypervisor calls them, what they do, what their failure does."""
+    """Return vmguard-hooks(7): when each hypervisor calls its hook, what it does, what its failure does."""
     page = Page(
         "vmguard-hooks", 7, vmguard.__version__, _DATE, "what vmguard does when a hypervisor starts or stops a VM"
     )
     page.section("description")
     page.paragraph(
         "Each hook is a small program that the hypervisor calls. It uses Python's standard library alone, is "
-        "bounded in "
-        "time, and refuses in words: which disk, who has it, since when, is that host alive, what to do now."
+        "bounded in time, and refuses in words: which disk, who has it, since when, is that host alive, what to "
+        "do now."
     )
     page.paragraph(
-        "CLAIM means: every disk of the VM gets its lock, all or none, or the start is refused. INFORM "
-        "means: the daemon "
-        "is told, as a hint and never as a proof. NOTHING means: the hook leaves at once."
+        "CLAIM means: every disk of the VM gets its lock, all or none, or the start is refused. INFORM means: the "
+        "daemon is told, as a hint and never as a proof. NOTHING means: the hook leaves at once."
     )
     for title, call, table in (
         ("libvirt", _LIBVIRT_CALL, operations.LIBVIRT),
@@ -191,15 +188,13 @@ def hooks_7() -> str:
     page.section("the proof")
     page.paragraph(
         f"libvirt's hook refuses every VM whose name begins with {PROOF}: vmguard enable libvirt and vmguard "
-        "doctor ask "
-        "libvirt to start one, in order to see whether it calls the hook and obeys it. Its only disk does "
-        "not exist, so "
-        "nothing runs if it does not."
+        "doctor ask libvirt to start one, in order to see whether it calls the hook and obeys it. Its only disk "
+        "does not exist, so nothing runs if it does not."
     )
     page.section("see also")
     page.paragraph("vmguard(8), vmguard.yaml(5)")
     return page.text()
 
 
-#: of vmguard/hook/libvirt.py, which is not imported here: it belongs to the hot path
+#: as in vmguard/hook/libvirt.py, which belongs to the hot path and is not imported here
 PROOF = "vmguard-proof-"

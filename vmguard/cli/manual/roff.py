@@ -1,4 +1,4 @@
-"""A manual page as roff (man(7)): sections, paragraphs, tagged lists, literal blocks."""
+"""Writes a manual page as roff (man(7)): sections, paragraphs, tagged lists, literal blocks."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 
 def escape(text: str) -> str:
-    """Text as it is: no backslash, no leading dot and no hyphen means anything to roff."""
+    """Escape a text: no backslash, leading dot or hyphen in it means anything to roff then."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
     return "\n".join("\\&" + line if line.startswith((".", "'")) else line for line in text.split("\n"))
 
 
 class Page:
-    """Lines of one page; ``text()`` is the whole."""
+    """One page. Each method appends to it; ``text()`` returns the whole."""
 
     def __init__(self, name: str, section: int, version: str, date: str, summary: str) -> None:
         self.name = name
@@ -32,14 +32,14 @@ class Page:
         self._lines += [*self._apart(), escape(" ".join(text.split()))]
 
     def tagged(self, tag: str, text: str) -> None:
-        """One entry of a list: the tag in bold, its text indented below."""
+        """Append an entry of a list: the tag in bold, its text indented below."""
         self._lines += [".TP", f"\\fB{escape(tag)}\\fR", escape(" ".join(text.split())) or "\\&"]
 
     def literal(self, lines: Iterable[str]) -> None:
         self._lines += [*self._apart(), ".in +4n", ".nf", *(escape(line) or "\\&" for line in lines), ".fi", ".in"]
 
     def _apart(self) -> list[str]:
-        """What sets a paragraph off; a title does that by itself."""
+        """Return what separates a paragraph from the text before; after a title nothing is needed."""
         return [] if self._lines[-1].startswith((".SH", ".SS")) else [".PP"]
 
     def text(self) -> str:

@@ -1,14 +1,14 @@
-"""The life of a guarded VM's claim, as a table: which states there are, and which may follow which.
+"""The life of a guarded VM's claim, as a table: its states, and which may follow which.
 
 ========== ==========================================================================================
-OFFERED    locked descriptors have come from a hook that has not yet said that its claim stands
-CLAIMED    the claim stands; the hypervisor is starting QEMU
-INCOMING   QEMU's process is known, and waits for the VM's memory from the host that has the locks
+OFFERED    locked descriptors have come from a hook that has not yet confirmed its claim
+CLAIMED    the claim is confirmed; the hypervisor is starting QEMU
+INCOMING   QEMU's process is known; it waits for the VM's memory from the host that holds the locks
 RUNNING    QEMU's process is known by its pidfd
-CONFLICT   it runs, but somebody else has the lock of a file that it writes to; only a person ends this state
-ENDED      QEMU is proven gone; whether a helper still has a file open is being asked
-RELEASING  nobody has the files open any more: the locks are being let go. A daemon that comes after one that ended
-           meanwhile does not know how far that one came: it goes back to ENDED, and asks for all the proof again
+CONFLICT   QEMU runs, but somebody else holds the lock of a file that it writes to; only a person ends this state
+ENDED      QEMU is proven gone; a helper may still have a file open
+RELEASING  nobody has the files open any more: the locks are being released. The next daemon does not know how far
+           one that ended meanwhile came: it goes back to ENDED, and asks for all the proof again
 ========== ==========================================================================================
 """
 
@@ -16,9 +16,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import assert_never
 
 
 class State(enum.StrEnum):
+    """The state of a VM's claim on this host; see the table above."""
+
     OFFERED = "offered"
     CLAIMED = "claimed"
     INCOMING = "incoming"
@@ -38,7 +41,7 @@ MOVES: dict[State, frozenset[State]] = {
     State.RELEASING: frozenset({State.ENDED}),
 }
 
-#: QEMU lives
+#: states in which QEMU is alive
 LIVING = frozenset({State.INCOMING, State.RUNNING, State.CONFLICT})
 
 SENTENCES: dict[State, str] = {
@@ -53,11 +56,12 @@ SENTENCES: dict[State, str] = {
 
 
 def allowed(old: State, new: State) -> bool:
+    """Return whether a claim may move from one state to the other."""
     return new in MOVES[old]
 
 
-class Action(enum.StrEnum):
-    """What to do about a claim now."""
+class ReleaseStep(enum.StrEnum):
+    """The next step towards the release of a claim."""
 
     WAIT = "wait"
     DRAIN = "drain"
@@ -65,38 +69,43 @@ class Action(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What is known about a VM that has no living QEMU. Unknown is never read as gone: ``users`` is None then."""
+class ReleaseEvidence:
+    """What is known about a VM that has no living QEMU. Unknown is never read as gone."""
 
-    #: the hook's process still lives
+    #: the hook's process is alive
     claimant_alive: bool
-    #: the time within which a start must have produced a QEMU is over, or the hypervisor said that it ended
+    #: the start's deadline for a QEMU has passed, or the hypervisor said that the start ended
     start_is_over: bool
-    #: processes of this host that have one of the files open, the daemon's own descriptors not counted
+    #: processes of this host that have one of the files open, without the daemon itself; None: not known
     users: tuple[str, ...] | None
-    #: nothing that the VM wrote is still queued in the kernel; always so when there never was a QEMU
+    #: nothing that the VM wrote is still queued in the kernel; also true when there never was a QEMU
     drained: bool = True
 
 
-def decide(state: State, evidence: Evidence) -> tuple[Action, str]:
-    """What to do with the locks of a VM without a living QEMU, and why.
+def decide_release(state: State, evidence: ReleaseEvidence) -> tuple[ReleaseStep, str]:
+    """Return what to do with the locks of a VM without a living QEMU, and why.
 
-    A lock is only ever released on proof: nobody on this host has the file open, and nobody is about to.
+    A lock is only ever released on proof: nobody on this host has the file open, and nobody is about to open it.
     """
-    if state is State.OFFERED:
-        if evidence.claimant_alive:
-            return Action.WAIT, "the hook is still at work"
-    elif state is State.CLAIMED and not evidence.start_is_over:
-        return Action.WAIT, "QEMU may still come"
-    elif state in LIVING:
-        return Action.WAIT, "QEMU runs"
+    match state:
+        case State.OFFERED:
+            if evidence.claimant_alive:
+                return ReleaseStep.WAIT, "the hook is still at work"
+            why = "the hook ended without saying that its claim stands"
+        case State.CLAIMED:
+            if not evidence.start_is_over:
+                return ReleaseStep.WAIT, "QEMU may still come"
+            why = "the start produced no QEMU, and nobody has the disks open"
+        case State.INCOMING | State.RUNNING | State.CONFLICT:
+            return ReleaseStep.WAIT, "QEMU runs"
+        case State.ENDED | State.RELEASING:
+            why = "QEMU is gone, nobody has the disks open, and nothing is queued"
+        case _:
+            assert_never(state)
     if evidence.users is None:
-        return Action.WAIT, "it is not known who has the disks open"
+        return ReleaseStep.WAIT, "it is not known who has the disks open"
     if evidence.users:
-        return Action.WAIT, "still open in " + ", ".join(evidence.users)
+        return ReleaseStep.WAIT, "still open in " + ", ".join(evidence.users)
     if not evidence.drained:
-        return Action.DRAIN, "QEMU is gone; its last writes may still be under way to the storage"
-    return Action.RELEASE, {
-        State.OFFERED: "the hook ended without saying that its claim stands",
-        State.CLAIMED: "the start produced no QEMU, and nobody has the disks open",
-    }.get(state, "QEMU is gone, nobody has the disks open, and nothing is queued")
+        return ReleaseStep.DRAIN, "QEMU is gone; its last writes may still be under way to the storage"
+    return ReleaseStep.RELEASE, why

@@ -122,6 +122,12 @@ class FileGuard:
         return self._use is Use.IN_USE
 
     @property
+    def is_on_process(self) -> bool:
+        """Whether the lock is on the description that writes; a daemon before this one may have put it there."""
+        kept = self._kind is DescriptorKind.COPY and self._state is not _S.OUTGOING
+        return self._pin is not None or kept
+
+    @property
     def has_copy(self) -> bool:
         """Whether we hold a copy of the very description that writes: a lost lock on it turns writes into EIO."""
         return self._descriptor is not None and self._kind is DescriptorKind.COPY

@@ -1,6 +1,6 @@
-"""What a refused start says to the admin: which disk, who holds it, since when, is that host alive, what to do now.
+"""The message of a refused start: which disk, who holds it, since when, whether that host is alive, what to do now.
 
-Imported only when a start is refused, so it may take its time.
+Imported only when a start is refused, so the import may cost something.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ import datetime
 from dataclasses import dataclass
 
 from vmguard.core.locks.owner_record import Owner
+from vmguard.core.locks.plan import printable
 
 _RECORD_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True)
 class Here:
-    """This host, as its own records name it."""
+    """The identity of this host, as its own owner records name it."""
 
     host: str
     machine: str
@@ -24,24 +25,19 @@ class Here:
 
 @dataclass(frozen=True)
 class Holder:
-    """All that is known about who holds a disk that could not be locked."""
+    """Everything known about the holder of a disk that could not be locked."""
 
     owner: Owner | None
     #: why the owner record could not be read, empty when it could
     record_problem: str
-    #: processes of this host that have the disk open, as ``qemu-img (pid 12)``
+    #: processes of this host that have the disk open, like ``qemu-img (pid 12)``
     local_users: tuple[str, ...]
-    #: the server's lease in seconds, None when it is not NFSv4 or not known
+    #: the server's lease in seconds; None when the storage is not NFSv4 or the lease is not known
     lease: float | None
 
 
-def printable(text: str) -> str:
-    """Text from outside, made harmless for a terminal and a log: control characters are shown as escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
 def ago(since: str, now: datetime.datetime) -> str:
-    """``12 min ago`` for a time in a record; empty when it cannot be read."""
+    """Return ``12 min ago`` for a time in a record; empty when the time cannot be parsed."""
     try:
         then = datetime.datetime.strptime(since, _RECORD_TIME).replace(tzinfo=datetime.UTC)
     except ValueError:
@@ -56,7 +52,7 @@ def ago(since: str, now: datetime.datetime) -> str:
 
 
 def in_use(disk: str, vm: str, here: Here, holder: Holder, now: datetime.datetime, waited: float) -> tuple[str, str]:
-    """The message and the hint for a disk that somebody else has locked."""
+    """Return the message and the hint for a disk that somebody else has locked. ``waited`` is in seconds."""
     title = f"VM '{printable(vm)}' is not started: disk {printable(disk)} is locked"
     lines = [f"{title} by {_who(here, holder)}" + (f" (waited {waited:.0f} s)" if waited >= 1 else "")]
     owner = holder.owner

@@ -1,13 +1,13 @@
-"""What Prometheus may know of a host: families of samples, made from what the daemon tells. Pure.
+"""The metrics of a host for Prometheus: families of samples, computed from the daemon's answers. Pure.
 
-Names and labels follow Prometheus' conventions: base units, ``_seconds`` and ``_total``, a label for what may be
-several, and never a label whose values grow without end.
+Names and labels follow Prometheus' conventions: base units, ``_seconds`` and ``_total``, a label for each dimension,
+and never a label with an unbounded set of values.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vmguard.core.locks.guard_states import GuardState
@@ -18,7 +18,7 @@ Labels = dict[str, str]
 
 
 class Family(NamedTuple):
-    """One metric with all of its samples."""
+    """One metric and all its samples."""
 
     name: str
     kind: str
@@ -26,17 +26,99 @@ class Family(NamedTuple):
     samples: list[tuple[Labels, float]]
 
 
-class Seen(NamedTuple):
-    """What was asked of the daemon; ``problem`` when it does not answer."""
+class VmSample(NamedTuple):
+    """One VM of the daemon's status message."""
 
-    problem: str
-    version: str
-    vms: list[dict[str, Any]]
-    health: dict[str, Any]
-    history: list[dict[str, Any]]
+    name: str
+    uuid: str
+    state: str
+    frozen: bool
+    fencing: bool
+    #: the guard of each file; ``none`` for none
+    guards: list[str]
+
+    @classmethod
+    def from_json(cls, vm: Mapping[str, Any]) -> VmSample:
+        return cls(
+            name=str(vm["name"]),
+            uuid=str(vm["uuid"]),
+            state=str(vm["state"]),
+            frozen=bool(vm.get("frozen") or vm.get("stopped")),
+            fencing=bool(vm.get("fencing")),
+            guards=[str(file["guard"] or "none") for file in vm["files"]],
+        )
 
 
-#: name without the prefix -> help; the manual and the tests go by it
+class MountSample(NamedTuple):
+    """One mount of the daemon's health message. Times in seconds; None where there is no number."""
+
+    mount: str
+    source: str
+    phase: str
+    lease: float | None
+    lease_age: float | None
+    freeze_in: float | None
+    locks: float | None
+    unsure: float | None
+    lost: float | None
+
+    @classmethod
+    def from_json(cls, mount: Mapping[str, Any]) -> MountSample:
+        numbers = {key: None if mount[key] is None else float(mount[key]) for key in _MOUNT_NUMBERS.values()}
+        return cls(mount=str(mount["mount"]), source=str(mount["source"]), phase=str(mount["phase"]), **numbers)
+
+
+class Answers(NamedTuple):
+    """What the daemon answered; ``problem`` says why it did not, empty when it did."""
+
+    problem: str = ""
+    version: str = ""
+    vms: Sequence[VmSample] = ()
+    mounts: Sequence[MountSample] = ()
+    fences: int = 0
+    disarmed_seconds: float = 0.0
+    #: (code, level) of each entry of the history, which needs no daemon
+    history: Sequence[tuple[str, str]] = ()
+
+    @classmethod
+    def of(
+        cls,
+        version: str,
+        status: Sequence[Mapping[str, Any]],
+        health: Mapping[str, Any],
+        history: Sequence[Mapping[str, Any]],
+    ) -> Answers:
+        """Read the daemon's messages. Raises KeyError, TypeError or ValueError when they are of another shape."""
+        return cls(
+            version=version,
+            vms=[VmSample.from_json(vm) for vm in status],
+            mounts=[MountSample.from_json(mount) for mount in health.get("mounts", [])],
+            fences=len(health.get("fences", [])),
+            disarmed_seconds=float((health.get("disarmed") or {}).get("seconds", 0.0)),
+            history=_codes(history),
+        )
+
+    @classmethod
+    def without_daemon(cls, problem: str, history: Sequence[Mapping[str, Any]]) -> Answers:
+        return cls(problem, history=_codes(history))
+
+
+def _codes(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    return [(str(entry.get("code")), str(entry.get("level"))) for entry in history]
+
+
+#: metric -> key of the health message
+_MOUNT_NUMBERS = {
+    "mount_lease_seconds": "lease",
+    "mount_lease_age_seconds": "lease_age",
+    "mount_freeze_in_seconds": "freeze_in",
+    "mount_locks": "locks",
+    "mount_locks_unsure": "unsure",
+    "mount_locks_lost": "lost",
+}
+
+
+#: name without the prefix -> help; the manual and the tests are made from it
 HELP = {
     "up": "Whether the vmguard daemon answers.",
     "build_info": "The version of the daemon that answers.",
@@ -58,23 +140,22 @@ HELP = {
 _COUNTERS = ("events_total",)
 
 
-def families(seen: Seen) -> list[Family]:
-    """All of them; without a daemon only that it does not answer, and what the history still tells."""
+def families(answers: Answers) -> list[Family]:
+    """Return all metrics; without a daemon only that it does not answer, and what the history still tells."""
     samples: dict[str, list[tuple[Labels, float]]] = {name: [] for name in HELP}
-    samples["up"].append(({}, float(not seen.problem)))
-    if not seen.problem:
-        samples["build_info"].append(({"version": seen.version}, 1.0))
-        samples["vms"] += _states(seen.vms)
-        for vm in seen.vms:
-            _vm(vm, samples)
-        for mount in seen.health.get("mounts", []):
-            _mount(mount, samples)
-        samples["fences"].append(({}, float(len(seen.health.get("fences", [])))))
-        disarmed = seen.health.get("disarmed") or {}
-        samples["disarmed_seconds"].append(({}, float(disarmed.get("seconds", 0.0))))
-    events = Counter((str(entry.get("code")), str(entry.get("level"))) for entry in seen.history)
+    samples["up"].append(({}, float(not answers.problem)))
+    if not answers.problem:
+        samples["build_info"].append(({"version": answers.version}, 1.0))
+        samples["vms"] += _states(answers.vms)
+        for vm in answers.vms:
+            _add_vm(vm, samples)
+        for mount in answers.mounts:
+            _add_mount(mount, samples)
+        samples["fences"].append(({}, float(answers.fences)))
+        samples["disarmed_seconds"].append(({}, answers.disarmed_seconds))
     samples["events_total"] += [
-        ({"event": code, "level": level}, float(count)) for (code, level), count in sorted(events.items())
+        ({"event": code, "level": level}, float(count))
+        for (code, level), count in sorted(Counter(answers.history).items())
     ]
     return [
         Family(f"vmguard_{name}", COUNTER if name in _COUNTERS else GAUGE, help, samples[name])
@@ -83,42 +164,36 @@ def families(seen: Seen) -> list[Family]:
     ]
 
 
-def _states(vms: list[dict[str, Any]]) -> list[tuple[Labels, float]]:
-    """Running is there with 0, too, so that an alert can tell "none" from "not known"."""
+def _states(vms: Sequence[VmSample]) -> list[tuple[Labels, float]]:
+    """Count the VMs by state. "running" is always there, so that an alert can tell "none" from "not known"."""
     counted = Counter({"running": 0})
-    counted.update(str(vm["state"]) for vm in vms)
+    counted.update(vm.state for vm in vms)
     return [({"state": state}, float(count)) for state, count in sorted(counted.items())]
 
 
-def _vm(vm: dict[str, Any], samples: dict[str, list[tuple[Labels, float]]]) -> None:
-    labels = {"vm": str(vm["name"]), "uuid": str(vm["uuid"])}
-    samples["vm_frozen"].append((labels, float(bool(vm.get("frozen") or vm.get("stopped")))))
-    samples["vm_fencing"].append((labels, float(bool(vm.get("fencing")))))
+def _add_vm(vm: VmSample, samples: dict[str, list[tuple[Labels, float]]]) -> None:
+    labels = {"vm": vm.name, "uuid": vm.uuid}
+    samples["vm_frozen"].append((labels, float(vm.frozen)))
+    samples["vm_fencing"].append((labels, float(vm.fencing)))
     guards = Counter({str(state): 0 for state in (GuardState.PINNED, GuardState.HELD, GuardState.LOST)})
-    guards.update(str(file["guard"] or "none") for file in vm["files"])
+    guards.update(vm.guards)
     samples["vm_files"] += [({**labels, "guard": guard}, float(count)) for guard, count in sorted(guards.items())]
 
 
-def _mount(mount: dict[str, Any], samples: dict[str, list[tuple[Labels, float]]]) -> None:
-    labels = {"mount": str(mount["mount"]), "server": str(mount["source"])}
-    for name, key in (
-        ("mount_lease_seconds", "lease"),
-        ("mount_lease_age_seconds", "lease_age"),
-        ("mount_freeze_in_seconds", "freeze_in"),
-        ("mount_locks", "locks"),
-        ("mount_locks_unsure", "unsure"),
-        ("mount_locks_lost", "lost"),
-    ):
-        if mount[key] is not None:
-            samples[name].append((labels, float(mount[key])))
-    samples["mount_phase"].append(({**labels, "phase": str(mount["phase"])}, 1.0))
+def _add_mount(mount: MountSample, samples: dict[str, list[tuple[Labels, float]]]) -> None:
+    labels = {"mount": mount.mount, "server": mount.source}
+    values = mount._asdict()
+    for name, key in _MOUNT_NUMBERS.items():
+        if values[key] is not None:
+            samples[name].append((labels, values[key]))
+    samples["mount_phase"].append(({**labels, "phase": mount.phase}, 1.0))
 
 
 # -- the text format ------------------------------------------------------------------------------------------------
 
 
 def text(found: list[Family]) -> str:
-    """The exposition format 0.0.4, as node_exporter's textfile collector reads it."""
+    """Format the metrics in the exposition format 0.0.4, which node_exporter's textfile collector reads."""
     return "".join(f"{line}\n" for family in found for line in _lines(family))
 
 

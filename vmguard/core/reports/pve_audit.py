@@ -1,16 +1,16 @@
-"""What is wrong with the guard of a whole Proxmox cluster: ``audit(view)``. Pure: all that counts is in the View.
+"""Find what is wrong with the guard of a whole Proxmox cluster: ``audit(view)``. Pure: all input is in the view.
 
-kind            what it says
-not-enrolled    a VM has disks on a guarded storage, and its starts do not ask vmguard
+kind            meaning
+not-enrolled    a VM has disks on a guarded storage, but its starts do not run vmguard's hook
 shared-file     two VMs open one file, and one of them writes to it
-aliased         two storages are one place: one image has two names there
+aliased         two storages are the same place: one image has two names there
 foreign         a host that is no node of this cluster has claimed disks there
 unsafe-mount    locks on a mount prove nothing (NFSv3, nolock), or I/O is given up early (soft)
-no-hook         VMs are enrolled, but the hookscript is not there on this node: they cannot start
-chain           a VM's own hookscript is not run any more, or the entry of one that is gone is left
+no-hook         VMs are enrolled, but this node lacks the hookscript: they cannot start
+chain           a VM's own hookscript is not run any more, or an entry is left of a script that is gone
 snapshot        a rollback would take the guard off, or bring it back after it was taken off
 hidden-drive    ``args:`` hands QEMU a drive that nobody can guard
-unknown         something could not be asked
+unknown         something could not be read or queried
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ HOOK = "local:snippets/vmguard"
 
 
 @dataclass(frozen=True)
-class Ground:
-    """The mount under a path, as this node's kernel tells of it."""
+class MountUnder:
+    """The mount under a path, as this node's kernel shows it."""
 
     point: str
     is_nfs: bool
@@ -43,7 +43,7 @@ class Ground:
 
 
 @dataclass(frozen=True)
-class Record:
+class LastClaim:
     """The last claim in an owner record of a storage."""
 
     storage: str
@@ -55,7 +55,9 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Finding:
+class AuditFinding:
+    """One thing that is wrong: its kind (see above), how bad it is, a sentence, and what to do."""
+
     kind: str
     status: Status
     text: str
@@ -70,31 +72,31 @@ class Finding:
 
 
 @dataclass
-class View:
-    """The cluster, as far as it can be seen from where the audit runs."""
+class ClusterView:
+    """The cluster, as far as it is visible from where the audit runs."""
 
     nodes: list[str]
     storages: Storages
     #: (VMID, node, configuration)
     vms: list[tuple[str, str, VmConfig]] = field(default_factory=list)
-    #: hookscripts that vmguard took the place of: VMID -> (volume, path)
+    #: hookscripts that vmguard replaced: VMID -> (volume, path)
     chained: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    #: the mount under a path; None when that is not known from here
-    ground: Callable[[str], Ground | None] = lambda path: None
-    #: device and inode of files and of storages' folders, as far as they could be asked
+    #: return the mount under a path; None when it is not known from here
+    mount_under: Callable[[str], MountUnder | None] = lambda path: None
+    #: path -> (device, inode) of files and of storages' folders, as far as they could be read
     inodes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    records: Sequence[Record] = ()
-    #: this node; empty when the audit runs elsewhere
+    records: Sequence[LastClaim] = ()
+    #: the name of this node; empty when the audit runs elsewhere
     here: str = ""
     #: why the hookscript cannot be run on this node; empty when it can, or when that is not known
     hook_problem: str = ""
-    #: why a recorded script cannot be run here, by its path
+    #: return why a recorded script (by its path) cannot be run here; empty when it can
     script_problem: Callable[[str], str] = lambda path: ""
-    problems: list[Finding] = field(default_factory=list)
+    problems: list[AuditFinding] = field(default_factory=list)
 
 
-def audit(view: View) -> list[Finding]:
-    """The worst first."""
+def audit(view: ClusterView) -> list[AuditFinding]:
+    """Return all findings, the worst first."""
     plans, found = _plans(view)
     found += view.problems
     for part in (_enrolment, _shared_files):
@@ -105,24 +107,24 @@ def audit(view: View) -> list[Finding]:
     return sorted(found, key=lambda one: order.index(one.status))
 
 
-def is_guarded(storage: Storage, ground: Callable[[str], Ground | None]) -> bool:
-    """Whether its files lie where several hosts may open them: decided by what is mounted, not by the type alone."""
+def is_guarded(storage: Storage, mount_under: Callable[[str], MountUnder | None]) -> bool:
+    """Return whether several hosts may open the storage's files. What is mounted decides, not the type alone."""
     if not storage.has_files or not storage.path:
         return False
-    under = ground(storage.path)
+    under = mount_under(storage.path)
     return (
         storage.type == "nfs" or (storage.type == "dir" and storage.is_shared) or (under is not None and under.is_nfs)
     )
 
 
-def guarded_files(vm: PveVm, ground: Callable[[str], Ground | None]) -> list[tuple[str, str]]:
-    """(path, mode) of a VM's files that other hosts may open."""
+def guarded_files(vm: PveVm, mount_under: Callable[[str], MountUnder | None]) -> list[tuple[str, str]]:
+    """Return (path, mode) of each file of the VM that other hosts may open."""
     found = []
     for source in vm.domain.sources:
         if source.kind != "file":
             continue
-        storage, under = vm.storages.get(source.path), ground(source.path)
-        if (storage is not None and is_guarded(storage, ground)) or (under is not None and under.is_nfs):
+        storage, under = vm.storages.get(source.path), mount_under(source.path)
+        if (storage is not None and is_guarded(storage, mount_under)) or (under is not None and under.is_nfs):
             found.append((source.path, source.mode))
     return found
 
@@ -130,42 +132,42 @@ def guarded_files(vm: PveVm, ground: Callable[[str], Ground | None]) -> list[tup
 _Plans = list[tuple[str, str, VmConfig, PveVm]]
 
 
-def _plans(view: View) -> tuple[_Plans, list[Finding]]:
+def _plans(view: ClusterView) -> tuple[_Plans, list[AuditFinding]]:
     plans, found = [], []
     for vmid, node, config in view.vms:
         try:
             plans.append((vmid, node, config, plan_vm(config, view.storages, node)))
         except VmguardError as problem:
             text = f"VM {vmid} cannot start as it is configured: {problem.message}"
-            found.append(Finding("unknown", Status.UNKNOWN, text, problem.hint, vmid, node))
+            found.append(AuditFinding("unknown", Status.UNKNOWN, text, problem.hint, vmid, node))
     return plans, found
 
 
-def _enrolment(view: View, plans: _Plans) -> Iterator[Finding]:
+def _enrolment(view: ClusterView, plans: _Plans) -> Iterator[AuditFinding]:
     for vmid, node, config, vm in plans:
         enrolled = config.options.get("hookscript", "") == HOOK
-        writes = [path for path, mode in guarded_files(vm, view.ground) if mode == EXCLUSIVE]
+        writes = [path for path, mode in guarded_files(vm, view.mount_under) if mode == EXCLUSIVE]
         if writes and not enrolled:
             text = f"VM {vmid} ('{config.name}') on {node} writes to {writes[0]}, and its starts are not guarded"
-            yield Finding(
+            yield AuditFinding(
                 "not-enrolled", Status.WARNING, text, f"on {node}: vmguard enable proxmox --vmid {vmid}", vmid, node
             )
         if enrolled and node == view.here and view.hook_problem:
             text = f"VM {vmid} is enrolled, but cannot start on {node}: {view.hook_problem}"
-            yield Finding("no-hook", Status.CRITICAL, text, "vmguard enable proxmox --hook-only", vmid, node)
+            yield AuditFinding("no-hook", Status.CRITICAL, text, "vmguard enable proxmox --hook-only", vmid, node)
         for name, script in config.snapshot_hooks.items():
             if writes and enrolled and script != HOOK:
                 text = f"a rollback of VM {vmid} to its snapshot '{name}' takes the guard off: that is older"
-                yield Finding("snapshot", Status.WARNING, text, "after a rollback: vmguard audit", vmid, node)
+                yield AuditFinding("snapshot", Status.WARNING, text, "after a rollback: vmguard audit", vmid, node)
             elif not enrolled and script == HOOK:
                 text = f"a rollback of VM {vmid} to its snapshot '{name}' brings vmguard's hookscript back"
-                yield Finding("snapshot", Status.WARNING, text, "keep the hook where the VM may start", vmid, node)
+                yield AuditFinding("snapshot", Status.WARNING, text, "keep the hook where the VM may start", vmid, node)
         if any(item.source == "args" for item in vm.domain.unguarded):
             text = f"VM {vmid} on {node}: its args: hand QEMU a drive that nobody can guard"
-            yield Finding("hidden-drive", Status.WARNING, text, "make it a disk of the VM", vmid, node)
+            yield AuditFinding("hidden-drive", Status.WARNING, text, "make it a disk of the VM", vmid, node)
 
 
-def _shared_files(view: View, plans: _Plans) -> Iterator[Finding]:
+def _shared_files(view: ClusterView, plans: _Plans) -> Iterator[AuditFinding]:
     users: dict[object, list[tuple[str, str, str, str]]] = {}
     for vmid, node, _, vm in plans:
         for path, mode in dict(_files(vm)).items():
@@ -179,14 +181,14 @@ def _shared_files(view: View, plans: _Plans) -> Iterator[Finding]:
         told.add(tuple(vmids))
         names = " and ".join(f"VM {vmid} on {node} (as {path})" for vmid, node, path, _ in sorted(several))
         text = f"one file, several VMs: {names}; only one of them can start at a time"
-        yield Finding(
+        yield AuditFinding(
             "shared-file", Status.CRITICAL, text, "take the disk from all but one of them", vmids[0], several[0][1]
         )
 
 
-def _names(path: str, node: str, storage: Storage | None, view: View) -> list[object]:
-    """What a file is called in the whole cluster. A folder of one node means nothing on another."""
-    name = place(path, storage, view.ground)
+def _names(path: str, node: str, storage: Storage | None, view: ClusterView) -> list[object]:
+    """Return the names of a file that hold in the whole cluster. A folder of one node means nothing on another."""
+    name = place(path, storage, view.mount_under)
     everywhere = not name.startswith("/") or (storage is not None and storage.is_shared)
     names: list[object] = [name if everywhere else (node, name)]
     if path in view.inodes and (everywhere or node == view.here):
@@ -195,15 +197,15 @@ def _names(path: str, node: str, storage: Storage | None, view: View) -> list[ob
 
 
 def _files(vm: PveVm) -> Iterator[tuple[str, str]]:
-    """A file that stands there twice counts with its stronger mode."""
+    """Yield (path, mode) of each file; of a file that is listed twice, the exclusive mode comes last."""
     sources = [source for source in vm.domain.sources if source.kind == "file"]
     for source in sorted(sources, key=lambda source: source.mode == EXCLUSIVE):
         yield source.path, source.mode
 
 
-def place(path: str, storage: Storage | None, ground: Callable[[str], Ground | None]) -> str:
-    """One name for one place of the cluster, whatever its path: ``server:/export/...``; a path where that is all."""
-    under = ground(path)
+def place(path: str, storage: Storage | None, mount_under: Callable[[str], MountUnder | None]) -> str:
+    """Return one name for one place of the cluster, whatever its path: ``server:/export/...``, else the path."""
+    under = mount_under(path)
     if under is not None and under.is_nfs:
         return _joined(under.source, path[len(under.point) :])
     if storage is not None and storage.type == "nfs":
@@ -216,7 +218,7 @@ def _joined(source: str, rest: str) -> str:
     return f"{source.rstrip('/')}/{rest.strip('/')}".rstrip("/")
 
 
-def _aliased(view: View) -> Iterator[Finding]:
+def _aliased(view: ClusterView) -> Iterator[AuditFinding]:
     stores = [storage for storage in view.storages.by_id.values() if storage.has_files and storage.path]
     for number, one in enumerate(stores):
         for other in stores[number + 1 :]:
@@ -227,7 +229,7 @@ def _aliased(view: View) -> Iterator[Finding]:
                 and "nfs" not in (one.type, other.type)
             ):
                 continue  # folders of different nodes
-            mine, theirs = (place(storage.path, storage, view.ground) for storage in (one, other))
+            mine, theirs = (place(storage.path, storage, view.mount_under) for storage in (one, other))
             inodes = [view.inodes.get(storage.path) for storage in (one, other)]
             if mine == theirs or (inodes[0] is not None and inodes[0] == inodes[1]):
                 how = "are the same place"
@@ -236,20 +238,20 @@ def _aliased(view: View) -> Iterator[Finding]:
             else:
                 continue
             text = f"the storages '{one.id}' and '{other.id}' {how} ({mine}): one image has two names there"
-            yield Finding("aliased", Status.WARNING, text, "keep one of the two", storage=other.id)
+            yield AuditFinding("aliased", Status.WARNING, text, "keep one of the two", storage=other.id)
 
 
-def _mounts(view: View) -> Iterator[Finding]:
+def _mounts(view: ClusterView) -> Iterator[AuditFinding]:
     for storage in view.storages.by_id.values():
         if not storage.has_files or not storage.path or storage.is_disabled:
             continue
-        under = view.ground(storage.path)
+        under = view.mount_under(storage.path)
         here = f" on {view.here}" if view.here else ""
         if under is not None and under.is_nfs:
             if under.unsafe:
                 text = f"storage '{storage.id}'{here}: {under.unsafe}"
                 todo = f"pvesm set {storage.id} --options vers=4.2; then mount it anew"
-                yield Finding("unsafe-mount", Status.CRITICAL, text, todo, node=view.here, storage=storage.id)
+                yield AuditFinding("unsafe-mount", Status.CRITICAL, text, todo, node=view.here, storage=storage.id)
             elif under.soft:
                 yield _soft(storage, f"{here}: {under.point} is mounted soft")
             continue
@@ -259,22 +261,22 @@ def _mounts(view: View) -> Iterator[Finding]:
         versions = [word.split("=")[1] for word in options if word.startswith(("vers=", "nfsvers=")) and "=" in word]
         if "nolock" in options or any(version.startswith(("2", "3")) for version in versions):
             text = f"storage '{storage.id}': its options ({','.join(options)}) make locks worthless"
-            yield Finding(
+            yield AuditFinding(
                 "unsafe-mount", Status.CRITICAL, text, f"pvesm set {storage.id} --options vers=4.2", storage=storage.id
             )
         elif "soft" in options or "softerr" in options:
             yield _soft(storage, ": its options say soft")
 
 
-def _soft(storage: Storage, how: str) -> Finding:
+def _soft(storage: Storage, how: str) -> AuditFinding:
     text = f"storage '{storage.id}'{how}: in an outage the guest gets I/O errors instead of waiting"
-    return Finding(
+    return AuditFinding(
         "unsafe-mount", Status.WARNING, text, f"pvesm set {storage.id} --options hard,vers=4.2", storage=storage.id
     )
 
 
-def _foreign(view: View) -> Iterator[Finding]:
-    seen: dict[tuple[str, str], list[Record]] = {}
+def _foreign(view: ClusterView) -> Iterator[AuditFinding]:
+    seen: dict[tuple[str, str], list[LastClaim]] = {}
     for record in view.records:
         if record.host.partition(".")[0] not in view.nodes and record.host not in view.nodes:
             seen.setdefault((record.storage, record.host), []).append(record)
@@ -287,35 +289,37 @@ def _foreign(view: View) -> Iterator[Finding]:
             f"last VM '{last.vm}' at {last.claimed}"
         )
         todo = "VMIDs and names of two clusters collide, and one destroys the other's images: give each its own export"
-        yield Finding("foreign", Status.WARNING, text, todo, storage=storage)
+        yield AuditFinding("foreign", Status.WARNING, text, todo, storage=storage)
 
 
-def _chains(view: View) -> Iterator[Finding]:
+def _chains(view: ClusterView) -> Iterator[AuditFinding]:
     scripts = {vmid: config.options.get("hookscript", "") for vmid, _, config in view.vms}
     nodes = {vmid: node for vmid, node, _ in view.vms}
     for vmid, (volume, path) in view.chained.items():
         if vmid not in scripts:
             text = f"vmguard.cfg remembers {volume} for VM {vmid}, which is gone: a new VM of that number would get it"
-            yield Finding(
+            yield AuditFinding(
                 "chain", Status.WARNING, text, "vmguard disable proxmox --all --dry-run shows what it would drop", vmid
             )
         elif scripts[vmid] != HOOK:
             text = f"vmguard.cfg remembers {volume} for VM {vmid}, which is not enrolled"
-            yield Finding("chain", Status.WARNING, text, f"vmguard disable proxmox --vmid {vmid}", vmid, nodes[vmid])
+            yield AuditFinding(
+                "chain", Status.WARNING, text, f"vmguard disable proxmox --vmid {vmid}", vmid, nodes[vmid]
+            )
         elif nodes[vmid] == view.here and (why := view.script_problem(path)):
             text = f"VM {vmid} cannot start on {view.here}: its own hookscript {path} {why}"
-            yield Finding("chain", Status.CRITICAL, text, "put it back", vmid, nodes[vmid])
+            yield AuditFinding("chain", Status.CRITICAL, text, "put it back", vmid, nodes[vmid])
     for vmid, script in scripts.items():
         origin = _cloned_from(view, vmid) if script == HOOK and vmid not in view.chained else ""
         if origin in view.chained:
             script = view.chained[origin][0]
             text = f"VM {vmid} is a clone of {origin}, whose own hookscript {script} it does not run"
             todo = f"if it shall: qm set {vmid} --hookscript {script}; vmguard enable proxmox --vmid {vmid}"
-            yield Finding("chain", Status.WARNING, text, todo, vmid, nodes[vmid])
+            yield AuditFinding("chain", Status.WARNING, text, todo, vmid, nodes[vmid])
 
 
-def _cloned_from(view: View, vmid: str) -> str:
-    """The template under a linked clone; empty when it is none."""
+def _cloned_from(view: ClusterView, vmid: str) -> str:
+    """Return the VMID of the template under a linked clone; empty for any other VM."""
     config = next(config for known, _, config in view.vms if known == vmid)
     for drive in config.drives.values():
         parts = drive.file.partition(":")[2].split("/")

@@ -1,4 +1,4 @@
-"""What `vmguard check` says of a VM: one verdict for each disk, and one for the whole.
+"""The report of `vmguard check` about one VM: a status for each disk, and one for the whole.
 
 The words are part of the JSON schema (schema 1).
 """
@@ -6,15 +6,15 @@ The words are part of the JSON schema (schema 1).
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.owner_record import Owner
 
 
 class Status(enum.IntEnum):
-    """The exit code of `check`, by the convention of monitoring plugins."""
+    """The exit code of `check`, following the convention of monitoring plugins."""
 
     OK = 0
     WARNING = 1
@@ -22,8 +22,8 @@ class Status(enum.IntEnum):
     UNKNOWN = 3
 
 
-class Verdict(enum.StrEnum):
-    """What is known about the lock of one file."""
+class DiskStatus(enum.StrEnum):
+    """The state of one file's lock, as far as it is known."""
 
     GUARDED_HERE = "guarded-here"
     INCOMING = "incoming"
@@ -36,38 +36,40 @@ class Verdict(enum.StrEnum):
 
 
 _STATUS = {
-    Verdict.GUARDED_HERE: Status.OK,
-    Verdict.INCOMING: Status.OK,
-    Verdict.OUTGOING: Status.OK,
-    Verdict.HELD_ELSEWHERE: Status.OK,
-    Verdict.FREE: Status.OK,
-    Verdict.HELD_BY_UNKNOWN: Status.WARNING,
-    Verdict.UNGUARDED_HERE: Status.CRITICAL,
-    Verdict.UNKNOWN: Status.UNKNOWN,
+    DiskStatus.GUARDED_HERE: Status.OK,
+    DiskStatus.INCOMING: Status.OK,
+    DiskStatus.OUTGOING: Status.OK,
+    DiskStatus.HELD_ELSEWHERE: Status.OK,
+    DiskStatus.FREE: Status.OK,
+    DiskStatus.HELD_BY_UNKNOWN: Status.WARNING,
+    DiskStatus.UNGUARDED_HERE: Status.CRITICAL,
+    DiskStatus.UNKNOWN: Status.UNKNOWN,
 }
 
-#: how bad a status is for the whole, when several meet
+#: rank of each status when the worst of several is taken
 _WEIGHT = {Status.OK: 0, Status.WARNING: 1, Status.UNKNOWN: 2, Status.CRITICAL: 3}
 
 
 def worst(statuses: list[Status]) -> Status:
+    """Return the worst of several statuses; UNKNOWN for none."""
     return max(statuses, key=lambda status: _WEIGHT[status], default=Status.UNKNOWN)
 
 
 @dataclass
 class DiskReport:
-    """One file: verdict, the sentence for people, what to do, and the owner record if there is one."""
+    """One file: its status, a sentence for people, what to do, and the owner record if there is one."""
 
     path: str
     role: str
     mode: str
-    verdict: Verdict
+    verdict: DiskStatus
     text: str
     todo: str = ""
     ranges: str = ""
     guard: str = ""
-    #: which descriptor of which process carries the lock, and why none does
+    #: the descriptor and process that carry the lock
     through: str = ""
+    #: why the lock is held beside the VM only
     weaker: str = ""
     owner: Owner | None = None
 
@@ -75,7 +77,7 @@ class DiskReport:
     def status(self) -> Status:
         return _STATUS[self.verdict]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "path": self.path,
             "role": self.role,
@@ -93,7 +95,7 @@ class DiskReport:
 
 @dataclass
 class VmReport:
-    """A whole VM. ``state`` is the life of its claim on this host, empty when this host holds none."""
+    """A whole VM. ``state`` is the state of its claim on this host; empty when this host holds no claim."""
 
     name: str
     uuid: str
@@ -103,8 +105,8 @@ class VmReport:
     disks: list[DiskReport] = field(default_factory=list)
     unguarded: list[dict[str, str]] = field(default_factory=list)
     daemon: str = "up"
-    #: what the watchdog knows: see Oversight.of_vm; None when it watches nothing of this VM
-    watch: dict[str, Any] | None = None
+    #: what the watchdog knows, as the daemon sent it: see Oversight.of_vm; None when it watches nothing of this VM
+    watch: Mapping[str, object] | None = None
     #: a status that the disks alone do not show (a claim without QEMU, a lost descriptor)
     floor: Status = Status.OK
 
@@ -113,7 +115,7 @@ class VmReport:
         found = [disk.status for disk in self.disks] + [self.floor]
         return worst(found if self.disks else [*found, Status.UNKNOWN])
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "schema": 1,
             "status": self.status.name,
@@ -129,30 +131,11 @@ class VmReport:
         }
 
 
-#: how the daemon guards a file, as far as it does
-GUARDED: dict[str, Verdict] = {
-    GuardState.PINNED: Verdict.GUARDED_HERE,
-    GuardState.HELD: Verdict.GUARDED_HERE,
-    GuardState.RELEASED: Verdict.GUARDED_HERE,  # until the unlock is through
-    GuardState.INCOMING: Verdict.INCOMING,
-    GuardState.OUTGOING: Verdict.OUTGOING,
+#: the daemon's word for a guarded file -> its status
+GUARDED: dict[str, DiskStatus] = {
+    GuardState.PINNED: DiskStatus.GUARDED_HERE,
+    GuardState.HELD: DiskStatus.GUARDED_HERE,
+    GuardState.RELEASED: DiskStatus.GUARDED_HERE,  # until the unlock is through
+    GuardState.INCOMING: DiskStatus.INCOMING,
+    GuardState.OUTGOING: DiskStatus.OUTGOING,
 }
-
-
-def guard_words(file: dict[str, Any]) -> str:
-    """How one file is guarded, in words: mode, ranges, guard, and through which descriptor of which process."""
-    if file["guard"] == GuardState.INCOMING:
-        return "locked by the host that the VM comes from; reserved here: no third host can take it"
-    if file["guard"] == GuardState.OUTGOING:
-        return "left to the host that the VM migrates to, as it writes nothing here any more"
-    if file["guard"] == GuardState.LOST:
-        return "its lock was lost with the daemon that held it"
-    if file["guard"] not in GUARDED:
-        return f"NOT locked here: {file.get('conflict') or file.get('weaker') or 'the storage has not answered yet'}"
-    words = f"locked here ({file['ranges']}), {file['mode']}, {file['guard']}"
-    if file["guard"] == GuardState.RELEASED:
-        return f"{words}: it is being let go of"
-    if file.get("through"):
-        return f"{words} on {file['through']}" + (f" ({file['process']})" if file.get("process") else "")
-    why = file.get("weaker") or "no process of the VM has it open"
-    return f"{words} beside the VM only: {why}"

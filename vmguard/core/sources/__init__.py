@@ -1,1 +1,11 @@
-"""TODO-INIT"""
+"""Sources: which files a VM uses, read from configuration, image headers and the arguments of processes.
+
+domain_xml          libvirt's domain XML
+image_header        the first bytes of a disk image: the images and data files that it needs
+image_name          the name of an image in another image's header, as QEMU interprets it
+process_arguments   QEMU and its helpers, recognised by program and arguments
+pve_config          Proxmox's VMID.conf
+pve_plan            the storage of a VM on Proxmox
+pve_storage         Proxmox's storage.cfg, and the file of a volume id
+xml_tree            the few wanted parts of an XML document, within limits
+"""

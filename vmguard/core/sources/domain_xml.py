@@ -1,6 +1,6 @@
-"""From libvirt's domain XML to the storage it names: ``parse_domain(xml)``. Pure: nothing is opened here.
+"""Read the storage of a VM from libvirt's domain XML: ``parse_domain(xml)``. Pure: nothing is opened here.
 
-Where the XML says                              it becomes
+In the XML                                      becomes
 <disk type='file'>, floppy too                  disk, exclusive
   with <readonly/>, or device='cdrom'           disk, shared: libvirt makes every cdrom read-only
   with <shareable/>                             disk, shared: the guests coordinate their writes themselves
@@ -19,14 +19,14 @@ Where the XML says                              it becomes
 <os><kernel>, <initrd>, <dtb>, <acpi>           nothing: QEMU reads them once at start and never writes
 <tpm> emulator with <source type='file'>        tpm-state, exclusive
   any other emulator                            unguarded: swtpm replaces the files in its directory at each write, so
-                                                a lock on one of them would lie on a deleted file; swtpm locks its
+                                                a lock on one of them would be on a deleted file; swtpm locks its
                                                 directory itself, and only the holder of the disks runs it
 <memory model='nvdimm|virtio-pmem'> with path   memory, exclusive; shared with <readonly/> or access='private'
 <pstore>                                        memory, exclusive
-<memoryBacking>                                 nothing: it does not outlive the VM
+<memoryBacking>                                 nothing: the file does not outlive the VM
 <filesystem>, <hostdev>                         unguarded: shared by nature; the host's device
-<serial>, <console>, <log> to a file            nothing: logs, appended to, not the guest's storage
-<qemu:commandline> that adds storage            unguarded: nobody can say what it opens
+<serial>, <console>, <log> to a file            nothing: a log that is appended to, not the guest's storage
+<qemu:commandline> that adds storage            unguarded: what it opens cannot be known
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from vmguard.core.locks.plan import (
     SHARED,
     TPM_STATE,
     Unguarded,
+    on_block_device,
     printable,
 )
 from vmguard.core.sources.xml_tree import Node, read_tree
@@ -56,23 +57,24 @@ from vmguard.errors import BadInput
 FILE = "file"
 VOLUME = "volume"
 
-#: startup policies that let a VM start without the disk
+#: startup policies with which a VM starts without the disk
 OPTIONAL_POLICIES = ("optional", "requisite")
 
 _DEVICES = frozenset({"disk", "tpm", "memory", "pstore", "filesystem", "hostdev"})
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _COMMANDLINE = f"{_QEMU} commandline"
 _WANTED = {"name": None, "uuid": None, "os": None, "devices": _DEVICES, _COMMANDLINE: None}
+#: options of QEMU's that open a file
 _STORAGE_OPTIONS = frozenset(
-    ("-drive", "-blockdev", "-hda", "-hdb", "-hdc", "-hdd", "-cdrom", "-fda", "-fdb", "-sd", "-mtdblock", "-pflash")
+    ("drive", "blockdev", "hda", "hdb", "hdc", "hdd", "cdrom", "fda", "fdb", "sd", "mtdblock", "pflash")
 )
 
 
 class Source:
-    """One place where a VM keeps or reads data, as the XML or a header names it.
+    """One place where a VM writes or reads data, as the XML or an image header names it.
 
-    ``kind`` is FILE (``path``), VOLUME (``pool``, ``path`` is the volume's name) or a kind of Unguarded, with
-    ``path`` then saying why in words.
+    ``kind`` is FILE (with ``path``), VOLUME (with ``pool``; ``path`` is the volume's name) or a kind of Unguarded
+    (``path`` is then the reason in words).
     """
 
     __slots__ = ("backing", "data_store", "ends", "format", "kind", "late", "mode", "offset", "path", "policy", "pool",
@@ -88,14 +90,14 @@ class Source:
         self.pool = pool
         self.mode = mode
         self.role = role
-        #: the declared format; None: nobody declared one, the content decides
+        #: the declared format; None: none is declared, the content decides
         self.format = format
         self.policy = "mandatory"
-        #: made by libvirt or QEMU when the VM starts for the first time, so it may be missing before
+        #: created by libvirt or QEMU at the VM's first start, so it may be missing before
         self.late = False
-        #: where in the file the image begins (<slices>)
+        #: offset in the file at which the image begins (<slices>)
         self.offset = 0
-        #: the chain as the XML gives it: the next image, or that there is none; neither: the header decides
+        #: the next image of the chain, or (``ends``) that there is none; with neither the header decides
         self.backing: Source | None = None
         self.ends = False
         self.data_store: Source | None = None
@@ -109,7 +111,7 @@ class Source:
 
 
 class Domain:
-    """A VM: its name, its UUID, its sources, and what is plainly no source that a lock could guard."""
+    """A VM: its name, its UUID, its sources, and the storage that no lock can guard."""
 
     __slots__ = ("name", "sources", "unguarded", "uuid")
 
@@ -121,7 +123,7 @@ class Domain:
 
 
 def parse_domain(xml: bytes) -> Domain:
-    """Read what libvirt hands to a hook: ``<domain>``, or the ``<domstatus>`` that holds one. Raises BadInput."""
+    """Read the XML that libvirt passes to a hook: ``<domain>``, or the ``<domstatus>`` around one. Raises BadInput."""
     root = read_tree(xml, "domain", _WANTED, wrappers=("domstatus",))
     domain = Domain(_name(root), _uuid(root))
     for os_node in root.all("os"):
@@ -150,11 +152,11 @@ def _uuid(root: Node) -> str:
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
-# --- where data lies ------------------------------------------------------------------------------------------------
+# --- where the data is ----------------------------------------------------------------------------------------------
 
 
 def _source(node: Node, element: Node | None, what: str, mode: str, role: str, format: str | None) -> Source | None:
-    """What a ``<source>`` points to, or None for an empty drive. ``node`` carries the type, ``element`` the place."""
+    """Return what a ``<source>`` names, None for an empty drive. ``node`` has the type, ``element`` the place."""
     if element is None:
         return None
     kind, place, pool = _locate(node.get("type", "file"), element, what)
@@ -168,7 +170,7 @@ def _source(node: Node, element: Node | None, what: str, mode: str, role: str, f
 
 
 def _locate(kind: str, element: Node, what: str) -> tuple[str, str, str]:
-    """Kind, place and pool of a ``<source>``; the place is empty when nothing is inserted."""
+    """Return kind, place and pool of a ``<source>``; the place is empty when nothing is inserted."""
     if kind == "file":
         path = element.get("file")
         if element.get("fdgroup"):
@@ -178,7 +180,7 @@ def _locate(kind: str, element: Node, what: str) -> tuple[str, str, str]:
         return VOLUME, element.get("volume"), element.get("pool")
     if kind == "block":
         device = element.get("dev")
-        return BLOCK, device and f"{device} is a block device: byte-range locks on it do not reach other hosts", ""
+        return BLOCK, device and on_block_device(device), ""
     if kind == "dir":
         path = element.get("dir")
         return DIRECTORY, path and f"{path} is a directory that QEMU shows as a FAT disk: no single file to lock", ""
@@ -204,7 +206,7 @@ def _absolute(path: str, what: str) -> str:
 
 
 def _offset(element: Node, what: str) -> int:
-    """Where a slice begins. Others on the same file must wait all the same: the lock covers the whole file."""
+    """Return where a slice begins. The lock covers the whole file: users of other slices must wait all the same."""
     for piece in element.all("slices/slice"):
         text = piece.get("offset", "0")
         if not text.isascii() or not text.isdigit() or len(text) > 18:
@@ -221,7 +223,7 @@ def _read_data_store(node: Node, element: Node, source: Source) -> None:
 
 
 def _read_chain(node: Node, source: Source) -> None:
-    """Follow nested ``<backingStore>`` elements; a loop, because chains of hundreds are legal."""
+    """Follow nested ``<backingStore>`` elements, in a loop because chains of hundreds are legal."""
     while (store := node.child("backingStore")) is not None:
         what = f"backing of {source.path}" if source.kind == FILE else f"backing of {source.what}"
         format = store.value("format", "type") or None
@@ -282,7 +284,7 @@ def _read_tpm(node: Node, domain: Domain) -> None:
 
 
 def _file(what: str, path: str, mode: str, role: str, format: str = "raw") -> Source:
-    """A file that libvirt or QEMU makes when it is not there."""
+    """Return a source that libvirt or QEMU creates when it is missing."""
     source = Source(what, FILE, _absolute(path, what), mode, role, format)
     source.late = True
     return source
@@ -348,7 +350,7 @@ def _unnamed_nvram() -> Unguarded:
 
 
 def _read_loader(node: Node | None, domain: Domain) -> None:
-    """Stock firmware is one file for every VM of a host: only a pflash said to be writable is a VM's own."""
+    """Read the firmware. Stock firmware is one file for all VMs of a host; only a writable pflash is a VM's own."""
     if node is None or not node.text.strip():
         return
     own = node.get("type") == "pflash" and node.get("readonly") == "no"
@@ -375,8 +377,13 @@ def _read_commandline(root: Node, domain: Domain) -> None:
     commandline = root.child(_COMMANDLINE)
     for argument in commandline.children if commandline is not None else ():
         value = argument.get("value")
-        option = value[1:] if value.startswith("--") else value
-        if option in _STORAGE_OPTIONS or "memory-backend-file" in value:
+        if opens_storage(value):
             reason = f"{value[:80]} is handed to QEMU as it is: what it opens is not known to libvirt either"
             domain.unguarded.append(Unguarded("qemu:commandline", reason, OTHER))
             return
+
+
+def opens_storage(argument: str) -> bool:
+    """Return whether an argument that is handed to QEMU as it is may make QEMU open a file."""
+    option = argument.lstrip("-")
+    return (option != argument and option in _STORAGE_OPTIONS) or "memory-backend-file" in argument

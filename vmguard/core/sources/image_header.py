@@ -1,14 +1,15 @@
-"""What the first bytes of a disk image say about other files: ``parse_header(data, "qcow2", size)``. Pure.
+"""Read which other files a disk image needs from its first bytes: ``parse_header(data, "qcow2", size)``. Pure.
 
-A declared format is believed as libvirt and QEMU believe it: the content of a raw disk belongs to the guest, which
-could write a header there that names any file of the host. So raw is never looked at, and only an image whose
-format nobody declared (``None``) is recognised by its magic.
+A declared format is trusted, as libvirt and QEMU trust it: the content of a raw disk belongs to the guest, which
+could write a header there that names any file of the host. So a raw image is never read, and only an image without a
+declared format (``None``) is recognised by its magic.
 
-The header is usually within 4 KiB. When it is not, ``Header.needs`` says how many bytes from the start are, and
-all else in it is void. Damage raises PlanError, without the file's name: the caller knows it.
+The header usually fits in 4 KiB. When it does not, ``ImageHeader.needs`` says how many bytes from the start are
+needed, and everything else in it is void. A damaged header raises PlanError without the file's name, which the caller
+knows.
 
-Formats whose image may lean on files that are not read here (VMDK with a parent or extents) say so in ``note``.
-The image itself is guarded all the same, and every VM that uses it comes by that image.
+For formats whose image may need files that are not read here (VMDK with a parent or extents), ``note`` says so. The
+image itself is guarded all the same, and every VM that uses those files also uses that image.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from vmguard.errors import PlanError
 
 #: enough for nearly every image, and one READ on NFS
 USUAL_BYTES = 4096
-#: the largest qcow2 cluster, which a header and its extensions must fit into
+#: the largest qcow2 cluster; a header and its extensions must fit into one
 MAX_BYTES = 2 << 20
 
-_MAX_NAME = 1023
+_MAX_NAME_BYTES = 1023
 _MAX_EXTENSIONS = 1024
 
 _QFI = b"QFI\xfb"
@@ -35,7 +36,7 @@ _QED_BACKING_BIT = 1 << 0
 _QED_RAW_BACKING_BIT = 1 << 2
 _QED_KNOWN_BITS = (1 << 3) - 1
 
-#: complete in themselves: QEMU opens no further file for them (a VHD, VHDX or VDI with a parent it refuses)
+#: formats without further files (QEMU refuses a VHD, VHDX or VDI that has a parent)
 _COMPLETE = frozenset(("raw", "luks", "vdi", "vpc", "vhd", "vhdx", "iso", "fat", "dmg", "bochs", "cloop", "parallels"))
 
 _MAGIC = (
@@ -52,21 +53,21 @@ _MAGIC = (
 )
 
 
-class Header:
-    """What an image says: its format, the image below it, the file that holds its data."""
+class ImageHeader:
+    """The content of an image's header: its format, the image below it, the file that holds its data."""
 
     __slots__ = ("backing", "backing_format", "data_file", "format", "needs", "note")
 
     def __init__(self, format: str) -> None:
         self.format = format
-        #: the name of the image below, as written in the header (see image_name.py); None: there is none
+        #: the name of the image below, as written in the header (see image_name.py); None for no such image
         self.backing: str | None = None
         #: its declared format; None: not declared
         self.backing_format: str | None = None
         self.data_file: str | None = None
-        #: more bytes than were given are needed; all else is void then
+        #: number of bytes needed when the given ones were too few (all else is void then), else 0
         self.needs = 0
-        #: why this image may lean on files that are not known here; empty when all are known
+        #: why this image may need files that are not known here; empty when all are known
         self.note = ""
 
     @property
@@ -78,15 +79,18 @@ class Header:
 
 
 class _More(Exception):
-    """The bytes given end before the header does."""
+    """The given bytes end before the header does. The argument is the number of bytes needed."""
 
 
-def parse_header(data: bytes, declared: str | None, size: int | None = None) -> Header:
-    """Read a header. ``size`` is the file's, to tell a truncated image from bytes that were not read yet."""
+def parse_header(data: bytes, declared: str | None, size: int | None = None) -> ImageHeader:
+    """Read a header. Raises PlanError when it is damaged.
+
+    ``size`` is the file's size, to tell a truncated image from bytes that were not read yet.
+    """
     kind = probe(data) if declared is None else declared
     parser = _PARSERS.get(kind)
     if parser is None:
-        header = Header(kind)
+        header = ImageHeader(kind)
         if kind not in _COMPLETE:
             header.note = f"the format {kind!r} is not read here, so files that it leans on are not known"
         return header
@@ -98,13 +102,13 @@ def parse_header(data: bytes, declared: str | None, size: int | None = None) -> 
             raise PlanError(f"its {kind} header is damaged: it reaches to byte {end}") from None
         if size is not None and end > size:
             raise PlanError(f"its {kind} header is truncated: it reaches to byte {end} of {size}") from None
-        header = Header(kind)
+        header = ImageHeader(kind)
         header.needs = end
         return header
 
 
 def probe(data: bytes) -> str:
-    """The format by magic; raw when nothing fits."""
+    """Return the format by magic; raw when none matches."""
     if data.startswith(_QFI) and len(data) >= 8:
         return "qcow" if data[4:8] == b"\0\0\0\1" else "qcow2"
     for offset, magic, kind in _MAGIC:
@@ -137,7 +141,7 @@ def _check_magic(data: bytes, magic: bytes, kind: str) -> None:
 
 
 def _text(raw: bytes, what: str) -> str:
-    """A file's name. QEMU would cut it at a NUL, libvirt could not write it into XML: neither is believed."""
+    """Decode a file's name. A NUL is refused: QEMU would cut the name there, libvirt could not write it into XML."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -150,7 +154,7 @@ def _text(raw: bytes, what: str) -> str:
 # --- qcow2, versions 2 and 3 (qemu: docs/interop/qcow2.txt) -----------------------------------------------------------
 
 
-def _qcow2(data: bytes) -> Header:
+def _qcow2(data: bytes) -> ImageHeader:
     _check_magic(data, _QFI, "qcow2")
     version, backing_offset = _big(data, 4, 4), _big(data, 8, 8)
     backing_length, cluster_bits = _big(data, 16, 4), _big(data, 20, 4)
@@ -164,11 +168,11 @@ def _qcow2(data: bytes) -> Header:
         features, length = _big(data, 72, 8), _big(data, 100, 4)
         if not 104 <= length <= cluster:
             raise PlanError(f"its qcow2 header is damaged: it claims to be {length} bytes long")
-    header = Header("qcow2")
+    header = ImageHeader("qcow2")
     _read_qcow2_extensions(data, length, backing_offset or cluster, header)
     _read_qcow2_backing(data, backing_offset, backing_length, cluster, header)
     if not features & _DATA_FILE_BIT:
-        header.data_file = None  # as QEMU: without the feature bit the name means nothing
+        header.data_file = None  # like QEMU: without the feature bit the name means nothing
     elif header.data_file is None:
         raise PlanError("it keeps its data in an external file but does not name it")
     if features & ~_KNOWN_BITS:
@@ -176,16 +180,16 @@ def _qcow2(data: bytes) -> Header:
     return header
 
 
-def _read_qcow2_backing(data: bytes, offset: int, length: int, cluster: int, header: Header) -> None:
+def _read_qcow2_backing(data: bytes, offset: int, length: int, cluster: int, header: ImageHeader) -> None:
     if offset == 0:
         return
-    if offset > cluster or length > min(_MAX_NAME, cluster - offset):
+    if offset > cluster or length > min(_MAX_NAME_BYTES, cluster - offset):
         raise PlanError(f"its qcow2 header is damaged: a backing file name of {length} bytes at byte {offset}")
     if length:
         header.backing = _text(_take(data, offset, length), "backing file name")
 
 
-def _read_qcow2_extensions(data: bytes, offset: int, end: int, header: Header) -> None:
+def _read_qcow2_extensions(data: bytes, offset: int, end: int, header: ImageHeader) -> None:
     for _ in range(_MAX_EXTENSIONS):
         if offset >= end:
             return
@@ -206,26 +210,26 @@ def _read_qcow2_extensions(data: bytes, offset: int, end: int, header: Header) -
 # --- qcow (version 1), QED, VMDK --------------------------------------------------------------------------------------
 
 
-def _qcow1(data: bytes) -> Header:
+def _qcow1(data: bytes) -> ImageHeader:
     _check_magic(data, _QFI, "qcow")
     version, offset, length = _big(data, 4, 4), _big(data, 8, 8), _big(data, 16, 4)
     if version != 1:
         raise PlanError(f"its qcow header is of version {version}: it is declared as qcow, which is version 1")
-    header = Header("qcow")
+    header = ImageHeader("qcow")
     if offset:
-        if length > _MAX_NAME:
+        if length > _MAX_NAME_BYTES:
             raise PlanError(f"its qcow header is damaged: a backing file name of {length} bytes")
         if length:
             header.backing = _text(_take(data, offset, length), "backing file name")
     return header
 
 
-def _qed(data: bytes) -> Header:
+def _qed(data: bytes) -> ImageHeader:
     _check_magic(data, _QED, "qed")
     features, offset, length = _little(data, 16, 8), _little(data, 56, 4), _little(data, 60, 4)
-    header = Header("qed")
+    header = ImageHeader("qed")
     if features & _QED_BACKING_BIT:
-        if length > _MAX_NAME:
+        if length > _MAX_NAME_BYTES:
             raise PlanError(f"its qed header is damaged: a backing file name of {length} bytes")
         if length:
             header.backing = _text(_take(data, offset, length), "backing file name")
@@ -236,9 +240,9 @@ def _qed(data: bytes) -> Header:
     return header
 
 
-def _vmdk(data: bytes) -> Header:
-    """Only the one common form is known to be complete: a single sparse file without parent."""
-    header = Header("vmdk")
+def _vmdk(data: bytes) -> ImageHeader:
+    """Read a VMDK. Only the common form is known to be complete: a single sparse file without a parent."""
+    header = ImageHeader("vmdk")
     text = data[:USUAL_BYTES]
     if not (
         text.startswith(b"KDMV")

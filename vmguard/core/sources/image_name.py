@@ -1,12 +1,12 @@
-"""What QEMU means by the name of an image that stands in another image's header: ``parse_name(text)``. Pure.
+"""Interpret the name of an image in another image's header as QEMU does: ``parse_name(text)``. Pure.
 
-Most are paths. A word before a colon, in front of any slash, is a protocol (``nbd://host/disk``, ``file:/srv/a``);
-``json:{...}`` is a tree of QEMU's own options, which libvirt writes for anything that a path cannot say.
+Most names are paths. A word before a colon, in front of any slash, is a protocol (``nbd://host/disk``,
+``file:/srv/a``). ``json:{...}`` is a tree of QEMU's own options, which libvirt writes for what a path cannot express.
 """
 
 from __future__ import annotations
 
-from vmguard.core.locks.plan import BLOCK, DIRECTORY, NETWORK, OTHER
+from vmguard.core.locks.plan import BLOCK, DIRECTORY, NETWORK, OTHER, on_block_device
 from vmguard.errors import PlanError
 
 FILE = "file"
@@ -17,20 +17,20 @@ _NETWORK = frozenset(
 )  # fmt: skip
 _BLOCK = frozenset(("host_device", "host_cdrom"))
 _OTHER = frozenset(("nvme", "nvme-io_uring", "virtio-blk-vhost-vdpa", "virtio-blk-vhost-user", "virtio-blk-vfio-pci"))
-#: what lies between a format and its file without changing which file that is
+#: drivers between a format and its file that do not change which file is meant
 _FILTERS = frozenset(("throttle", "copy-on-read", "preallocate", "blkdebug", "snapshot-access"))
 _MAX_NESTING = 16
 
 
-class Name:
-    """Where a name leads: ``kind`` is FILE with ``path``, or a kind of Unguarded with ``path`` saying why."""
+class ImageName:
+    """The meaning of a name: ``kind`` is FILE and ``path`` the file, or a kind of Unguarded and ``path`` the reason."""
 
     __slots__ = ("format", "kind", "offset", "path")
 
     def __init__(self, kind: str, path: str, format: str | None = None, offset: int = 0) -> None:
         self.kind = kind
         self.path = path
-        #: the format that the name itself declares; None: it declares none
+        #: the format that the name itself declares; None for none
         self.format = format
         self.offset = offset
 
@@ -38,27 +38,29 @@ class Name:
         return f"Name({self.kind}, {self.path!r}, {self.format}, {self.offset})"
 
 
-def parse_name(text: str) -> Name:
-    """Read a name from a header. A relative path stays relative. Raises PlanError."""
+def parse_name(text: str) -> ImageName:
+    """Interpret a name from a header. A relative path stays relative. Raises PlanError."""
     if text.startswith("json:"):
         return _json(text[5:])
     protocol, colon, rest = text.partition(":")
     if not colon or "/" in protocol:
-        return Name(FILE, text)
+        return ImageName(FILE, text)
     if protocol == "file":
-        return Name(FILE, _absolute(rest))
+        return ImageName(FILE, _absolute(rest))
     return _by_driver(protocol, text)
 
 
-def _by_driver(driver: str, text: str) -> Name:
+def _by_driver(driver: str, text: str) -> ImageName:
     if driver in _NETWORK:
-        return Name(NETWORK, f"{public(text)} is reached over the network: no file to lock")
+        return ImageName(NETWORK, f"{public(text)} is reached over the network: no file to lock")
     if driver in _BLOCK:
-        return Name(BLOCK, f"{public(text)} is a block device: byte-range locks on it do not reach other hosts")
+        return ImageName(BLOCK, on_block_device(public(text)))
     if driver in ("fat", "vvfat"):
-        return Name(DIRECTORY, f"{public(text)} is a directory that QEMU shows as a FAT disk: no single file to lock")
+        return ImageName(
+            DIRECTORY, f"{public(text)} is a directory that QEMU shows as a FAT disk: no single file to lock"
+        )
     if driver in _OTHER:
-        return Name(OTHER, f"{public(text)} is a device of this host: no file to lock")
+        return ImageName(OTHER, f"{public(text)} is a device of this host: no file to lock")
     raise PlanError(
         f"it names {text[:80]!r}, in which QEMU takes {driver[:40]!r} for a protocol that is not known here",
         "a file name with a colon needs a path in front of it, for example ./a:b.qcow2",
@@ -72,15 +74,15 @@ def _absolute(path: str) -> str:
 
 
 def public(text: str) -> str:
-    """A name without what may be secret in it: user, password, query."""
+    """Return a name without its possibly secret parts: user, password, query."""
     head, mark, rest = text.partition("://")
     if not mark:
         return text[:200]
     return f"{head}://{rest.partition('?')[0].rpartition('@')[2]}"[:200]
 
 
-def _json(text: str) -> Name:
-    import json  # only such names pay for it
+def _json(text: str) -> ImageName:
+    import json  # only such names pay for the import
 
     try:
         options = json.loads(text)
@@ -108,7 +110,7 @@ def _json(text: str) -> Name:
 
 
 def _child(options: dict[str, object]) -> object | None:
-    """The ``file`` (or filters' ``image``) below a format, also in the dotted form ``file.filename``."""
+    """Return the ``file`` (for filters ``image``) below a format, also in the dotted form ``file.filename``."""
     for word in ("file", "image"):
         if word in options:
             return options[word]
@@ -118,20 +120,22 @@ def _child(options: dict[str, object]) -> object | None:
     return None
 
 
-def _leaf(options: dict[str, object], driver: object, format: str | None, offset: int, text: str) -> Name:
+def _leaf(options: dict[str, object], driver: object, format: str | None, offset: int, text: str) -> ImageName:
     filename = options.get("filename")
     if driver in (None, "file") and isinstance(filename, str):
-        name = parse_name(filename) if driver is None and not filename.startswith("json:") else Name(FILE, filename)
+        name = (
+            parse_name(filename) if driver is None and not filename.startswith("json:") else ImageName(FILE, filename)
+        )
         if name.kind != FILE:
             return name
-        return Name(FILE, _absolute(_clean(name.path)), format, offset)
+        return ImageName(FILE, _absolute(_clean(name.path)), format, offset)
     if isinstance(driver, str) and driver in _NETWORK | _BLOCK | _OTHER | {"vvfat"}:
         return _by_driver(driver, driver)
     raise PlanError(f"it names 'json:{text[:80]}', in which no file can be found")
 
 
 def _clean(path: str) -> str:
-    """JSON can spell what no path may hold: a NUL, half of a surrogate pair."""
+    """Refuse what JSON can express and no path may contain: a NUL, half of a surrogate pair. Raises PlanError."""
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Recognises the processes that do a VM's I/O by their program and arguments: QEMU and its helpers. No system calls."""
+"""Recognise the processes that do a VM's I/O (QEMU and its helpers) by program and arguments. No system calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 class Kind(enum.StrEnum):
-    """What a process is for a VM."""
+    """The role of a process for a VM."""
 
     QEMU = "qemu"
     STORAGE_DAEMON = "qemu-storage-daemon"
@@ -17,25 +17,25 @@ class Kind(enum.StrEnum):
     VIRTIOFSD = "virtiofsd"
 
 
-#: they may run a VM, or export disks, with nobody above them
+#: kinds that run a VM or export disks on their own, without a parent of these kinds
 MASTERS = frozenset({Kind.QEMU, Kind.STORAGE_DAEMON})
 
 _QEMU_NAMES = ("kvm", "qemu-kvm", "qemu")
 _GONE = " (deleted)"
-#: the longest name that libvirt puts into a helper's paths (virDomainDefGetShortName in conf/domain_conf.c)
-_SHORT_NAME = 20
+#: the longest VM name in a helper's paths (libvirt conf/domain_conf.c, virDomainDefGetShortName)
+_SHORT_NAME_CHARS = 20
 
-#: Proxmox's files of a VM: its own sockets and pid files, those of its swtpm and its qemu-storage-daemon
+#: Proxmox's files of a VM: sockets and pid files of its QEMU, its swtpm and its qemu-storage-daemon
 _PVE_FILE = re.compile(r"/qemu-server/(?:qsd-)?([1-9]\d{2,8})\.(?:pid|qmp|swtpm)\b")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-#: file=, filename= and path= of a -drive or -blockdev, in both of their forms; a comma in a path is doubled
+#: file=, filename= and path= of a -drive or -blockdev, in both forms; a comma in a path is doubled
 _NAMED_FILE = re.compile(
     r'(?:^|,)(?:[\w.-]+\.)?(?:file|filename|path)=((?:[^,]|,,)+)|"filename"\s*:\s*"((?:[^"\\]|\\.)+)"'
 )
 
 
 def kind_of(program: str, arguments: Sequence[str]) -> Kind | None:
-    """What a process is, by the program file it runs or by its own first word; None for everything else."""
+    """Return the kind of a process, by its program file or its argv[0]; None for any other process."""
     for word in (program.removesuffix(_GONE), arguments[0] if arguments else ""):
         name = word.rpartition("/")[2]
         if name in _QEMU_NAMES or name.startswith("qemu-system-"):
@@ -48,19 +48,19 @@ def kind_of(program: str, arguments: Sequence[str]) -> Kind | None:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a QEMU's own arguments say of it."""
+    """The identity of a QEMU, from its own arguments."""
 
     name: str = ""
     uuid: str = ""
     pid_file: str = ""
-    #: Proxmox's number of the VM (``-id``)
+    #: the VM's number on Proxmox (``-id``)
     vmid: str = ""
-    #: it waits for a VM's memory from elsewhere: another host may rightly still have the disks
+    #: it waits for a VM's memory from elsewhere: another host may rightly still hold the disks
     incoming: bool = False
 
 
 def identity(arguments: Sequence[str]) -> Identity:
-    """Read the arguments as QEMU does, as far as they concern us."""
+    """Read QEMU's arguments as QEMU does, as far as they matter here."""
     following = {word.removeprefix("-"): after for word, after in zip(arguments, arguments[1:], strict=False)}
     pid_file = following.get("pidfile", "")
     of_proxmox = _PVE_FILE.search(pid_file)
@@ -75,7 +75,7 @@ def identity(arguments: Sequence[str]) -> Identity:
 
 
 def _name(value: str) -> str:
-    """``guest=web,debug-threads=on``, ``web`` or ``web,process=...``; a comma in a name is doubled."""
+    """Read ``guest=web,debug-threads=on``, ``web`` or ``web,process=...``; a comma in a name is doubled."""
     parts = value.replace(",,", "\0").split(",")
     for part in parts:
         if part.startswith("guest="):
@@ -91,7 +91,7 @@ def _option(value: str, wanted: str) -> str:
 
 
 def named_files(arguments: Sequence[str]) -> set[str]:
-    """The paths that the arguments name as images; other files that QEMU writes (logs, pid files) are not in it."""
+    """Return the paths that the arguments name as images, without other files that QEMU writes (logs, pid files)."""
     found = set()
     for word in arguments:
         for plain, quoted in _NAMED_FILE.findall(word):
@@ -102,8 +102,10 @@ def named_files(arguments: Sequence[str]) -> set[str]:
 
 @dataclass(frozen=True)
 class Served:
-    """Which VMs a helper's arguments name: by uuid (swtpm's state folder), by libvirt's folder for the VM, or by the
-    number in the names of Proxmox's files."""
+    """The VMs that a helper's arguments name.
+
+    By uuid (swtpm's state folder), by libvirt's folder for the VM, or by the number in the names of Proxmox's files.
+    """
 
     uuids: frozenset[str]
     short_names: frozenset[str]
@@ -111,6 +113,7 @@ class Served:
 
 
 def served(arguments: Sequence[str]) -> Served:
+    """Return the VMs that a helper's arguments name."""
     words = "\n".join(arguments)
     uuids = frozenset(match[0] for match in _UUID.finditer(words.lower()))
     short_names = frozenset(re.findall(r"/domain-\d+-([^/\n]+)/", words))
@@ -118,5 +121,5 @@ def served(arguments: Sequence[str]) -> Served:
 
 
 def short_name(name: str) -> str:
-    """What libvirt makes of a VM's name in the paths of its helpers."""
-    return name[:_SHORT_NAME]
+    """Return a VM's name as libvirt shortens it in the paths of the VM's helpers."""
+    return name[:_SHORT_NAME_CHARS]

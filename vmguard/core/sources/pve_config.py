@@ -1,12 +1,12 @@
-"""VMID.conf as Proxmox reads it: ``parse_config(data, "100")``. Pure: nothing is opened here.
+"""Read VMID.conf as Proxmox does: ``parse_config(data, "100")``. Pure: nothing is opened here.
 
-Only the main section (all lines before the first ``[``) decides what a start opens; [PENDING], snapshots and special
-sections are told apart and else left alone (qemu-server QemuServer.pm, parse_vm_config). A value that Proxmox drops
+Only the main section (all lines before the first ``[``) decides what a start opens. [PENDING], snapshots and special
+sections are recognised and otherwise ignored (qemu-server QemuServer.pm, parse_vm_config). A value that Proxmox drops
 with a warning is dropped here, too, and reported: the VM starts without that drive.
 
-Two things are kept that Proxmox may drop, because to lock a file too many does no harm and to miss one destroys it:
+Two things are kept that Proxmox may drop, because locking one file too many does no harm and missing one destroys it:
 a drive with an option that this table does not know (a newer Proxmox may), and a path outside /dev. Both count as
-``unsure``: a file that is not there then does not keep the VM from starting.
+``unsure``: if such a file is missing, the VM may start all the same.
 
 The hook reads this on its hot path: no ``re``, no ``dataclasses``.
 """
@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from vmguard.errors import BadInput
 
-#: bytes; a file in /etc/pve cannot be larger (pmxcfs)
+#: largest file in /etc/pve (pmxcfs)
 MAX_BYTES = 1 << 20
 
-#: buses and how many drives each has (QemuServer/Drive.pm)
+#: bus -> number of its drives (QemuServer/Drive.pm)
 BUSES = {"ide": 4, "sata": 6, "scsi": 31, "virtio": 16, "efidisk": 1, "tpmstate": 1, "unused": 256}
 NONE, CDROM_DEVICE = "none", "cdrom"
 
@@ -31,7 +31,7 @@ _STORE = _LOWER | _DIGITS | frozenset("-_.")
 _IMAGE_FORMATS = ("cloop", "cow", "qcow", "qcow2", "qed", "raw", "vmdk", "subvol")
 _TRUE, _FALSE = ("1", "on", "yes", "true"), ("0", "off", "no", "false")
 
-# What a drive's options may hold: a tuple of words, or one of these.
+# Types of a drive's options: a tuple of allowed words, or one of these.
 _BOOL, _NUMBER, _DECIMAL, _SIZE, _WWN, _TEXT, _FILE = "bool", "number", "decimal", "size", "wwn", "text", "file"
 
 _THROTTLES = {
@@ -77,7 +77,7 @@ _SPECIAL: dict[str, dict[str, str | tuple[str, ...]]] = {
                  "version": ("v1.2", "v2.0")},
     "unused": {"file": _FILE},
 }  # fmt: skip
-#: pairs that Proxmox does not take together
+#: pairs of options that exclude each other
 _EXCLUDE = (("mbps_rd", "mbps"), ("mbps_wr", "mbps"), ("iops_rd", "iops"), ("iops_wr", "iops"),
             ("bps", "mbps"), ("bps_rd", "mbps_rd"), ("bps_wr", "mbps_wr"))  # fmt: skip
 
@@ -93,16 +93,17 @@ class Drive:
         #: ``store:volume``, an absolute path, ``none`` or ``cdrom``
         self.file = file
         self.options = options
-        #: Proxmox may not take it (see above)
+        #: Proxmox may drop it (see above)
         self.unsure = unsure
 
     @property
     def is_cdrom(self) -> bool:
+        """Whether it is a CD drive."""
         return self.options.get("media") == "cdrom"
 
     @property
     def is_cloudinit(self) -> bool:
-        """``[:/](vm-N-)?cloudinit(.FORMAT)?`` at the end of the file."""
+        """Whether the file ends in ``[:/](vm-N-)?cloudinit(.FORMAT)?``."""
         head, _, last = self.file.replace(":", "/").rpartition("/")
         stem, dot, suffix = last.partition(".")
         if not head or (dot and suffix not in _IMAGE_FORMATS):
@@ -113,6 +114,7 @@ class Drive:
 
     @property
     def read_only(self) -> bool:
+        """Whether the guest may not write to it."""
         return boolean(self.options.get("ro", "")) is True
 
     def __repr__(self) -> str:
@@ -129,26 +131,27 @@ class VmConfig:
         self.drives: dict[str, Drive] = {}
         #: other keys of the main section (name, template, args, lock, vmstate, hookscript, virtiofs0...)
         self.options: dict[str, str] = {}
-        #: (key, why): what Proxmox ignores with a warning
+        #: (key, reason) of what Proxmox ignores with a warning
         self.dropped: list[tuple[str, str]] = []
-        #: keys of drives with a change that waits for the next start
+        #: keys of drives whose change takes effect at the next start
         self.pending: list[str] = []
         self.snapshots: list[str] = []
-        #: the hookscript in each of them, empty for none: a rollback brings it back
+        #: snapshot -> its hookscript, empty for none: a rollback brings it back
         self.snapshot_hooks: dict[str, str] = {}
 
     @property
     def name(self) -> str:
-        """The VM's name, its number where it has none."""
+        """The VM's name; its number when it has none."""
         return self.options.get("name") or self.vmid
 
     @property
     def is_template(self) -> bool:
+        """Whether it is a template, whose images are only read."""
         return boolean(self.options.get("template", "")) is True
 
 
 def parse_config(data: bytes, vmid: str) -> VmConfig:
-    """Raises BadInput for what can be no configuration at all; single wrong lines are dropped, as Proxmox does."""
+    """Read a configuration. Raises BadInput when it cannot be one; single wrong lines are dropped, as Proxmox does."""
     if not is_vmid(vmid):
         raise BadInput(f"{vmid[:80]!r} is not a VMID", "it is a number from 100 to 999999999")
     if len(data) > MAX_BYTES:
@@ -173,17 +176,18 @@ def parse_config(data: bytes, vmid: str) -> VmConfig:
 
 
 def is_vmid(text: str) -> bool:
+    """Return whether a text is the number of a VM: 100 to 999999999."""
     return 3 <= len(text) <= 9 and text[0] in "123456789" and _DIGITS.issuperset(text)
 
 
 def boolean(text: str) -> bool | None:
-    """As Proxmox reads one; None when it is none."""
+    """Read a boolean as Proxmox does; None when the text is not one."""
     word = text.lower()
     return True if word in _TRUE else False if word in _FALSE else None
 
 
 def _section(name: str, config: VmConfig) -> str:
-    """Which section begins; all names but PENDING lead away from what a start opens."""
+    """Return the kind of the section that begins. Only the main one, which has no name, decides what a start opens."""
     low = name.lower()
     if low == "pending":
         return low
@@ -227,13 +231,13 @@ def _line(text: str, section: str, config: VmConfig) -> None:
 
 
 def _is_key(key: str) -> bool:
-    """``[a-z][a-z_-]*\\d*``"""
+    """Return whether a text is ``[a-z][a-z_-]*\\d*``."""
     stem = key.rstrip("0123456789")
     return bool(stem) and stem[0] in _LOWER and _KEY.issuperset(stem)
 
 
 def _bus(key: str) -> str:
-    """The bus of a drive's key, empty when it is none."""
+    """Return the bus of a drive's key; empty when the key is not a drive's."""
     stem = key.rstrip("0123456789")
     number = key[len(stem) :]
     if stem in BUSES and number and len(number) < 4 and number == str(int(number)) and int(number) < BUSES[stem]:
@@ -249,7 +253,7 @@ def _options(bus: str) -> dict[str, str | tuple[str, ...]]:
 
 
 def _drive(key: str, bus: str, value: str, vmid: str) -> Drive:
-    """Raises ValueError with the reason for which Proxmox drops it."""
+    """Read one drive. Raises ValueError with the reason why Proxmox drops it."""
     known = _options(bus)
     options = parse_properties(value, "file", {"volume": "file"})
     unsure = False
@@ -272,9 +276,9 @@ def _drive(key: str, bus: str, value: str, vmid: str) -> Drive:
 
 
 def parse_properties(value: str, default: str, aliases: dict[str, str]) -> dict[str, str]:
-    """A property string (pve-common JSONSchema.pm, parse_property_string). Raises ValueError.
+    """Read a property string (pve-common JSONSchema.pm, parse_property_string). Raises ValueError.
 
-    ``default`` is the key that may be left out, anywhere in the list.
+    ``default`` is the key that may be omitted, anywhere in the list.
     """
     found: dict[str, str] = {}
     bare = False
@@ -335,7 +339,7 @@ def _check_combination(bus: str, options: dict[str, str]) -> None:
 
 
 def _volume_id(file: str, vmid: str, is_cdrom: bool) -> tuple[str, bool]:
-    """The file in its full form, and whether Proxmox takes it for certain. Raises ValueError."""
+    """Return the file in its full form, and whether Proxmox accepts it for certain. Raises ValueError."""
     if file in (NONE, CDROM_DEVICE) or file.startswith("/dev/"):
         return file, True
     if file.startswith("/"):
@@ -351,6 +355,6 @@ def _volume_id(file: str, vmid: str, is_cdrom: bool) -> tuple[str, bool]:
 
 
 def is_store_id(text: str) -> bool:
-    """``[a-z][a-z0-9._-]*[a-z0-9]`` in any case."""
+    """Return whether a text is ``[a-z][a-z0-9._-]*[a-z0-9]``, upper case allowed."""
     low = text.lower()
     return len(low) > 1 and low[0] in _LOWER and low[-1] not in "-_." and _STORE.issuperset(low)

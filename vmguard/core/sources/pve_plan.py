@@ -1,6 +1,6 @@
-"""From a VM's configuration on Proxmox to its storage: the same Domain and Sources as libvirt's XML gives. Pure.
+"""Read the storage of a VM from its configuration on Proxmox: the same Domain and Sources as from libvirt's XML. Pure.
 
-What the configuration says                         it becomes
+In the configuration                                becomes
 ide, sata, scsi, virtio with a volume of images     disk, exclusive; the backing chain is read from its header, shared
   with ro=1, or template: 1                         disk, shared: a template's images back running linked clones
   with media=cdrom                                  disk, shared when it lies among the images; else nothing:
@@ -8,43 +8,51 @@ ide, sata, scsi, virtio with a volume of images     disk, exclusive; the backing
 efidisk0                                            nvram, exclusive
 tpmstate0                                           tpm-state, exclusive: swtpm, not QEMU, writes to it
 unusedN                                             nothing: not opened
-an absolute path                                    as disk; /dev/...: unguarded
+an absolute path                                    like a disk; /dev/...: unguarded
 a volume of no storage with files                   unguarded, with the storage's type and why
 virtiofsN                                           unguarded: shared with the guest file by file
-args: with a drive in it                            unguarded: nobody can say what it opens
-vmstate                                             nothing: read once, at resume, by whoever has the disks; Proxmox
-                                                    removes it then, and a lock on it would keep gigabytes alive
+args: with a drive in it                            unguarded: what it opens cannot be known
+vmstate                                             nothing: read once, at resume, by the holder of the disks; Proxmox
+                                                    removes it then, and a lock on it would keep gigabytes allocated
 what Proxmox drops                                  unguarded, with the reason: the VM starts without it
 """
 
 from __future__ import annotations
 
-from vmguard.core.locks.plan import BLOCK, DIRECTORY, DISK, EXCLUSIVE, NVRAM, OTHER, SHARED, TPM_STATE, Unguarded
-from vmguard.core.sources.domain_xml import FILE, Domain, Source
+from vmguard.core.locks.plan import (
+    BLOCK,
+    DIRECTORY,
+    DISK,
+    EXCLUSIVE,
+    NVRAM,
+    OTHER,
+    SHARED,
+    TPM_STATE,
+    Unguarded,
+    on_block_device,
+)
+from vmguard.core.sources.domain_xml import FILE, Domain, Source, opens_storage
 from vmguard.core.sources.pve_config import CDROM_DEVICE, NONE, Drive, VmConfig
 from vmguard.core.sources.pve_storage import Storage, Storages
 
 _ROLES = {"efidisk": NVRAM, "tpmstate": TPM_STATE}
-_STORAGE_OPTIONS = frozenset(
-    ("drive", "blockdev", "hda", "hdb", "hdc", "hdd", "cdrom", "fda", "fdb", "sd", "mtdblock", "pflash")
-)
 
 
 class PveVm:
-    """What a start opens, and the storages that must be there for it."""
+    """The files that a start opens, and the storages that it needs."""
 
     __slots__ = ("domain", "notes", "storages")
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
-        #: by the path of each source that lies on one
+        #: path of a source -> the storage that it is on
         self.storages: dict[str, Storage] = {}
-        #: for people, of no consequence for the start
+        #: remarks for people, without effect on the start
         self.notes: list[str] = []
 
 
 def plan_vm(config: VmConfig, storages: Storages, node: str = "") -> PveVm:
-    """Raises PlanError where Proxmox itself could not start the VM."""
+    """Return what a start of the VM opens. Raises PlanError where Proxmox itself could not start it."""
     vm = PveVm(Domain(config.name, config.vmid))
     for drive in config.drives.values():
         _read_drive(drive, config.is_template, storages, node, vm)
@@ -67,7 +75,7 @@ def _read_drive(drive: Drive, template: bool, storages: Storages, node: str, vm:
     role = _ROLES.get(drive.bus, DISK)
     if drive.file.startswith("/dev/"):
         if not drive.is_cdrom:
-            reason = f"{drive.file} is a block device: byte-range locks on it do not reach other hosts"
+            reason = on_block_device(drive.file)
             vm.domain.unguarded.append(Unguarded(drive.key, reason, BLOCK))
         return
     if drive.file.startswith("/"):
@@ -79,7 +87,8 @@ def _read_drive(drive: Drive, template: bool, storages: Storages, node: str, vm:
         return
     kind, place, format = storages.locate(drive.file, node, drive.key)
     source = Source(drive.key, kind, place, mode, role, drive.options.get("format") or format or "raw")
-    # A btrfs is this node's own and its layout has changed over time: a file elsewhere than expected is said, no more.
+    # A btrfs is local to this node, and its layout has changed over time: a file that is not where it is expected is
+    # reported, but does not prevent the start.
     _add(source, drive.unsure or storage.type == "btrfs", vm)
     if kind == FILE:
         vm.storages[place] = storage
@@ -93,7 +102,7 @@ def _add(source: Source, unsure: bool, vm: PveVm) -> None:
 
 def _read_args(args: str, domain: Domain) -> None:
     for word in args.replace("'", "").replace('"', "").split():
-        if (word[:1] == "-" and word.lstrip("-") in _STORAGE_OPTIONS) or "memory-backend-file" in word:
+        if opens_storage(word):
             reason = f"{word[:80]} is handed to QEMU as it is: what it opens is not known to Proxmox either"
             domain.unguarded.append(Unguarded("args", reason, OTHER))
             return

@@ -1,25 +1,25 @@
-"""storage.cfg as Proxmox reads it, and from a volume id to a file. Pure: nothing is opened here.
+"""Read storage.cfg as Proxmox does, and locate the file of a volume id. Pure: nothing is opened here.
 
     storages = parse_storages(text)
     kind, place, format = storages.locate("nas:100/vm-100-disk-0.qcow2", "node1", "scsi0")
 
 =================== ==============================================================================================
 dir, nfs            a file: <path>/images/<VMID>/<name>, or below the folder that ``content-dirs images=`` names
-btrfs               a file on this node; raw images lie in a folder of their own as ``disk.raw``
-cifs                not guarded: SMB's locks are mandatory, so that a lock beside QEMU would stop QEMU's own I/O
+btrfs               a file on this node; a raw image is ``disk.raw`` in a folder of its own
+cifs                not guarded: SMB's locks are mandatory, so a lock beside QEMU would stop QEMU's own I/O
 lvm, lvmthin, zfspool, iscsi, drbd                  not guarded: block devices
 rbd, zfs, iscsidirect, glusterfs                    not guarded: QEMU reaches them over the network
-all others                                          not guarded, their type is named
+all others                                          not guarded; the reason names their type
 =================== ==============================================================================================
 
-The format (pve-common SectionConfig.pm, parse_config): a header ``type: id`` at the begin of a line, keys behind white
-space, an EMPTY line ends a section. A line of blanks does not; a header that follows without an empty line is no
-header. Of a key that stands there twice the first counts.
+The format (pve-common SectionConfig.pm, parse_config): a header ``type: id`` at the start of a line, then keys after
+white space. An EMPTY line ends a section; a line of blanks does not. A header that follows without an empty line is
+not a header. When a key occurs twice, the first one counts.
 """
 
 from __future__ import annotations
 
-from vmguard.core.locks.plan import BLOCK, DIRECTORY, NETWORK, OTHER
+from vmguard.core.locks.plan import BLOCK, DIRECTORY, NETWORK, OTHER, on_block_device
 from vmguard.core.sources.pve_config import boolean, is_store_id
 from vmguard.errors import BadInput, PlanError
 
@@ -31,7 +31,7 @@ _FILES = ("dir", "nfs", "btrfs")
 _BLOCKS = ("lvm", "lvmthin", "zfspool", "iscsi", "drbd")
 _NETWORK = ("rbd", "zfs", "iscsidirect", "glusterfs")
 _SMB = "SMB's locks are mandatory: a lock beside QEMU would stop QEMU's own reads and writes"
-#: where a type of content lies below the storage's path (Storage/Plugin.pm)
+#: type of content -> its folder below the storage's path (Storage/Plugin.pm)
 _SUBFOLDERS = {"images": "images", "iso": "template/iso", "vztmpl": "template/cache", "backup": "dump",
                "snippets": "snippets", "rootdir": "private", "import": "import"}  # fmt: skip
 _FORMATS = ("raw", "qcow2", "vmdk", "subvol")
@@ -39,9 +39,9 @@ _LOCAL_PATH = "/var/lib/vz"
 
 
 class Volume:
-    """What the part of a volume id behind the colon names."""
+    """A volume, as the part of a volume id behind the colon names it."""
 
-    __slots__ = ("format", "is_base", "kind", "name", "vmid")
+    __slots__ = ("format", "kind", "name", "vmid")
 
     def __init__(self, kind: str, name: str, vmid: str = "", format: str = "raw") -> None:
         #: images, iso, snippets...
@@ -49,7 +49,6 @@ class Volume:
         self.name = name
         self.vmid = vmid
         self.format = format
-        self.is_base = name.startswith("base-")
 
 
 class Storage:
@@ -64,30 +63,33 @@ class Storage:
 
     @property
     def path(self) -> str:
-        """Its folder, empty for a storage that has none."""
+        """Its folder; empty for a storage that has none."""
         default = f"/mnt/pve/{self.id}" if self.type in ("nfs", "cifs") else ""
         return self.options.get("path", default).rstrip("/")
 
     @property
     def has_files(self) -> bool:
+        """Whether its volumes are files that can be locked."""
         return self.type in _FILES
 
     @property
     def is_disabled(self) -> bool:
+        """Whether the configuration disables it."""
         return boolean(self.options.get("disable", "")) is True
 
     @property
     def is_shared(self) -> bool:
+        """Whether all nodes see the same content."""
         return self.type in ("nfs", "cifs", "cephfs") or boolean(self.options.get("shared", "")) is True
 
     @property
     def nodes(self) -> list[str]:
-        """The nodes it is meant for; none: all."""
+        """The nodes that may use it; empty for all."""
         return _words(self.options.get("nodes", ""))
 
     @property
     def mount_point(self) -> str:
-        """What must be mounted before anything on it may be touched; empty when nobody said."""
+        """The mount that must be there before anything on it may be touched; empty when none is configured."""
         if self.type in ("nfs", "cifs"):
             return self.path
         wanted = self.options.get("is_mountpoint", "")
@@ -97,7 +99,7 @@ class Storage:
         return wanted if wanted.startswith("/") else ""
 
     def folder(self, kind: str) -> str:
-        """Where its content of a kind lies."""
+        """Return the folder of a kind of content."""
         for word in _words(self.options.get("content-dirs", "")):
             name, sign, place = word.partition("=")
             if sign and name == kind:
@@ -105,7 +107,7 @@ class Storage:
         return f"{self.path}/{_SUBFOLDERS[kind]}"
 
     def why_not_here(self, node: str) -> str:
-        """Why Proxmox does not use it on a node; empty when it does, or no node was named."""
+        """Return why Proxmox does not use it on a node; empty when it does, or when no node is given."""
         if self.is_disabled:
             return "it is disabled"
         if node and self.nodes and node not in self.nodes:
@@ -124,7 +126,7 @@ class Storages:
         self.problems: list[str] = []
 
     def of(self, volume_id: str, what: str) -> tuple[Storage, str]:
-        """The storage and the volume's name behind a volume id. Raises PlanError."""
+        """Return the storage of a volume id and the volume's name. Raises PlanError."""
         store, _, volume = volume_id.partition(":")
         storage = self.by_id.get(store)
         if storage is None:
@@ -134,14 +136,14 @@ class Storages:
         return storage, volume
 
     def locate(self, volume_id: str, node: str, what: str) -> tuple[str, str, str]:
-        """FILE, its path and its format; or a kind of Unguarded and why. Raises PlanError."""
+        """Return FILE, path and format; or a kind of Unguarded, the reason and an empty format. Raises PlanError."""
         storage, name = self.of(volume_id, what)
         why = storage.why_not_here(node)
         if why:
             raise PlanError(f"{what}: storage {storage.id!r} cannot be used here: {why}", "Proxmox refuses this, too")
         where = f"{volume_id} on the {storage.type} storage {storage.id!r}"
         if storage.type in _BLOCKS:
-            return BLOCK, f"{where} is a block device: byte-range locks on it do not reach other hosts", ""
+            return BLOCK, on_block_device(where), ""
         if storage.type in _NETWORK:
             return NETWORK, f"{where} is reached over the network: no file to lock", ""
         if storage.type == "cifs":
@@ -167,7 +169,7 @@ def _file(storage: Storage, volume: Volume) -> str:
 
 
 def parse_volume(name: str, what: str) -> Volume:
-    """The names of volumes on storages with files (Storage/Plugin.pm, parse_volname). Raises PlanError.
+    """Read the name of a volume on a storage with files (Storage/Plugin.pm, parse_volname). Raises PlanError.
 
     ``100/vm-100-disk-0.qcow2``, and for a linked clone ``100/base-100-disk-0.qcow2/101/vm-101-disk-0.qcow2``.
     """
@@ -184,14 +186,14 @@ def parse_volume(name: str, what: str) -> Volume:
 
 
 def _format(name: str) -> str:
-    """The format that an image's name ends in; empty when it is no image's name."""
+    """Return the format that an image's name ends in; empty when the name is not an image's."""
     stem, _, suffix = name.rpartition(".")
     good = stem and suffix in _FORMATS and not any(char.isspace() for char in name)
     return suffix if good else ""
 
 
 def parse_storages(data: bytes) -> Storages:
-    """Raises BadInput for what can be no configuration at all."""
+    """Read storage.cfg. Raises BadInput when it cannot be one."""
     if len(data) > MAX_BYTES or b"\0" in data:
         raise BadInput("storage.cfg is no text, or larger than a file in /etc/pve can be")
     storages = Storages()
@@ -200,7 +202,7 @@ def parse_storages(data: bytes) -> Storages:
     for line in data.decode("utf-8", "surrogateescape").split("\n"):
         if line.lstrip(_SPACE).startswith("#"):
             continue
-        if line in ("", "0"):  # what Perl holds to be false
+        if line in ("", "0"):  # false in Perl
             section, inside = None, False
         elif inside:
             _take(line, section, storages)
@@ -211,7 +213,7 @@ def parse_storages(data: bytes) -> Storages:
 
 
 def _header(line: str, storages: Storages) -> tuple[bool, Storage | None]:
-    """Whether a section begins, and which; one that Proxmox skips has no storage."""
+    """Return whether a section begins, and its storage; a section that Proxmox skips has none."""
     kind, colon, name = line.partition(":")
     name = name.strip(_SPACE)
     if not colon or not kind or kind[0] in _SPACE or not name or any(char.isspace() for char in kind + name):
@@ -243,7 +245,7 @@ def _take(line: str, section: Storage | None, storages: Storages) -> None:
 
 
 def _mend_local(storages: Storages) -> None:
-    """``local`` is always there, always a folder, always for all nodes."""
+    """Add or correct ``local``, as Proxmox does: it always exists, as a folder, on all nodes."""
     local = storages.by_id.get("local")
     if local is None or local.type != "dir" or local.options.get("path", _LOCAL_PATH) != _LOCAL_PATH:
         local = storages.by_id["local"] = Storage("dir", "local")
@@ -252,7 +254,7 @@ def _mend_local(storages: Storages) -> None:
 
 
 def _words(text: str) -> list[str]:
-    """A list as Proxmox writes it: separated by commas, semicolons or blanks."""
+    """Split a list as Proxmox does: at commas, semicolons and blanks."""
     for sign in ",;\0\t":
         text = text.replace(sign, " ")
     return text.split()

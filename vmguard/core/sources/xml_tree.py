@@ -1,13 +1,13 @@
-"""Reading the few parts of a libvirt document that are wanted, and nothing that could hurt.
+"""Read the few wanted parts of a libvirt document, and nothing that could do harm.
 
 ::
 
     root = read_tree(xml, "domain", {"name": None, "devices": frozenset({"disk"})}, wrappers=("domstatus",))
     for disk in root.all("devices/disk"): ...
 
-A whole tree of a 30 KB document costs more than the hook may spend, so only the wanted children of the root (and,
-where a set is given, only the wanted children of those) become nodes. Size, depth, count and text are capped, and a
-document type is refused on sight: without one there are no entities, so no entity bomb and no outside reference.
+A whole tree of a 30 KB document costs more than the hook may spend. So only the wanted children of the root become
+nodes (and, where a set is given, only the wanted children of such a child). Size, depth, count and text are limited,
+and a document type is refused: without one there are no entities, so no entity bomb and no external reference.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 MAX_BYTES = 8 << 20
 MAX_DEPTH = 512
 MAX_NODES = 100_000
-MAX_TEXT = 64 << 10
+MAX_TEXT_CHARS = 64 << 10
 
 
 class Node:
-    """One element that was wanted: ``tag``, ``attributes``, ``children``, ``text``."""
+    """One wanted element: ``tag``, ``attributes``, ``children``, ``text``."""
 
     __slots__ = ("attributes", "children", "tag", "text")
 
@@ -38,17 +38,18 @@ class Node:
         self.text = ""
 
     def get(self, attribute: str, default: str = "") -> str:
+        """Return an attribute."""
         return self.attributes.get(attribute, default)
 
     def child(self, tag: str) -> Node | None:
-        """The first child of that name."""
+        """Return the first child of that name."""
         for node in self.children:
             if node.tag == tag:
                 return node
         return None
 
     def all(self, path: str) -> Iterator[Node]:
-        """Every descendant along a path of names: ``all("source/host")``."""
+        """Yield every descendant along a path of names: ``all("source/host")``."""
         tag, _, rest = path.partition("/")
         for node in self.children:
             if node.tag == tag:
@@ -58,16 +59,17 @@ class Node:
                     yield node
 
     def first(self, path: str) -> Node | None:
+        """Return the first descendant along a path of names."""
         return next(self.all(path), None)
 
     def value(self, path: str, attribute: str, default: str = "") -> str:
-        """An attribute of the first element along a path; the default when either is absent."""
+        """Return an attribute of the first element along a path; the default when either is missing."""
         node = self.first(path)
         return default if node is None else node.attributes.get(attribute, default)
 
 
 class _Builder:
-    """expat's callbacks. ``skipping`` counts the open elements of a part that nobody asked for."""
+    """The callbacks for expat. ``skipping`` counts the open elements of an unwanted part."""
 
     __slots__ = ("count", "depth", "found", "root", "skipping", "stack", "wanted", "wrappers")
 
@@ -126,8 +128,8 @@ class _Builder:
             return
         node = self.stack[-1]
         node.text += text
-        if len(node.text) > MAX_TEXT:
-            raise BadInput(f"{self.root} XML: the text of <{node.tag}> is longer than {MAX_TEXT} characters")
+        if len(node.text) > MAX_TEXT_CHARS:
+            raise BadInput(f"{self.root} XML: the text of <{node.tag}> is longer than {MAX_TEXT_CHARS} characters")
 
     def doctype(self, name: str, system: str | None, public: str | None, internal: bool) -> None:
         raise BadInput(
@@ -138,7 +140,7 @@ class _Builder:
 def read_tree(
     xml: bytes, root: str, wanted: Mapping[str, frozenset[str] | None], wrappers: tuple[str, ...] = ()
 ) -> Node:
-    """The root element with its wanted children. Raises BadInput, with line and column where they are known."""
+    """Return the root element with its wanted children. Raises BadInput, with line and column where known."""
     if len(xml) > MAX_BYTES:
         raise BadInput(f"{root} XML is too large: {len(xml)} bytes, at most {MAX_BYTES} are read")
     if not xml.strip():
@@ -157,7 +159,7 @@ def read_tree(
         raise BadInput(
             f"{root} XML is not well formed: {reason}: line {problem.lineno}, column {problem.offset}"
         ) from problem
-    except (ValueError, LookupError) as problem:  # an encoding that Python does not know or that is not 8 bit
+    except (ValueError, LookupError) as problem:  # an encoding that Python does not know, or not an 8-bit one
         raise BadInput(f"{root} XML is in an encoding that cannot be read: {problem}") from problem
     if builder.found is None:
         raise BadInput(f"this is not a {root} XML: it holds no <{root}> element")

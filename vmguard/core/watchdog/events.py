@@ -1,7 +1,7 @@
-"""What the watchdog is told and what it orders: the vocabulary shared by lease.py, verdict.py and watch_machine.py.
+"""Events that the watchdog is told and effects that it orders: the vocabulary of lease.py, stance.py and machine.py.
 
-Every event carries ``now``, seconds of CLOCK_BOOTTIME. Every effect is a plain order; the list that ``Watch.step``
-returns is carried out from its first to its last, so a report always comes before the action that it announces.
+Every event carries ``now``, seconds of CLOCK_BOOTTIME. Every effect is a plain order. The list that ``Watch.step``
+returns is carried out from first to last, so a report always precedes the action that it announces.
 """
 
 from __future__ import annotations
@@ -34,7 +34,15 @@ class OnLost(enum.StrEnum):
     FENCE = "fence"
     FREEZE = "freeze"
     IGNORE = "ignore"
-    RECLAIM = "reclaim"
+
+
+class OnConflict(enum.StrEnum):
+    """What is done with a VM that writes to a disk whose lock another process or host has."""
+
+    FREEZE = "freeze"
+    FENCE = "fence"
+    REPORT = "report"
+    IGNORE = "ignore"
 
 
 class AfterFence(enum.StrEnum):
@@ -49,21 +57,24 @@ class HostFence(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Policy:
-    """The admin's will for one VM."""
+    """The admin's choices for one VM."""
 
     on_at_risk: OnAtRisk = OnAtRisk.FREEZE
     on_lost: OnLost = OnLost.FENCE
+    on_conflict: OnConflict = OnConflict.FREEZE
+    #: seconds after which a VM frozen over a conflict is fenced if the conflict lasts; None: never
+    conflict_grace: float | None = None
     after_fence: AfterFence = AfterFence.OFF
     host_fence: HostFence = HostFence.NONE
-    #: everything is decided and reported, nothing is done
+    #: decide and report everything, do nothing
     log_only: bool = False
-    #: after a thaw the guest's clock is set through its agent
+    #: set the guest's clock through its agent after a thaw
     set_clock: bool = False
 
 
 @dataclass(frozen=True, order=True)
 class LockId:
-    """One lock of one VM: a template shared by two VMs is locked by each through a descriptor of its own."""
+    """One lock of one VM. Two VMs that share a template lock it through a descriptor each."""
 
     vm: str
     key: Key
@@ -86,6 +97,15 @@ class LockInfo:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """A file that a VM writes to although its lock belongs to somebody else."""
+
+    path: str
+    #: for people: ``locked by another host``
+    holder: str
+
+
+@dataclass(frozen=True)
 class VmInfo:
     """A VM as the registry knows it."""
 
@@ -94,12 +114,16 @@ class VmInfo:
     title: str
     locks: tuple[LockInfo, ...]
     policy: Policy = Policy()
-    #: its QEMU runs; there is nothing to freeze before
+    #: its QEMU runs; without one there is nothing to freeze
     process: bool = True
-    #: found stopped by a daemon before this one (its state file says so)
+    #: an earlier daemon froze it (its state file says so)
     frozen: bool = False
-    #: why a daemon before this one had begun to fence it, empty when it had not
+    #: why an earlier daemon began to fence it, empty when none did
     fencing: str = ""
+    #: its files in conflict
+    rivals: tuple[Rival, ...] = ()
+    #: an earlier daemon froze it over a conflict: only a person lets it go on
+    held: bool = False
 
 
 # -- events -----------------------------------------------------------------------------------------------------------
@@ -121,12 +145,6 @@ class MountSeen:
     lease: float
     #: from the state file of a daemon before this one in the same boot
     confirmed: float | None = None
-
-
-@dataclass(frozen=True)
-class MountGone:
-    now: float
-    mount: str
 
 
 @dataclass(frozen=True)
@@ -161,9 +179,6 @@ class Counters:
 class HintKind(enum.StrEnum):
     #: ``lost N locks``, ``Lock reclaim failed`` and their like: a reason to ask, never a verdict
     KERNEL_LOG = "kernel-log"
-    #: a second mount asked the server itself (LOCKT)
-    SEEN_UNLOCKED = "seen-unlocked"
-    SEEN_LOCKED = "seen-locked"
     #: QEMU reported an I/O error, a person asks for a check
     OTHER = "other"
 
@@ -232,21 +247,34 @@ class Acted:
 
 
 @dataclass(frozen=True)
-class Reclaimed:
-    """A Reclaim ended. ``ok``: locked anew, and the owner records' epochs prove that nobody claimed in between."""
+class RivalMet:
+    """A lock that the VM needs was refused just now because of a rival; ``VmSeen`` with that rival came before."""
 
     now: float
     vm: str
-    ok: bool
-    evidence: str
-    #: when the LOCK requests were sent
-    granted: float | None = None
+    rival: Rival
+
+
+@dataclass(frozen=True)
+class StartRefused:
+    """A QEMU started that must not run: its hook let it in as a migration, and it boots anew."""
+
+    now: float
+    vm: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A person wants a VM that stands still over a conflict to go on."""
+
+    now: float
+    vm: str
 
 
 Event = (
     Tick
     | MountSeen
-    | MountGone
     | Answer
     | Counters
     | Hint
@@ -256,7 +284,9 @@ Event = (
     | Disarm
     | Arm
     | Acted
-    | Reclaimed
+    | RivalMet
+    | StartRefused
+    | Adopted
 )
 
 
@@ -265,7 +295,7 @@ Event = (
 
 @dataclass(frozen=True)
 class Ask:
-    """SEEK_DATA or a small O_DIRECT read through this lock's descriptor; answer with the same serial."""
+    """Probe this lock: SEEK_DATA or a small O_DIRECT read through its descriptor; answer with the same serial."""
 
     lock: LockId
     serial: int
@@ -273,7 +303,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Probe:
-    """Ask these locks, in a thread that may hang."""
+    """Probe these locks, in threads that may hang."""
 
     mount: str
     asks: tuple[Ask, ...]
@@ -299,14 +329,17 @@ class Cause(enum.StrEnum):
     LOST = "lost"
     #: ``on_at_risk: fence``: without proof that a lock is lost
     POLICY = "policy"
-    NOT_RECLAIMED = "not-reclaimed"
-    #: a daemon before this one had begun it
+    #: somebody else has the lock of a disk that it writes to
+    CONFLICT = "conflict"
+    #: it must not have started
+    REFUSED = "refused"
+    #: an earlier daemon began it
     RESUMED = "resumed"
 
 
 @dataclass(frozen=True)
 class Fence:
-    """Climb the ladder of fence.py; answer with VmGone when it is done."""
+    """Climb the fence ladder (fence_ladder.py); answer with VmGone when it is done."""
 
     vm: str
     evidence: str
@@ -314,15 +347,29 @@ class Fence:
 
 
 @dataclass(frozen=True)
-class Reclaim:
-    """Unlock and lock again on the VM's own, frozen descriptions; answer with Reclaimed."""
+class Hold:
+    """Remember that only a person lets this VM go on: its disks may have changed under it."""
 
     vm: str
-    locks: tuple[LockId, ...]
+    why: str
+
+
+@dataclass(frozen=True)
+class Unhold:
+    """The VM's conflict is over: forget ``Hold``, if there was one."""
+
+    vm: str
+
+
+@dataclass(frozen=True)
+class TryLocks:
+    """Try the VM's missing locks once more, at once; a rival that is still there is told by RivalMet."""
+
+    vm: str
 
 
 class Level(enum.StrEnum):
-    """A promise: error = a human must look; warning = may lead to that; info = a change of state."""
+    """What a level promises: error, a human must look; warning, it may come to that; info, a change of state."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -340,4 +387,4 @@ class Report:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-Effect = Probe | Freeze | Thaw | Fence | Reclaim | Report
+Effect = Probe | Freeze | Thaw | Fence | Hold | Unhold | TryLocks | Report

@@ -11,10 +11,12 @@ How the daemon drives the watchdog (``Watch`` in watch_machine.py is the only ob
     VmGone       its locks are released, or its fence is done
     Answer       for every Ask of a Probe, one, whatever came of it, with the ``sent`` taken just before the call
     Counters     once for each probe interval and mount, from mountstats, also while nothing is asked
-    Hint         kernel log, second view, QEMU's I/O errors
+    Hint         kernel log, QEMU's I/O errors
     WokeUp       CLOCK_BOOTTIME ran ahead of CLOCK_MONOTONIC (suspended); standing still is noticed here, too
     Acted        what came of a Freeze or Thaw
-    Reclaimed    what came of a Reclaim
+    RivalMet     a lock that a VM needs was refused; VmSeen with the rival comes before
+    StartRefused a QEMU runs that must not
+    Adopted      a person lets a VM go on after a conflict
 
 A mount stands for one client identity on one server: superblocks that share the NFS client share its lease. Only mounts
 with a lease are told; local file systems have nothing to watch.
@@ -46,14 +48,13 @@ from vmguard.core.watchdog.events import (
     Counters,
     Effect,
     Hint,
-    HintKind,
     Level,
     LockId,
     LockInfo,
     Probe,
     Report,
 )
-from vmguard.core.watchdog.states import ALIVE, DANGER, LEVELS, MOVES, THEFT, Lock, Phase, Sessions
+from vmguard.core.watchdog.states import ALIVE, DANGER, LEVELS, MOVES, STOLEN_SESSIONS, Lock, Phase, Sessions
 from vmguard.core.watchdog.timing import Timeline
 
 #: routine requests on their way at the same time: each hangs in a thread of its own while the server is away
@@ -130,24 +131,13 @@ class Mount:
             self._report(
                 Level.ERROR,
                 "mount.identity-stolen",
-                f"{self.name}: the client's session was torn down {THEFT} times within three leases, as when another"
-                " host with the same NFS client identity (the same host name) uses this server; no lock here is safe",
+                f"{self.name}: the client's session was torn down {STOLEN_SESSIONS} times within three leases, as when"
+                " another host with the same NFS client identity (the same host name) uses this server;"
+                " no lock here is safe",
             )
 
     def hint(self, event: Hint) -> None:
         lock = self.locks.get(event.lock) if event.lock is not None else None
-        if event.kind is HintKind.SEEN_UNLOCKED and lock is not None:
-            lock.objection = event.text
-            self._report(
-                Level.WARNING,
-                "lock.seen-unlocked",
-                f"{lock.info.path}: a second view of {self.name} shows no lock on it ({event.text})",
-                lock,
-            )
-        elif event.kind is HintKind.SEEN_LOCKED and lock is not None:
-            if not lock.objection:
-                return
-            lock.objection = ""
         if lock is not None:
             self._doubt(lock, event.text)
             self._ask(lock)
@@ -196,21 +186,6 @@ class Mount:
         self.unsure.pop(lock_id, None)
         self.waiting.discard(lock_id)
         self._move_on()
-
-    def renew(self, lock_id: LockId, granted: float | None) -> None:
-        """The lock was taken anew on the same description: its loss is over, and it is asked at once."""
-        lock = self.locks.get(lock_id)
-        if lock is None:
-            return
-        self._serial += 1
-        lock.serial, lock.lost, lock.suspect, lock.objection = self._serial, False, None, ""
-        self.waiting.discard(lock_id)
-        if granted is not None:
-            self.confirmed = max(self.confirmed, min(granted, self.now))
-        if self.phase is Phase.IDLE:
-            self._begin()
-        self._doubt(lock, "locked anew")
-        self._ask(lock)
 
     # -- questions to it --------------------------------------------------------------------------------------------
 
@@ -320,13 +295,11 @@ class Mount:
         self.touched.add(lock.info.id.vm)
 
     def _kept(self, lock: Lock, sent: float) -> None:
-        if lock.doubt is None or (sent >= lock.doubt and not lock.objection):
+        if lock.doubt is None or sent >= lock.doubt:
             lock.kept_at, lock.doubt, lock.suspect, lock.overdue = sent, None, None, False
             lock.evidence = "answered through its own descriptor"
             if self.unsure.pop(lock.info.id, None) is not None:
                 self.touched.add(lock.info.id.vm)
-        elif lock.objection:
-            lock.evidence = f"its descriptor answers, but a second view shows no lock ({lock.objection})"
 
     def _refused(self, lock: Lock, sent: float) -> None:
         if lock.suspect is None or sent < lock.suspect:

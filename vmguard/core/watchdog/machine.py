@@ -1,24 +1,27 @@
-"""The whole watchdog of one host: mounts below, VMs above, one ``step`` for the daemon. Pure.
+"""Decide every freeze, thaw and fence of one host: mounts below, VMs above, one ``step`` for the daemon. Pure.
 
-How to drive it: see lease.py. What holds after every step, in words (``check_invariants``):
+lease.py says how to drive it. After every step the following holds (``check_invariants``):
 
-1. A VM that is to run has every lock standing: none lost, on no mount at risk or expired, none in doubt for longer than
-   allowed, unless the admin's policy, log-only or a disarmed watchdog says that it runs on, and this was reported.
-2. A VM is thawed only in a step in which every one of its locks is KEPT, asked after its last doubt and answered.
-3. A VM is fenced only when a lock is LOST, or by the policy ``on_at_risk: fence``, or when locking anew failed.
+1. A VM that is to run has every lock standing: none lost, none in conflict, on no mount at risk or expired, none in
+   doubt for longer than allowed, unless policy, log-only or maintenance lets it run on, and this was reported.
+2. A VM is thawed only in a step in which every one of its locks is KEPT, probed after its last doubt and answered, no
+   rival that its policy minds has one of its disks, and, after a conflict, a person let it go on.
+3. A VM is fenced only when a lock is LOST, by the policies ``on_at_risk: fence`` and ``on_conflict``, when its start
+   was refused, or because an earlier daemon began to.
 4. UNKNOWN is read neither as kept nor as lost: a frozen VM with an UNKNOWN lock stays frozen and is reported again.
 5. Every action comes right behind the report that announces it.
-6. At most one question per lock is on its way.
+6. At most one probe per lock is on its way.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import assert_never
 
+from vmguard.core.watchdog.case import Case, Measure, Need, case
 from vmguard.core.watchdog.events import (
     Acted,
+    Adopted,
     Answer,
     Arm,
     Cause,
@@ -31,11 +34,10 @@ from vmguard.core.watchdog.events import (
     Hint,
     HintKind,
     Level,
-    MountGone,
     MountSeen,
-    Reclaim,
-    Reclaimed,
     Report,
+    RivalMet,
+    StartRefused,
     Thaw,
     Tick,
     VmGone,
@@ -46,29 +48,29 @@ from vmguard.core.watchdog.events import (
 from vmguard.core.watchdog.fence_ladder import Others
 from vmguard.core.watchdog.lease import Mount
 from vmguard.core.watchdog.stance import (
-    Case,
-    Circumstances,
-    Measure,
-    Need,
+    Conflict,
+    Context,
     Stance,
     Vm,
-    case,
     failed,
     fence,
-    measure,
+    let_go_on,
+    meet_again,
     overdue,
-    reclaimed,
+    refuse_start,
     resolve,
 )
 from vmguard.core.watchdog.states import DANGER, Lock
 from vmguard.core.watchdog.timing import ImpossibleTiming, Timeline, Wishes, timeline
 
-#: seconds by which a step may be late before it counts as a sleep
-_SLEPT = 2.0
+#: a step that is later than this counts as a sleep
+_SLEPT_S = 2.0
+#: the need that a fence's cause must come from
+_NEEDS = {Cause.LOST: Need.LOST, Cause.POLICY: Need.AT_RISK, Cause.CONFLICT: Need.CONFLICT}
 
 
 class Watch:
-    """All mounts and VMs of a host. ``wishes`` may be replaced; each mount takes it up at its next MountSeen."""
+    """All mounts and VMs of a host. ``wishes`` may be replaced: each mount takes them up at its next MountSeen."""
 
     def __init__(self, wishes: Wishes | None = None) -> None:
         self.wishes = wishes or Wishes()
@@ -84,34 +86,22 @@ class Watch:
         #: when a VM needs a look because of the time alone; may be too early, never too late
         self._vm_due = math.inf
         self._wake = math.inf
-        self._handlers: dict[type, Callable[[Any], None]] = {
-            Tick: lambda _: None,
-            MountSeen: self._mount_seen,
-            MountGone: self._mount_gone,
-            Answer: self._answer,
-            Counters: self._counters,
-            Hint: self._hint,
-            VmSeen: self._vm_seen,
-            VmGone: self._vm_gone,
-            WokeUp: lambda event: self._woke_up(event.gap, event.why),
-            Disarm: self._disarm,
-            Arm: lambda event: self._arm(event.reason),
-            Acted: self._acted,
-            Reclaimed: self._reclaimed,
-        }
 
     def step(self, event: Event) -> list[Effect]:
-        """Take one event in; what has to be done now, in its order. Raises ValueError for an event about a mount or
-        lock that was never told, and AssertionError when an invariant does not hold (a bug: report it)."""
+        """Take one event in; return what has to be done now, in that order.
+
+        Raises ValueError for an event about a mount or lock that was never told, and AssertionError when an invariant
+        does not hold (a bug: report it).
+        """
         expected, self._wake = self._wake, math.inf
         self.now = max(self.now, event.now)
-        if self.now > expected + _SLEPT and not isinstance(event, WokeUp):
+        if self.now > expected + _SLEPT_S and not isinstance(event, WokeUp):
             self._woke_up(self.now - expected, "the watchdog stood still")
         for mount in self.mounts.values():
             mount.clock(self.now)
         if self.now >= self.disarmed_until > -math.inf:
             self._arm("its time is over")
-        self._handlers[type(event)](event)
+        self._take_in(event)
         for mount in self.mounts.values():
             mount.clock(self.now)
         touched = self._settle()
@@ -123,13 +113,15 @@ class Watch:
         return effects
 
     def wake_at(self) -> float:
-        """When the next Tick is due at the latest."""
+        """Return when the next Tick is due at the latest."""
         armed_again = self.disarmed_until if self.disarmed_until > self.now else math.inf
         return min(armed_again, self._vm_due, *(mount.due() for mount in self.mounts.values()))
 
     def others(self, vm_id: str) -> Others:
-        """Whom it would hurt if the queues of this VM's mounts were cut by force."""
+        """Return which other VMs are affected if this VM's mounts are force-aborted."""
         found = Others.NONE
+        if vm_id not in self.vms:
+            return found
         for mount in {lock.mount for lock in self.vms[vm_id].info.locks}:
             silent = self.mounts[mount].phase in DANGER
             for lock_id in self.mounts[mount].locks:
@@ -141,14 +133,39 @@ class Watch:
         return found
 
     def why_no_restart(self, mounts: set[str]) -> str:
-        """Why ``after_fence: restart`` would only lose the locks again, empty when it would not."""
+        """Return why ``after_fence: restart`` would only lose the locks again; empty when it would not."""
         stolen = sorted(name for name in mounts if name in self.mounts and self.mounts[name].stolen)
         return f"another host seems to use this host's NFS identity on {', '.join(stolen)}" if stolen else ""
 
     def case_of(self, vm: Vm) -> Case:
-        return case(self._locks(vm))
+        return case(self._locks(vm), vm.info.rivals, vm.info.policy, vm.conflict is Conflict.OVERDUE)
 
     # -- events -----------------------------------------------------------------------------------------------------
+
+    def _take_in(self, event: Event) -> None:
+        match event:
+            case Tick():
+                pass
+            case MountSeen():
+                self._mount_seen(event)
+            case Answer() | Counters() | Hint():
+                self._tell_mount(event)
+            case VmSeen():
+                self._vm_seen(event)
+            case VmGone():
+                self._vm_gone(event)
+            case WokeUp():
+                self._woke_up(event.gap, event.why)
+            case Disarm():
+                self._disarm(event)
+            case Arm():
+                self._arm(event.reason)
+            case Acted():
+                self._acted(event)
+            case RivalMet() | StartRefused() | Adopted():
+                self._tell_vm(event)
+            case _:
+                assert_never(event)
 
     def _mount_seen(self, event: MountSeen) -> None:
         line = self._timeline(event)
@@ -167,7 +184,7 @@ class Watch:
             mount.clock(self.now)
 
     def _timeline(self, event: MountSeen) -> Timeline:
-        """The time spans for a mount; wishes that do not suit its lease are reported and left out."""
+        """Return the time spans of a mount; wishes that do not suit its lease are reported and left out."""
         try:
             return timeline(event.lease, self.wishes)
         except ImpossibleTiming as problem:
@@ -175,26 +192,22 @@ class Watch:
             self._say(Level.ERROR, "mount.timing", text, mount=event.mount)
             return timeline(event.lease)
 
-    def _mount_gone(self, event: MountGone) -> None:
+    def _tell_mount(self, event: Answer | Counters | Hint) -> None:
         mount = self.mounts.get(event.mount)
-        if mount is not None and mount.locks:
-            raise ValueError(f"{event.mount} cannot be gone: {len(mount.locks)} locks on it are watched")
-        self.mounts.pop(event.mount, None)
-
-    def _answer(self, event: Answer) -> None:
-        if event.mount in self.mounts:
-            self.mounts[event.mount].answer(event)
-
-    def _counters(self, event: Counters) -> None:
-        if event.mount in self.mounts:
-            self.mounts[event.mount].counters(event)
-
-    def _hint(self, event: Hint) -> None:
-        if event.mount in self.mounts:
-            if event.kind is HintKind.KERNEL_LOG:
-                text = f"{event.mount}: the kernel says: {event.text}; asking every lock"
-                self._say(Level.INFO, "mount.kernel-log", text, mount=event.mount)
-            self.mounts[event.mount].hint(event)
+        if mount is None:
+            return
+        match event:
+            case Answer():
+                mount.answer(event)
+            case Counters():
+                mount.counters(event)
+            case Hint():
+                if event.kind is HintKind.KERNEL_LOG:
+                    text = f"{event.mount}: the kernel says: {event.text}; asking every lock"
+                    self._say(Level.INFO, "mount.kernel-log", text, mount=event.mount)
+                mount.hint(event)
+            case _:
+                assert_never(event)
 
     def _vm_seen(self, event: VmSeen) -> None:
         info = event.vm
@@ -226,6 +239,7 @@ class Watch:
         elif info.frozen:
             vm.stance = vm.real = Stance.FROZEN
             vm.remind_at = self.now + self.wishes.remind
+            vm.conflict = Conflict.WAITING if info.held else Conflict.NONE
         return vm
 
     def _vm_gone(self, event: VmGone) -> None:
@@ -265,23 +279,28 @@ class Watch:
         if event.ok:
             vm.pending, vm.again, vm.failures = None, math.inf, 0
         elif not vm.failures:
-            failed(vm, self.case_of(vm), self._around(vm), event.detail)
+            failed(vm, self.case_of(vm), self._context(vm), event.detail)
         self._touch(vm)
 
-    def _reclaimed(self, event: Reclaimed) -> None:
+    def _tell_vm(self, event: RivalMet | StartRefused | Adopted) -> None:
         vm = self.vms.get(event.vm)
-        if vm is None or vm.stance is not Stance.RECLAIMING or vm.real is not Stance.RECLAIMING:
+        if vm is None:
             return
-        if event.ok:
-            for lock in vm.info.locks:
-                self.mounts[lock.mount].renew(lock.id, event.granted)
-        reclaimed(vm, event.ok, event.evidence, self._around(vm))
+        match event:
+            case RivalMet():
+                meet_again(vm)
+            case StartRefused():
+                refuse_start(vm, event.why, self.case_of(vm), self._context(vm))
+            case Adopted():
+                let_go_on(vm, self.case_of(vm), self._context(vm))
+            case _:
+                assert_never(event)
         self._touch(vm)
 
     # -- the parts --------------------------------------------------------------------------------------------------
 
     def _settle(self) -> set[str]:
-        """Resolve every VM whose case may have changed: after this, all reports and orders are in their order."""
+        """Resolve every VM whose case may have changed; put all reports and effects in their order."""
         touched, self._touched = self._touched, set()
         for mount in self.mounts.values():
             self._effects += mount.take_reports()
@@ -290,14 +309,14 @@ class Watch:
         touched &= self.vms.keys()
         for vm_id in sorted(touched):
             vm = self.vms[vm_id]
-            resolve(vm, self.case_of(vm), self._around(vm))
+            resolve(vm, self.case_of(vm), self._context(vm))
         if self.now >= self._vm_due:
             touched |= self.vms.keys()
             self._vm_due = math.inf
         for vm_id in sorted(touched):
             vm = self.vms[vm_id]
             if self.now >= vm.due():
-                overdue(vm, self.case_of(vm), self._around(vm))
+                overdue(vm, self.case_of(vm), self._context(vm))
             self._vm_due = min(self._vm_due, vm.due())
             self._effects += vm.effects
             vm.effects = []
@@ -309,10 +328,10 @@ class Watch:
     def _locks(self, vm: Vm) -> list[tuple[Lock, Mount]]:
         return [(self.mounts[lock.mount].locks[lock.id], self.mounts[lock.mount]) for lock in vm.info.locks]
 
-    def _around(self, vm: Vm) -> Circumstances:
+    def _context(self, vm: Vm) -> Context:
         spans = [self.mounts[lock.mount].timeline.proof for lock in vm.info.locks]
         disarmed = f"disarmed, {self.disarmed_why}" if self.disarmed_why else ""
-        return Circumstances(self.now, disarmed, self.wishes.remind, min(spans, default=1.0))
+        return Context(self.now, disarmed, self.wishes.remind, min(spans, default=1.0))
 
     def _say(self, level: Level, code: str, sentence: str, **fields: str) -> None:
         self._effects.append(Report(level, code, sentence, fields))
@@ -329,7 +348,7 @@ class Watch:
     def _check_vm(self, vm: Vm) -> None:
         found = self.case_of(vm)
         if vm.stance is Stance.RUNNING and vm.info.process:
-            ignored = measure(found.need, vm.info.policy) is Measure.NOTHING and vm.ignored is found.need
+            ignored = found.measure is Measure.NOTHING and vm.ignored is found.need
             _holds(found.need is Need.NONE or ignored, vm, f"runs although {found.why}")
         if vm.stance is Stance.FROZEN:
             _holds(vm.remind_at < math.inf, vm, "is frozen and nobody will be reminded of it")
@@ -338,14 +357,15 @@ class Watch:
             _holds(reason, vm, f"is {vm.real}, should be {vm.stance}, and nothing excuses it")
 
     def _check_effect(self, before: Effect | None, effect: Effect) -> None:
-        if isinstance(effect, Freeze | Thaw | Fence | Reclaim):
+        if isinstance(effect, Freeze | Thaw | Fence):
             vm = self.vms[effect.vm]
             told = isinstance(before, Report) and before.fields.get("vm") == effect.vm
             _holds(told or vm.failures > 0, vm, f"gets {effect} without a report before it")
         if isinstance(effect, Thaw):
             _holds(self.case_of(vm).proven, vm, "is thawed without proof")
-        if isinstance(effect, Fence) and effect.cause in (Cause.LOST, Cause.POLICY):
-            need = Need.LOST if effect.cause is Cause.LOST else Need.AT_RISK
+            _holds(not vm.held, vm, "is thawed after a conflict, and no person let it go on")
+        if isinstance(effect, Fence) and effect.cause in _NEEDS:
+            need = _NEEDS[effect.cause]
             _holds(self.case_of(vm).need is need, vm, f"is fenced for {effect.cause}, which is not so")
 
 

@@ -1,4 +1,4 @@
-"""The states of a mount and of a lock, as tables. lease.py explains them and moves between them."""
+"""States of a mount and of a lock, as tables. lease.py explains them and moves between them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from vmguard.core.watchdog.events import Counters, Level, LockInfo, Verdict
 
-#: the client's session was set up anew so often within three leases: a reboot or a revoke does it once
-THEFT = 3
+#: new sessions within three leases that indicate a stolen client id (a reboot or a revoke causes only one)
+STOLEN_SESSIONS = 3
 
 
 class Phase(enum.StrEnum):
@@ -39,24 +39,23 @@ LEVELS = {Phase.LATE: Level.WARNING, Phase.AT_RISK: Level.WARNING, Phase.EXPIRED
 
 @dataclass
 class Lock:
-    """One lock and what is believed of it."""
+    """One lock and what is known about it."""
 
     info: LockInfo
-    #: rises with the description that carries it: answers to older questions say nothing about this one
+    #: rises with the description that carries it: answers to older probes say nothing about this one
     serial: int
-    #: when the question was sent whose answer proved it kept
+    #: when the probe was sent whose answer proved it kept
     kept_at: float = -math.inf
     lost: bool = False
     evidence: str = ""
-    #: the newest event that may have cost it, and the first one since it was last proven; None: no doubt
+    #: time of the latest event that may have lost it; None if none
     doubt: float | None = None
+    #: time of the first such event since it was last proven kept
     since: float = 0.0
     #: in doubt for longer than a running VM may be
     overdue: bool = False
     #: when the first EIO came
     suspect: float | None = None
-    #: what a second view says against it
-    objection: str = ""
     last_ask: float = -math.inf
 
     @property
@@ -67,12 +66,12 @@ class Lock:
 
     @property
     def alarming(self) -> bool:
-        """Whether its VM must stand still, whatever the lease says."""
-        return self.doubt is not None and (self.overdue or self.suspect is not None or bool(self.objection))
+        """Whether its VM must stand still, whatever the age of the lease."""
+        return self.doubt is not None and (self.overdue or self.suspect is not None)
 
 
 class Sessions:
-    """What the session counters of a mount say, compared with the time before."""
+    """Session counters of a mount, compared with those of the previous look."""
 
     def __init__(self) -> None:
         self._last: Counters | None = None
@@ -80,10 +79,10 @@ class Sessions:
 
     @property
     def stolen(self) -> bool:
-        return len(self._new) >= THEFT
+        return len(self._new) >= STOLEN_SESSIONS
 
     def compare(self, now: Counters, when: float, window: float) -> tuple[bool, bool]:
-        """Whether the client set up its session anew, whether it checked its state. The first look only remembers."""
+        """Return whether the client made a new session, and whether it checked its state. The first call stores."""
         last, self._last = self._last or now, now
         sessions = now.exchange_id > last.exchange_id or now.create_session > last.create_session
         self._new = [earlier for earlier in self._new if earlier > when - window] + ([when] if sessions else [])

@@ -1,15 +1,15 @@
-"""Every time span of the watchdog, derived from one number: the server's lease.
+"""All time spans of the watchdog, derived from one number: the server's lease.
 
-All of them count from ``confirmed``, the time (CLOCK_BOOTTIME) at which the last ANSWERED request was SENT: the server
-renewed the lease when that request arrived, so never earlier, and nobody else can have the locks before
-``confirmed + lease`` (RFC 8881, 8.3). Server and client count seconds, not clock times: NTP plays no part in it.
+They count from ``confirmed``, the time (CLOCK_BOOTTIME) at which the last ANSWERED request was SENT. The server
+renewed the lease when that request arrived, so not earlier; nobody else can hold the locks before
+``confirmed + lease`` (RFC 8881, 8.3). Server and client count seconds, not clock times: NTP does not matter.
 
-The relations, all of them checked by ``Timeline.check``::
+The relations, all checked by ``Timeline.check``::
 
     2 probe <= late                 a single lost answer is no event
     late < freeze = lease - margin  there is a warning before the freeze; so margin < 2/3 lease
-    slack <= margin                 slack = tick + signal + drift: noticing late, stopping every VM, clocks that run
-                                    at different speeds. Then every VM stands still when the lease ends.
+    slack <= margin                 slack = tick + signal + drift: noticing late, stopping every VM, clocks of
+                                    different speed. Then every VM is stopped when the lease ends.
     lease <= grace                  of the server: else a rebooted server could give a lock away before the freeze
 
 What happens in an outage that begins just after the request at second 0 (``vmguard timing`` draws it)::
@@ -37,37 +37,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: the loop looks at the boot clock at least this often (vmguard/daemon/runtime/loop.py, TICK), in seconds
-TICK = 1.0
-#: from the decision to freeze until the last of a thousand VMs stands still, in seconds
-SIGNAL = 0.5
-#: by how much two clocks that count seconds may differ; a bad quartz has 1e-4
+#: the loop reads the boot clock at least this often (vmguard/daemon/runtime/loop.py)
+TICK_S = 1.0
+#: from the decision to freeze until the last of a thousand VMs is stopped
+SIGNAL_S = 0.5
+#: relative difference between two clocks that count seconds; a bad quartz has 1e-4
 DRIFT = 5e-4
 
 
 class ImpossibleTiming(ValueError):
-    """Time spans that contradict each other; the text is for the admin."""
+    """Time spans that contradict each other. The message is for the admin."""
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the admin may set; None leaves it to the lease. Seconds."""
+    """The admin's settings, in seconds; None: derived from the lease."""
 
     margin: float | None = None
     probe: float | None = None
-    #: each lock is asked at least once in this time, also when nothing happens
+    #: each lock is probed at least once in this time, also when nothing happens
     slow_round: float = 300.0
     #: a VM that stays frozen is reported again after this time
     remind: float = 600.0
-    tick: float = TICK
-    signal: float = SIGNAL
-    #: the server's grace period, when it is known; else it is taken to be as long as the lease
+    tick: float = TICK_S
+    signal: float = SIGNAL_S
+    #: the server's grace period, if known; else it is assumed to be as long as the lease
     grace: float | None = None
 
 
 @dataclass(frozen=True)
 class Rungs:
-    """Deadlines in seconds for each proof of the fence ladder (vmguard/core/watchdog/fence_ladder.py)."""
+    """Deadlines (s) for the proofs of the fence ladder (vmguard/core/watchdog/fence_ladder.py)."""
 
     copy: float = 0.2
     kill: float = 0.5
@@ -80,37 +80,33 @@ class Rungs:
 
 @dataclass(frozen=True)
 class Timeline:
-    """All spans for one lease time. Seconds; ages count from ``confirmed``."""
+    """All spans for one lease time, in seconds. Ages count from ``confirmed``."""
 
     lease: float
     margin: float
-    #: between two requests while all is well
+    #: probe interval while all is well
     probe: float
-    #: between two requests otherwise
+    #: probe interval otherwise
     urgent: float
     #: ages at which the mount's phase changes
     late: float
     freeze: float
+    #: from this age on another host may own the locks
     expiry: float
-    #: how late a freeze can be complete, counted from the age at which it is due
+    #: the latest completion of a freeze, counted from the age at which it is due
     slack: float
     #: the shortest grace period that a server with this lease may have
     grace: float
-    #: a doubt about a lock of a running VM must be resolved in this time, else the VM is frozen
+    #: time to resolve a doubt about a lock of a running VM; after it the VM is frozen
     verdict: float
-    #: a freeze or thaw must be proven in this time, else it is reported and tried again
+    #: time to prove a freeze or thaw; after it the failure is reported and the action retried
     proof: float
     slow_round: float
     remind: float
     rungs: Rungs
 
-    @property
-    def takeover(self) -> float:
-        """The age from which another host may own the locks."""
-        return self.expiry
-
     def check(self) -> None:
-        """Raises ImpossibleTiming with a sentence for the admin."""
+        """Check the relations. Raises ImpossibleTiming with a sentence for the admin."""
         if not 0 < self.lease <= 86400:
             raise ImpossibleTiming(f"a lease of {_s(self.lease)} is none; servers have 10 s to 3600 s")
         if self.freeze <= self.late:
@@ -137,7 +133,7 @@ class Timeline:
             raise ImpossibleTiming(f"a slow round of {_s(self.slow_round)} is shorter than one probe interval")
 
     def outage(self) -> list[tuple[float, str]]:
-        """An outage that begins just after second 0, as (second, what happens)."""
+        """Return an outage that begins just after second 0, as (second, what happens)."""
         return [
             (0.0, "the last request that gets an answer is sent"),
             (self.probe, "the first request without an answer is sent"),
@@ -148,7 +144,7 @@ class Timeline:
         ]
 
     def recovery(self) -> list[tuple[float, str]]:
-        """The server answers again at second 0, as (second, what happens)."""
+        """Return what follows when the server answers again at second 0, as (second, what happens)."""
         return [
             (0.0, "RECOVERING: every lock is asked through its own descriptor"),
             (self.verdict, "a lock without an answer is UNKNOWN by now: its VM stays frozen"),
@@ -158,7 +154,7 @@ class Timeline:
 
 
 def timeline(lease: float, wishes: Wishes | None = None) -> Timeline:
-    """The time spans for a lease. Raises ImpossibleTiming when the wishes do not suit it.
+    """Return the time spans for a lease (s). Raises ImpossibleTiming when the wishes do not suit it.
 
     >>> timeline(30).freeze
     24.0

@@ -1,36 +1,23 @@
-"""The operation ``adopt``: guards VMs that run already, without touching them.
-
-request   ``{"op": "adopt", "names": [...], "all": false, "pid": 0, "dry_run": false, "seconds": 10}``
-answer    one object for each VM: name, uuid, hypervisor, pid, ``result`` (a word of RESULTS), why, files
-"""
+"""The operation ``adopt``: guards VMs that run already, without touching them (vmguard/protocol/adoption.py)."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.sources.process_arguments import identity
+from vmguard.core.watchdog.events import Adopted, Event
 from vmguard.daemon.adopt.unclaimed_qemu import Census, Stranger
-from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.errors import BadInput
-from vmguard.protocol.wire import Message
+from vmguard.protocol.adoption import RESULTS, AdoptRequest, AdoptResult
 
-#: what became of a VM
-RESULTS = {
-    "adopted": "it was unguarded and is guarded now",
-    "guarded": "it was guarded already",
-    "conflict": "somebody else has the lock of one of its files",
-    "pending": "the storage has not answered yet; the daemon goes on trying",
-    "would-adopt": "it is unguarded; nothing was done (dry run)",
-    "nothing": "it has no file open that could be guarded",
-    "gone": "it ended just now",
-}
 #: seconds between two looks at whether all is settled
 _AGAIN = 0.05
 _LONGEST = 120.0
@@ -47,22 +34,20 @@ class Adopter:
         registry: Registry,
         census: Census,
         pinner: Pinner,
-        conflicts: Conflicts,
+        feed: Callable[[Event], None],
         local: Callable[[], bool],
     ) -> None:
-        """``local``: whether files on this host's own file systems are guarded, too."""
+        """``feed``: has the watchdog take in an event. ``local``: whether local files are guarded, too."""
         self._loop = loop
         self._registry = registry
         self._census = census
         self._pinner = pinner
-        self._conflicts = conflicts
+        self._feed = feed
         self._local = local
 
-    def adopt(self, message: Message, reply: Reply) -> None:
+    def adopt(self, request: AdoptRequest, reply: Reply) -> None:
         """Raises BadInput when the request names nothing that runs here."""
-        names = [str(name) for name in message.get("names") or []]
-        pid, everything = int(message.get("pid") or 0), message.get("all") is True
-        dry = message.get("dry_run") is True
+        names, pid, everything, dry = request.names, request.pid, request.everything, request.dry_run
         self._census.count()
         strangers = [one for one in self._census.strangers() if everything or _is_meant(one, names, pid)]
         vms = [
@@ -73,59 +58,56 @@ class Adopter:
         if pid and not strangers and not vms:
             raise BadInput(f"pid {pid} is no QEMU that runs on this host")
         results = [_result(vm, "guarded") for vm in vms]
-        following: list[tuple[GuardedVm, dict[str, Any]]] = []
-        for vm, result in zip(vms, results, strict=True):
+        #: the VMs whose result is not final yet, and where in the results it stands
+        following: list[tuple[GuardedVm, int]] = []
+        for index, vm in enumerate(vms):
             if vm.state is State.CONFLICT and not dry:
-                following.append((vm, result))
+                following.append((vm, index))
                 self._pinner.try_again(vm)
         for stranger in strangers:
-            self._take(stranger, dry, results, following)
-        missing = [name for name in names if not any(name in (one["name"], one["uuid"]) for one in results)]
-        results += [{**_nobody(name), "result": "gone", "why": "no such VM runs on this host"} for name in missing]
-        deadline = clock.boottime() + min(float(message.get("seconds") or 10.0), _LONGEST)
+            taken, result = self._take(stranger, dry)
+            results.append(result)
+            if taken is not None:
+                following.append((taken, len(results) - 1))
+        missing = [name for name in names if not any(name in (one.name, one.uuid) for one in results)]
+        results += [AdoptResult(_nobody(name), "gone", "no such VM runs on this host") for name in missing]
+        deadline = clock.boottime() + min(request.seconds, _LONGEST)
         self._follow(following, results, reply, deadline)
 
-    def _take(
-        self,
-        stranger: Stranger,
-        dry: bool,
-        results: list[dict[str, Any]],
-        following: list[tuple[GuardedVm, dict[str, Any]]],
-    ) -> None:
+    def _take(self, stranger: Stranger, dry: bool) -> tuple[GuardedVm | None, AdoptResult]:
+        """Guard an unguarded QEMU, unless ``dry``. Return its VM if its locks are still to come, and its result."""
         images = self._census.images(stranger, self._local())
         if not images:
-            results.append({**_about(stranger), "result": "nothing", "why": RESULTS["nothing"]})
-        elif dry:
-            wanted = [file.as_json() for file in images]
-            results.append({**_about(stranger), "result": "would-adopt", "why": "", "files": wanted})
-        else:
-            keys = frozenset(file.key for file in images)
-            vm = self._census.take_up(stranger, "adopted while it ran", keys)
-            if vm is None:
-                results.append({**_about(stranger), "result": "gone", "why": RESULTS["gone"]})
-                return
-            results.append(_result(vm, "adopted"))
-            following.append((vm, results[-1]))
+            return None, AdoptResult(_about(stranger), "nothing", RESULTS["nothing"])
+        if dry:
+            files = [file.as_json() for file in images]
+            return None, AdoptResult({**_about(stranger), "files": files}, "would-adopt")
+        keys = frozenset(file.key for file in images)
+        vm = self._census.take_up(stranger, "adopted while it ran", keys)
+        if vm is None:
+            return None, AdoptResult(_about(stranger), "gone", RESULTS["gone"])
+        return vm, _result(vm, "adopted")
 
     def _follow(
-        self, following: list[tuple[GuardedVm, dict[str, Any]]], results: list[dict[str, Any]], reply: Reply, end: float
+        self, following: list[tuple[GuardedVm, int]], results: list[AdoptResult], reply: Reply, end: float
     ) -> None:
         """Wait until every file has its lock or its refusal, then tell."""
         open_still = [item for item in following if not self._settled(item[0])]
         if open_still and clock.boottime() < end:
-            self._loop.call_in(_AGAIN, lambda: self._follow(following, results, reply, end))
+            self._loop.call_in(_AGAIN, functools.partial(self._follow, following, results, reply, end))
             return
-        for vm, result in following:
-            self._conflicts.let_go_on(vm)
-            word = result["result"]
+        for vm, index in following:
+            if vm.state is State.CONFLICT:
+                self._feed(Adopted(clock.boottime(), vm.id))
+            word = results[index].result
             if vm.state is State.CONFLICT:
                 word = "conflict"
             elif vm.state not in LIVING:
                 word = "gone"
             elif not self._settled(vm):
                 word = "pending"
-            result.update(_result(vm, word))
-        reply(results)
+            results[index] = _result(vm, word)
+        reply([result.as_json() for result in results])
 
     def _settled(self, vm: GuardedVm) -> bool:
         if vm.state not in LIVING:
@@ -135,7 +117,7 @@ class Adopter:
         return bool(vm.files) and all(file.guard.is_settled for file in vm.files)
 
 
-def _is_meant(stranger: Stranger, names: list[str], pid: int) -> bool:
+def _is_meant(stranger: Stranger, names: tuple[str, ...], pid: int) -> bool:
     about = identity(stranger.arguments)
     return stranger.pid == pid or about.name in names or about.uuid in names or about.vmid in names
 
@@ -149,5 +131,5 @@ def _about(stranger: Stranger) -> dict[str, Any]:
     return {**_nobody(about.name), "uuid": about.uuid, "pid": stranger.pid}
 
 
-def _result(vm: GuardedVm, word: str) -> dict[str, Any]:
-    return {**vm.as_json(), "result": word, "why": vm.why if word == "conflict" else ""}
+def _result(vm: GuardedVm, word: str) -> AdoptResult:
+    return AdoptResult(vm.as_json(), word, vm.why if word == "conflict" else "")

@@ -1,1 +1,10 @@
-"""TODO-INIT"""
+"""The daemon's end of the protocol: what hooks and the command line can ask of it.
+
+server           accepts connections, reads requests, has them served
+sessions         one connection, and one request that came over it
+claims           the requests of the hooks
+questions        the command line's questions: status, who, health, ping
+commands         the command line's orders: adopt, disarm, arm
+watchdog_status  what the watchdog knows, as JSON
+hook_prefork     keeps processes of the hook ready for the next start
+"""

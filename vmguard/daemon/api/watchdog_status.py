@@ -1,4 +1,4 @@
-"""What the watchdog knows, for people: the daemon's answers to `vmguard status`, `check`, `arm` and `disarm`."""
+"""What the watchdog knows, as JSON: for `vmguard status`, `check` and the metrics."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from typing import Any
 
 from vmguard.adapters.linux import clock
 from vmguard.core.watchdog.lease import Mount
+from vmguard.core.watchdog.machine import Watch
 from vmguard.core.watchdog.states import DANGER
 from vmguard.daemon.fence.fencer import Fencer
 from vmguard.daemon.registry.guarded_vm import GuardedVm
-from vmguard.daemon.watch.driver import Watcher
-from vmguard.daemon.watch.maintenance_mode import LONGEST, Arming
-from vmguard.errors import BadInput
+from vmguard.daemon.watch.maintenance_mode import Arming
+from vmguard.daemon.watch.observer import Observer
 from vmguard.protocol.wire import Message
 
-_TEXT = 500
 
+class WatchdogStatus:
+    """Reads the watchdog's state, and changes nothing."""
 
-class Oversight:
-    """Reads the watchdog's state; changes nothing but the switch."""
-
-    def __init__(self, watcher: Watcher, arming: Arming, fencer: Fencer) -> None:
-        self._watcher = watcher
+    def __init__(self, watch: Watch, observer: Observer, arming: Arming, fencer: Fencer) -> None:
+        self._watch = watch
+        self._observer = observer
         self._arming = arming
         self._fencer = fencer
 
     def of_vm(self, vm: GuardedVm) -> dict[str, Any] | None:
-        """Of one VM: its stance and why, the oldest lease that it depends on, the verdict on each lock. None when it is
-        not watched (yet): none of its files is on NFSv4."""
-        watch = self._watcher.watch
+        """Return a VM's stance and why, the oldest lease that it depends on, and the verdict on each lock.
+
+        None when the VM is not watched (yet): none of its files is on NFSv4.
+        """
+        watch = self._watch
         known = watch.vms.get(vm.id)
         if known is None or not known.info.locks:
             return None
@@ -60,8 +61,9 @@ class Oversight:
         }
 
     def health(self) -> Message:
-        watch, now = self._watcher.watch, clock.boottime()
-        sources = {mount.point: mount.source for mount in self._watcher.mounts.values()}
+        """Return the leases of all mounts, fences under way, and whether the watchdog is disarmed."""
+        watch, now = self._watch, clock.boottime()
+        sources = {mount.point: mount.source for mount in self._observer.mounts.values()}
         return {
             "mounts": [
                 {
@@ -82,30 +84,12 @@ class Oversight:
             "disarmed": self._arming.as_json(),
         }
 
-    def disarm(self, message: Message) -> Message:
-        seconds, reason = message.get("seconds"), str(message.get("reason") or "").strip()
-        if not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST:
-            raise BadInput(f"{seconds!r} is not a number of seconds up to {LONGEST:.0f}")
-        if not reason:
-            raise BadInput("a reason is needed: somebody will read it")
-        kept = self._arming.disarm(float(seconds), reason[:_TEXT], _by(message))
-        return {"disarmed": self._arming.as_json(), "survives_restart": kept}
-
-    def arm(self, message: Message) -> Message:
-        was = self._arming.as_json()
-        self._arming.arm(_by(message))
-        return {"was": was}
-
-
-def _by(message: Message) -> str:
-    return str(message.get("by") or "somebody")[:_TEXT]
-
 
 def _freeze_in(mount: Mount, now: float) -> float:
-    """Seconds until the VMs on a mount are frozen if it goes on answering nothing; 0 when that is so already."""
+    """Return the seconds until the VMs on a mount are frozen if it answers nothing; 0 when they are already."""
     return 0.0 if mount.phase in DANGER else max(0.0, mount.confirmed + mount.timeline.freeze - now)
 
 
 def _number(value: float) -> float | None:
-    """JSON knows no infinity."""
+    """Return a number for JSON, which knows no infinity."""
     return round(value, 2) if math.isfinite(value) else None

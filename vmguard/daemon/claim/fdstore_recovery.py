@@ -16,7 +16,7 @@ from vmguard.adapters.linux import proc
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.guard_states import Origin
 from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
-from vmguard.core.locks.ranges import FOOTHOLD, Range
+from vmguard.core.locks.ranges import RESERVATION, Range
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, HYPERVISORS, LIBVIRT, GuardedVm
 from vmguard.daemon.registry.store import Registry
@@ -80,7 +80,7 @@ def _file(name: str, fd: int, pieces: list[Range], claimed: bool) -> GuardedFile
         return None
     exclusive = any(write for write, _, _ in locks)
     mode = EXCLUSIVE if exclusive else SHARED
-    if locks == [(True, *FOOTHOLD)]:
+    if locks == [(True, *RESERVATION)]:
         origin = Origin.RESERVED
     elif claimed:
         origin = Origin.of_claim(mode)

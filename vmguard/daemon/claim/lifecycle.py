@@ -16,7 +16,7 @@ from vmguard.adapters import hypervisors
 from vmguard.adapters.linux import clock, mounts, proc, systemd
 from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.locks.ranges import FOOTHOLD, Range, covers
+from vmguard.core.locks.ranges import RESERVATION, Range, covers
 from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon.claim.processes import Processes
 from vmguard.daemon.owner_records.mark_released import MarkReleased
@@ -54,18 +54,24 @@ class Keeper:
         registry: Registry,
         pinner: Pinner,
         releaser: Releaser,
-        timing: Timing,
+        timing: Callable[[], Timing],
         mark_released: MarkReleased,
+        on_running: Callable[[GuardedVm], None],
     ) -> None:
+        """``on_running``: told when a VM's QEMU is known."""
         self._loop = loop
         self._registry = registry
         self._pinner = pinner
         self._releaser = releaser
         self._mark_released = mark_released
-        self._processes = Processes(loop, lambda: self.timing.run_dirs, self._process_ended)
-        self.timing = timing
-        #: called when a VM's QEMU is known
-        self.on_running: Callable[[GuardedVm], None] = lambda vm: None
+        self._processes = Processes(loop, lambda: timing().run_dirs, self._process_ended)
+        self._timing = timing
+        self.on_running = on_running
+
+    @property
+    def timing(self) -> Timing:
+        """What the configuration says now."""
+        return self._timing()
 
     # -- taking over ------------------------------------------------------------------------------------------------
 
@@ -222,6 +228,6 @@ def _verify(file: GuardedFile) -> None:
     file.key = (mounts.devices().get(info.mount_id, file.key[0]), info.inode or file.key[1])
     exclusive = file.mode == EXCLUSIVE
     locked: list[Range] = [(start, length) for write, start, length in proc.lock_ranges(info) if write or not exclusive]
-    for piece in [FOOTHOLD] if file.guard.is_reserved else file.pieces:
+    for piece in [RESERVATION] if file.guard.is_reserved else file.pieces:
         if not covers(locked, piece):
             raise DaemonError(f"the descriptor for {file.path} does not hold the lock that was claimed")

@@ -21,18 +21,18 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from vmguard.adapters.linux import clock, ofd, pidfd, proc
+from vmguard.adapters.linux import clock, ofd, proc
 from vmguard.adapters.linux.vcpus import Vcpus
 from vmguard.config.migration import Migration
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.locks.ranges import LEAVING, Range
+from vmguard.core.locks.ranges import OUTGOING_MARK, Range
 from vmguard.core.locks.retry import RetryNow
 from vmguard.core.sources.process_arguments import identity
+from vmguard.core.watchdog.events import Event, StartRefused
 from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.pin.lock_transfer import Rival
 from vmguard.daemon.pin.pinner import Pinner
@@ -101,16 +101,26 @@ class Incoming:
         pinner: Pinner,
         conflicts: Conflicts,
         settings: Callable[[], Migration],
+        tell: Callable[[GuardedVm], None],
+        feed: Callable[[Event], None],
     ) -> None:
+        """``tell``: have the watchdog look at a VM now. ``feed``: have it take in an event."""
         self._loop = loop
         self._workers = workers
         self._registry = registry
         self._pinner = pinner
         self._conflicts = conflicts
         self._settings = settings
+        self._tell = tell
+        self._feed = feed
         #: VMs that were announced, and until when
         self._announced: dict[str, float] = {}
-        for vm in registry:
+        #: VMs that are seen through
+        self._followed: dict[str, GuardedVm] = {}
+
+    def resume(self) -> None:
+        """See the VMs through that came in while an earlier daemon ran."""
+        for vm in self._registry:
             self.follow(vm)
 
     # -- announcements ----------------------------------------------------------------------------------------------
@@ -129,8 +139,9 @@ class Incoming:
 
     def follow(self, vm: GuardedVm) -> None:
         """Its QEMU is known: see it through."""
-        if vm.state is not State.INCOMING:
+        if vm.state is not State.INCOMING or self._followed.get(vm.id) is vm:
             return
+        self._followed[vm.id] = vm
         log.info("%s: comes in from %s, which has its disks", vm.title, vm.incoming)
         arrival = _Arrival(vm)
         words = proc.cmdline(vm.pid)
@@ -153,6 +164,8 @@ class Incoming:
         vm = arrival.vm
         if vm.state is not State.INCOMING or self._registry.get(vm.id) is not vm:
             arrival.forget_vcpus()
+            if self._followed.get(vm.id) is vm:
+                del self._followed[vm.id]
             return
         now = clock.boottime()
         passed, arrival.looked = now - arrival.looked, now
@@ -246,13 +259,13 @@ class Incoming:
     # -- what must not run --------------------------------------------------------------------------------------------
 
     def _refuse(self, vm: GuardedVm) -> None:
-        """It was started anew, and its hook took that for a migration: end it as the hook would have, before it boots.
+        """Have a QEMU fenced that boots anew although its hook let it in as a migration, as the hook would have.
 
         Not frozen: libvirt would wait for a QEMU that does not answer, and nothing is lost that has not begun.
         """
-        log.error("%s (pid %d) is killed: it was announced as a migration and starts anew", vm.title, vm.pid)
-        for fd in vm.pidfds:
-            pidfd.send(fd, signal.SIGKILL)
+        self._tell(vm)
+        why = "it was announced as a migration and starts anew"
+        self._feed(StartRefused(clock.boottime(), vm.id, why))
 
     def _overdue(self, vm: GuardedVm, how: str) -> None:
         source, vm.incoming = vm.incoming or ANOTHER_HOST, ""
@@ -284,4 +297,4 @@ def _lock(fd: int, file: GuardedFile) -> float | bool:
 
 def _is_free(fd: int, pieces: list[Range]) -> bool:
     """Also of a source that has left the disk to us, but lives: the migration may still fail there."""
-    return all(ofd.conflict(fd, ofd.WRITE, piece) is None for piece in [*pieces, LEAVING])
+    return all(ofd.conflict(fd, ofd.WRITE, piece) is None for piece in [*pieces, OUTGOING_MARK])

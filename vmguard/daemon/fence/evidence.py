@@ -11,9 +11,8 @@ from vmguard.adapters.hypervisors import RunDirs
 from vmguard.adapters.linux import proc
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.watchdog.events import AfterFence, HostFence, Policy
-from vmguard.core.watchdog.fence_ladder import Evidence, Life, Others, Process, Proof, Rung
-from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.core.watchdog.events import AfterFence, Cause, HostFence, Policy
+from vmguard.core.watchdog.fence_ladder import FencedProcess, FenceEvidence, Life, Others, Rung
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Timer
 
@@ -31,6 +30,7 @@ class Climb:
     pid: int = 0
     #: None once its locks are let go of
     vm: GuardedVm | None = None
+    cause: Cause = Cause.LOST
     since: dict[Rung, float] = field(default_factory=dict)
     began: float = 0.0
     mounts: set[str] = field(default_factory=set)
@@ -58,6 +58,7 @@ class Climb:
             "uuid": self.uuid,
             "hypervisor": self.hypervisor,
             "evidence": self.evidence,
+            "cause": str(self.cause),
             "pid": self.pid,
             "after_fence": str(self.policy.after_fence),
             "host_fence": str(self.policy.host_fence),
@@ -74,49 +75,51 @@ class Climb:
             evidence=str(value["evidence"]),
             policy=Policy(after_fence=AfterFence(value["after_fence"]), host_fence=HostFence(value["host_fence"])),
             pid=int(value["pid"]),
+            cause=Cause(value.get("cause", Cause.LOST)),
         )
 
 
-def evidence(climb: Climb, others: Others, run_dirs: RunDirs) -> Evidence:
+def evidence(climb: Climb, others: Others, run_dirs: RunDirs) -> FenceEvidence:
     """Look everything up. No call here touches the share."""
     vm = climb.vm
     if vm is None:  # the keeper lets go only on proof of all that comes before
-        return Evidence(
+        return FenceEvidence(
             processes=(),
             pinned=True,
-            copied=Proof.YES,
-            drained=Proof.YES,
+            copied=True,
+            drained=True,
             others=Others.NONE,
-            released=Proof.YES,
+            released=True,
             cleaned=_cleaned(climb, run_dirs),
-            followed=_proof(climb.followed),
+            followed=climb.followed,
         )
     releasing = vm.state is State.RELEASING
-    shielded = releasing or all(shield(file) for file in vm.files if file.mode == EXCLUSIVE)
-    return Evidence(
+    return FenceEvidence(
         processes=tuple(_processes(climb, vm)),
-        pinned=shielded,
-        copied=_proof(shielded),
-        drained=_proof(vm.drained or releasing),
+        pinned=releasing or all(file.guard.is_on_process for file in vm.files if file.mode == EXCLUSIVE),
+        copied=releasing or has_copies(vm),
+        drained=vm.drained or releasing,
         others=others,
-        released=Proof.NO,
-        cleaned=Proof.NO,
-        followed=Proof.NO,
+        released=False,
+        cleaned=False,
+        followed=False,
     )
 
 
-def shield(file: GuardedFile) -> bool:
-    """Whether we hold a copy of the very description that writes to it: a lost lock on it turns writes into EIO."""
-    return file.guard.has_copy
+def has_copies(vm: GuardedVm) -> bool:
+    """Return whether we hold a copy of each description that carries an exclusive lock.
+
+    Once such a lock is lost, what is still queued on that description ends as EIO while the copy is open.
+    """
+    guards = [file.guard for file in vm.files if file.mode == EXCLUSIVE and file.guard.is_on_process]
+    return all(guard.descriptor is not None for guard in guards)
 
 
-def _proof(so: bool) -> Proof:
-    return Proof.YES if so else Proof.NO
-
-
-def _processes(climb: Climb, vm: GuardedVm) -> list[Process]:
+def _processes(climb: Climb, vm: GuardedVm) -> list[FencedProcess]:
     climb.pid = vm.pid
-    return [Process(p.name or str(p.kind), p.pid, _life(p.pid, p.pidfd), p.pid in climb.killed) for p in vm.processes]
+    return [
+        FencedProcess(p.name or str(p.kind), p.pid, _life(p.pid, p.pidfd), p.pid in climb.killed) for p in vm.processes
+    ]
 
 
 def _life(pid: int, pidfd: int) -> Life:
@@ -131,12 +134,12 @@ def _life(pid: int, pidfd: int) -> Life:
     return Life.LEADER_GONE if threads.get(pid) == "Z" and len(threads) > 1 else Life.RUNNING
 
 
-def _cleaned(climb: Climb, run_dirs: RunDirs) -> Proof:
+def _cleaned(climb: Climb, run_dirs: RunDirs) -> bool:
     """By the hypervisor's own books: libvirt keeps a status file for each VM that it believes to run, Proxmox the pid
     file."""
     if climb.tidied or not hypervisors.believes_running(run_dirs, climb.hypervisor, climb.name, climb.uuid):
-        return Proof.YES
-    return _proof(runs_again(climb, run_dirs))
+        return True
+    return runs_again(climb, run_dirs)
 
 
 def runs_again(climb: Climb, run_dirs: RunDirs) -> bool:

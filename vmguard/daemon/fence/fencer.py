@@ -18,11 +18,11 @@ from vmguard.adapters.hypervisors import RunDirs
 from vmguard.adapters.linux import clock, mounts, statefile
 from vmguard.adapters.linux.hardware_watchdog import HostFence
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.watchdog.events import Level, Policy, Report
+from vmguard.core.watchdog.events import Cause, Level, Policy, Report
 from vmguard.core.watchdog.fence_ladder import Next, Others, Rung, next_rung
 from vmguard.core.watchdog.timing import Rungs
-from vmguard.daemon.fence.evidence import Climb, evidence, runs_again
-from vmguard.daemon.fence.signals import Acts
+from vmguard.daemon.fence.evidence import Climb, evidence, has_copies, runs_again
+from vmguard.daemon.fence.signals import Signals
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
@@ -51,6 +51,8 @@ class Surroundings:
     others: Callable[[str], Others]
     #: why a restart would only lose the locks of these mounts again, empty when it would not
     why_no_restart: Callable[[set[str]], str]
+    #: take copies of the descriptions of a VM that carry its locks, as far as we have none
+    copy: Callable[[GuardedVm], None]
     #: the VM's locks are let go of
     gone: Callable[[str], None]
     host: HostFence
@@ -61,21 +63,23 @@ class Surroundings:
 class Fencer:
     """All fences of this host."""
 
-    def __init__(self, loop: Loop, registry: Registry, acts: Acts, folder: str, around: Surroundings) -> None:
+    def __init__(self, loop: Loop, registry: Registry, signals: Signals, folder: str, around: Surroundings) -> None:
         self._loop = loop
         self._registry = registry
-        self._acts = acts
+        self._signals = signals
         self._folder = folder
         self._around = around
         self.climbs: dict[str, Climb] = {}
         os.makedirs(folder, mode=0o700, exist_ok=True)
 
-    def begin(self, vm: GuardedVm, why: str, policy: Policy) -> None:
-        """Fence a VM: called right behind the report that says so."""
+    def begin(self, vm: GuardedVm, why: str, cause: Cause, policy: Policy) -> None:
+        """Begin to fence a VM; the report that says so came right before."""
         known = self.climbs.get(vm.id)
         if known is not None and known.vm is vm:
             return
-        climb = Climb(vm.id, vm.name, vm.uuid, vm.hypervisor, why, policy, vm.pid, vm, began=clock.boottime())
+        climb = Climb(
+            vm.id, vm.name, vm.uuid, vm.hypervisor, why, policy, vm.pid, vm, cause=cause, began=clock.boottime()
+        )
         climb.mounts = set(_mounts(vm))
         self.climbs[vm.id] = climb
         self._save(climb)
@@ -121,9 +125,10 @@ class Fencer:
         # Whatever fails below, for want of memory, say: it is looked at again.
         climb.timer = self._loop.call_in(_AFTER_FAILURE, lambda: self._climb(climb))
         rung = climb.rung
+        if rung is None:
+            self._copy(climb)  # local and quick; what fails is tried again on its rung
         while True:
-            others = self._around.others(climb.id) if climb.vm is not None else Others.NONE
-            seen = evidence(climb, others, self._around.run_dirs())
+            seen = evidence(climb, self._others(climb), self._around.run_dirs())
             step = next_rung(seen, climb.since, clock.boottime(), self._around.spans, climb.policy)
             before = climb.rung
             self._tell(climb, step)
@@ -138,6 +143,16 @@ class Fencer:
         climb.pause = _FIRST_LOOK if climb.rung is not rung else min(1.5 * climb.pause, _LAST_LOOK)
         climb.timer.cancel()
         climb.timer = self._loop.call_in(climb.pause, lambda: self._climb(climb))
+
+    def _others(self, climb: Climb) -> Others:
+        """Return which other VMs a cut would hurt.
+
+        While the server answers, the last writes of a VM in conflict get through by themselves: a mount is not cut for
+        them at once, as it is when a lost lock makes them dangerous.
+        """
+        others = self._around.others(climb.id) if climb.vm is not None else Others.NONE
+        patient = climb.cause in (Cause.CONFLICT, Cause.REFUSED)
+        return Others.JUDGED if patient and others is Others.NONE and climb.vm is not None else others
 
     def _tell(self, climb: Climb, step: Next) -> None:
         """Each rung once, before it is taken; each alarm once."""
@@ -155,11 +170,15 @@ class Fencer:
     def _take(self, climb: Climb, step: Next) -> bool:
         """Do what the rung wants; whether to look at once."""
         match step.rung:
+            case Rung.COPY:
+                return self._copy(climb)
             case Rung.KILL if climb.vm is not None:
-                killed = self._acts.kill(climb.vm)
+                killed = self._signals.kill(climb.vm)
                 climb.killed |= killed
                 faults.point("fence-killed")
                 return bool(killed)
+            case Rung.DEATH if climb.vm is not None and not has_copies(climb.vm):
+                self._copy(climb)  # late, but before its last write is queued
             case Rung.CUT if step.may_cut:
                 self._cut(climb)
             case Rung.CLEAN_UP if climb.hypervisor in _TOLD:
@@ -180,6 +199,19 @@ class Fencer:
         statefile.remove(self._path(climb))
 
     # -- acts -------------------------------------------------------------------------------------------------------
+
+    def _copy(self, climb: Climb) -> bool:
+        """Copy the descriptions that carry its locks. Return whether all are held.
+
+        It raises nothing: the kill must come in time, with the copies or without.
+        """
+        if climb.vm is None:
+            return True
+        try:
+            self._around.copy(climb.vm)
+        except Exception:
+            log.exception("%s: its descriptors cannot be copied; please report it as a bug", climb.title)
+        return has_copies(climb.vm)
 
     def _cut(self, climb: Climb) -> None:
         """Again and again: what the client sends after one cut waits for the next."""

@@ -1,12 +1,13 @@
-"""What the watchdog does to a VM: freeze, thaw, kill. By pidfd, local, without asking anybody.
+"""Freeze, thaw and kill VMs by pidfd: the only module of the daemon that sends signals.
 
-Freezing is SIGSTOP, not QMP's ``stop``: that one would flush to the storage that is not there. Killing is SIGKILL,
-never SIGTERM: QEMU would flush first. All of the VM's processes are meant: QEMU and its helpers (swtpm,
-qemu-storage-daemon), as the registry knows them.
+Freezing is SIGSTOP, not QMP's ``stop``, which would flush to the storage that is not there. Killing is SIGKILL, never
+SIGTERM: QEMU would flush first. Signals go to all of the VM's processes: QEMU and its helpers (swtpm,
+qemu-storage-daemon), as the registry knows them. What is to be done is decided elsewhere, in the pure watchdog.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -18,10 +19,14 @@ from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 
-log = logging.getLogger("vmguard.acts")
+log = logging.getLogger("vmguard.signals")
 
-#: seconds that a stopped process gets to show it, and between two looks at it
-_PROOF, _LOOK = 0.5, 0.002
+#: within which a stopped process must show it
+_PROOF_S = 0.5
+#: between two looks at it
+_LOOK_S = 0.002
+#: between two SIGSTOPs of a frozen VM: a SIGCONT from elsewhere must not set it free for long
+_HOLD_S = 1.0
 #: states of a thread in which no guest code runs: stopped, traced, waiting in the kernel, gone
 _STILL = frozenset("TtDZXI")
 
@@ -29,26 +34,34 @@ _STILL = frozenset("TtDZXI")
 Done = Callable[[str], None]
 
 
-class Acts:
-    """Signals are sent at once, in the loop's thread: they do not wait. Their proof comes by ``done``."""
+class Signals:
+    """Signals to the processes of VMs. They are sent at once, in the loop's thread; ``done`` gets their proof."""
 
     def __init__(self, loop: Loop, registry: Registry) -> None:
         self._loop = loop
         self._registry = registry
+        #: VMs that are stopped again and again
+        self._holding: set[str] = set()
+
+    def resume(self) -> None:
+        """Keep the VMs stopped that an earlier daemon froze."""
+        for vm in self._registry:
+            if vm.frozen:
+                self._hold(vm)
 
     def freeze(self, vm: GuardedVm, done: Done) -> None:
-        """Stop all of the VM's processes, QEMU first. Written down before: a daemon after this one must know."""
+        """Stop all of the VM's processes, QEMU first. The state is persisted before, for a later daemon."""
         vm.frozen = True
         self._registry.save(vm)
         faults.point("freeze-saved")
-        for fd in vm.pidfds:
-            pidfd.send(fd, signal.SIGSTOP)
+        self._stop(vm)
         faults.point("freeze-sent")
-        self._prove(vm, done, clock.boottime() + _PROOF)
+        self._prove(vm, done, clock.boottime() + _PROOF_S)
+        self._hold(vm)
 
     def thaw(self, vm: GuardedVm, done: Done) -> None:
-        """Let them go on, helpers first: QEMU may be waiting for one. Not when it is stopped over a conflict, too."""
-        for fd in [] if vm.stopped else reversed(vm.pidfds):
+        """Let the VM's processes go on, helpers first: QEMU may be waiting for one."""
+        for fd in reversed(vm.pidfds):
             pidfd.send(fd, signal.SIGCONT)
         faults.point("thaw-sent")
         vm.frozen = False
@@ -57,7 +70,10 @@ class Acts:
         done("")
 
     def kill(self, vm: GuardedVm) -> set[int]:
-        """SIGKILL to each; those of whom the kernel took it. Our copies of their descriptions stay open."""
+        """Send SIGKILL to every process; return the pids for which it was accepted.
+
+        Our copies of their descriptions stay open.
+        """
         killed = set()
         for process in vm.processes:
             try:
@@ -67,6 +83,22 @@ class Acts:
                 log.error("%s: SIGKILL to %s: %s", vm.title, process.title, problem)
         return killed
 
+    def _stop(self, vm: GuardedVm) -> None:
+        for fd in vm.pidfds:
+            pidfd.send(fd, signal.SIGSTOP)
+
+    def _hold(self, vm: GuardedVm) -> None:
+        if vm.id not in self._holding:
+            self._holding.add(vm.id)
+            self._loop.call_in(_HOLD_S, functools.partial(self._hold_on, vm))
+
+    def _hold_on(self, vm: GuardedVm) -> None:
+        if not vm.frozen or vm.fencing or self._registry.get(vm.id) is not vm:
+            self._holding.discard(vm.id)
+            return
+        self._loop.call_in(_HOLD_S, functools.partial(self._hold_on, vm))
+        self._stop(vm)
+
     def _prove(self, vm: GuardedVm, done: Done, deadline: float) -> None:
         moving = next((text for process in vm.processes if (text := _moving(process))), "")
         if not moving:
@@ -74,11 +106,11 @@ class Acts:
         elif clock.boottime() >= deadline:
             done(moving)
         else:
-            self._loop.call_in(_LOOK, lambda: self._prove(vm, done, deadline))
+            self._loop.call_in(_LOOK_S, functools.partial(self._prove, vm, done, deadline))
 
 
 def _moving(process: GuardedProcess) -> str:
-    """Which of its threads may still run guest code; empty when none does."""
+    """Return which of its threads may still run guest code; empty when none does."""
     try:
         threads = os.listdir(f"/proc/{process.pid}/task")
     except OSError:

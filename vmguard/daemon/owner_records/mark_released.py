@@ -46,9 +46,14 @@ def fields(settings: RecordSettings) -> dict[str, str]:
 class Records:
     """Marks records as released, one process for each VM."""
 
-    def __init__(self, loop: Loop, settings: RecordSettings) -> None:
+    def __init__(self, loop: Loop, settings: Callable[[], RecordSettings]) -> None:
         self._loop = loop
-        self.settings = settings
+        self._settings = settings
+
+    @property
+    def settings(self) -> RecordSettings:
+        """What the configuration says now."""
+        return self._settings()
 
     def mark_released(self, vm: GuardedVm, files: Sequence[GuardedFile]) -> None:
         """Mark the records of files whose locks are let go of: behind a release, never in its way."""

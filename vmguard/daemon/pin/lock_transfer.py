@@ -17,7 +17,7 @@ from vmguard.adapters.linux import clock, mounts, ofd, pidfd, proc, systemd
 from vmguard.adapters.linux.proc import Key, OpenFile
 from vmguard.core.locks.pin import Side, Step, Verb, move
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.locks.ranges import FOOTHOLD, LEAVING, WHOLE, Range, covers, subtract
+from vmguard.core.locks.ranges import OUTGOING_MARK, RESERVATION, WHOLE, Range, covers, subtract
 from vmguard.errors import LockConflict
 
 log = logging.getLogger("vmguard.mover")
@@ -105,7 +105,7 @@ def carry_out(order: Order) -> Outcome:
         os.close(copy)
         return Outcome(False, gone=True)
     faults.point("pin-copied")
-    if order.yields and ofd.conflict(copy, ofd.READ, FOOTHOLD) is not None:
+    if order.yields and ofd.conflict(copy, ofd.READ, RESERVATION) is not None:
         return _leave(order, copy)
     granted = None if order.satisfied else clock.boottime()
     try:
@@ -133,7 +133,7 @@ def _leave(order: Order, copy: int) -> Outcome:
     the target, whose guest runs by then, from its own. But the source may also have to go on.
     """
     try:
-        ofd.lock(copy, order.path, ofd.READ, LEAVING)
+        ofd.lock(copy, order.path, ofd.READ, OUTGOING_MARK)
     except LockConflict:
         log.warning("%s: somebody has locked the byte that says that its VM is leaving", order.path)
     finally:
@@ -204,9 +204,9 @@ def _take(order: Order, copy: int, steps: Sequence[Step]) -> None:
         fd = copy if step.side is Side.TARGET else order.source
         assert fd is not None, "a lock without a source needs no step on it"
         if step.verb is Verb.UNLOCK:
-            ofd.unlock(fd, step.piece)
+            ofd.unlock(fd, step.byte_range)
         else:
-            ofd.lock(fd, order.path, ofd.WRITE if step.exclusive else ofd.READ, step.piece)
+            ofd.lock(fd, order.path, ofd.WRITE if step.exclusive else ofd.READ, step.byte_range)
         faults.point(f"pin-{number}")
 
 

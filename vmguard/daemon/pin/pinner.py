@@ -59,9 +59,13 @@ class Pinner:
         workers: Workers,
         registry: Registry,
         mark_released: MarkReleased,
-        pieces: list[Range],
+        pieces_of: Callable[[str], list[Range]],
         interval: float,
+        on_conflict: Callable[[GuardedVm, GuardedFile, Rival], None],
+        on_pinned: Callable[[GuardedVm, GuardedFile], None],
     ) -> None:
+        """``pieces_of``: the ranges that are locked, by hypervisor. ``on_conflict``: told when somebody else has the
+        lock of a file that a VM writes to. ``on_pinned``: told of each new pin."""
         self._loop = loop
         self._mark_released = mark_released
         self._workers = workers
@@ -72,11 +76,9 @@ class Pinner:
         self.rounds = Rounds(loop, registry, self._glance, interval)
         self.shield = Shield(workers, registry, self._look_at_all)
         self.tables = MountTables()
-        self.pieces_of: Callable[[str], list[Range]] = lambda hypervisor: pieces
-        #: called when somebody else has the lock of a file that a VM writes to
-        self.on_conflict: Callable[[GuardedVm, GuardedFile, Rival], None] = lambda *_: None
-        #: called after each new pin, and each new lock beside a VM
-        self.on_pinned: Callable[[GuardedVm, GuardedFile], None] = lambda *_: None
+        self.pieces_of = pieces_of
+        self.on_conflict = on_conflict
+        self.on_pinned = on_pinned
 
     def start(self) -> None:
         """Begin the periodic scans."""
@@ -372,7 +374,8 @@ class Pinner:
 
     def _forgotten(self, vm: GuardedVm, result: object) -> None:
         """Persist last: a daemon that starts in between must know to which file systemd's descriptor belongs."""
-        _report(result)
+        if isinstance(result, Exception):
+            log.error("letting go of a closed file went wrong: %s", result)
         faults.point("closed-before-state")
         if self._registry.get(vm.id) is vm:
             self._registry.save(vm)
@@ -393,8 +396,3 @@ class Pinner:
 
     def _busy(self, vm: GuardedVm) -> Attention:
         return self._attention.setdefault(vm.id, Attention())
-
-
-def _report(result: object) -> None:
-    if isinstance(result, Exception):
-        log.error("letting go of a closed file went wrong: %s", result)

@@ -34,6 +34,11 @@ class Registry:
     def get(self, vm_id: str) -> GuardedVm | None:
         return self._vms.get(vm_id)
 
+    def about(self, vm_id: str) -> dict[str, str]:
+        """Return what a report about a VM says besides its id."""
+        vm = self.get(vm_id)
+        return {"name": vm.name, "uuid": vm.uuid} if vm is not None else {}
+
     def holder_of(self, key: Key) -> list[GuardedVm]:
         """Return the VMs that have a file among theirs."""
         return [vm for vm in self if any(file.key == key for file in vm.files)]
@@ -57,6 +62,11 @@ class Registry:
             log.error(
                 "%s: its state cannot be written (%s); a crash of the daemon would find an older one", vm.title, problem
             )
+
+    def mark_all_changed(self) -> None:
+        """Have the watchdog look at every VM again, whatever its state file says."""
+        for vm in self:
+            vm.news = True
 
     def remove(self, vm: GuardedVm) -> None:
         self._vms.pop(vm.id, None)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from vmguard import faults
 from vmguard.adapters.linux import proc, systemd
-from vmguard.core.locks.claim_states import LIVING, Action, Evidence, State, decide
+from vmguard.core.locks.claim_states import LIVING, ReleaseEvidence, ReleaseStep, State, decide_release
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.daemon.owner_records.mark_released import MarkReleased
 from vmguard.daemon.pin.lock_transfer import let_go
@@ -92,20 +92,20 @@ class Releaser:
         if isinstance(users, list):
             helpers_left = {process.title for process in vm.processes}
             names = tuple(sorted({f"{proc.name(user.pid)} (pid {user.pid})" for user in users} | helpers_left))
-        evidence = Evidence(
+        evidence = ReleaseEvidence(
             claimant_alive=vm.claimant >= 0 and not proc.is_dead(vm.claimant),
             start_is_over=vm.start_is_over,
             users=names,
             drained=vm.drained or (vm.state is not State.ENDED and not vm.rebuilt),
         )
-        action, why = decide(vm.state, evidence)
-        if action is Action.RELEASE:
+        action, why = decide_release(vm.state, evidence)
+        if action is ReleaseStep.RELEASE:
             self._release(vm, why)
             return
         if why != vm.why:
             log.info("%s: not released: %s", vm.title, why)
             vm.why = why
-        if action is Action.DRAIN:
+        if action is ReleaseStep.DRAIN:
             self._drain(vm)
         else:
             self._settle_soon(vm)

@@ -6,19 +6,15 @@ import json
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import vmguard
 from vmguard.adapters.linux import clock
-from vmguard.adapters.linux.spawn import ended, spawn
+from vmguard.adapters.linux.spawn import ended, python, spawn
 from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.helpers")
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(vmguard.__file__)))
-_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from vmguard.jobs.{} import main; sys.exit(main())"
 #: seconds between two looks at a helper: soon at first, then less often
 _FIRST_LOOK, _LAST_LOOK = 0.02, 0.5
 
@@ -38,7 +34,7 @@ def start(
 
     It gets SIGKILL after ``seconds``. What it says on stderr goes to the log. Raises OSError when it cannot start.
     """
-    command = [sys.executable, "-IS", "-c", _CODE.format(module), _ROOT, *words]
+    command = python(f"vmguard.jobs.{module}", words)
     said, says = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         with os.fdopen(os.memfd_create("vmguard-stdin", os.MFD_CLOEXEC), "w+b") as stream:  # no disk: it may be full

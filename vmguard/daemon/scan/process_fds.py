@@ -20,7 +20,7 @@ from __future__ import annotations
 from vmguard.adapters.linux import clock, mounts, proc
 from vmguard.adapters.linux.proc import FdFolder, FdInfo, Key, OpenFile
 from vmguard.core.locks.pin import Description
-from vmguard.core.locks.ranges import QEMU_WINDOW, covers
+from vmguard.core.locks.ranges import QEMU_RANGE, covers
 from vmguard.core.sources.process_arguments import Kind
 
 #: links that are files, but never a disk
@@ -116,7 +116,7 @@ def descriptions(users: list[OpenFile]) -> list[Description]:
 
 def has_image_locks(user: OpenFile) -> bool:
     """Whether QEMU itself treats it as a disk image: it locks permission bytes of those (where locking is on)."""
-    return any(covers([QEMU_WINDOW], (start, length or 1)) for _, start, length in user.locks)
+    return any(covers([QEMU_RANGE], (start, length or 1)) for _, start, length in user.locks)
 
 
 def may_be_image(kind: Kind, user: OpenFile, shares: frozenset[int]) -> bool:

@@ -1,0 +1,49 @@
+"""The clocks of guests that were frozen, set through virsh."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_watch_driver import World
+from vmguard.adapters.linux import clock
+from vmguard.daemon.watch.guest_clocks import Clocks
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    os.mkdir(tmp_path / "run")
+    return World(tmp_path, monkeypatch)
+
+
+@pytest.mark.process
+def test_the_clock_of_a_guest_that_stood_still_is_set_where_it_is_wanted(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = tmp_path / "virsh"
+    script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n[ "$5" != db ]\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    clocks = Clocks(world.loop, world.registry)
+    long, short, unwanted, again = (world.vm(name) for name in ("db", "short", "unwanted", "web"))
+    now = clock.boottime()
+    for vm in (long, unwanted, again):
+        monkeypatch.setattr(clock, "boottime", lambda: now - 5)
+        clocks.frozen(vm)
+        monkeypatch.setattr(clock, "boottime", lambda: now)
+        clocks.frozen(vm)  # tried again: it has stood still since the first time
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    clocks.frozen(short)
+    caplog.set_level("INFO")
+    for vm in (long, short, unwanted, again):
+        clocks.thawed(vm, vm is not unwanted)
+    deadline = clock.boottime() + 10
+    while "VM 'web': its clock is set" not in caplog.text and clock.boottime() < deadline:
+        world.loop.turn()
+    assert (tmp_path / "asked").read_text().splitlines() == [
+        f"-q -c qemu:///system domtime {name} --now" for name in ("db", "web")
+    ]
+    assert "VM 'db': its clock is late" in caplog.text

@@ -1,0 +1,87 @@
+"""The cheap look at a process's descriptors: nothing that may be a new image hides from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon_harness import Writer
+from vmguard.adapters.linux.proc import FdFolder
+from vmguard.daemon.scan.process_fds import MountTables, Sight
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture(params=["counted", "before Linux 6.2"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param != "counted":
+        monkeypatch.setattr(FdFolder, "count", lambda self: 0)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    for name in "ab":
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path / "a", tmp_path / "b"
+
+
+@pytest.fixture
+def writer(files: tuple[Path, Path]) -> Iterator[Writer]:
+    """It has the first file open."""
+    writer = Writer()
+    writer.open(files[0])
+    yield writer
+    writer.end()
+
+
+@pytest.fixture
+def sight(writer: Writer) -> Iterator[Sight]:
+    """It has just been looked at fully, and nothing has changed."""
+    sight = Sight(writer.pid)
+    look(sight)
+    assert not sight.changed()
+    yield sight
+    sight.close()
+
+
+def look(sight: Sight) -> dict[str, int]:
+    """The files that a full look finds, and their descriptors' numbers."""
+    found = sight.full(MountTables())
+    return {os.path.basename(user.path): user.fd for user in found if "pytest" in os.path.dirname(user.path)}
+
+
+@pytest.mark.usefixtures("kernel")
+def test_what_is_opened_and_closed_is_seen(sight: Sight, writer: Writer, files: tuple[Path, Path]) -> None:
+    writer.open(files[1])
+    assert sight.changed()
+    assert look(sight).keys() == {"a", "b"}
+    assert not sight.changed()
+    writer.close(files[1])
+    assert sight.changed()
+
+
+@pytest.mark.usefixtures("kernel")
+def test_an_open_that_hides_behind_a_close_is_seen(sight: Sight, writer: Writer, files: tuple[Path, Path]) -> None:
+    """As many descriptors as before, and the new one has the number of the one that was closed."""
+    before, count = look(sight), sight._folder.count()
+    writer.close(files[0])
+    writer.open(files[1])
+    assert sight._folder.count() == count, "the count alone would show it"
+    assert sight.changed()
+    assert look(sight) == {"b": before["a"]}
+
+
+@pytest.mark.usefixtures("kernel")
+def test_another_link_of_the_same_descriptor_is_seen(sight: Sight, files: tuple[Path, Path]) -> None:
+    """Proxmox renames the file of a snapshot."""
+    files[0].rename(files[0].with_name("renamed"))
+    assert sight.changed()
+    assert look(sight).keys() == {"renamed"}
+
+
+def test_a_process_that_is_gone_has_changed(sight: Sight, writer: Writer) -> None:
+    writer.end()
+    assert sight.changed()

@@ -1,0 +1,55 @@
+"""``vmguard plan`` for a VM on Proxmox: the same JSON as for libvirt, from any two files and for any node."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.guard import make_disk
+from vmguard.cli.main import main
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    store = tmp_path / "store"
+    for name in ("100/vm-100-disk-0.raw", "100/vm-100-disk-1.raw", "100/vm-100-disk-2.raw", "9/base-9-disk-0.raw"):
+        (store / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        make_disk(store / "images" / name)
+    (tmp_path / "storage.cfg").write_text(
+        f"dir: store\n\tpath {store}\n\tnodes here\n\nlvm: blocks\n\tvgname x\n\ncifs: win\n\tserver s\n\tshare x\n"
+    )
+    (tmp_path / "100.conf").write_text(
+        "scsi0: store:100/vm-100-disk-0.raw,size=1M\nscsi1: store:9/base-9-disk-0.raw,ro=1\n"
+        "efidisk0: store:100/vm-100-disk-1.raw\ntpmstate0: store:100/vm-100-disk-2.raw\n"
+        "scsi2: blocks:vm-100-disk-0\nscsi3: win:100/vm-100-disk-0.raw\nide2: store:iso/x.iso,media=cdrom\n"
+        "unused0: store:100/gone.raw\nargs: -drive file=/x\nscsi4: store:100/x.raw,cache=sometimes\n"
+    )
+    return ["--pve-config", str(tmp_path / "100.conf"), "--storage-cfg", str(tmp_path / "storage.cfg")]
+
+
+def test_it_is_printed_in_the_same_json_as_for_libvirt(files: list[str], tmp_path: Path, capsys: Capture) -> None:
+    assert main(["plan", *files, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"files", "unguarded"}
+    images = f"{tmp_path}/store/images"
+    assert {(file["path"], file["mode"], file["role"], file["source"]) for file in found["files"]} == {
+        (f"{images}/100/vm-100-disk-0.raw", "exclusive", "disk", "scsi0"),
+        (f"{images}/9/base-9-disk-0.raw", "shared", "disk", "scsi1"),
+        (f"{images}/100/vm-100-disk-1.raw", "exclusive", "nvram", "efidisk0"),
+        (f"{images}/100/vm-100-disk-2.raw", "exclusive", "tpm-state", "tpmstate0"),
+    }
+    why = {item["source"]: item["reason"] for item in found["unguarded"]}
+    assert set(why) == {"scsi2", "scsi3", "args", "scsi4"}
+    assert "block device" in why["scsi2"]
+    assert "SMB" in why["scsi3"]
+    assert "Proxmox ignores this value" in why["scsi4"]
+
+
+def test_a_storage_counts_only_on_its_nodes(files: list[str], capsys: Capture) -> None:
+    assert main(["plan", *files, "--node", "here"]) == 0
+    assert main(["plan", *files, "--node", "there"]) == 2
+    assert "it is not meant for node there, only for here" in capsys.readouterr().err

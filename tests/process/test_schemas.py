@@ -1,0 +1,132 @@
+"""What each command prints with --json is what the manual says it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.guard import Guard, Vm, eventually, make_disk
+from vmguard.cli import doctor
+from vmguard.cli.main import COMMANDS, main
+from vmguard.cli.schemas import ERROR, SCHEMAS, drawn, wrong
+from vmguard.doctor.finding import Finding, Level
+
+Capture = pytest.CaptureFixture[str]
+#: these print the same without anybody's state
+ANYWHERE = {
+    "timing": ["timing", "--lease", "90"],
+    "config check": ["config", "check"],
+    "config show": ["config", "show"],
+    "config example": ["config", "example"],
+    "hook-script": ["hook-script", "proxmox"],
+    "man": ["man", "vmguard-hooks"],
+    "completion bash": ["completion", "bash"],
+    "completion names": ["completion", "names"],
+    "doctor --fix": ["doctor", "--fix", "identity", "--dry-run"],
+    "doctor": ["doctor"],
+    "disable": ["disable", "libvirt", "--dry-run"],
+    "audit": ["audit"],
+}
+#: these are about the VMs and the daemon of a host
+WITH_DAEMON = {
+    "status": ["status"],
+    "check": ["check", "web"],
+    "who": ["who", "{disk}"],
+    "adopt": ["adopt", "web"],
+    "disarm": ["disarm", "--for", "1m", "--reason", "a test"],
+    "arm": ["arm"],
+    "history": ["history"],
+    "plan": ["plan", "--domain-xml", "{xml}"],
+    "metrics": ["metrics"],
+    "report": ["report", "--output", "{folder}/report.tar.gz"],
+    "enable": ["enable", "libvirt", "--dry-run"],
+}
+
+
+def test_every_command_has_its_shape_and_every_shape_is_tested() -> None:
+    assert {name.split()[0] for name in SCHEMAS} == {command.name for command in COMMANDS} - {"daemon"}
+    assert set(ANYWHERE) | set(WITH_DAEMON) == set(SCHEMAS)
+
+
+@pytest.mark.parametrize("name", ANYWHERE)
+def test_what_it_prints_has_the_shape_of_the_manual(
+    name: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(doctor, "examine", lambda *_: [Finding("host.clock", "host", Level.OK, "it runs")])
+    config = tmp_path / "c.yaml"
+    folders = {"libvirt": {"hooks_dir": str(tmp_path)}, "proxmox": {"config_dir": str(tmp_path)}}
+    config.write_text(json.dumps({"vms": {"web": {"on_lost": "freeze"}}, **folders}))
+    vms = tmp_path / "nodes" / "node1" / "qemu-server"
+    vms.mkdir(parents=True)
+    (vms / "100.conf").write_text("name: web\nscsi0: nas:100/vm-100-disk-0.raw\n")
+    (tmp_path / "storage.cfg").write_text("nfs: nas\n\tserver 10.0.0.1\n\texport /vm\n")
+    status = main([*ANYWHERE[name], "--json", "--config", str(config)])
+    assert status in (0, 1, 2, 3)
+    assert wrong(json.loads(capsys.readouterr().out), SCHEMAS[name]) == []
+
+
+@pytest.mark.process
+def test_what_a_host_with_a_vm_prints_has_the_shape_of_the_manual(tmp_path: Path) -> None:
+    with Guard(tmp_path) as guard:
+        disk = make_disk(tmp_path / "web.raw")
+        web = Vm("web", [disk])
+        (tmp_path / "web.xml").write_bytes(web.xml())
+        assert guard.hook("prepare", web.xml()).status == 0
+        assert eventually(lambda: guard.states() != {})
+        for name, words in WITH_DAEMON.items():
+            filled = [word.format(disk=disk, xml=tmp_path / "web.xml", folder=tmp_path) for word in words]
+            answer = guard.vmguard(*filled, "--json")
+            said = json.loads(answer.out)
+            assert "error" not in said, (name, said)
+            assert wrong(said, SCHEMAS[name]) == [], name
+            assert answer.status == {"OK": 0, "WARNING": 1, "CRITICAL": 2, "UNKNOWN": 3}.get(
+                said.get("status"), answer.status
+            )
+
+
+@pytest.mark.parametrize("words", [["check"], ["who", "/nonexistent"], ["nonsense"], ["plan", "--name", "nobody"]])
+def test_an_error_has_its_shape_and_its_exit_status(words: list[str], capsys: Capture) -> None:
+    status = main([*words, "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert wrong(said, ERROR) == []
+    assert said["error"]["exit_code"] == status != 0
+
+
+# -- the measure itself ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda said: said.pop("daemon"), "missing"),
+        (lambda said: said.update(vms={}), "no list"),
+        (lambda said: said.update(schema="1"), "no number"),
+        (lambda said: said.update(schema=True), "no number"),
+        (lambda said: said["mounts"].append("x"), "no object"),
+        (lambda said: said["mounts"].append({"mount": 1}), "missing"),
+    ],
+)
+def test_negative_control_what_is_not_of_the_shape_is_seen(change: Callable[[dict[str, Any]], None], says: str) -> None:
+    said: dict[str, Any] = {"schema": 1, "daemon": "up", "disarmed": None, "mounts": [], "vms": [], "new": 1}
+    assert wrong(said, SCHEMAS["status"]) == []
+    change(said)
+    assert says in wrong(said, SCHEMAS["status"])[0]
+
+
+def test_a_shape_is_drawn_for_people() -> None:
+    assert list(drawn(SCHEMAS["config check"])) == [
+        "status: text",
+        "files: [text]",
+        "problems: [{",
+        "  file: text",
+        "  line: number",
+        "  key: text",
+        "  text: text",
+        "}]",
+    ]

@@ -1,0 +1,202 @@
+"""The daemon's parts without a daemon: they run in the test's own loop and take only the test's folder for a share.
+
+::
+
+    @pytest.fixture
+    def corner(tmp_path, monkeypatch):
+        yield from open_corner(tmp_path, monkeypatch)
+
+    writer = corner.writer("-name", "web")       # a process that looks like QEMU
+    writer.open(corner.disk("web.raw"))
+    corner.until(corner.pinned)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import track
+from vmguard.adapters.linux import clock, ofd, proc
+from vmguard.config.libvirt import Libvirt
+from vmguard.config.settings import Config, Daemon, OwnerRecord, Unguarded
+from vmguard.core.locks.guard_states import GuardState
+from vmguard.core.locks.ranges import LIBVIRT_RANGE, QEMU_RANGE, WHOLE, held_ranges
+from vmguard.core.watchdog.events import Adopted
+from vmguard.daemon import wiring
+from vmguard.daemon.registry.guarded_vm import GuardedVm
+from vmguard.daemon.report import history
+from vmguard.daemon.runtime.loop import Loop
+
+#: byte ranges that are locked of a file
+PIECES = held_ranges([LIBVIRT_RANGE, QEMU_RANGE])
+#: opens the files named on stdin, locks QEMU's permission bytes on demand, and keeps writing to the first file
+_CODE = """
+import fcntl, json, os, select, struct, sys
+fds = {}
+while True:
+    if select.select([0], [], [], 0.01)[0]:
+        line = sys.stdin.readline()
+        if not line:
+            break
+        verb, path, flags, locks = json.loads(line)
+        if verb == "close":
+            os.close(fds.pop(path))
+        else:
+            fds[path] = os.open(path, flags)
+            for byte in locks:
+                fcntl.fcntl(fds[path], fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, 0, byte, 1, 0))
+        print("done", flush=True)
+    for fd in list(fds.values())[:1]:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE:
+            os.pwrite(fd, b"%020d" % __import__("time").monotonic_ns(), 512)
+"""
+
+
+class Writer:
+    """A process that looks like QEMU, or like one of its helpers, and writes like one."""
+
+    def __init__(self, *arguments: str, program: str = "qemu-system-x86_64") -> None:
+        command = [program, "-IS", "-c", _CODE, *arguments]
+        pipe = subprocess.PIPE
+        self.process = track(subprocess.Popen(command, executable=sys.executable, stdin=pipe, stdout=pipe, text=True))
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def open(self, path: Path, flags: int = os.O_RDWR, locks: tuple[int, ...] = ()) -> None:
+        self._do("open", path, flags, locks)
+
+    def close(self, path: Path) -> None:
+        self._do("close", path)
+
+    def _do(self, verb: str, path: Path, flags: int = 0, locks: tuple[int, ...] = ()) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps([verb, str(path), flags, locks]) + "\n")
+        self.process.stdin.flush()
+        self.process.stdout.readline()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+class Corner:
+    """One loop and one registry, with the test's folder as the share."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.config = dataclasses.replace(
+            Config(),
+            daemon=Daemon(start_deadline=5.0, poll_interval=0.05),
+            libvirt=Libvirt(run_dir=str(folder), events=False),
+            owner_record=OwnerRecord(enabled=False),
+        )
+        self.loop = Loop()
+        self.parts = wiring.Parts(self.loop, str(folder / "run"), lambda: self.config, pin_interval_s=0.2)
+        self.registry, self.pinner, self.keeper = self.parts.registry, self.parts.pinner, self.parts.keeper
+        self.census, self.incoming = self.parts.census, self.parts.incoming
+        device = folder.stat().st_dev
+        tables = self.pinner.tables
+        monkeypatch.setattr(tables, "shares", lambda: frozenset({device}))
+        whole, inside = proc.FdFolder.links, str(folder)
+        # Processes of other tests must not be taken for VMs, so files elsewhere are left out.
+        monkeypatch.setattr(
+            proc.FdFolder,
+            "links",
+            lambda self: [item for item in whole(self) if item[1].startswith(inside)] or [("0", "")],
+        )
+        monkeypatch.setattr(proc.FdFolder, "has", lambda self, links: self.links() == links)
+        self.writers: list[Writer] = []
+
+    @property
+    def settings(self) -> Unguarded:
+        """The configuration's section ``unguarded``."""
+        return self.config.unguarded
+
+    @settings.setter
+    def settings(self, value: Unguarded) -> None:
+        self.config = dataclasses.replace(self.config, unguarded=value)
+
+    def history(self) -> list[str]:
+        """Return the codes of all reports so far."""
+        return [entry["code"] for entry in history.read(str(self.folder / "run"))]
+
+    def adopt(self) -> None:
+        """Do as a person who lets the VM go on."""
+        self.parts.driver.feed(Adopted(clock.boottime(), self.vm.id))
+
+    def disk(self, name: str) -> Path:
+        path = self.folder / name
+        path.write_bytes(bytes(4096))
+        return path
+
+    def writer(self, *arguments: str, program: str = "qemu-system-x86_64") -> Writer:
+        self.writers.append(Writer(*arguments, program=program))
+        return self.writers[-1]
+
+    def until(self, wanted: Callable[[], object], seconds: float = 10.0, counting: bool = True) -> None:
+        deadline = time.monotonic() + seconds
+        while not wanted():
+            assert time.monotonic() < deadline, [vm.as_json() for vm in self.registry]
+            if counting:
+                self.census.round()
+            self.loop.turn()
+
+    def spin(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() > end, seconds + 10)
+
+    @property
+    def vm(self) -> GuardedVm:
+        (vm,) = self.registry
+        return vm
+
+    def pinned(self, files: int = 1, vms: int = 1) -> bool:
+        """Return whether there are that many VMs, each with that many files, all pinned."""
+        found = [[file.guard.state for file in vm.files] for vm in self.registry]
+        return len(found) == vms and all(states == [GuardState.PINNED] * files for states in found)
+
+    def end(self) -> None:
+        for writer in self.writers:
+            writer.end()
+        while self.parts.workers.busy():  # they tell the loop when they are done
+            time.sleep(0.01)
+        time.sleep(0.05)
+        self.loop.close()
+
+
+class Rival:
+    """Another host that holds a lock on the disk. ``kind``: ofd.WRITE or ofd.READ."""
+
+    def __init__(self, path: Path, kind: int = ofd.WRITE) -> None:
+        self.fd = os.open(path, os.O_RDWR)
+        ofd.lock(self.fd, str(path), kind, WHOLE)
+
+    def let_go(self) -> None:
+        os.close(self.fd)
+
+
+def open_corner(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Corner]:
+    """Yield a corner and end it afterwards; for use in a fixture."""
+    corner = Corner(folder, monkeypatch)
+    corner.loop.call_in(0.0, corner.parts.start)
+
+    def wake() -> None:  # keeps a turn of the loop from sleeping long
+        corner.loop.call_in(0.02, wake)
+
+    wake()
+    try:
+        yield corner
+    finally:
+        corner.end()

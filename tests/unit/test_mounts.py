@@ -1,0 +1,77 @@
+"""What the kernel says about mounts: one parser of mountstats for the watchdog, the probes and the doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vmguard.adapters.linux import mounts
+from vmguard.adapters.storage import lock_probe
+from vmguard.doctor import look_mount
+
+_V4 = """\
+device nas:/{export} mounted on {point} with fstype nfs4 statvers=1.1
+\tage:\t{age}
+\tnfsv4:\tbm0=0xfdffbfff,acl=0x3,sessions,pnfs=not configured,lease_time={lease},lease_expired=0
+\tRPC iostats version: 1.1  p/v: 100003/4 (nfs)
+\tper-op statistics
+\t        READ: 7 7 0 1176 29000 0 3 3 2
+\t        SEEK: 9 9 0 1 1 0 1 1 {errors}
+\t        LOCK: 5 5 0 1000 560 0 4 4 1
+\t EXCHANGE_ID: 2 2 0 1 1 0 1 1 0
+"""
+_V3 = """\
+device old:/x mounted on {point} with fstype nfs statvers=1.1
+\tage:\t10
+\tper-op statistics
+\t        READ: 1 1 0 44 24 0 0 0 0
+"""
+
+
+def write(folder: Path, *blocks: str) -> str:
+    path = folder / "mountstats"
+    path.write_text("device proc mounted on /proc with fstype proc\n" + "".join(blocks))
+    return str(path)
+
+
+def v4(point: str, export: str = "a", age: int = 1, lease: str = "90", errors: int = 0) -> str:
+    return _V4.format(export=export, point=point, age=age, lease=lease, errors=errors)
+
+
+def test_only_a_mount_with_a_lease_is_watched(tmp_path: Path) -> None:
+    path = write(tmp_path, v4("/a"), _V3.format(point="/b"), "device nfsd mounted on /proc/fs/nfsd with fstype nfsd\n")
+    assert [seen.point for seen in mounts.all_statistics(path)] == ["/a", "/b"]
+    (seen,) = mounts.statistics(path).values()
+    assert (seen.lease, seen.age, seen.pnfs) == (90.0, 1.0, "not configured")
+    assert (seen.exchange_id, seen.create_session, seen.count("LOCK"), seen.errors("LOCK")) == (2, 0, 5, 1)
+
+
+def test_a_lease_that_is_no_number_is_none_at_all_but_the_mount_is_known(tmp_path: Path) -> None:
+    assert mounts.statistics(write(tmp_path, v4("/a", lease="?")))["/a"].lease == 0.0
+
+
+def test_a_mount_that_a_mount_without_a_lease_hides_is_watched_all_the_same(tmp_path: Path) -> None:
+    """Disks that were opened before are still open there."""
+    assert mounts.statistics(write(tmp_path, v4("/a", lease="45"), _V3.format(point="/a")))["/a"].lease == 45.0
+
+
+def test_a_space_in_a_mount_point_hides_the_errors_from_nobody(tmp_path: Path) -> None:
+    path = write(tmp_path, v4("/srv/v\\040m", errors=3))
+    assert lock_probe.server_errors("/srv/v m", True, path) == 3
+    assert lock_probe.server_errors("/srv/v m", False, path) == 2
+
+
+def test_of_two_mounts_on_one_point_nobody_knows_whose_errors_they_are(tmp_path: Path) -> None:
+    path = write(tmp_path, v4("/a", errors=3), v4("/a", "b", errors=8), v4("/b", errors=1))
+    assert lock_probe.server_errors("/a", True, path) is None
+    assert lock_probe.server_errors("/b", True, path) == 1
+
+
+def test_an_operation_that_is_not_listed_has_no_errors_to_tell_of(tmp_path: Path) -> None:
+    assert lock_probe.server_errors("/a", True, write(tmp_path, _V3.format(point="/a"))) is None
+
+
+def test_lock_requests_are_those_of_the_mount_that_a_path_shows(tmp_path: Path) -> None:
+    with open(write(tmp_path, v4("/a"), _V3.format(point="/b")), encoding="utf-8") as stream:
+        assert look_mount.lock_requests("/a", stream) == 5
+        assert look_mount.lock_requests("/b", stream) is None, "NFSv3 locks through another program"
+        assert look_mount.lock_requests("/nowhere", stream) is None

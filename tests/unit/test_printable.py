@@ -1,0 +1,25 @@
+"""Text from outside is made harmless for a terminal and a log, and stays unambiguous."""
+
+from __future__ import annotations
+
+import pytest
+
+from vmguard.core.locks.plan import printable
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/srv/vm/a.qcow2", "/srv/vm/a.qcow2"),
+        ("Größe 日本", "Größe 日本"),
+        ("C:\\disk", "C:\\disk"),
+        ("a\nb", "a\\nb"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("\u202etxt", "\\u202etxt"),
+        ("\udc80", "\\udc80"),
+        ("real \n, not \\n", "real \\n, not \\\\n"),  # what only looks like an escape does not read like one
+    ],
+)
+def test_what_a_terminal_would_obey_is_shown_as_an_escape(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert printable(shown) == shown, "a text that was made harmless stays as it is"

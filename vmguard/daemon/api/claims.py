@@ -1,0 +1,241 @@
+"""The requests of the hooks: a claim from its first word to its owner records, and hints about starts and ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vmguard.adapters.hypervisors import PROXMOX
+from vmguard.adapters.linux import proc
+from vmguard.core.locks.claim_states import LIVING, SENTENCES, State
+from vmguard.core.locks.plan import MODES
+from vmguard.daemon.api.sessions import Handler, Request, Session
+from vmguard.daemon.claim.lifecycle import Keeper
+from vmguard.daemon.claim.migration_target import Incoming
+from vmguard.daemon.claim.proxmox_start_tasks import Starters
+from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, LIBVIRT, GuardedVm
+from vmguard.daemon.registry.store import Registry
+from vmguard.daemon.runtime.loop import Loop
+from vmguard.errors import BadInput, DaemonError
+from vmguard.protocol.messages import ClaimedFileMessage, ClaimSettings, shown
+from vmguard.protocol.wire import Message
+
+log = logging.getLogger("vmguard.service")
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_VMID = re.compile(r"[1-9][0-9]{2,8}")
+#: hypervisors whose hooks claim
+_HYPERVISORS = (LIBVIRT, PROXMOX)
+_NAME_CHARACTERS = 4096
+_HOST_CHARACTERS = 256
+_WARNING_CHARACTERS = 500
+#: for which a claim waits until this host's own leftover of the same VM is released
+_LEFTOVER_TIMEOUT_S = 2.0
+#: the same on Proxmox, whose HA starts a VM again a few times only, and soon: its hook may wait for the proof
+_PROXMOX_LEFTOVER_TIMEOUT_S = 50.0
+
+#: makes the settings for a claim: of a hypervisor, and the node that the VM migrates from (None: an ordinary start)
+MakeSettings = Callable[[str, str | None], ClaimSettings]
+
+
+@dataclass(frozen=True)
+class NamedVm:
+    """The VM that a request names."""
+
+    hypervisor: str
+    name: str
+    uuid: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.hypervisor}-{self.uuid}"
+
+    @classmethod
+    def of(cls, message: Message) -> NamedVm:
+        """Raise BadInput when the request names no VM that a hook can speak of."""
+        hypervisor, name, uuid = message["hypervisor"], message["name"], message["uuid"]
+        if not 0 < len(name) <= _NAME_CHARACTERS:
+            raise BadInput(f"{shown(name)} is not a VM's name")
+        if hypervisor not in _HYPERVISORS:
+            raise BadInput(f"{shown(hypervisor)} is not a hypervisor")
+        if not (_VMID if hypervisor == PROXMOX else _UUID).fullmatch(uuid):
+            raise BadInput(f"{shown(uuid)} is not a VM's uuid")
+        return cls(hypervisor, name, uuid)
+
+
+class ClaimRequests:
+    """Serves the requests of the hooks."""
+
+    def __init__(
+        self, loop: Loop, registry: Registry, keeper: Keeper, settings: MakeSettings, incoming: Incoming
+    ) -> None:
+        """``incoming``: the VMs that migrate to this host."""
+        self._loop = loop
+        self._registry = registry
+        self._keeper = keeper
+        self._settings = settings
+        self._incoming = incoming
+        self._starters = Starters(loop)
+
+    @property
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "claim": self._claim,
+            "hold": self._hold,
+            "commit": self._commit,
+            "recorded": self._recorded,
+            "started": self._started,
+            "ended": self._ended,
+            "incoming": self._announce,
+        }
+
+    # -- a claim ----------------------------------------------------------------------------------------------------
+
+    def _claim(self, request: Request) -> Message | None:
+        """Answer with the settings; wait for the release of an earlier run's claim first, if there is one."""
+        vm, session = NamedVm.of(request.message), request.session
+        old = self._registry.get(vm.id)
+        if self._incoming.is_announced(vm.id):
+            session.source = ""
+        source = request.message.get("incoming")
+        if source is not None:
+            session.source = source[:_HOST_CHARACTERS]
+        if old is None:
+            return self._settings_for(session, vm.hypervisor)
+        if old.state in LIVING:
+            raise DaemonError(
+                f"{old.title} is already running on this host (pid {old.pid}), claimed {old.claimed}",
+                "if it should not be: vmguard status",
+            )
+        if old.state is State.OFFERED and vm.hypervisor != PROXMOX:
+            raise DaemonError(f"{old.title} is just being claimed by another start on this host", "wait for that one")
+        # A start before this one left its claim behind: it is released first, on the same proof as ever.
+        self._answer_when_released(session, old)
+        old.start_is_over = True
+        self._keeper.settle(old)
+        return None
+
+    def _settings_for(self, session: Session, hypervisor: str) -> Message:
+        return {"settings": self._settings(hypervisor, session.source).as_json()}
+
+    def _answer_when_released(self, session: Session, old: GuardedVm) -> None:
+        """Answer a claim when the earlier run's one is released, or refuse it when that takes too long."""
+        answered: list[bool] = []
+
+        def go_on() -> None:
+            if not answered:
+                answered.append(True)
+                session.answer(self._settings_for(session, old.hypervisor))
+
+        def give_up() -> None:
+            if not answered:
+                answered.append(True)
+                reason = old.why or SENTENCES[old.state]
+                session.refuse(
+                    DaemonError(
+                        f"an earlier run of {old.title} on this host is not over: {reason}", "see: vmguard status"
+                    )
+                )
+
+        old.when_released.append(go_on)
+        timeout = _PROXMOX_LEFTOVER_TIMEOUT_S if old.hypervisor == PROXMOX else _LEFTOVER_TIMEOUT_S
+        self._loop.call_in(timeout, give_up)
+
+    def _hold(self, request: Request) -> Message:
+        """Take descriptors over; with the last of them the claim is accepted, or refused as a whole."""
+        named, session = NamedVm.of(request.message), request.session
+        files = _files(request.message["files"])
+        if len(files) != len(request.fds):
+            raise BadInput(f"{len(files)} files were named and {len(request.fds)} descriptors came with them")
+        for file, fd in zip(files, request.fds, strict=True):
+            file.guard.received(os.dup(fd))
+        session.files.extend(files)
+        if request.message.get("final") is True:
+            self._accept(named, session, request.message)
+        return {}
+
+    def _accept(self, named: NamedVm, session: Session, message: Message) -> None:
+        """Give a complete claim to the keeper. Raise DaemonError or BadInput: it stays the session's then."""
+        if self._registry.get(named.id) is not None:
+            raise DaemonError(f"VM {named.name!r} was claimed by another start on this host in the meantime")
+        if proc.is_dead(session.pidfd):
+            raise DaemonError("the hook that began this claim is gone")
+        vm = GuardedVm(hypervisor=named.hypervisor, name=named.name, uuid=named.uuid, files=session.files)
+        if any(file.guard.is_reserved for file in vm.files):
+            if session.source is None:
+                raise BadInput("a foothold is for a VM that was announced as a migration")
+            vm.incoming = (message.get("incoming") or ANOTHER_HOST)[:_HOST_CHARACTERS]
+        for warning in message.get("warnings") or []:
+            log.warning("%s: %s", vm.title, warning[:_WARNING_CHARACTERS])
+        if vm.hypervisor == PROXMOX and session.task < 0:
+            session.task = self._starters.find(session.pid)
+        try:
+            self._keeper.accept(vm, session.pidfd)
+        except OSError as problem:
+            raise DaemonError(
+                f"the state of {vm.title} cannot be written: {problem}", "free space in /run"
+            ) from problem
+        session.files = []
+        session.vm = vm
+
+    def _commit(self, request: Request) -> None:
+        """Let the claim stand: its hook is about to succeed."""
+        session = request.session
+        if session.vm is None:
+            return
+        self._keeper.commit(session.vm)
+        if session.task >= 0:
+            task, session.task = session.task, -1
+            self._starters.follow(session.vm, task)
+
+    def _recorded(self, request: Request) -> None:
+        """Note the epochs of the owner records that the hook wrote."""
+        vm = request.session.vm
+        if vm is None:
+            return
+        epochs = request.message.get("epochs") or {}
+        self._keeper.recorded(vm, {int(inode): epoch for inode, epoch in epochs.items()})
+        for problem in request.message.get("problems") or []:
+            log.warning("%s: %s", vm.title, problem[:_WARNING_CHARACTERS])
+
+    # -- hints ------------------------------------------------------------------------------------------------------
+
+    def _started(self, request: Request) -> Message:
+        vm = self._registry.get(NamedVm.of(request.message).id)
+        if vm is not None:
+            self._keeper.started(vm)
+        return {}
+
+    def _ended(self, request: Request) -> Message | None:
+        named = NamedVm.of(request.message)
+        vm = self._registry.get(named.id)
+        if named.hypervisor == PROXMOX:
+            # A post-stop may belong to a run before this one, and come while QEMU is being started. Its hook does not
+            # wait for an answer.
+            if vm is not None:
+                self._keeper.settle(vm)
+            return None
+        if vm is not None:
+            self._keeper.ended(vm)
+        return {}
+
+    def _announce(self, request: Request) -> Message:
+        self._incoming.announce(NamedVm.of(request.message).id)
+        return {}
+
+
+def _files(values: list[Message]) -> list[GuardedFile]:
+    """Make guarded files of a request's files. Raise BadInput or WireError when one cannot be guarded."""
+    files = []
+    for value in values:
+        message = ClaimedFileMessage.from_json(value)
+        if message.mode not in MODES or not message.held_ranges:
+            raise BadInput(
+                f"{shown(message.path)} has mode {shown(message.mode)} and {len(message.held_ranges)} ranges"
+            )
+        files.append(GuardedFile.from_claim(message.as_json()))
+    return files

@@ -1,0 +1,53 @@
+"""The command line's orders: guard VMs that run already, let the watchdog pause, let it act again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vmguard.daemon.api.sessions import Handler, Request
+from vmguard.daemon.watch.maintenance_mode import LONGEST, Arming
+from vmguard.errors import BadInput
+from vmguard.protocol.adoption import AdoptRequest
+from vmguard.protocol.messages import shown
+from vmguard.protocol.wire import Message
+
+_TEXT_CHARACTERS = 500
+
+#: carries out ``adopt``: the request, and where its answer goes
+Adopt = Callable[[AdoptRequest, Callable[[list[dict[str, Any]]], None]], None]
+
+
+class Commands:
+    """Serves ``adopt``, ``disarm`` and ``arm``."""
+
+    def __init__(self, arming: Arming, adopt: Adopt) -> None:
+        self._arming = arming
+        self._adopt = adopt
+
+    @property
+    def handlers(self) -> dict[str, Handler]:
+        return {"adopt": self._take_up, "disarm": self._disarm, "arm": self._arm}
+
+    def _take_up(self, request: Request) -> None:
+        self._adopt(AdoptRequest.from_message(request.message), request.session.answer_list)
+
+    def _disarm(self, request: Request) -> Message:
+        message = request.message
+        seconds, reason = message["seconds"], (message.get("reason") or "").strip()
+        if not 0 < seconds <= LONGEST:
+            raise BadInput(f"{shown(seconds)} is not a number of seconds up to {LONGEST:.0f}")
+        if not reason:
+            raise BadInput("a reason is needed: somebody will read it")
+        kept = self._arming.disarm(float(seconds), reason[:_TEXT_CHARACTERS], _by(message))
+        return {"disarmed": self._arming.as_json(), "survives_restart": kept}
+
+    def _arm(self, request: Request) -> Message:
+        was = self._arming.as_json()
+        self._arming.arm(_by(request.message))
+        return {"was": was}
+
+
+def _by(message: Message) -> str:
+    """Return who gives an order, for the history."""
+    return (message.get("by") or "somebody")[:_TEXT_CHARACTERS]

@@ -1,0 +1,39 @@
+"""The command line's questions: they change nothing."""
+
+from __future__ import annotations
+
+import os
+
+import vmguard
+from vmguard.adapters.linux import clock
+from vmguard.daemon.api.sessions import Handler, Request
+from vmguard.daemon.api.watchdog_status import WatchdogStatus
+from vmguard.daemon.registry.store import Registry
+from vmguard.protocol.wire import Message
+
+
+class Questions:
+    """Serves ``status``, ``who``, ``health`` and ``ping``."""
+
+    def __init__(self, registry: Registry, watchdog: WatchdogStatus) -> None:
+        self._registry = registry
+        self._watchdog = watchdog
+        self._started = clock.wall()
+
+    @property
+    def handlers(self) -> dict[str, Handler]:
+        return {"status": self._status, "who": self._who, "health": self._health, "ping": self._ping}
+
+    def _status(self, request: Request) -> None:
+        vms = [{**vm.as_json(), "watch": self._watchdog.of_vm(vm)} for vm in self._registry]
+        request.session.answer_list(vms)
+
+    def _who(self, request: Request) -> Message:
+        key = (request.message.get("device") or 0, request.message.get("inode") or 0)
+        return {"vms": [vm.as_json() for vm in self._registry.holder_of(key)]}
+
+    def _health(self, request: Request) -> Message:
+        return self._watchdog.health()
+
+    def _ping(self, request: Request) -> Message:
+        return {"version": vmguard.__version__, "since": self._started, "pid": os.getpid(), "vms": len(self._registry)}

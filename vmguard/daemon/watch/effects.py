@@ -1,0 +1,110 @@
+"""Carry out what the watchdog orders: each effect has its one executor."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import assert_never
+
+from vmguard.adapters.linux import clock
+from vmguard.core.watchdog.events import (
+    Act,
+    Acted,
+    AfterFence,
+    Cause,
+    Effect,
+    Event,
+    Fence,
+    Freeze,
+    Hold,
+    Policy,
+    Probe,
+    Report,
+    Thaw,
+    TryLocks,
+    Unhold,
+)
+from vmguard.daemon.fence.conflicts import Conflicts
+from vmguard.daemon.fence.fencer import Fencer
+from vmguard.daemon.fence.signals import Signals
+from vmguard.daemon.pin.pinner import Pinner
+from vmguard.daemon.registry.guarded_vm import GuardedVm
+from vmguard.daemon.registry.store import Registry
+from vmguard.daemon.watch.guest_clocks import Clocks
+from vmguard.daemon.watch.probes import Probes
+
+
+class Effects:
+    """The executors of the watchdog's effects."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        feed: Callable[[Event], None],
+        report: Callable[[Report], None],
+        policy: Callable[[GuardedVm], Policy],
+        probes: Probes,
+        signals: Signals,
+        clocks: Clocks,
+        fencer: Fencer,
+        conflicts: Conflicts,
+        pinner: Pinner,
+    ) -> None:
+        """``feed``: where the answers go. ``policy``: the admin's choices for a VM."""
+        self._registry = registry
+        self._feed = feed
+        self._report = report
+        self._policy = policy
+        self._probes = probes
+        self._signals = signals
+        self._clocks = clocks
+        self._fencer = fencer
+        self._conflicts = conflicts
+        self._pinner = pinner
+
+    def carry_out(self, effect: Effect) -> None:
+        """Carry out one effect; an effect on a VM that is gone by now is dropped."""
+        match effect:
+            case Report():
+                self._report(effect)
+            case Probe():
+                self._probes.ask(effect)
+            case Freeze() | Thaw() | Fence() | Hold() | Unhold() | TryLocks():
+                vm = self._registry.get(effect.vm)
+                if vm is not None:
+                    self._act_on(vm, effect)
+            case _:
+                assert_never(effect)
+
+    def _act_on(self, vm: GuardedVm, effect: Freeze | Thaw | Fence | Hold | Unhold | TryLocks) -> None:
+        match effect:
+            case Freeze():
+                self._signals.freeze(vm, functools.partial(self._frozen, vm))
+            case Thaw():
+                self._signals.thaw(vm, functools.partial(self._thawed, vm))
+            case Fence():
+                self._fence(vm, effect)
+            case Hold():
+                self._conflicts.hold(vm, effect.why)
+            case Unhold():
+                self._conflicts.end(vm)
+            case TryLocks():
+                self._pinner.try_again(vm)
+            case _:
+                assert_never(effect)
+
+    def _frozen(self, vm: GuardedVm, problem: str) -> None:
+        self._clocks.frozen(vm)
+        self._feed(Acted(clock.boottime(), vm.id, Act.FREEZE, not problem, problem))
+
+    def _thawed(self, vm: GuardedVm, problem: str) -> None:
+        if not problem:
+            self._clocks.thawed(vm, self._policy(vm).set_clock)
+        self._feed(Acted(clock.boottime(), vm.id, Act.THAW, not problem, problem))
+
+    def _fence(self, vm: GuardedVm, effect: Fence) -> None:
+        policy = self._policy(vm)
+        if effect.cause is Cause.REFUSED:  # starting it again would only be refused again
+            policy = dataclasses.replace(policy, after_fence=AfterFence.OFF)
+        self._fencer.begin(vm, effect.evidence, effect.cause, policy)

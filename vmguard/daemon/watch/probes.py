@@ -1,0 +1,70 @@
+"""Probe locks for the watchdog, and shield their VMs while a server owes an answer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from vmguard.adapters.linux.mounts import Mount
+from vmguard.core.watchdog.events import Answer, Ask, Event, LockId, Probe
+from vmguard.core.watchdog.machine import Watch
+from vmguard.core.watchdog.states import Phase
+from vmguard.daemon.pin.fd_copies import Shield, description
+from vmguard.daemon.registry.store import Registry
+from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.watch.probe_threads import Prober
+
+#: after which an unanswered probe is a reason to shield a mount's VMs
+_OWED_S = 0.3
+
+
+class Probes:
+    """The probes on their way. Nothing here touches the share: they go to the prober's threads."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        registry: Registry,
+        watch: Watch,
+        feed: Callable[[Event], None],
+        mount_of: Callable[[int], Mount | None],
+        shield: Shield,
+    ) -> None:
+        """``mount_of``: the NFSv4 mount of a device."""
+        self._loop = loop
+        self._registry = registry
+        self._watch = watch
+        self._feed = feed
+        self._mount_of = mount_of
+        self._shield = shield
+        self._prober = Prober(loop, self._answered)
+        #: probes on their way, and the device that each is about
+        self._owed: dict[tuple[LockId, int], int] = {}
+
+    def ask(self, effect: Probe) -> None:
+        """Probe each lock through a copy of its own description."""
+        for ask in effect.asks:
+            vm = self._registry.get(ask.lock.vm)
+            file = next((file for file in vm.files if file.key == ask.lock.key), None) if vm is not None else None
+            fd = description(vm, file) if vm is not None and file is not None else None
+            if file is None or fd is None:
+                self._prober.refuse(ask, effect.mount, "EBADF")
+                continue
+            mount = self._mount_of(file.key[0])
+            seek = mount is not None and mount.option("vers") == "4.2"
+            self._owed[ask.lock, ask.serial] = file.key[0]
+            self._loop.call_in(_OWED_S, functools.partial(self._still_owed, ask))
+            self._prober.ask(ask, effect.mount, fd, seek)
+
+    def _still_owed(self, ask: Ask) -> None:
+        device = self._owed.get((ask.lock, ask.serial))
+        if device is not None:
+            self._shield.doubt(device, True)
+
+    def _answered(self, answer: Answer) -> None:
+        device = self._owed.pop((answer.lock, answer.serial), None)
+        self._feed(answer)
+        mount = self._watch.mounts.get(answer.mount)
+        healthy = mount is not None and mount.phase is Phase.HEALTHY
+        if device is not None and healthy and device not in self._owed.values():
+            self._shield.doubt(device, False)

@@ -1,0 +1,117 @@
+"""Questions to this host's daemon, with parsed answers; and its state files, which answer while it is down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vmguard.adapters.linux import statefile
+from vmguard.errors import DaemonError
+from vmguard.protocol.client import Daemon
+from vmguard.query.answers import AdoptAnswer, DisarmAnswer, DisarmedAnswer, HealthAnswer, PingAnswer, VmAnswer
+from vmguard.query.json_fields import Fields
+from vmguard.query.places import Places
+
+_ANSWER_TIMEOUT_S = 3.0
+#: how much longer than the daemon itself a client waits for the result of an ``adopt``
+_ADOPT_EXTRA_S = 5.0
+
+
+@dataclass(frozen=True)
+class AdoptRequest:
+    """Which running VMs to adopt. ``seconds`` bounds how long the daemon waits for the storage."""
+
+    names: tuple[str, ...] = ()
+    everything: bool = False
+    pid: int = 0
+    dry_run: bool = False
+    seconds: float = 10.0
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "names": list(self.names),
+            "all": self.everything,
+            "pid": self.pid,
+            "dry_run": self.dry_run,
+            "seconds": self.seconds,
+        }
+
+
+class DaemonQuery:
+    """A connection to the daemon, for the length of a ``with`` block.
+
+    Every question raises DaemonError when the daemon cannot be reached or refuses, WireError when its answer is not
+    understood.
+    """
+
+    def __init__(self, run_dir: str, timeout: float = _ANSWER_TIMEOUT_S) -> None:
+        """``timeout``: seconds that each answer may take."""
+        self._daemon = Daemon(run_dir, timeout)
+
+    def __enter__(self) -> DaemonQuery:
+        self._daemon.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._daemon.__exit__()
+
+    def ping(self) -> PingAnswer:
+        return PingAnswer.from_json(self._daemon.ping())
+
+    def guarded_vms(self) -> list[VmAnswer]:
+        return [VmAnswer.from_json(vm) for vm in self._daemon.status()]
+
+    def health(self) -> HealthAnswer:
+        return HealthAnswer.from_json(self._daemon.health())
+
+    def adopt(self, request: AdoptRequest) -> list[AdoptAnswer]:
+        return [AdoptAnswer.from_json(result) for result in self._daemon.adopt(request.as_json())]
+
+    def disarm(self, seconds: float, reason: str, by: str) -> DisarmAnswer:
+        return DisarmAnswer.from_json(self._daemon.disarm(seconds, reason, by))
+
+    def arm(self, by: str) -> DisarmedAnswer | None:
+        """Return what ended by it; None when the watchdog was armed already."""
+        answer = Fields(self._daemon.arm(by), "the answer to arm")
+        return answer.object_or_none("was", DisarmedAnswer.from_json)
+
+
+def guarded_vms(places: Places) -> tuple[list[VmAnswer], str]:
+    """Return all VMs that this host guards, and why the daemon could not be asked (empty when it could).
+
+    Without the daemon its state files answer: what it guarded when it was last alive. Raises WireError when an answer
+    or a state file is not understood.
+    """
+    try:
+        with DaemonQuery(places.run_dir) as daemon:
+            return daemon.guarded_vms(), ""
+    except DaemonError as problem:
+        return list(_from_state_files(places.run_dir)), problem.message
+
+
+def health(places: Places) -> HealthAnswer:
+    """Return the state of the watchdog; empty while the daemon is down."""
+    try:
+        with DaemonQuery(places.run_dir) as daemon:
+            return daemon.health()
+    except DaemonError:
+        return HealthAnswer()
+
+
+def adopt(run_dir: str, request: AdoptRequest) -> list[AdoptAnswer]:
+    """Adopt running VMs; return what became of each. Raises DaemonError."""
+    with DaemonQuery(run_dir, request.seconds + _ADOPT_EXTRA_S) as daemon:
+        return daemon.adopt(request)
+
+
+def _from_state_files(run_dir: str) -> Iterator[VmAnswer]:
+    folder = os.path.join(run_dir, "vms")
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return
+    for name in names:
+        value = statefile.read(os.path.join(folder, name)) if name.endswith(".json") else None
+        if value is not None and isinstance(value.get("files"), list):
+            yield VmAnswer.from_json(value)

@@ -1,0 +1,102 @@
+"""Questions to the share: the lock and the owner record of one file, or all records that name a VM.
+
+Any access to a share can hang, so each question runs in a child that is killed at its deadline. The child's answer
+comes through a pipe as JSON; its shape is known to this module alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from vmguard.adapters.linux import bounded_child, mounts, ofd
+from vmguard.adapters.storage import lock_holder, owner_record
+from vmguard.adapters.storage.files import Opener
+from vmguard.core.locks.owner_record import TEXT_FIELDS, Owner
+from vmguard.core.locks.plan import EXCLUSIVE
+from vmguard.core.locks.ranges import WHOLE
+from vmguard.query.answers import LockOnShare
+from vmguard.query.places import Places
+
+#: folders below a mount point that are searched for owner records
+_SEARCH_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class FoundRecord:
+    """The last claim in an owner record, and the folder whose disk it belongs to."""
+
+    owner: Owner
+    folder: str
+
+
+def lock_of(path: str, mode: str, places: Places) -> LockOnShare:
+    """Ask who stands in the way of a file's lock.
+
+    Raises StorageTimeout when the storage does not answer in time, VmguardError when the file cannot be opened.
+    """
+    ask = functools.partial(_ask, path, mode, places.record_folder)
+    answer = bounded_child.run(ask, places.timeout, f"asking for {path}")
+    return LockOnShare(
+        conflict=bool(answer["conflict"]),
+        owner=_owner(answer["owner"]),
+        record_problem=str(answer["record_problem"]),
+        local_users=tuple(map(str, answer["local_users"])),
+        lease=answer["lease"],
+        inode=int(answer["inode"]),
+    )
+
+
+def records_of(wanted: str, places: Places) -> list[FoundRecord]:
+    """Return all owner records below this host's NFS mounts whose last claim names a VM, by its name or uuid.
+
+    Raises StorageTimeout when the storage does not answer in time.
+    """
+    search = functools.partial(_search, wanted, places.record_folder)
+    found = bounded_child.run(search, places.timeout, "searching the owner records")
+    records = ((_owner(item["owner"]), str(item["folder"])) for item in found)
+    return [FoundRecord(owner, folder) for owner, folder in records if owner is not None]
+
+
+def _owner(value: Any) -> Owner | None:
+    return Owner(value["epoch"], **{name: value[name] for name in TEXT_FIELDS}) if value else None
+
+
+# -- in the child ---------------------------------------------------------------------------------------------------
+
+
+def _ask(path: str, mode: str, folder: str) -> dict[str, object]:
+    opened = Opener(writable=False).open(path, mode, path)
+    try:
+        kind = ofd.WRITE if mode == EXCLUSIVE else ofd.READ
+        conflict = ofd.conflict(opened.fd, kind, WHOLE)
+        found = lock_holder.describe(path, opened.fd, folder)
+    finally:
+        opened.close()
+    return {
+        "conflict": conflict is not None,
+        "owner": found.owner.as_json() if found.owner is not None else None,
+        "record_problem": found.record_problem,
+        "local_users": list(found.local_users),
+        "lease": found.lease,
+        "inode": opened.key[1],
+    }
+
+
+def _search(wanted: str, folder_name: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = []
+    for mount in mounts.mounts():
+        if not mount.is_nfs or not folder_name:
+            continue
+        for folder, below, names in os.walk(mount.point):
+            if folder[len(mount.point) :].count("/") >= _SEARCH_DEPTH:
+                below.clear()
+            if os.path.basename(folder) != folder_name:
+                continue
+            for name in sorted(names):
+                owner = owner_record.last_claim(os.path.join(folder, name))
+                if owner is not None and wanted in (owner.vm, owner.uuid):
+                    found.append({"owner": owner.as_json(), "folder": os.path.dirname(folder)})
+    return found

@@ -1,0 +1,63 @@
+"""What the answers mean: who holds a file, the verdict on it, and the status of a VM. Pure."""
+
+from __future__ import annotations
+
+import enum
+
+from vmguard.core.locks.guard_states import GuardState
+from vmguard.core.reports.vm_report import GUARDED, DiskStatus, Status
+from vmguard.query.answers import FileAnswer, LockOnShare, VmAnswer
+
+
+class Holder(enum.Enum):
+    """Who stands in the way of a file's lock."""
+
+    NOBODY = enum.auto()
+    #: a process of this host, and no claim of this host
+    PROCESS_HERE = enum.auto()
+    #: somebody without a present claim in the owner record
+    UNKNOWN = enum.auto()
+    #: the host that the owner record names
+    HOST = enum.auto()
+
+
+VERDICTS = {
+    Holder.NOBODY: DiskStatus.FREE,
+    Holder.PROCESS_HERE: DiskStatus.HELD_BY_UNKNOWN,
+    Holder.UNKNOWN: DiskStatus.HELD_BY_UNKNOWN,
+    Holder.HOST: DiskStatus.HELD_ELSEWHERE,
+}
+
+
+def holder_of(lock: LockOnShare, this_host: str) -> Holder:
+    """Decide who holds a file, by what the share says. ``this_host``: the name in this host's own records."""
+    owner = lock.owner
+    if not lock.conflict:
+        return Holder.NOBODY
+    if lock.local_users and (owner is None or owner.host != this_host):
+        return Holder.PROCESS_HERE
+    if owner is None or owner.released:
+        return Holder.UNKNOWN
+    return Holder.HOST
+
+
+def verdict_here(file: FileAnswer) -> DiskStatus:
+    """Judge a file of a VM that this host guards."""
+    return GUARDED.get(file.guard, DiskStatus.UNGUARDED_HERE)
+
+
+def floor_of(vm: VmAnswer, daemon_down: bool) -> Status:
+    """Return the least status of a guarded VM, whatever its disks say: a claim without QEMU, a weaker lock, ..."""
+    if vm.fencing or vm.state == "conflict":
+        return Status.CRITICAL
+    if daemon_down or vm.frozen or vm.state not in ("running", "incoming"):
+        return Status.WARNING
+    return Status.WARNING if any(file.unpinned_reason for file in vm.files) else Status.OK
+
+
+def status_of(vm: VmAnswer) -> Status:
+    """Return a guarded VM's share in the status of this host."""
+    unlocked = any(file.guard in (GuardState.LOST, GuardState.CONFLICT) for file in vm.files)
+    if vm.state == "conflict" or vm.fencing or unlocked:
+        return Status.CRITICAL
+    return Status.WARNING if vm.frozen or any(file.unpinned_reason for file in vm.files) else Status.OK

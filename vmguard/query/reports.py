@@ -1,0 +1,167 @@
+"""What the commands tell about a VM or a file: find it, ask the daemon and the share, judge, and word the answer."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vmguard.adapters import hypervisors
+from vmguard.adapters.hypervisors import RunDirs
+from vmguard.adapters.linux import host_identity, proc
+from vmguard.core.locks.plan import DISK, EXCLUSIVE, printable
+from vmguard.core.reports.vm_report import DiskReport, DiskStatus, VmReport
+from vmguard.errors import VmguardError
+from vmguard.query import ask_daemon, ask_share, judge, wording
+from vmguard.query.answers import FileAnswer, LockOnShare, VmAnswer
+from vmguard.query.lookup import Found, find
+from vmguard.query.places import Places
+
+
+def check(wanted: str, places: Places) -> VmReport:
+    """Report on one VM, by id, name or uuid.
+
+    Raises BadInput when nobody knows it, StorageTimeout when the search for it on the shares takes too long.
+    """
+    vms, daemon_problem = ask_daemon.guarded_vms(places)
+    found = find(wanted, vms, places)
+    report = VmReport(found.name, found.uuid, found.hypervisor, "", "", daemon=daemon_problem or "up")
+    report.unguarded = found.plan.unguarded
+    if found.guarded is not None:
+        _report_guarded(report, found.guarded, bool(daemon_problem))
+        _name_targets(report, places)
+    else:
+        _report_from_share(report, found, places)
+    report.summary = wording.summary(report)
+    return report
+
+
+def elsewhere(file: FileAnswer, places: Places) -> str:
+    """Say who has a file locked that is wanted here; empty when nobody has. Raises VmguardError."""
+    lock = ask_share.lock_of(file.path, file.mode, places)
+    disk = _disk_on_share(file.path, file.mode, file.role, lock)
+    return "" if disk.verdict is DiskStatus.FREE else disk.text
+
+
+# -- a VM -----------------------------------------------------------------------------------------------------------
+
+
+def _report_guarded(report: VmReport, vm: VmAnswer, daemon_down: bool) -> None:
+    for file in vm.files:
+        verdict = judge.verdict_here(file)
+        since = f", since {vm.claimed}" if verdict is DiskStatus.GUARDED_HERE else ""
+        report.disks.append(
+            DiskReport(
+                path=file.path,
+                role=file.role,
+                mode=file.mode,
+                verdict=verdict,
+                text=wording.guard_words(file) + since,
+                todo="vmguard adopt" if verdict is DiskStatus.UNGUARDED_HERE else "",
+                ranges=file.ranges,
+                guard=file.guard,
+                through=file.through,
+                weaker=file.unpinned_reason,
+            )
+        )
+    report.watch = vm.watch.json if vm.watch is not None else None
+    report.floor = judge.floor_of(vm, daemon_down)
+    report.state = wording.stance(vm)
+
+
+def _name_targets(report: VmReport, places: Places) -> None:
+    """Name the host that a VM migrates to: the target writes its owner record once it has the lock, not before."""
+    for disk in report.disks:
+        if disk.verdict is not DiskStatus.OUTGOING:
+            continue
+        try:
+            owner = ask_share.lock_of(disk.path, disk.mode, places).owner
+        except VmguardError:
+            continue  # the name is a courtesy
+        if owner and owner.uuid == report.uuid and owner.boot != host_identity.boot_id() and not owner.released:
+            disk.owner = owner
+            disk.text += f": {printable(owner.host)}"
+
+
+def _report_from_share(report: VmReport, found: Found, places: Places) -> None:
+    run_dirs = RunDirs(places.libvirt_run_dir, places.proxmox_run_dir)
+    pid = hypervisors.qemu_pid(run_dirs, found.hypervisor, found.name, found.uuid)
+    if found.problem:
+        report.disks.append(DiskReport("", "", "", DiskStatus.UNKNOWN, found.problem))
+    for file in found.plan.files:
+        try:
+            disk = _disk_on_share(file.path, file.mode, file.role, ask_share.lock_of(file.path, file.mode, places))
+        except VmguardError as problem:
+            disk = DiskReport(file.path, file.role, file.mode, DiskStatus.UNKNOWN, problem.message, problem.hint)
+        if pid is not None and disk.verdict is DiskStatus.FREE:
+            disk.verdict = DiskStatus.UNGUARDED_HERE
+            disk.text = f"QEMU (pid {pid}) runs on this host and nothing locks this file"
+            disk.todo = "vmguard adopt"
+        report.disks.append(disk)
+
+
+def _disk_on_share(path: str, mode: str, role: str, lock: LockOnShare) -> DiskReport:
+    holder = judge.holder_of(lock, host_identity.host_name())
+    now = datetime.datetime.now(datetime.UTC)
+    return DiskReport(
+        path=path,
+        role=role,
+        mode=mode,
+        verdict=judge.VERDICTS[holder],
+        text=wording.holder_words(holder, lock, now),
+        todo=wording.holder_todo(holder, lock, now),
+        owner=lock.owner,
+    )
+
+
+# -- a file ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OpenHere:
+    """A process of this host that has a file open."""
+
+    pid: int
+    name: str
+    writable: bool
+
+    def as_json(self) -> dict[str, object]:
+        return {"pid": self.pid, "name": self.name, "writable": self.writable}
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """Who holds one file: the VMs and processes of this host, and the lock as the server sees it."""
+
+    disk: DiskReport
+    vms: Sequence[VmAnswer]
+    processes: Sequence[OpenHere]
+    #: why the daemon could not be asked; ``up`` when it could
+    daemon: str
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "schema": 1,
+            **self.disk.as_json(),
+            "vms": [vm.json for vm in self.vms],
+            "processes": [process.as_json() for process in self.processes],
+            "daemon": self.daemon,
+        }
+
+
+def who(path: str, places: Places) -> FileReport:
+    """Report who holds one file. Raises VmguardError when it cannot be opened, or in time."""
+    lock = ask_share.lock_of(path, EXCLUSIVE, places)
+    disk = _disk_on_share(path, EXCLUSIVE, DISK, lock)
+    vms, problem = ask_daemon.guarded_vms(places)
+    here = [vm for vm in vms if any(file.inode == lock.inode for file in vm.files)]
+    users = [
+        OpenHere(user.pid, proc.name(user.pid), user.info.writable)
+        for pid in proc.pids()
+        for user in proc.open_files(pid, {lock.inode})
+    ]
+    if here:
+        disk.verdict = DiskStatus.GUARDED_HERE
+        disk.text = "guarded here by " + ", ".join(f"VM '{printable(vm.name)}' ({vm.state})" for vm in here)
+        disk.todo = ""
+    return FileReport(disk, here, users, problem or "up")

@@ -1,0 +1,112 @@
+"""Sentences for people: what is known about a VM, a file, a lock. Pure.
+
+Names from outside stand in them as ``printable``.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import assert_never
+
+from vmguard.core.locks.guard_states import GuardState
+from vmguard.core.locks.plan import printable
+from vmguard.core.locks.refusal import ago
+from vmguard.core.reports.vm_report import GUARDED, DiskStatus, VmReport
+from vmguard.query.answers import FileAnswer, LockOnShare, VmAnswer
+from vmguard.query.judge import Holder
+
+#: how much later than the end of its lease a dead host's lock is surely free
+_AFTER_LEASE_S = 1.0
+
+
+def stance(vm: VmAnswer) -> str:
+    """Return the one word for a VM: the state of its claim, or what the watchdog does to it."""
+    if vm.fencing:
+        return "fencing"
+    if vm.frozen:
+        return "frozen"
+    return f"incoming from {vm.incoming}" if vm.incoming else vm.state
+
+
+def guard_words(file: FileAnswer) -> str:
+    """Say how one file is guarded: ranges, mode, guard, and through which descriptor of which process."""
+    if file.guard == GuardState.INCOMING:
+        return "locked by the host that the VM comes from; reserved here: no third host can take it"
+    if file.guard == GuardState.OUTGOING:
+        return "left to the host that the VM migrates to, as it writes nothing here any more"
+    if file.guard == GuardState.LOST:
+        return "its lock was lost with the daemon that held it"
+    if file.guard not in GUARDED:
+        return f"NOT locked here: {file.conflict or file.unpinned_reason or 'the storage has not answered yet'}"
+    words = f"locked here ({file.ranges}), {file.mode}, {file.guard}"
+    if file.guard == GuardState.RELEASED:
+        return f"{words}: it is being let go of"
+    if file.through:
+        return f"{words} on {file.through}" + (f" ({file.process})" if file.process else "")
+    return f"{words} beside the VM only: {file.unpinned_reason or 'no process of the VM has it open'}"
+
+
+def holder_words(holder: Holder, lock: LockOnShare, now: datetime.datetime) -> str:
+    """Say who holds a file, since when."""
+    owner = lock.owner
+    match holder:
+        case Holder.NOBODY:
+            if owner is None:
+                return "free: nobody has it locked"
+            last = f"last held by {printable(owner.host)} (epoch {owner.epoch}, claimed {owner.claimed})"
+            return f"free: nobody has it locked; {last}"
+        case Holder.PROCESS_HERE:
+            return "locked by a process of this host: " + ", ".join(lock.local_users)
+        case Holder.UNKNOWN:
+            why = lock.record_problem or "no owner record of a present claim"
+            return f"locked by somebody who does not use vmguard ({why})"
+        case Holder.HOST:
+            assert owner is not None
+            since = f"{owner.claimed} ({ago(owner.claimed, now)})"
+            return f"held by {printable(owner.host)} since {since}, epoch {owner.epoch}"
+        case _:
+            assert_never(holder)
+
+
+def holder_todo(holder: Holder, lock: LockOnShare, now: datetime.datetime) -> str:
+    """Say what to do about the holder; empty when there is nothing."""
+    match holder:
+        case Holder.NOBODY | Holder.PROCESS_HERE:
+            return ""
+        case Holder.UNKNOWN:
+            return "look for QEMU or qemu-img on the other hosts that mount this share"
+        case Holder.HOST:
+            if lock.owner is None or lock.lease is None:
+                return ""
+            free = now + datetime.timedelta(seconds=lock.lease + _AFTER_LEASE_S)
+            return (
+                f"if {printable(lock.owner.host)} is dead, its lock ends {lock.lease:.0f} s after its last contact with"
+                f" the server: a start can succeed from {free:%H:%M:%S} UTC on at the latest"
+            )
+        case _:
+            assert_never(holder)
+
+
+def summary(report: VmReport) -> str:
+    """Say in a few words how the whole VM stands."""
+    verdicts = {disk.verdict for disk in report.disks}
+    if report.state.startswith("incoming ") and verdicts <= {DiskStatus.GUARDED_HERE, DiskStatus.INCOMING}:
+        return report.state
+    if DiskStatus.OUTGOING in verdicts and verdicts <= {DiskStatus.GUARDED_HERE, DiskStatus.OUTGOING}:
+        targets = {disk.owner.host for disk in report.disks if disk.owner is not None}
+        return "outgoing to " + (_hosts(targets) or "another host")
+    if report.state:
+        everything = verdicts == {DiskStatus.GUARDED_HERE}
+        return f"guarded here, {report.state}" if everything else f"{report.state} here, but not fully guarded"
+    if DiskStatus.UNGUARDED_HERE in verdicts:
+        return "running here UNGUARDED"
+    if DiskStatus.HELD_ELSEWHERE in verdicts:
+        held = [disk for disk in report.disks if disk.verdict is DiskStatus.HELD_ELSEWHERE]
+        return "held by " + _hosts({disk.owner.host for disk in held if disk.owner})
+    if DiskStatus.HELD_BY_UNKNOWN in verdicts:
+        return "held by somebody unknown"
+    return "free" if verdicts == {DiskStatus.FREE} else "unknown"
+
+
+def _hosts(names: set[str]) -> str:
+    return ", ".join(map(printable, sorted(names)))
