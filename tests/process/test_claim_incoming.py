@@ -16,6 +16,7 @@ from tests.support.guard import Guard, Vm, eventually, make_disk
 from vmguard.adapters.linux import ofd, proc
 from vmguard.adapters.storage import lock_holder, owner_record
 from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.owner_record import Owner
 from vmguard.core.locks.plan import DISK, EXCLUSIVE, SHARED, PlannedFile
 from vmguard.core.locks.ranges import OUTGOING_MARK, RESERVATION
@@ -179,7 +180,7 @@ def test_a_source_that_was_not_looked_at_at_the_switch_has_left_the_disk_all_the
     qemu.close(disk)
     qemu.open(disk, os.O_RDONLY)
     target = Source(disk)
-    corner.until(lambda: corner.vm.files[0].guard == "outgoing", counting=False)
+    corner.until(lambda: corner.vm.files[0].guard.state is GuardState.OUTGOING, counting=False)
     assert corner.vm.state is State.RUNNING
     target.let_go()
     qemu.close(disk)
@@ -196,7 +197,7 @@ def test_negative_control_whoever_writes_on_has_not_left_its_disk(corner: Corner
     qemu.open(disk)
     target = Source(disk)
     corner.until(lambda: corner.vm.state is State.CONFLICT, counting=False)
-    assert corner.vm.files[0].guard != "outgoing"
+    assert corner.vm.files[0].guard.state is GuardState.CONFLICT
     target.let_go()
 
 

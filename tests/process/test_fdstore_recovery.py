@@ -13,6 +13,7 @@ import pytest
 from tests.support.daemon_harness import PIECES, Corner, Rival, Writer, open_corner
 from vmguard.adapters.linux import ofd, pidfd
 from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.guard_states import GuardState, Origin
 from vmguard.core.locks.ranges import WHOLE
 from vmguard.daemon.claim import fdstore_recovery
 from vmguard.daemon.registry.guarded_vm import LIBVIRT, GuardedVm
@@ -63,7 +64,7 @@ def test_a_claim_that_nobody_remembers_is_pinned_when_its_vm_comes(corner: Corne
     stored = {name(f"{LIBVIRT}-{identity}", fd): fd}
     [vm] = take_in(corner, stored)
     assert stored == {}
-    assert (vm.state, [file.guard for file in vm.files]) == (State.CLAIMED, ["held"])
+    assert (vm.state, [file.guard.state for file in vm.files]) == (State.CLAIMED, [GuardState.HELD])
     corner.spin(0.5)
     assert vm.state is State.CLAIMED
     writer = corner.writer("-name", "guest=web", "-uuid", identity)
@@ -116,12 +117,12 @@ def test_a_file_that_its_state_file_does_not_have_yet_goes_to_its_vm(corner: Cor
     fds = [claimed(disk), claimed(more, ofd.READ)]
     identity = str(uuid.uuid4())
     stored = {name(f"{LIBVIRT}-{identity}", fd): fd for fd in fds}
-    first = dict(list(stored.items())[:1])
+    first, second = ({name: fd} for name, fd in stored.items())
     [vm] = take_in(corner, first)
-    assert take_in(corner, dict(list(stored.items())[1:])) == []
-    assert [(os.path.basename(file.path), file.mode, file.found) for file in vm.files] == [
-        ("web.raw", "exclusive", False),
-        ("more.raw", "shared", True),
+    assert fdstore_recovery.take_in(second, corner.registry, lambda _: PIECES, str(corner.folder)) == []
+    assert [(os.path.basename(file.path), file.mode, file.guard.origin) for file in vm.files] == [
+        ("web.raw", "exclusive", Origin.EXCLUSIVE_CLAIM),
+        ("more.raw", "shared", Origin.FOUND),
     ]
 
 

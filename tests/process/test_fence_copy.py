@@ -32,7 +32,7 @@ def held_at_the_kill(world: World, monkeypatch: pytest.MonkeyPatch) -> list[bool
     kill, held = world.signals.kill, []
 
     def look_and_kill(vm: GuardedVm) -> set[int]:
-        held.append(vm.files[0].fd >= 0)
+        held.append(vm.files[0].guard.has_copy)
         return kill(vm)
 
     monkeypatch.setattr(world.signals, "kill", look_and_kill)
@@ -41,8 +41,9 @@ def held_at_the_kill(world: World, monkeypatch: pytest.MonkeyPatch) -> list[bool
 
 def pinned_without_copy(world: World) -> GuardedVm:
     vm = world.vm()
-    os.close(vm.files[0].fd)
-    vm.files[0].fd = -1
+    copy = vm.files[0].guard.copy_dropped()
+    assert copy is not None
+    os.close(copy)
     return vm
 
 
@@ -72,18 +73,20 @@ def broken(vm: GuardedVm) -> None:
 
 def test_a_copy_that_is_there_is_kept(world: World, held_at_the_kill: list[bool]) -> None:
     vm = world.vm()
-    before = vm.files[0].fd
+    before = vm.files[0].guard.descriptor
     climb(world, vm)
     assert killed(world, vm)
     assert world.codes[0] == "fence.kill"
-    assert (held_at_the_kill, vm.files[0].fd) == ([True], before)
+    assert (held_at_the_kill, vm.files[0].guard.descriptor) == ([True], before)
 
 
 def test_a_copy_that_is_missing_is_taken_before_the_first_rung(world: World, held_at_the_kill: list[bool]) -> None:
     vm = pinned_without_copy(world)
     climb(world, vm)
     assert world.codes[0] == "fence.kill"
-    os.lseek(vm.files[0].fd, 77, os.SEEK_SET)
+    copy = vm.files[0].guard.descriptor
+    assert copy is not None
+    os.lseek(copy, 77, os.SEEK_SET)
     assert Path(f"/proc/{vm.pid}/fdinfo/3").read_text().startswith("pos:\t77\n"), "not QEMU's own description"
     assert killed(world, vm)
     assert held_at_the_kill == [True]
@@ -106,9 +109,9 @@ def test_while_a_killed_process_hangs_the_copy_is_tried_again(world: World) -> N
     without_effect(world)
     climb(world, vm)
     assert world.turn(lambda: "fence.death" in world.codes)
-    assert vm.files[0].fd < 0
+    assert not vm.files[0].guard.has_copy
     world.copy = take
-    assert world.turn(lambda: vm.files[0].fd >= 0)
+    assert world.turn(lambda: vm.files[0].guard.has_copy)
 
 
 @pytest.mark.parametrize("copy", [failing(1000, broken), broken], ids=["in vain", "raises"])

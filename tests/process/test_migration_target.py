@@ -22,8 +22,10 @@ from vmguard.adapters.linux import ofd, proc
 from vmguard.adapters.linux.vcpus import Vcpus
 from vmguard.config.migration import Migration
 from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.guard_states import Origin
 from vmguard.core.locks.plan import DISK, EXCLUSIVE
 from vmguard.core.locks.ranges import LIBVIRT_RANGE, OUTGOING_MARK, QEMU_RANGE, RESERVATION, WHOLE, held_ranges
+from vmguard.core.locks.retry import RetryNever
 from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
@@ -159,8 +161,8 @@ class Target(Corner):
             if foothold:
                 ofd.lock(fd, str(disk), ofd.WRITE, RESERVATION)
             key = (disk.stat().st_dev, disk.stat().st_ino)
-            files.append(GuardedFile(str(disk), EXCLUSIVE, DISK, "", key, list(PIECES), fd=fd, foothold=True))
-            files[-1].retry = float("inf")
+            files.append(GuardedFile(str(disk), EXCLUSIVE, DISK, "", key, list(PIECES), origin=Origin.RESERVED))
+            files[-1].guard.received(fd)
         vm = GuardedVm("bare", "web", "1", files, State.CLAIMED, incoming="hyp-a")
         self.registry.add(vm)
         return vm
@@ -194,7 +196,7 @@ def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
 
 
 def guards(vm: GuardedVm) -> set[str]:
-    return {file.guard for file in vm.files}
+    return {str(file.guard.state) for file in vm.files}
 
 
 # -- the main path ----------------------------------------------------------------------------------------------------
@@ -315,9 +317,9 @@ def test_the_state_file_brings_the_wait_back(target: Target) -> None:
     vm, qemu = target.arrive(disk)
     again = GuardedVm.from_json(vm.as_json())
     assert (again.state, again.incoming) == (State.INCOMING, "hyp-a")
-    assert (again.files[0].foothold, again.files[0].retry) == (True, float("inf"))
+    assert (again.files[0].guard.is_reserved, again.files[0].guard.retry) == (True, RetryNever())
 
-    again.files[0].fd, vm.files[0].fd = vm.files[0].fd, -1
+    again.files[0].guard.taken_over(vm.files[0].guard.closed("its daemon is gone"))
     again.processes = vm.processes
     target.registry.take_up(again)  # the daemon after this one
     target.incoming.resume()

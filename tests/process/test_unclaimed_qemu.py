@@ -39,7 +39,7 @@ def moving(path: Path) -> bool:
 
 
 def guards(vm: GuardedVm) -> dict[str, tuple[str, str]]:
-    return {os.path.basename(file.path): (file.guard, file.mode) for file in vm.files}
+    return {os.path.basename(file.path): (file.guard.state, file.mode) for file in vm.files}
 
 
 def test_a_vm_without_its_hook_is_pinned_and_known_by_its_own_name(
@@ -124,7 +124,7 @@ def test_control_without_a_policy_it_writes_on(corner: Corner, action: OnConflic
     disk = corner.disk("web.raw")
     rival = Rival(disk)
     corner.writer("-name", "web").open(disk)
-    corner.until(lambda: len(corner.registry) and any(file.weaker for file in corner.vm.files))
+    corner.until(lambda: len(corner.registry) and any(file.guard.unpinned_reason for file in corner.vm.files))
     corner.spin(0.2)
     assert moving(disk)
     assert (corner.vm.state is State.CONFLICT) == (action is OnConflict.REPORT)
@@ -147,14 +147,18 @@ def test_a_reader_elsewhere_and_an_incoming_vm_freeze_nobody(corner: Corner) -> 
     corner.writer("-name", "writes-a-template").open(template)
     incoming = corner.writer("-name", "comes", "-incoming", "defer")
     incoming.open(disk)
-    corner.until(lambda: len(corner.registry) == 2 and all(vm.files and vm.files[0].weaker for vm in corner.registry))
+    corner.until(
+        lambda: (
+            len(corner.registry) == 2 and all(vm.files and vm.files[0].guard.unpinned_reason for vm in corner.registry)
+        )
+    )
     corner.spin(0.3)
     assert {vm.name: vm.state for vm in corner.registry} == {
         "writes-a-template": State.RUNNING,
         "comes": State.INCOMING,
     }
     source.let_go()
-    corner.until(lambda: all(file.pin for vm in corner.registry if vm.incoming for file in vm.files))
+    corner.until(lambda: all(file.guard.pin for vm in corner.registry if vm.incoming for file in vm.files))
     reader.let_go()
 
 
@@ -190,7 +194,7 @@ def test_helpers_are_followed_pinned_and_waited_for(corner: Corner) -> None:
     daemon = corner.writer(program="qemu-storage-daemon")
     daemon.open(disk)
     corner.until(lambda: len(corner.vm.processes) == 3 and corner.pinned(2))
-    through = {os.path.basename(file.path): file.pin.pid for file in corner.vm.files if file.pin}
+    through = {os.path.basename(file.path): file.guard.pin.pid for file in corner.vm.files if file.guard.pin}
     assert through["tpm2-00.permall"] == swtpm.pid
     corner.writers[0].end()
     corner.until(lambda: f"pid {swtpm.pid}" in corner.vm.why)
@@ -225,9 +229,9 @@ def test_where_the_pin_is_forbidden_the_lock_is_held_beside_and_the_reason_known
     disk = corner.disk("web.raw")
     writer = corner.writer("-name", "web")
     writer.open(disk)
-    corner.until(lambda: len(corner.registry) and any(file.weaker for file in corner.vm.files))
+    corner.until(lambda: len(corner.registry) and any(file.guard.unpinned_reason for file in corner.vm.files))
     assert guards(corner.vm) == {"web.raw": ("held", EXCLUSIVE)}
-    assert "CAP_SYS_PTRACE" in corner.vm.files[0].weaker
+    assert "CAP_SYS_PTRACE" in (corner.vm.files[0].guard.unpinned_reason or "")
     with pytest.raises(Exception, match="locked"):
         Rival(disk)
     writer.end()

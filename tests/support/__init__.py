@@ -5,6 +5,7 @@ disk_images         disk images written by hand; starts no process
 fake_qemu           a process that vmguard takes for QEMU; starts in milliseconds
 faulty_libc         an LD_PRELOAD library whose storage calls are slow or fail
 fencer_harness      a real fencer over processes of this machine
+file_guards         guards of files: in any state by events alone, and all events to be played in any order
 guard               a private vmguard: real daemon, hook and commands in one folder
 guarded_guests      lab guests with vmguard and QEMU on them
 libvirt_host        a private libvirtd with QEMU and vmguard in namespaces of its own

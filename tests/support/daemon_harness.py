@@ -28,6 +28,7 @@ from tests.support.processes import track
 from vmguard.adapters.linux import clock, ofd, proc
 from vmguard.config.libvirt import Libvirt
 from vmguard.config.settings import Config, Daemon, OwnerRecord, Unguarded
+from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.ranges import LIBVIRT_RANGE, QEMU_RANGE, WHOLE, held_ranges
 from vmguard.core.watchdog.events import Adopted
 from vmguard.daemon import wiring
@@ -163,8 +164,8 @@ class Corner:
 
     def pinned(self, files: int = 1, vms: int = 1) -> bool:
         """Return whether there are that many VMs, each with that many files, all pinned."""
-        found = [[file.pin for file in vm.files] for vm in self.registry]
-        return len(found) == vms and all(len(pins) == files and all(pins) for pins in found)
+        found = [[file.guard.state for file in vm.files] for vm in self.registry]
+        return len(found) == vms and all(states == [GuardState.PINNED] * files for states in found)
 
     def end(self) -> None:
         for writer in self.writers:

@@ -21,6 +21,7 @@ from tests.support.processes import track
 from vmguard.adapters.hypervisors import RunDirs
 from vmguard.adapters.linux import clock, hardware_watchdog, ofd, proc
 from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.guard_states import Pin
 from vmguard.core.locks.plan import DISK, EXCLUSIVE
 from vmguard.core.sources.process_arguments import Kind
 from vmguard.core.watchdog.events import Cause, Policy, Report
@@ -28,7 +29,7 @@ from vmguard.core.watchdog.fence_ladder import Others
 from vmguard.core.watchdog.timing import Rungs
 from vmguard.daemon.fence.fencer import Fencer, Surroundings
 from vmguard.daemon.fence.signals import Signals
-from vmguard.daemon.registry.guarded_file import GuardedFile, Pin
+from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
@@ -83,8 +84,11 @@ class World:
         qemu = self.run(WRITER, str(self.disk))
         fd = os.open(self.disk, os.O_RDWR)
         ofd.lock(fd, str(self.disk), ofd.WRITE, (0, 0))
-        file = GuardedFile(str(self.disk), EXCLUSIVE, DISK, "", proc.own_key(fd), [(0, 0)], fd=fd)
-        file.pin = Pin(qemu.pid, 3) if pinned else None
+        file = GuardedFile(str(self.disk), EXCLUSIVE, DISK, "", proc.own_key(fd), [(0, 0)])
+        if pinned:
+            file.guard.pinned_on(Pin(qemu.pid, 3), fd, None)
+        else:
+            file.guard.received(fd)
         vm = GuardedVm("libvirt", "web", "0000", [file], State.RUNNING, pid=qemu.pid)
         vm.processes = [GuardedProcess(qemu.pid, Kind.QEMU, pidfd=os.pidfd_open(qemu.pid))]
         self.registry.add(vm)
@@ -95,12 +99,15 @@ class World:
         for process in vm.processes:
             os.close(process.pidfd)
         vm.processes = []
-        vm.state = State.ENDED
+        vm.move(State.ENDED, "its processes are seen dead")
 
     def release(self, vm: GuardedVm) -> None:
-        os.close(vm.files[0].fd)
-        vm.files[0].fd = -1
-        vm.state = State.RELEASING
+        if vm.state is State.RUNNING:
+            vm.move(State.ENDED, "its processes are seen dead")
+        vm.move(State.RELEASING, "all is proven")
+        descriptor = vm.files[0].guard.closed("all is proven")
+        assert descriptor is not None
+        os.close(descriptor)
         self.registry.remove(vm)
         for callback in vm.when_released:
             callback()

@@ -27,7 +27,7 @@ def test_a_descriptor_that_is_closed_while_its_owner_is_looked_for_is_no_rival(
         return []
 
     monkeypatch.setattr(proc, "users_of", users_of)
-    order = Order(str(path), proc.own_key(new), 0, -1, new, EXCLUSIVE, ((300, 0),), -1, None)
+    order = Order(str(path), proc.own_key(new), 0, -1, new, EXCLUSIVE, ((300, 0),), None, None)
     rival = _rival(order, new)
     assert (rival is None) is closes
     if rival is not None:

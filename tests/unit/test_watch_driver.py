@@ -16,12 +16,13 @@ from vmguard.adapters.linux.mounts import Mount, NfsStatistics
 from vmguard.adapters.storage import lock_probe
 from vmguard.config.settings import Config
 from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.guard_states import Pin
 from vmguard.core.locks.plan import DISK, EXCLUSIVE
 from vmguard.core.watchdog.events import Act, Acted, Probe, Thaw, VmInfo
 from vmguard.core.watchdog.machine import Watch
 from vmguard.core.watchdog.states import Phase
 from vmguard.daemon import wiring
-from vmguard.daemon.registry.guarded_file import GuardedFile, Pin
+from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
@@ -88,7 +89,8 @@ class World:
         path = self.folder / f"{name}.raw"
         path.write_bytes(bytes(8192))
         fd = os.open(path, os.O_RDWR)
-        file = GuardedFile(str(path), EXCLUSIVE, DISK, "", (self.device, path.stat().st_ino), [(0, 0)], fd=fd)
+        file = GuardedFile(str(path), EXCLUSIVE, DISK, "", (self.device, path.stat().st_ino), [(0, 0)])
+        file.guard.received(fd)
         vm = GuardedVm("libvirt", name, name, [file], State.RUNNING)
         self.registry.add(vm)
         return vm
@@ -178,7 +180,7 @@ def test_news_of_a_vm_are_told_at_the_next_look(world: World) -> None:
     vm = world.vm("web")
     world.observer.look()
     assert (told(world, vm).process, told(world, vm).locks[0].pinned) == (True, False)
-    vm.files[0].pin = Pin(1, 3)
+    vm.files[0].guard.pinned_on(Pin(1, 3), vm.files[0].guard.descriptor, None)
     world.registry.save(vm)
     world.observer.look()
     assert told(world, vm).locks[0].pinned
@@ -229,8 +231,9 @@ def test_another_lease_time_and_another_name_of_a_mount_are_news_of_all_its_vms(
 def test_a_lock_that_ended_with_its_qemu_is_not_asked_for_any_more(world: World) -> None:
     """Somebody else may have the disk open for long after it; its lease must not be said to run out meanwhile."""
     vm = world.vm("web")
-    os.close(vm.files[0].fd)
-    vm.files[0].fd, vm.files[0].pin = -1, Pin(os.getpid(), 3, "qemu")
+    before = vm.files[0].guard.pinned_on(Pin(os.getpid(), 3, "qemu"), None, None)
+    assert before is not None
+    os.close(before)
     world.observer.look()
     assert list(world.verdicts()) == [vm.id]
     vm.move(State.ENDED, "its QEMU is proven gone")

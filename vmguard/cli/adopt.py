@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
+from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.reports.vm_report import Status, worst
 from vmguard.errors import BadInput, VmguardError
@@ -47,7 +48,7 @@ class _Result:
         status = _STATUS[self.answer.result]
         if any(self.rivals):
             return Status.CRITICAL
-        weaker = any(file.guard not in ("pinned", "pending") for file in self.answer.vm.files)
+        weaker = any(file.guard not in (GuardState.PINNED, GuardState.PENDING) for file in self.answer.vm.files)
         return Status.WARNING if weaker and status is Status.OK else status
 
     def as_json(self) -> dict[str, object]:

@@ -141,7 +141,8 @@ class Daemon:
 def _unpinned(registry: Registry) -> list[int]:
     """Return our descriptors of files that no living QEMU has open."""
     waiting = [vm for vm in registry if vm.state is not State.RUNNING]
-    return [file.fd for vm in waiting for file in vm.files if file.fd >= 0]
+    found = [file.guard.descriptor for vm in waiting for file in vm.files]
+    return [descriptor for descriptor in found if descriptor is not None]
 
 
 def main(config_paths: Any, verbose: int = 0) -> int:

@@ -33,6 +33,7 @@ from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
+from vmguard.daemon.release.releaser import Releaser
 from vmguard.daemon.report.history import History, Reporter
 from vmguard.daemon.report.notify_command import Notifier
 from vmguard.daemon.runtime.loop import Loop
@@ -114,12 +115,16 @@ class Parts:
         return Claims(self.loop, self.registry, self.records)
 
     @cached_property
+    def releaser(self) -> Releaser:
+        return Releaser(self.loop, self.workers, self.registry, self.pinner, self.records.mark_released)
+
+    @cached_property
     def keeper(self) -> Keeper:
         return Keeper(
             self.loop,
-            self.workers,
             self.registry,
             self.pinner,
+            self.releaser,
             self.settings.timing,
             self.records.mark_released,
             on_running=lambda vm: self.incoming.follow(vm),

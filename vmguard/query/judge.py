@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 
+from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.reports.vm_report import GUARDED, DiskStatus, Status
 from vmguard.query.answers import FileAnswer, LockOnShare, VmAnswer
 
@@ -56,6 +57,7 @@ def floor_of(vm: VmAnswer, daemon_down: bool) -> Status:
 
 def status_of(vm: VmAnswer) -> Status:
     """Return a guarded VM's share in the status of this host."""
-    if vm.state == "conflict" or vm.fencing or any(file.guard in ("lost", "conflict") for file in vm.files):
+    unlocked = any(file.guard in (GuardState.LOST, GuardState.CONFLICT) for file in vm.files)
+    if vm.state == "conflict" or vm.fencing or unlocked:
         return Status.CRITICAL
     return Status.WARNING if vm.frozen or any(file.unpinned_reason for file in vm.files) else Status.OK

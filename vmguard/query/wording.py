@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 from typing import assert_never
 
+from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.plan import printable
 from vmguard.core.locks.refusal import ago
 from vmguard.core.reports.vm_report import GUARDED, DiskStatus, VmReport
@@ -29,15 +30,17 @@ def stance(vm: VmAnswer) -> str:
 
 def guard_words(file: FileAnswer) -> str:
     """Say how one file is guarded: ranges, mode, guard, and through which descriptor of which process."""
-    if file.guard == "incoming":
+    if file.guard == GuardState.INCOMING:
         return "locked by the host that the VM comes from; reserved here: no third host can take it"
-    if file.guard == "outgoing":
+    if file.guard == GuardState.OUTGOING:
         return "left to the host that the VM migrates to, as it writes nothing here any more"
-    if file.guard == "lost":
+    if file.guard == GuardState.LOST:
         return "its lock was lost with the daemon that held it"
     if file.guard not in GUARDED:
         return f"NOT locked here: {file.conflict or file.unpinned_reason or 'the storage has not answered yet'}"
     words = f"locked here ({file.ranges}), {file.mode}, {file.guard}"
+    if file.guard == GuardState.RELEASED:
+        return f"{words}: it is being let go of"
     if file.through:
         return f"{words} on {file.through}" + (f" ({file.process})" if file.process else "")
     return f"{words} beside the VM only: {file.unpinned_reason or 'no process of the VM has it open'}"

@@ -7,7 +7,8 @@ INCOMING   QEMU's process is known; it waits for the VM's memory from the host t
 RUNNING    QEMU's process is known by its pidfd
 CONFLICT   QEMU runs, but somebody else holds the lock of a file that it writes to; only a person ends this state
 ENDED      QEMU is proven gone; a helper may still have a file open
-RELEASING  nobody has the files open any more: the locks are being released
+RELEASING  nobody has the files open any more: the locks are being released. The next daemon does not know how far
+           one that ended meanwhile came: it goes back to ENDED, and asks for all the proof again
 ========== ==========================================================================================
 """
 
@@ -37,7 +38,7 @@ MOVES: dict[State, frozenset[State]] = {
     State.RUNNING: frozenset({State.CONFLICT, State.ENDED}),
     State.CONFLICT: frozenset({State.RUNNING, State.ENDED}),
     State.ENDED: frozenset({State.INCOMING, State.RUNNING, State.RELEASING}),
-    State.RELEASING: frozenset(),
+    State.RELEASING: frozenset({State.ENDED}),
 }
 
 #: states in which QEMU is alive

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vmguard.core.locks.guard_states import GuardState
+
 GAUGE, COUNTER = "gauge", "counter"
 
 Labels = dict[str, str]
@@ -173,7 +175,7 @@ def _add_vm(vm: VmSample, samples: dict[str, list[tuple[Labels, float]]]) -> Non
     labels = {"vm": vm.name, "uuid": vm.uuid}
     samples["vm_frozen"].append((labels, float(vm.frozen)))
     samples["vm_fencing"].append((labels, float(vm.fencing)))
-    guards = Counter({"pinned": 0, "held": 0, "lost": 0})
+    guards = Counter({str(state): 0 for state in (GuardState.PINNED, GuardState.HELD, GuardState.LOST)})
     guards.update(vm.guards)
     samples["vm_files"] += [({**labels, "guard": guard}, float(count)) for guard, count in sorted(guards.items())]
 

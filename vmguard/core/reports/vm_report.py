@@ -9,6 +9,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.owner_record import Owner
 
 
@@ -131,9 +132,10 @@ class VmReport:
 
 
 #: the daemon's word for a guarded file -> its status
-GUARDED = {
-    "pinned": DiskStatus.GUARDED_HERE,
-    "held": DiskStatus.GUARDED_HERE,
-    "incoming": DiskStatus.INCOMING,
-    "outgoing": DiskStatus.OUTGOING,
+GUARDED: dict[str, DiskStatus] = {
+    GuardState.PINNED: DiskStatus.GUARDED_HERE,
+    GuardState.HELD: DiskStatus.GUARDED_HERE,
+    GuardState.RELEASED: DiskStatus.GUARDED_HERE,  # until the unlock is through
+    GuardState.INCOMING: DiskStatus.INCOMING,
+    GuardState.OUTGOING: DiskStatus.OUTGOING,
 }

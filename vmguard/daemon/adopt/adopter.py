@@ -114,7 +114,7 @@ class Adopter:
             return True
         if self._pinner.has_in_hand(vm):
             return False
-        return bool(vm.files) and all(file.pin or file.weaker or file.fd >= 0 for file in vm.files)
+        return bool(vm.files) and all(file.guard.is_settled for file in vm.files)
 
 
 def _is_meant(stranger: Stranger, names: tuple[str, ...], pid: int) -> bool:

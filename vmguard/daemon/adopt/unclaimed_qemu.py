@@ -161,7 +161,7 @@ class Census:
         for vm in self._registry:
             if vm.state in LIVING or vm.state is State.RELEASING:
                 continue
-            has_its_disk = any(file.key in keys and file.fd >= 0 for file in vm.files)
+            has_its_disk = any(file.key in keys and file.guard.descriptor is not None for file in vm.files)
             if vm.rebuilt and (vm.uuid == about.uuid or has_its_disk):
                 vm.name = about.name or vm.name
                 return self._keeper.runs(vm, stranger.pid, stranger.kind) or has_its_disk

@@ -152,7 +152,7 @@ class ClaimRequests:
         if len(files) != len(request.fds):
             raise BadInput(f"{len(files)} files were named and {len(request.fds)} descriptors came with them")
         for file, fd in zip(files, request.fds, strict=True):
-            file.fd = os.dup(fd)
+            file.guard.received(os.dup(fd))
         session.files.extend(files)
         if request.message.get("final") is True:
             self._accept(named, session, request.message)
@@ -165,7 +165,7 @@ class ClaimRequests:
         if proc.is_dead(session.pidfd):
             raise DaemonError("the hook that began this claim is gone")
         vm = GuardedVm(hypervisor=named.hypervisor, name=named.name, uuid=named.uuid, files=session.files)
-        if any(file.foothold for file in vm.files):
+        if any(file.guard.is_reserved for file in vm.files):
             if session.source is None:
                 raise BadInput("a foothold is for a VM that was announced as a migration")
             vm.incoming = (message.get("incoming") or ANOTHER_HOST)[:_HOST_CHARACTERS]
@@ -237,6 +237,5 @@ def _files(values: list[Message]) -> list[GuardedFile]:
             raise BadInput(
                 f"{shown(message.path)} has mode {shown(message.mode)} and {len(message.held_ranges)} ranges"
             )
-        # A state file has these keys and more: nothing else of it can be set by a hook.
-        files.append(GuardedFile.from_json(message.as_json()))
+        files.append(GuardedFile.from_claim(message.as_json()))
     return files

@@ -1,19 +1,20 @@
-"""What a daemon before this one left with systemd and no state file tells of: somebody tidied up /run, or it was full.
+"""Recovers descriptors that systemd kept but no state file mentions: /run was cleaned up, or full.
 
-The name under which a descriptor is kept says whose it is, and the kernel knows the locks on it. That is enough to go
-on with: otherwise this host's own forgotten lock would look like a rival's, and the VM that it is for would be stopped.
+The name under which a descriptor is kept says to which file of which VM it belongs, and the kernel knows the locks on
+it. That is enough to go on with: otherwise this host's own forgotten lock would look like a rival's, and the VM that it
+is for would be stopped.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Callable
 
 from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import proc
 from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.guard_states import Origin
 from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
 from vmguard.core.locks.ranges import RESERVATION, Range
 from vmguard.daemon.registry.guarded_file import GuardedFile
@@ -22,7 +23,7 @@ from vmguard.daemon.registry.store import Registry
 
 log = logging.getLogger("vmguard.orphans")
 
-#: of a file whose claim nobody remembers
+#: of a file whose claim is not known
 _SOURCE = "systemd's descriptor store"
 
 
@@ -31,21 +32,20 @@ def take_in(
 ) -> list[GuardedVm]:
     """Give each descriptor that no state file knows to its VM, which is made anew if need be.
 
-    Returns the VMs that were made; the descriptors stay in ``stored``, for Keeper.resume. What has no lock, or no name
-    of ours, stays there for good.
+    Returns the VMs that were made; the descriptors stay in ``stored``, for Keeper.resume. A descriptor without a lock,
+    or without a name of ours, stays there for good.
     """
     known = {vm.store_name(file) for vm in registry for file in vm.files}
     made: dict[str, GuardedVm] = {}
     for name, fd in stored.items():
         owner = _owner(name)
-        file = _file(name, fd) if owner is not None and name not in known else None
-        if owner is None or file is None:
+        if owner is None or name in known:
             continue
         hypervisor, uuid = owner
-        file.pieces = list(pieces_of(hypervisor))
         vm = registry.get(f"{hypervisor}-{uuid}")
-        # Its claim is known, and does not name it: it was open at some time, and is let go of if it is not any more.
-        file.found = file.seen = vm is not None and vm.id not in made
+        file = _file(name, fd, list(pieces_of(hypervisor)), claimed=vm is None or vm.id in made)
+        if file is None:
+            continue
         if vm is None:
             title = libvirt_host.name_of(libvirt_run_dir, uuid) if hypervisor == LIBVIRT else ""
             vm = GuardedVm(hypervisor, title or uuid, uuid, state=State.CLAIMED, rebuilt=True)
@@ -53,7 +53,7 @@ def take_in(
             registry.take_up(vm)
             made[vm.id] = vm
         vm.files.append(file)
-        if file.foothold:
+        if file.guard.is_reserved:
             vm.incoming = vm.incoming or ANOTHER_HOST
         log.warning("%s: %s was locked by the daemon before this one, but no state file says so", vm.title, file.path)
     for vm in made.values():
@@ -62,27 +62,36 @@ def take_in(
 
 
 def _owner(name: str) -> tuple[str, str] | None:
-    """Hypervisor and uuid, from what GuardedVm.store_name made of them."""
+    """Return hypervisor and uuid, from what GuardedVm.store_name made of them; None when it is no name of ours."""
     hypervisor, _, uuid = name.rsplit(".", 2)[0].partition("-")
     return (hypervisor, uuid) if hypervisor in HYPERVISORS and uuid else None
 
 
-def _file(name: str, fd: int) -> GuardedFile | None:
-    """None when nothing is locked through it (any more)."""
+def _file(name: str, fd: int, pieces: list[Range], claimed: bool) -> GuardedFile | None:
+    """Return the file of a kept descriptor; None when nothing is locked through it (any more).
+
+    ``claimed``: it may have been part of the VM's claim, which is lost, too. Otherwise the claim is known and does not
+    name it: the file was open at some time, and is let go of if it is not open any more.
+    """
     device, inode = name.rsplit(".", 2)[1:]
     info = proc.fdinfo("self", fd)
     locks = proc.lock_ranges(info)
     if not locks or str(info.inode) != inode:
         return None
     exclusive = any(write for write, _, _ in locks)
-    foothold = locks == [(True, *RESERVATION)]
+    mode = EXCLUSIVE if exclusive else SHARED
+    if locks == [(True, *RESERVATION)]:
+        origin = Origin.RESERVED
+    elif claimed:
+        origin = Origin.of_claim(mode)
+    else:
+        origin = Origin.RECOVERED if exclusive else Origin.FOUND
     return GuardedFile(
         path=os.readlink(f"/proc/self/fd/{fd}"),
-        mode=EXCLUSIVE if exclusive else SHARED,
+        mode=mode,
         role=DISK if exclusive else BACKING,
         source=_SOURCE,
         key=(int(device, 16), info.inode),
-        pieces=[],
-        foothold=foothold,
-        retry=math.inf if foothold else 0.0,
+        pieces=pieces,
+        origin=origin,
     )

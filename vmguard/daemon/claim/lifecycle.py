@@ -1,11 +1,11 @@
-"""Keeps claims: takes the locked descriptors over, follows QEMU by its pidfd, lets go only on proof.
+"""Keeps claims: takes the locked descriptors over from hooks, finds QEMU, takes up what a daemon before this one had.
 
-Everything here runs in the loop's thread and never touches the share: unlocking and closing go to the file system's
-worker, owner records to a process of their own.
+Everything here runs in the loop's thread and never touches the share. What ends a claim is in release/releaser.py.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -14,30 +14,26 @@ from dataclasses import dataclass
 from vmguard import faults
 from vmguard.adapters import hypervisors
 from vmguard.adapters.linux import clock, mounts, proc, systemd
-from vmguard.core.locks.claim_states import LIVING, ReleaseEvidence, ReleaseStep, State, decide_release
+from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import RESERVATION, Range, covers
 from vmguard.core.sources.process_arguments import Kind
+from vmguard.daemon.claim.processes import Processes
 from vmguard.daemon.owner_records.mark_released import MarkReleased
-from vmguard.daemon.pin.lock_transfer import let_go
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_file import GuardedFile
-from vmguard.daemon.registry.guarded_vm import BARE, GuardedProcess, GuardedVm
+from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.registry.store import Registry
-from vmguard.daemon.runtime import subprocesses
+from vmguard.daemon.release.releaser import Releaser
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.runtime.storage_threads import THIS_HOST, Workers
 from vmguard.errors import DaemonError
 
 log = logging.getLogger("vmguard.keeper")
 
-#: seconds between two looks at a claim that waits for its proof
-_AGAIN = 0.5
-
 
 @dataclass(frozen=True)
 class Timing:
-    """How patient the keeper is, in seconds."""
+    """How patient the keeper is, in seconds, and where the hypervisors keep their books."""
 
     start_deadline: float
     poll_interval: float
@@ -50,24 +46,25 @@ class Timing:
 
 
 class Keeper:
-    """The life of claims (design: claim, hold, release)."""
+    """The life of all claims: offered by a hook, claimed, running, ended; the releaser does the rest."""
 
     def __init__(
         self,
         loop: Loop,
-        workers: Workers,
         registry: Registry,
         pinner: Pinner,
+        releaser: Releaser,
         timing: Callable[[], Timing],
         mark_released: MarkReleased,
         on_running: Callable[[GuardedVm], None],
     ) -> None:
         """``on_running``: told when a VM's QEMU is known."""
         self._loop = loop
-        self._workers = workers
         self._registry = registry
         self._pinner = pinner
+        self._releaser = releaser
         self._mark_released = mark_released
+        self._processes = Processes(loop, lambda: timing().run_dirs, self._process_ended)
         self._timing = timing
         self.on_running = on_running
 
@@ -86,24 +83,24 @@ class Keeper:
         self._registry.add(vm)
         faults.point("accept-before-store")
         vm.claimant = os.dup(claimant)
-        self._loop.watch(vm.claimant, lambda: self._claimant_ended(vm))
+        self._loop.watch(vm.claimant, functools.partial(self._claimant_ended, vm))
         for file in vm.files:
-            if systemd.may_store(file.fd):
-                systemd.store(vm.store_name(file), file.fd)
+            descriptor = file.guard.descriptor
+            if descriptor is not None and systemd.may_store(descriptor):
+                systemd.store(vm.store_name(file), descriptor)
         faults.point("accepted")
         log.info("%s: %d files locked and held", vm.title, len(vm.files))
 
     def discard(self, files: list[GuardedFile]) -> None:
         """Let go of descriptors that never became a VM's."""
-        for device, fds in _by_device(files).items():
-            self._workers.run(device, "close a refused claim", lambda fds=fds: let_go(fds), _ignore)  # type: ignore[misc]
+        self._releaser.discard(files)
 
     def commit(self, vm: GuardedVm) -> None:
         """The hook says that its claim stands: QEMU is about to be started."""
         if vm.state is not State.OFFERED:
             return
         vm.move(State.CLAIMED, "the hook's claim stands")
-        self._forget_claimant(vm)
+        self._releaser.forget_claimant(vm)
         vm.deadline = clock.boottime() + self.timing.start_deadline
         faults.point("commit-before-state")
         self._registry.save(vm)
@@ -111,6 +108,7 @@ class Keeper:
         self._look_for_qemu(vm)
 
     def recorded(self, vm: GuardedVm, epochs: dict[int, int]) -> None:
+        """The hook has written owner records, whose epochs it tells by inode."""
         for file in vm.files:
             file.epoch = epochs.get(file.key[1], file.epoch)
         if self._registry.get(vm.id) is vm:
@@ -118,7 +116,12 @@ class Keeper:
         else:  # the claim was released before its records were written: they must not look as if it stood
             self._mark_released(vm, vm.files)
 
-    # -- following --------------------------------------------------------------------------------------------------
+    def _claimant_ended(self, vm: GuardedVm) -> None:
+        # What the hook sent before it ended lies in its connection's queue: let the loop read that first.
+        self._releaser.forget_claimant(vm)
+        self._loop.call_in(0.0, functools.partial(self.settle, vm))
+
+    # -- what the hypervisor says -----------------------------------------------------------------------------------
 
     def started(self, vm: GuardedVm) -> None:
         """The hypervisor says that QEMU is there: look at once."""
@@ -132,83 +135,20 @@ class Keeper:
             self.settle(vm)
 
     def settle(self, vm: GuardedVm) -> None:
-        """Decide about a claim without a living QEMU: release it on proof, else look again soon."""
-        if vm.state in (*LIVING, State.RELEASING) or vm.draining or vm.looking or self._registry.get(vm.id) is not vm:
-            return
-        # A file that is only shared may well be open in another VM: a template is in dozens of them.
-        own = {file.key for file in vm.files if file.mode == EXCLUSIVE}
-        vm.looking = True
-        # In a thread: with ten thousand descriptors on this host it takes a quarter of a second.
-        self._workers.run(
-            THIS_HOST,
-            f"who has the files of {vm.title} open",
-            lambda: proc.users_of(own, exclude={os.getpid(), *systemd.keepers()}),
-            lambda users: self._judge(vm, users),
-        )
+        """Decide about a claim without a living QEMU: release it on proof, else examine it again soon."""
+        self._releaser.settle(vm)
 
-    def _judge(self, vm: GuardedVm, users: object) -> None:
-        """The files' users are known (a list of OpenFile, or the exception that hid them)."""
-        vm.looking = False
-        if vm.state in (*LIVING, State.RELEASING) or vm.draining or self._registry.get(vm.id) is not vm:
-            return
-        if self._pinner.has_in_hand(vm):
-            self._loop.call_in(_AGAIN, lambda: self.settle(vm))
-            return
-        names = None
-        if isinstance(users, list):
-            helpers_left = {process.title for process in vm.processes}
-            names = tuple(sorted({f"{proc.name(user.pid)} (pid {user.pid})" for user in users} | helpers_left))
-        evidence = ReleaseEvidence(
-            claimant_alive=vm.claimant >= 0 and not proc.is_dead(vm.claimant),
-            start_is_over=vm.start_is_over,
-            users=names,
-            drained=vm.drained or (vm.state is not State.ENDED and not vm.rebuilt),
-        )
-        action, why = decide_release(vm.state, evidence)
-        if action is ReleaseStep.RELEASE:
-            self._release(vm, why)
-            return
-        if why != vm.why:
-            log.info("%s: not released: %s", vm.title, why)
-            vm.why = why
-        if action is ReleaseStep.DRAIN:
-            self._drain(vm)
-        else:
-            self._loop.call_in(_AGAIN, lambda: self.settle(vm))
-
-    def _drain(self, vm: GuardedVm) -> None:
-        """Keep our copies, which turn a stale write into EIO, until another process has seen the last one through."""
-        if vm.draining:
-            return
-
-        def drained(status: int) -> None:
-            vm.draining = False
-            vm.drained = status == 0
-            faults.point("drained")
-            self.settle(vm)
-
-        written = [file for file in vm.files if file.mode == EXCLUSIVE]
-        fds = [file.fd for file in written if file.fd >= 0]
-        words = [str(file.fd) if file.fd >= 0 else f"{file.key[1]}:{file.real or file.path}" for file in written]
-        if not words:
-            drained(0)
-            return
-        vm.draining = True
-        try:
-            subprocesses.start(self._loop, "drain", drained, words=words, fds=fds)
-        except (OSError, MemoryError) as problem:
-            vm.draining = False
-            log.error("%s: cannot prove that its writes are through: %s", vm.title, problem)
-            self._loop.call_in(_AGAIN, lambda: self.settle(vm))
+    # -- after a restart of the daemon ------------------------------------------------------------------------------
 
     def resume(self, vm: GuardedVm, stored: dict[str, int]) -> None:
-        """Take a VM up again that a daemon before this one guarded."""
+        """Take a VM up again that a daemon before this one guarded; ``stored``: what systemd kept, by name."""
         for file in vm.files:
-            file.fd = stored.pop(vm.store_name(file), -1)
-            if file.fd < 0:
+            descriptor = stored.pop(vm.store_name(file), None)
+            file.guard.taken_over(descriptor)
+            if descriptor is None:
                 log.warning("%s: the daemon before this one took its descriptor of %s with it", vm.title, file.path)
         if vm.state is State.RELEASING:
-            vm.state = State.ENDED
+            vm.move(State.ENDED, "the daemon before this one ended while it let go of the locks")
         vm.deadline = clock.boottime() + self.timing.start_deadline
         if vm.state is State.OFFERED:
             vm.move(State.CLAIMED, "taken up again after a restart of the daemon")
@@ -218,44 +158,41 @@ class Keeper:
         self.settle(vm)
 
     def _resume_processes(self, vm: GuardedVm) -> None:
-        """Follow again the processes that are still the same ones; the state stays unless QEMU is gone."""
-        before, vm.processes = vm.processes, []
-        for process in before:
-            if process.started and proc.started(process.pid) == process.started:
-                self.follow(vm, process.pid, process.kind)
+        """Follow the processes again; the state stays unless QEMU is gone."""
+        self._processes.resume(vm)
         if vm.state not in LIVING:
             return
         if vm.main is None:
-            pid = hypervisors.qemu_pid(self.timing.run_dirs, vm.hypervisor, vm.name, vm.uuid)
+            pid = self._processes.qemu_pid(vm)
             if pid is None or not self.follow(vm, pid, Kind.QEMU):
                 vm.move(State.ENDED, "QEMU ended while the daemon was down")
                 return
             vm.pid = pid
         self._pinner.attend(vm)
 
+    # -- processes --------------------------------------------------------------------------------------------------
+
     def _look_for_qemu(self, vm: GuardedVm) -> None:
+        """Look for the QEMU of a claim at each interval; its deadline only makes it examined, it proves nothing."""
         if vm.state is not State.CLAIMED or self._registry.get(vm.id) is not vm or self._found_qemu(vm):
             return
-        if clock.boottime() >= vm.deadline and not vm.start_is_over:
+        overdue = vm.deadline is not None and clock.boottime() >= vm.deadline
+        if overdue and not vm.start_is_over:
             log.warning("%s: no QEMU within %.0f s of its claim", vm.title, self.timing.start_deadline)
             vm.start_is_over = True
             self.settle(vm)
-        self._loop.call_in(self.timing.poll_interval, lambda: self._look_for_qemu(vm))
+        self._loop.call_in(self.timing.poll_interval, functools.partial(self._look_for_qemu, vm))
 
     def _found_qemu(self, vm: GuardedVm) -> bool:
-        pid = hypervisors.qemu_pid(self.timing.run_dirs, vm.hypervisor, vm.name, vm.uuid)
-        if pid is None:
-            return False
-        return self.runs(vm, pid, Kind.QEMU)
+        pid = self._processes.qemu_pid(vm)
+        return pid is not None and self.runs(vm, pid, Kind.QEMU)
 
     def runs(self, vm: GuardedVm, pid: int, kind: Kind) -> bool:
-        """The VM's QEMU (or what stands in its place) is found; False when it is not the VM's after all."""
+        """Take note of a VM's QEMU, or of what stands in its place. Return False when it is not the VM's after all."""
         if not self.follow(vm, pid, kind):
             return False
         vm.pid = pid
-        for helper, kind in hypervisors.helpers_of(self.timing.run_dirs, vm.hypervisor, vm.uuid):
-            if vm.process(helper) is None:
-                self.follow(vm, helper, kind)
+        self._processes.follow_helpers(vm)
         vm.move(State.INCOMING if vm.incoming else State.RUNNING, f"QEMU is pid {pid}")
         faults.point("running-before-state")
         self._registry.save(vm)
@@ -265,30 +202,10 @@ class Keeper:
         return True
 
     def follow(self, vm: GuardedVm, pid: int, kind: Kind) -> bool:
-        """Follow a process of the VM by its pidfd until it ends; False when it is gone or somebody else by now."""
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:
-            return False
-        process = GuardedProcess(pid, kind, proc.name(pid), proc.started(pid), pidfd)
-        # The number may have changed hands before the pidfd was taken: ask the process itself again.
-        if proc.is_dead(pidfd) or (kind is Kind.QEMU and not self._is_qemu_of(vm, pid)):
-            os.close(pidfd)
-            return False
-        vm.processes.append(process)
-        self._loop.watch(pidfd, lambda: self._process_ended(vm, process))
-        return True
-
-    def _is_qemu_of(self, vm: GuardedVm, pid: int) -> bool:
-        run_dirs = self.timing.run_dirs
-        return vm.hypervisor == BARE or hypervisors.is_qemu_of(run_dirs, vm.hypervisor, pid, vm.uuid)
+        """Follow a process of a VM until it ends. Return False when it is gone, or is another process by now."""
+        return self._processes.follow(vm, pid, kind)
 
     def _process_ended(self, vm: GuardedVm, process: GuardedProcess) -> None:
-        if not proc.is_dead(process.pidfd):
-            return
-        self._loop.unwatch(process.pidfd)
-        os.close(process.pidfd)
-        vm.processes.remove(process)
         if process.pid == vm.pid and vm.state in LIVING:
             vm.move(State.ENDED, f"{process.title} is proven gone")
             faults.point("ended")
@@ -297,78 +214,20 @@ class Keeper:
             self._pinner.attend(vm)
         self.settle(vm)
 
-    def _claimant_ended(self, vm: GuardedVm) -> None:
-        # What the hook sent before it ended lies in its connection's queue: let the loop read that first.
-        self._forget_claimant(vm)
-        self._loop.call_in(0.0, lambda: self.settle(vm))
-
-    def _forget_claimant(self, vm: GuardedVm) -> None:
-        if vm.claimant >= 0:
-            self._loop.unwatch(vm.claimant)
-            os.close(vm.claimant)
-            vm.claimant = -1
-
-    # -- letting go -------------------------------------------------------------------------------------------------
-
-    def _release(self, vm: GuardedVm, why: str) -> None:
-        vm.move(State.RELEASING, why)
-        self._forget_claimant(vm)
-        self._pinner.forget(vm)
-        self._registry.save(vm)
-        names: dict[int, list[str]] = {}
-        for file in vm.files:
-            names.setdefault(file.key[0], []).append(vm.store_name(file))
-        waiting = _by_device(vm.files)
-        if not waiting:
-            self._released(vm)
-        for device, fds in list(waiting.items()):
-            self._workers.run(
-                device,
-                f"release {vm.title}",
-                lambda fds=fds, device=device: let_go(fds, names[device]),  # type: ignore[misc]
-                lambda problem, device=device: self._device_released(vm, waiting, device, problem),  # type: ignore[misc]
-            )
-
-    def _device_released(self, vm: GuardedVm, waiting: dict[int, list[int]], device: int, problem: object) -> None:
-        if isinstance(problem, Exception):
-            log.error("%s: unlocking went wrong: %s", vm.title, problem)
-        waiting.pop(device, None)
-        if not waiting:
-            self._released(vm)
-
-    def _released(self, vm: GuardedVm) -> None:
-        faults.point("release-before-state")
-        self._registry.remove(vm)
-        faults.point("released")
-        log.info("%s: released", vm.title)
-        self._mark_released(vm, vm.files)
-        for callback in vm.when_released:
-            callback()
-
-
-def _ignore(result: object) -> None:
-    if isinstance(result, Exception):
-        log.error("closing a refused claim went wrong: %s", result)
-
-
-def _by_device(files: list[GuardedFile]) -> dict[int, list[int]]:
-    """The descriptors by device; they are the worker's from here on."""
-    fds: dict[int, list[int]] = {}
-    for file in files:
-        if file.fd >= 0:
-            fds.setdefault(file.key[0], []).append(file.fd)
-            file.fd = -1
-    return fds
-
 
 def _verify(file: GuardedFile) -> None:
-    """Believe the kernel, not the hook: the description must be of that file and hold these ranges."""
-    info = proc.fdinfo("self", file.fd)
+    """Believe the kernel, not the hook: the description must be of that file and hold these ranges.
+
+    Raises DaemonError.
+    """
+    if file.guard.descriptor is None:
+        raise DaemonError(f"no descriptor has come for {file.path}")
+    info = proc.fdinfo("self", file.guard.descriptor)
     if info.inode and info.inode != file.key[1]:
         raise DaemonError(f"the descriptor for {file.path} belongs to another file (inode {info.inode})")
     file.key = (mounts.devices().get(info.mount_id, file.key[0]), info.inode or file.key[1])
     exclusive = file.mode == EXCLUSIVE
     locked: list[Range] = [(start, length) for write, start, length in proc.lock_ranges(info) if write or not exclusive]
-    for piece in [RESERVATION] if file.foothold else file.pieces:
+    for piece in [RESERVATION] if file.guard.is_reserved else file.pieces:
         if not covers(locked, piece):
             raise DaemonError(f"the descriptor for {file.path} does not hold the lock that was claimed")

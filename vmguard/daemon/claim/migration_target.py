@@ -30,6 +30,7 @@ from vmguard.config.migration import Migration
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import OUTGOING_MARK, Range
+from vmguard.core.locks.retry import RetryNow
 from vmguard.core.sources.process_arguments import identity
 from vmguard.core.watchdog.events import Event, StartRefused
 from vmguard.daemon.fence.conflicts import Conflicts
@@ -144,18 +145,17 @@ class Incoming:
         log.info("%s: comes in from %s, which has its disks", vm.title, vm.incoming)
         arrival = _Arrival(vm)
         words = proc.cmdline(vm.pid)
-        if words and any(file.foothold for file in vm.files) and not identity(words).incoming:
+        if words and any(file.guard.is_reserved for file in vm.files) and not identity(words).incoming:
             self._refuse(vm)
             return
         self._look(arrival)
 
     def pinned(self, vm: GuardedVm, file: GuardedFile) -> None:
         """A file has got its lock: perhaps the last one."""
-        file.foothold = file.outgoing = False
         if vm.state is not State.INCOMING:
             return
         written = [other for other in vm.files if other.mode == EXCLUSIVE]
-        if written and all(other.pin is not None or other.held_mode for other in written):
+        if written and all(other.guard.is_locked for other in written):
             source, vm.incoming = vm.incoming, ""
             vm.move(State.RUNNING, f"migrated here from {source}; all its disks are locked here")
             self._registry.save(vm)
@@ -200,16 +200,18 @@ class Incoming:
 
     def _take(self, arrival: _Arrival) -> None:
         """Try to lock what only has the foothold, through our own descriptors; the pin follows at once."""
-        wanted = [file for file in arrival.vm.files if file.foothold]
-        for file in wanted:
-            if file.fd < 0:  # a daemon before this one took it with it
-                file.retry = min(file.retry, arrival.looked)
-        wanted = [file for file in wanted if file.fd >= 0]
+        wanted: list[tuple[GuardedFile, int]] = []
+        for file in arrival.vm.files:
+            descriptor = file.guard.descriptor
+            if file.guard.is_reserved and descriptor is None:  # a daemon before this one took it with it
+                file.guard.retry_when(file.guard.retry.no_later_than(arrival.looked))
+            elif file.guard.is_reserved and descriptor is not None:
+                wanted.append((file, descriptor))
         if arrival.trying or not wanted:
             return
         arrival.trying = arrival.looked
-        file = wanted[0]
-        fd = os.dup(file.fd)
+        file, descriptor = wanted[0]
+        fd = os.dup(descriptor)
         self._workers.run(
             file.key[0],
             f"lock {file.path}, which comes in",
@@ -222,9 +224,9 @@ class Incoming:
         if isinstance(granted, OSError):
             log.warning("%s: %s cannot be locked: %s", arrival.vm.title, file.path, granted)
         arrival.rival = granted is not False
-        if not isinstance(granted, float) or file.fd < 0:
+        if not isinstance(granted, float) or file.guard.descriptor is None or not file.guard.is_reserved:
             return
-        file.granted, file.retry = granted, 0.0
+        file.guard.arrived(granted)
         self._pinner.on_pinned(arrival.vm, file)
         self._take(arrival)  # the next one
         self._pinner.attend(arrival.vm)
@@ -233,12 +235,13 @@ class Incoming:
 
     def _ask(self, arrival: _Arrival) -> None:
         """Whether anybody still has the disks that we have a foothold on."""
-        footholds = [(file.fd, file.pieces) for file in arrival.vm.files if file.foothold and file.fd >= 0]
+        reserved = [file for file in arrival.vm.files if file.guard.is_reserved]
+        footholds = [(fd, file.pieces) for file in reserved if (fd := file.guard.descriptor) is not None]
         if arrival.asking or not footholds:
             return
         arrival.asking = True
         arrival.ask_at = arrival.looked + _ASK
-        device = next(file.key[0] for file in arrival.vm.files if file.foothold)
+        device = reserved[0].key[0]
         self._workers.run(
             device,
             f"ask who has the disks of {arrival.vm.title}",
@@ -269,8 +272,8 @@ class Incoming:
         log.error("CRITICAL: %s (pid %d) %s while %s still has its disks", vm.title, vm.pid, how, source)
         vm.move(State.RUNNING, f"it {how} while {source} still has its disks")
         for file in vm.files:
-            if file.mode == EXCLUSIVE and file.pin is None and not file.held_mode:
-                file.retry = 0.0
+            if file.mode == EXCLUSIVE and not file.guard.is_locked:
+                file.guard.retry_when(RetryNow())
                 self._conflicts.meet(vm, file, Rival(True, (source,)))
         self._registry.save(vm)
 

@@ -1,12 +1,13 @@
-"""Knows when a start on Proxmox is over, by the process that runs it.
+"""Tells when a start on Proxmox is over, by the process that runs it.
 
-A start that fails after a good pre-start calls no further hook, and one that is under way may take minutes (a storage
-to be activated, huge pages, a resume): no deadline fits both. But the task's worker lives exactly as long as the start.
-While it lives the claim waits; when it has ended and QEMU is not there soon after, the start is over.
+A start that fails after a good pre-start calls no further hook, and a start under way may take minutes (a storage to be
+activated, huge pages, a resume): no deadline fits both. But the task's worker lives exactly as long as the start. While
+it lives the claim waits; when it has ended and QEMU is not there soon after, the start is over.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 
@@ -18,8 +19,8 @@ from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.starters")
 
-#: seconds for a QEMU that was forked by a worker which was killed meanwhile
-_AFTERWARDS = 2.0
+#: for a QEMU that was forked by a worker which was killed meanwhile
+_AFTERWARDS_S = 2.0
 
 
 class Starters:
@@ -29,7 +30,7 @@ class Starters:
         self._loop = loop
 
     def find(self, hook: int) -> int:
-        """A pidfd of the worker whose hook this is, which must be waiting for us; -1 when there is none."""
+        """Return a pidfd of the worker that runs a hook, which must be waiting for us; -1 when there is none."""
         worker = proxmox_host.starter_of(hook)
         if not worker:
             return -1
@@ -43,16 +44,16 @@ class Starters:
         return -1
 
     def follow(self, vm: GuardedVm, worker: int) -> None:
-        """Tie a claim that stands to its worker's pidfd, which is ours from here on."""
+        """Tie a claim that stands to its worker's pidfd, which the caller hands over."""
         if vm.state is not State.CLAIMED:
             os.close(worker)
             return
-        vm.deadline = float("inf")
-        self._loop.watch(worker, lambda: self._ended(vm, worker))
+        vm.deadline = None
+        self._loop.watch(worker, functools.partial(self._ended, vm, worker))
 
     def _ended(self, vm: GuardedVm, worker: int) -> None:
         self._loop.unwatch(worker)
         os.close(worker)
         if vm.state is State.CLAIMED:
             log.info("%s: the task that started it has ended", vm.title)
-            vm.deadline = clock.boottime() + _AFTERWARDS
+            vm.deadline = clock.boottime() + _AFTERWARDS_S

@@ -7,11 +7,12 @@ two is to go on (``vmguard adopt`` lets the frozen one go on, once the other has
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.guard_states import GuardState
+from vmguard.core.locks.retry import RetryAt, RetryNever
 from vmguard.core.watchdog.events import Event, OnConflict, Policy, RivalMet
 from vmguard.core.watchdog.events import Rival as WatchedRival
 from vmguard.daemon.pin.lock_transfer import Rival
@@ -42,18 +43,19 @@ class Conflicts:
     def meet(self, vm: GuardedVm, file: GuardedFile, rival: Rival) -> None:
         """Take in that the exclusive lock of a file that the VM writes to belongs to somebody else."""
         if vm.state is State.INCOMING:
-            file.retry = clock.boottime() + _INCOMING_RETRY_S
+            file.guard.retry_when(RetryAt(clock.boottime() + _INCOMING_RETRY_S))
             return
         if self._policy(vm).on_conflict is OnConflict.IGNORE:
             return
-        file.conflict = self._name(vm, file, rival)
+        name = self._name(vm, file, rival)
+        file.guard.conflict_with(name)
         if vm.state is State.RUNNING:
-            vm.move(State.CONFLICT, f"writes to {file.path}, which is {file.conflict}")
+            vm.move(State.CONFLICT, f"writes to {file.path}, which is {name}")
         if vm.stopped:
-            file.retry = math.inf
+            file.guard.retry_when(RetryNever())
         self._registry.save(vm)
         self._tell(vm)
-        self._feed(RivalMet(clock.boottime(), vm.id, WatchedRival(file.path, file.conflict)))
+        self._feed(RivalMet(clock.boottime(), vm.id, WatchedRival(file.path, name)))
 
     def hold(self, vm: GuardedVm, why: str) -> None:
         """Persist that only a person lets the VM go on, and take no lock for it meanwhile.
@@ -62,14 +64,14 @@ class Conflicts:
         """
         vm.stopped = why
         for file in vm.files:
-            if file.conflict:
-                file.retry = math.inf
+            if file.guard.state is GuardState.CONFLICT:
+                file.guard.retry_when(RetryNever())
         self._registry.save(vm)
 
     def end(self, vm: GuardedVm) -> None:
         """The watchdog says that the conflict is over, and that nobody has to let the VM go on (any more)."""
         vm.stopped = ""
-        if vm.state is State.CONFLICT and not any(file.conflict for file in vm.files):
+        if vm.state is State.CONFLICT and not any(file.guard.state is GuardState.CONFLICT for file in vm.files):
             vm.move(State.RUNNING, "nobody else has its disks any more")
         self._registry.save(vm)
 

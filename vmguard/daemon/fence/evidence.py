@@ -13,7 +13,6 @@ from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.watchdog.events import AfterFence, Cause, HostFence, Policy
 from vmguard.core.watchdog.fence_ladder import FencedProcess, FenceEvidence, Life, Others, Rung
-from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Timer
 
@@ -97,7 +96,7 @@ def evidence(climb: Climb, others: Others, run_dirs: RunDirs) -> FenceEvidence:
     releasing = vm.state is State.RELEASING
     return FenceEvidence(
         processes=tuple(_processes(climb, vm)),
-        pinned=releasing or all(_is_pinned(file) for file in vm.files if file.mode == EXCLUSIVE),
+        pinned=releasing or all(file.guard.is_on_process for file in vm.files if file.mode == EXCLUSIVE),
         copied=releasing or has_copies(vm),
         drained=vm.drained or releasing,
         others=others,
@@ -112,12 +111,8 @@ def has_copies(vm: GuardedVm) -> bool:
 
     Once such a lock is lost, what is still queued on that description ends as EIO while the copy is open.
     """
-    return all(file.fd >= 0 for file in vm.files if file.mode == EXCLUSIVE and _is_pinned(file))
-
-
-def _is_pinned(file: GuardedFile) -> bool:
-    """Return whether the lock is on the description that writes; a daemon before this one may have put it there."""
-    return file.pin is not None or file.was_pinned
+    guards = [file.guard for file in vm.files if file.mode == EXCLUSIVE and file.guard.is_on_process]
+    return all(guard.descriptor is not None for guard in guards)
 
 
 def _processes(climb: Climb, vm: GuardedVm) -> list[FencedProcess]:

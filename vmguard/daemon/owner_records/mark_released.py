@@ -1,7 +1,8 @@
-"""Starts the processes that mark owner records as released, and sees to it that none of them stays."""
+"""Marks owner records as released, in processes of their own that are killed when the storage does not answer."""
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,15 +23,18 @@ MarkReleased = Callable[[GuardedVm, Sequence[GuardedFile]], None]
 
 @dataclass(frozen=True)
 class RecordSettings:
-    """``folder`` is empty when no records are wanted; ``timeout`` in seconds."""
+    """What the configuration says of owner records."""
 
+    #: beside the image; empty when no records are wanted
     folder: str
+    #: seconds
     timeout: float
+    #: the name of this host; empty: its host name
     host: str
 
 
 def fields(settings: RecordSettings) -> dict[str, str]:
-    """What this host writes about itself into every record."""
+    """Return what this host writes about itself into every record."""
     return {
         "host": settings.host or host_identity.host_name(),
         "machine": host_identity.machine_id(),
@@ -52,7 +56,7 @@ class Records:
         return self._settings()
 
     def mark_released(self, vm: GuardedVm, files: Sequence[GuardedFile]) -> None:
-        """Behind a release, never in its way."""
+        """Mark the records of files whose locks are let go of: behind a release, never in its way."""
         jobs = self._jobs(vm, files)
         if not jobs:
             return
@@ -60,7 +64,7 @@ class Records:
             subprocesses.start(
                 self._loop,
                 "mark_released",
-                lambda status: self._done(vm, status),
+                functools.partial(self._done, vm),
                 stdin=jobs,
                 seconds=self.settings.timeout,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -17,15 +18,23 @@ from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.claims")
 
-#: seconds for which files are collected before a process is started for them, and the most files for one process
-_COLLECT, _AT_ONCE = 0.2, 200
+#: for which files are collected before a process is started for them
+_COLLECT_S = 0.2
+#: files for one process
+_MAX_BATCH = 200
+#: files for which the timeout of one record is granted to a process
+_PER_TIMEOUT = 20
+#: what the kernel appends to the link of a file without a name
 _GONE = " (deleted)"
 
 Waiting = tuple[GuardedVm, GuardedFile]
 
 
 class Claims:
-    """One process at a time for each device: a storage that hangs keeps only its own records waiting."""
+    """Records that are to be written; one process at a time for each device.
+
+    A storage that hangs keeps only its own records waiting.
+    """
 
     def __init__(self, loop: Loop, registry: Registry, records: Records) -> None:
         self._loop = loop
@@ -34,13 +43,9 @@ class Claims:
         self._waiting: dict[int, list[Waiting]] = {}
 
     def pinned(self, vm: GuardedVm, file: GuardedFile) -> None:
-        """A file has got its lock: write who has it, unless a hook does."""
-        if (
-            not (file.found or file.foothold)
-            or file.mode != EXCLUSIVE
-            or file.epoch
-            or not self._records.settings.folder
-        ):
+        """Write the owner record of a file that has got its lock, unless a hook writes it."""
+        wanted = file.guard.origin.needs_record and file.mode == EXCLUSIVE and not file.epoch
+        if not wanted or not self._records.settings.folder:
             return
         device = file.key[0]
         waiting = self._waiting.setdefault(device, [])
@@ -48,10 +53,10 @@ class Claims:
             return
         waiting.append((vm, file))
         if len(waiting) == 1:
-            self._loop.call_in(_COLLECT, lambda: self._write(device))
+            self._loop.call_in(_COLLECT_S, functools.partial(self._write, device))
 
     def _write(self, device: int) -> None:
-        batch = self._waiting[device][:_AT_ONCE]
+        batch = self._waiting[device][:_MAX_BATCH]
         jobs = [self._job(vm, file) for vm, file in batch]
         answer = os.memfd_create("vmguard-epochs", os.MFD_CLOEXEC)
         settings = self._records.settings
@@ -59,11 +64,11 @@ class Claims:
             subprocesses.start(
                 self._loop,
                 "write_records",
-                lambda status: self._written(device, batch, answer, status),
+                functools.partial(self._written, device, batch, answer),
                 words=[str(answer)],
                 stdin=jobs,
                 fds=[answer],
-                seconds=settings.timeout * max(1, len(batch) // 20),
+                seconds=settings.timeout * max(1, len(batch) // _PER_TIMEOUT),
             )
         except OSError as problem:
             log.warning("no owner records for %d files: %s", len(batch), problem)

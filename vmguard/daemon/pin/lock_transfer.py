@@ -1,8 +1,12 @@
-"""Takes the steps of a pin, in a worker: each of them is a lock call on NFS and may hang."""
+"""Moves a lock onto a process's own description, step by step, in a worker.
+
+Each step is a lock call on NFS and may hang.
+"""
 
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -21,7 +25,7 @@ log = logging.getLogger("vmguard.mover")
 
 @dataclass(frozen=True)
 class Order:
-    """Bring the lock of one file onto a process's own description."""
+    """What is to be done: the lock of one file onto a process's own description."""
 
     path: str
     key: Key
@@ -31,10 +35,11 @@ class Order:
     fd: int
     mode: str
     pieces: tuple[Range, ...]
-    #: our descriptor that has the lock now, -1 when nobody of this host has it
-    source: int
+    #: our descriptor that has the lock now; None when no descriptor of ours has it
+    source: int | None
+    #: the mode of that lock; None when there is none
     source_mode: str | None
-    #: the description has the lock already (a daemon before this one pinned it): only a copy is wanted
+    #: the description has the lock already (a daemon before this one pinned it): only a copy is missing
     satisfied: bool = False
     #: whether a copy of the description shall stay with us
     keep: bool = True
@@ -46,18 +51,18 @@ class Order:
 class Rival:
     """Somebody else's lock that was in the way."""
 
-    #: it excludes everybody; else it is a reader's
+    #: the lock excludes everybody; else it is a reader's
     exclusive: bool
     #: processes of this host with a lock on the file, in words
     local: tuple[str, ...] = ()
     #: this host holds all that it held before the try
     restored: bool = False
-    #: it is the target of this VM's migration
+    #: the rival is the target of this VM's migration
     successor: bool = False
 
     @property
     def sentence(self) -> str:
-        """For people: ``locked by another host``."""
+        """The rival for people: ``locked by another host``."""
         if self.successor:
             return "left to the host that it migrates to"
         how = "locked" if self.exclusive else "locked for reading"
@@ -68,24 +73,27 @@ class Rival:
 class Outcome:
     """What became of an order.
 
-    ``copy`` is our copy of the process's description once it is done; where that is forbidden, a descriptor of our own
-    that has the lock, if nobody of this host had it before.
+    ``copy`` is our copy of the process's description once the order is done; where the kernel forbids that, a
+    descriptor of our own that has the lock, if no descriptor of this host had it before.
     """
 
     done: bool
-    copy: int = -1
+    copy: int | None = None
     #: whose lock was in the way
     rival: Rival | None = None
     #: the process has closed that descriptor in the meantime: look again
     gone: bool = False
     #: why the kernel does not let us do it at all
     forbidden: str = ""
-    #: CLOCK_BOOTTIME seconds when the first request that locked it was sent; 0: it was locked already
-    granted: float = 0.0
+    #: CLOCK_BOOTTIME seconds when the first request that locked it was sent; None: it was locked already
+    granted: float | None = None
 
 
 def carry_out(order: Order) -> Outcome:
-    """In a worker. After a conflict the source holds what it held before; it stays open in any case."""
+    """Carry an order out, in a worker. The source stays open; after a conflict it holds what it held before.
+
+    Raises OSError when a lock call fails for another reason than a conflict.
+    """
     try:
         copy = pidfd.copy_descriptor(order.pidfd, order.fd)
     except OSError as problem:
@@ -99,13 +107,13 @@ def carry_out(order: Order) -> Outcome:
     faults.point("pin-copied")
     if order.yields and ofd.conflict(copy, ofd.READ, RESERVATION) is not None:
         return _leave(order, copy)
-    granted = 0.0 if order.satisfied else clock.boottime()
+    granted = None if order.satisfied else clock.boottime()
     try:
         if not order.satisfied:
             _take(order, copy, move(order.source_mode, order.mode, order.pieces))
     except LockConflict:
         _undo(order, copy)
-        rival = _rival(order, order.source if order.source >= 0 else copy)
+        rival = _rival(order, copy if order.source is None else order.source)
         os.close(copy)
         return Outcome(False, rival=rival)
     except OSError:
@@ -115,13 +123,15 @@ def carry_out(order: Order) -> Outcome:
     faults.point("pin-done")
     if not order.keep:
         os.close(copy)
-        copy = -1
-    return Outcome(True, copy=copy, granted=granted)
+    return Outcome(True, copy=copy if order.keep else None, granted=granted)
 
 
 def _leave(order: Order, copy: int) -> Outcome:
-    """At the switch QEMU opens its disks read-only, and may live on for long (post-copy): a lock for reading would keep
-    the target, whose guest runs by then, from its own. But it may also have to go on, and shall be seen to be there."""
+    """Leave the file to the target of the VM's migration, but show that its source lives.
+
+    At the switch QEMU opens its disks read-only, and may live on for long (post-copy): a lock for reading would keep
+    the target, whose guest runs by then, from its own. But the source may also have to go on.
+    """
     try:
         ofd.lock(copy, order.path, ofd.READ, OUTGOING_MARK)
     except LockConflict:
@@ -132,9 +142,12 @@ def _leave(order: Order, copy: int) -> Outcome:
 
 
 def _hold(order: Order, forbidden: str) -> Outcome:
-    """The next best thing: a lock beside the process, on a descriptor of our own. The claim's own serves, if there is
-    one; else the file is opened through the process's link, which needs no path."""
-    if order.source >= 0:
+    """Lock beside the process, on a descriptor of our own: the next best thing.
+
+    The claim's own descriptor serves, if there is one; else the file is opened through the process's link, which needs
+    no path.
+    """
+    if order.source is not None:
         return Outcome(False, forbidden=forbidden)
     access = os.O_RDWR if order.mode == EXCLUSIVE else os.O_RDONLY
     fd = os.open(f"/proc/{order.pid}/fd/{order.fd}", access | os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -155,10 +168,10 @@ def _hold(order: Order, forbidden: str) -> Outcome:
 
 
 def _rival(order: Order, fd: int) -> Rival | None:
-    """Who is in the way of a description's locks; None when nobody is any more (try again)."""
+    """Return whose lock is in the way of a description's; None when none is any more (try again)."""
     kind = ofd.WRITE if order.mode == EXCLUSIVE else ofd.READ
     found = [conflict for piece in order.pieces if (conflict := ofd.conflict(fd, kind, piece)) is not None]
-    restored = order.source >= 0 and _holds(order)
+    restored = order.source is not None and _holds(order.source, order)
     if not found:
         return None
     users = proc.users_of({order.key}, exclude={os.getpid(), *systemd.keepers()})
@@ -166,16 +179,16 @@ def _rival(order: Order, fd: int) -> Rival | None:
     if any(user.pid == order.pid for user in lockers):
         return None  # our own lock, on a description that the process is about to close: it comes over then
     if not lockers and not any(ofd.conflict(fd, kind, piece) for piece in order.pieces):
-        return None  # it was our own, on one that the process has closed meanwhile
+        return None  # our own lock, on a description that the process has closed meanwhile
     names = {f"{proc.name(user.pid)} (pid {user.pid})" for user in lockers}
     # Nobody looked at the switch (this daemon was down, or late): the target has the whole disk by now.
     successor = order.yields and not restored and not names
     return Rival(any(item.exclusive for item in found), tuple(sorted(names)), restored, successor)
 
 
-def _holds(order: Order) -> bool:
-    """Whether our own descriptor carries what it carried before the move."""
-    locks = proc.lock_ranges(proc.fdinfo("self", order.source))
+def _holds(source: int, order: Order) -> bool:
+    """Return whether our own descriptor carries what it carried before the move."""
+    locks = proc.lock_ranges(proc.fdinfo("self", source))
     exclusive = order.source_mode == EXCLUSIVE
     own = [(start, length) for write, start, length in locks if write or not exclusive]
     return all(covers(own, piece) for piece in order.pieces)
@@ -189,6 +202,7 @@ def _in_the_way(order: Order, user: OpenFile) -> bool:
 def _take(order: Order, copy: int, steps: Sequence[Step]) -> None:
     for number, step in enumerate(steps):
         fd = copy if step.side is Side.TARGET else order.source
+        assert fd is not None, "a lock without a source needs no step on it"
         if step.verb is Verb.UNLOCK:
             ofd.unlock(fd, step.byte_range)
         else:
@@ -199,11 +213,11 @@ def _take(order: Order, copy: int, steps: Sequence[Step]) -> None:
 def _undo(order: Order, copy: int) -> None:
     """Give the target's parts back and restore the source; a rival cannot have come in between the two halves."""
     for piece in order.pieces:
-        _quietly(lambda piece=piece: ofd.unlock(copy, piece))  # type: ignore[misc]
-    if order.source >= 0 and order.source_mode is not None:
+        _quietly(functools.partial(ofd.unlock, copy, piece))
+    if order.source is not None and order.source_mode is not None:
         kind = ofd.WRITE if order.source_mode == EXCLUSIVE else ofd.READ
         for piece in order.pieces:
-            _quietly(lambda piece=piece: ofd.lock(order.source, order.path, kind, piece))  # type: ignore[misc]
+            _quietly(functools.partial(ofd.lock, order.source, order.path, kind, piece))
 
 
 def _quietly(call: Callable[[], object]) -> None:
@@ -214,9 +228,9 @@ def _quietly(call: Callable[[], object]) -> None:
 
 
 def let_go(fds: Sequence[int], names: Sequence[str] = ()) -> None:
-    """In a worker: unlock each description, then close. A copy that somebody else has must not keep the lock.
+    """Unlock each description, then close it, in a worker. A copy that somebody else has must not keep the lock.
 
-    ``names``: what systemd keeps of them. Raises the first OSError, after all have been closed.
+    ``names``: under which systemd keeps them. Raises the first OSError, after all have been closed.
     """
     faults.point("release-before-unlock")
     problems = []
@@ -236,7 +250,7 @@ def let_go(fds: Sequence[int], names: Sequence[str] = ()) -> None:
 
 
 def close_last(fds: Sequence[int]) -> None:
-    """In a worker: close descriptors that systemd was told to forget, when it has done so (see adapters/systemd.py).
+    """Close descriptors, in a worker, once systemd has forgotten them as it was told (adapters/linux/systemd.py).
 
     When systemd does not answer they stay open, which is the lesser evil: they are not locked any more.
     """

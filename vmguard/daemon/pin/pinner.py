@@ -1,14 +1,15 @@
 """Keeps every lock on the description that does the I/O: pins, follows, lets go of what QEMU closed.
 
 /proc is the truth: a description's own fdinfo lists the locks on it, so what is pinned is read off there, also after
-a crash at any point. A look costs links under /proc (sight.py, rounds.py) and no request to any server; the moves
-themselves run in the file system's worker. inotify's IN_OPEN makes it quick: whenever anybody opens a guarded file,
-its VM is looked at at once and for a second after (bursts.py), because QEMU opens a file anew before it closes the old
-descriptor, and the locks that QEMU itself had on the old one stay on our copy until we close it.
+a crash at any point. A scan costs links under /proc (scan/process_fds.py, scan/periodic.py) and no request to any
+server; the moves themselves run in the file system's worker. inotify's IN_OPEN makes it quick: whenever anybody opens a
+guarded file, its VM is scanned at once and for a second after (scan/burst.py), because QEMU opens a file anew before it
+closes the old descriptor, and the locks that QEMU itself had on the old one stay on our copy until we close it.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 
@@ -16,14 +17,17 @@ from vmguard import faults
 from vmguard.adapters.linux import clock, systemd
 from vmguard.adapters.linux.proc import Key, OpenFile
 from vmguard.core.locks.claim_states import LIVING
+from vmguard.core.locks.guard_states import GuardState, Origin, Pin
 from vmguard.core.locks.pin import Wish, shares_writes, wish
+from vmguard.core.locks.pin_step import PinStep, needs_frequent_scans, next_full_scan, next_step
 from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
 from vmguard.core.locks.ranges import Range
+from vmguard.core.locks.retry import RetryNow
 from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon.owner_records.mark_released import MarkReleased
 from vmguard.daemon.pin.fd_copies import Shield
-from vmguard.daemon.pin.lock_transfer import Order, Outcome, Rival, carry_out, close_last, let_go
-from vmguard.daemon.registry.guarded_file import GuardedFile, Pin, was_open
+from vmguard.daemon.pin.lock_transfer import Order, Outcome, Rival, carry_out, let_go
+from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
@@ -38,16 +42,12 @@ from vmguard.daemon.scan.vm_scan_state import Attention
 
 log = logging.getLogger("vmguard.pinner")
 
-#: looks in a row that must miss a file before it counts as closed: a look is no snapshot, QEMU may be changing
-#: descriptors while it is taken
-_ABSENT_ENOUGH = 2
-#: seconds after which a VM is looked at again whose descriptors have changed without an event, and one that seems to
-#: have closed a file
-_CHANGED, _CLOSED = 0.25, 0.015
-#: seconds between two full looks when nothing seems to happen, and while something can that no cheap look shows
-_FULL_EVERY, _FULL_UNSETTLED = 60.0, 1.0
-#: seconds before a pin that failed is tried again
-_RETRY = 5.0
+#: from a cheap scan that found descriptors changed without an event to the full one
+_CHANGED_S = 0.25
+#: from a scan that misses a file to the next one
+_CLOSED_S = 0.015
+#: before a pin that failed is tried again
+_RETRY_S = 5.0
 
 
 class Pinner:
@@ -81,20 +81,21 @@ class Pinner:
         self.on_pinned = on_pinned
 
     def start(self) -> None:
+        """Begin the periodic scans."""
         self.rounds.start()
 
     def attend(self, vm: GuardedVm) -> None:
-        """QEMU's process is known, or something happened to one of its files: look now and in the next second."""
+        """Scan a VM now and for a second: its QEMU is known, or something happened to one of its files."""
         self._bursts.begin(vm)
 
     def try_again(self, vm: GuardedVm) -> None:
-        """Try at once what failed before."""
+        """Retry at once what failed before."""
         for file in vm.files:
-            file.retry = 0.0
+            file.guard.retry_when(RetryNow())
         self.reconcile(vm)
 
     def forget(self, vm: GuardedVm) -> None:
-        """The VM is gone: stop watching its files."""
+        """Stop watching the files of a VM that is gone."""
         self._opens.forget(vm)
         self._bursts.forget(vm)
         attention = self._attention.pop(vm.id, None)
@@ -102,21 +103,21 @@ class Pinner:
             sight.close()
 
     def has_in_hand(self, vm: GuardedVm) -> bool:
-        """Whether a worker is moving one of the VM's locks: its descriptors must not be let go of meanwhile."""
+        """Return whether a worker is moving one of the VM's locks; its descriptors must not be let go of meanwhile."""
         attention = self._attention.get(vm.id)
         return attention is not None and bool(attention.moving)
 
-    # -- looking ----------------------------------------------------------------------------------------------------
+    # -- scanning ---------------------------------------------------------------------------------------------------
 
     def _glance(self, vm: GuardedVm, now: float) -> None:
-        """The cheap look: whether a full one is worth its cost, and one more after it."""
+        """Scan a VM cheaply, and fully if anything changed; then plan one more full scan."""
         attention = self._attention.get(vm.id)
         known = attention is not None and now < attention.due
         if self._peek(vm) and known:
-            self._loop.call_in(_CHANGED, lambda: self.reconcile(vm))
+            self._loop.call_in(_CHANGED_S, functools.partial(self.reconcile, vm))
 
     def _peek(self, vm: GuardedVm) -> bool:
-        """The same for a VM that is looked at again soon in any case; whether the full look was worth it."""
+        """Scan a VM cheaply, and fully if anything changed. Return whether a full scan ran."""
         attention = self._attention.get(vm.id)
         if attention is not None and attention.nothing_new(len(vm.processes)):
             return False
@@ -150,43 +151,47 @@ class Pinner:
                 vm.files.append(file)
                 faults.point("found")
                 log.info("%s: opened %s, which no hook announced", vm.title, file.path)
-            file.seen = True
+            file.guard.seen_open()
             self._settle_file(vm, file, users)
         attention = self._busy(vm)
         attention.newcomers.only(open_now.keys())
-        gone = [file for key, file in known.items() if key not in open_now and was_open(file)]
+        self._look_for_closed(vm, [file for key, file in known.items() if key not in open_now], list(known.values()))
+        now = clock.boottime()
+        attention.due = now if attention.moving else self._next_full_scan(vm, open_now, now)
+
+    def _look_for_closed(self, vm: GuardedVm, missed: list[GuardedFile], known: list[GuardedFile]) -> None:
+        """Let go of the files that enough scans in a row have missed."""
+        gone = [file for file in missed if file.guard.is_in_use]
         # A process that exits shows no descriptors any more, but its writes may still be under way: only one that
         # lives on has closed them.
-        shown = bool(gone) and all(sight.shows() for sight in attention.sights.values())
-        for file in known.values():
-            file.absent = file.absent + 1 if shown and file in gone else 0
-            if file.absent >= _ABSENT_ENOUGH:
+        shown = bool(gone) and all(sight.shows() for sight in self._busy(vm).sights.values())
+        for file in known:
+            file.guard.closing.scanned(missed=shown and file in gone)
+            if file.guard.closing.is_closed:
                 self._closed(vm, file)
-        if any(file.absent for file in gone):
-            self._loop.call_in(_CLOSED, lambda: self.reconcile(vm))
-        now = clock.boottime()
-        waiting = [file.retry for file in vm.files if file.weaker and file.retry > now]
-        calm = not any(self._is_unsettled(vm, file, open_now.get(file.key, [])) for file in vm.files)
-        later = [now + (_FULL_EVERY if calm else _FULL_UNSETTLED), attention.newcomers.next_change(), *waiting]
-        attention.due = now if attention.moving else min(later)
+        if any(file.guard.closing.in_doubt for file in gone):
+            self._loop.call_in(_CLOSED_S, functools.partial(self.reconcile, vm))
 
-    def _is_unsettled(self, vm: GuardedVm, file: GuardedFile, users: list[OpenFile]) -> bool:
-        """The kernel does not tell of its opens, or QEMU may write to it and lets others write, too, for now: the image
-        locks that say so come and go without an open."""
-        blind = file.pin is not None and not self._opens.watches(vm, file)
-        return blind or (file.mode == SHARED and any(user.info.writable for user in users))
+    def _next_full_scan(self, vm: GuardedVm, open_now: dict[Key, list[OpenFile]], now: float) -> float:
+        """Return when a full scan is due whatever the cheap ones show, in CLOCK_BOOTTIME seconds."""
+        unsettled = False
+        for file in vm.files:
+            written = any(user.info.writable for user in open_now.get(file.key, []))
+            unsettled |= needs_frequent_scans(file.guard, file.mode, self._opens.watches(vm, file), written)
+        due = next_full_scan([file.guard for file in vm.files], unsettled, now)
+        return min(due, self._busy(vm).newcomers.next_change())
 
     def _is_steady(self, vm: GuardedVm, key: Key, users: list[OpenFile]) -> bool:
-        """Whether a file that nobody announced has been open in the same way for a moment, or has our lock already."""
+        """Return whether an unannounced file has been open in the same way for a moment, or has our lock already."""
         if any(description.holds_some(self.pieces_of(vm.hypervisor)) for description in descriptions(users)):
             return True
         steady = self._busy(vm).newcomers.steady(key, users)
         if steady is None:
-            self._loop.call_in(STEADY, lambda: self.reconcile(vm))
+            self._loop.call_in(STEADY, functools.partial(self.reconcile, vm))
         return bool(steady)
 
     def _observe(self, vm: GuardedVm) -> dict[Key, list[OpenFile]]:
-        """The files of the VM's processes that concern us: those of its claim, those on NFS, all disk images."""
+        """Return what the VM's processes have open of its claim, of NFS mounts, and of disk images anywhere."""
         ours = {file.key for file in vm.files}
         found: dict[Key, list[OpenFile]] = {}
         for process, sight in self._sights(vm):
@@ -196,11 +201,11 @@ class Pinner:
                     found.setdefault(user.key, []).append(user)
             if sight.forbidden:
                 for file in vm.files:
-                    self._weaker(vm, file, f"the daemon may not look into {process.title} (needs CAP_SYS_PTRACE)")
+                    self._not_pinned(vm, file, f"the daemon may not look into {process.title} (needs CAP_SYS_PTRACE)")
         return found
 
     def is_image(self, kind: Kind, user: OpenFile) -> bool:
-        """Whether a file that a process has open is one that a lock should guard."""
+        """Return whether a file that a process has open is one that a lock should guard."""
         return may_be_image(kind, user, self.tables.shares())
 
     def _sights(self, vm: GuardedVm) -> list[tuple[GuardedProcess, Sight]]:
@@ -216,7 +221,7 @@ class Pinner:
         return [(process, sights[process.pid]) for process in vm.processes if process.pid in sights]
 
     def discovered(self, users: list[OpenFile], hypervisor: str = "") -> GuardedFile:
-        """A file that is open and no hook announced: hot-plugged, a snapshot's overlay, a copy's target."""
+        """Return an entry for an open file that no hook announced: hot-plugged, an overlay, a copy's target."""
         writable = any(user.info.writable for user in users)
         return GuardedFile(
             path=users[0].path,
@@ -225,33 +230,30 @@ class Pinner:
             source=f"open in pid {users[0].pid}",
             key=users[0].key,
             pieces=list(self.pieces_of(hypervisor)),
-            found=True,
+            origin=Origin.FOUND,
         )
 
     # -- pinning ----------------------------------------------------------------------------------------------------
 
     def _settle_file(self, vm: GuardedVm, file: GuardedFile, users: list[OpenFile]) -> None:
+        """Take the next step that brings the lock onto the description that does the I/O, if one is due."""
         found = descriptions(users)
-        may_be = not file.owned and (file.found or file.mode == SHARED)
-        shareable = file.shareable or (may_be and shares_writes(found))
+        shareable = file.guard.is_shareable(file.mode, shares_writes(found))
         wanted = wish(found, file.pieces, shareable)
         if wanted is None or file.key in self._busy(vm).moving:
             return
-        here = wanted.satisfied and file.pin == Pin(wanted.target.pid, wanted.target.fd)
-        keep = self._keeps(vm, file)
-        if here and (file.fd >= 0) == keep:
-            self._opens.add(vm, file)  # if it is not watched already
-            return
-        if here and file.fd >= 0:
-            self.shield.drop(vm, file)
-            return
-        if file.pin is None and file.fd >= 0 and file.mode == EXCLUSIVE and wanted.mode == SHARED:
-            return  # claimed for writing, and QEMU only looks at its format first: nothing is given up for that
-        if clock.boottime() < file.retry and not (file.outgoing and wanted.mode == EXCLUSIVE):
-            return
-        self._order(vm, file, wanted)
+        match next_step(file.guard, file.mode, wanted, self._keeps(vm, file), clock.boottime()):
+            case PinStep.WATCH:
+                self._opens.add(vm, file)  # if it is not watched already
+            case PinStep.DROP_COPY:
+                self.shield.drop(vm, file)
+            case PinStep.PIN:
+                self._order(vm, file, wanted)
+            case PinStep.WAIT:
+                pass
 
     def _keeps(self, vm: GuardedVm, file: GuardedFile) -> bool:
+        """Return whether a copy of the file's pinned description shall stay with us."""
         calm = self._busy(vm).newcomers.grown_up(file.key) and not self._busy(vm).image_locks
         return calm or self.shield.wants(vm, file)
 
@@ -267,8 +269,8 @@ class Pinner:
             fd=wanted.target.fd,
             mode=wanted.mode,
             pieces=tuple(file.pieces),
-            source=file.fd,
-            source_mode=file.held_mode,
+            source=file.guard.descriptor,
+            source_mode=file.locked_mode,
             satisfied=wanted.satisfied,
             keep=self._keeps(vm, file),
             yields=file.mode == EXCLUSIVE and wanted.mode == SHARED,
@@ -277,8 +279,8 @@ class Pinner:
         self._workers.run(
             file.key[0],
             f"pin {file.path}",
-            lambda: carry_out(order),
-            lambda result: self._moved(vm, file, wanted, result),
+            functools.partial(carry_out, order),
+            functools.partial(self._moved, vm, file, wanted),
         )
 
     def _moved(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, result: object) -> None:
@@ -292,106 +294,105 @@ class Pinner:
         elif isinstance(result, Outcome) and result.forbidden:
             self._held(vm, file, wanted, result)
         elif isinstance(result, Exception):
-            self._weaker(vm, file, f"the lock could not be moved: {result}")
+            self._not_pinned(vm, file, f"the lock could not be moved: {result}")
 
     def _refused(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, rival: Rival) -> None:
-        file.hand_over(rival.successor)
-        if rival.successor and all(other.outgoing or other.mode == SHARED for other in vm.files):
-            self._bursts.forget(vm)  # there is nothing to follow until QEMU opens one of them again
-        self._weaker(vm, file, rival.sentence)
-        if not (rival.exclusive or file.found or file.owned) and file.mode == SHARED and file.role == DISK:
-            file.shareable = True  # claimed as shared, written to, and others have it like that: <shareable/>
-            file.retry = 0.0
+        """Somebody else has the file."""
+        guard = file.guard
+        if rival.successor and not guard.is_reserved:
+            guard.left_to_target()
+            if all(other.guard.state is GuardState.OUTGOING or other.mode == SHARED for other in vm.files):
+                self._bursts.forget(vm)  # there is nothing to follow until QEMU opens one of them again
+        else:
+            guard.not_left_after_all()
+        self._not_pinned(vm, file, rival.sentence)
+        claimed_shared = guard.origin in (Origin.SHARED_CLAIM, Origin.SHAREABLE)
+        if claimed_shared and not rival.exclusive and file.mode == SHARED and file.role == DISK:
+            guard.shared_by_writers()
         if wanted.mode == EXCLUSIVE and rival.exclusive and not rival.restored and self._guards(vm):
             self.on_conflict(vm, file, rival)
 
     def _held(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, outcome: Outcome) -> None:
         """The kernel forbids the pin: the lock stays beside the process, with us."""
-        if outcome.copy >= 0:
-            file.fd, file.mode, vm.news = outcome.copy, wanted.mode, True
-            if systemd.may_store(file.fd):
-                systemd.store(vm.store_name(file), file.fd)
+        if outcome.copy is not None:
+            file.mode, vm.news = wanted.mode, True
+            self.shield.close(file, file.guard.held_beside(outcome.copy, outcome.forbidden))
+            if systemd.may_store(outcome.copy):
+                systemd.store(vm.store_name(file), outcome.copy)
             self.on_pinned(vm, file)
-        self._weaker(vm, file, outcome.forbidden)
+        self._not_pinned(vm, file, outcome.forbidden)
 
-    def _weaker(self, vm: GuardedVm, file: GuardedFile, why: str) -> None:
-        file.retry = max(file.retry, clock.boottime() + _RETRY)
-        if file.weaker != why:
+    def _not_pinned(self, vm: GuardedVm, file: GuardedFile, why: str) -> None:
+        """Retry later; log and persist the reason when it is a new one."""
+        if file.guard.not_pinned(why, clock.boottime() + _RETRY_S):
             log.warning("%s: %s is not pinned: %s", vm.title, file.path, why)
-            file.weaker = why
             self._registry.save(vm)
 
     def _pinned(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, outcome: Outcome) -> None:
-        before = [file.fd] if file.fd >= 0 else []
         process = vm.process(wanted.target.pid)
-        file.pin = Pin(wanted.target.pid, wanted.target.fd, process.name if process is not None else "")
+        pin = Pin(wanted.target.pid, wanted.target.fd, process.name if process is not None else "")
+        before = file.guard.pinned_on(pin, outcome.copy, outcome.granted)
         file.mode = wanted.mode
-        file.fd = outcome.copy
-        file.granted = outcome.granted
-        file.weaker = file.conflict = ""
-        file.retry = 0.0
         systemd.forget(vm.store_name(file))
-        # Soon, as QEMU's own image locks live on in it; but only now, as others in this thread use it.
-        self._workers.run(file.key[0], f"close the old copy of {file.path}", lambda: close_last(before), _report)
+        self.shield.close(file, before)
         faults.point("pinned-before-store")
-        if file.fd >= 0 and systemd.may_store(file.fd):
-            systemd.store(vm.store_name(file), file.fd)
+        if outcome.copy is not None and systemd.may_store(outcome.copy):
+            systemd.store(vm.store_name(file), outcome.copy)
         faults.point("pinned-before-state")
         self._registry.save(vm)
         faults.point("pinned")
-        log.info("%s: %s pinned (%s) on %s", vm.title, file.path, file.mode, file.pin)
+        log.info("%s: %s pinned (%s) on %s", vm.title, file.path, file.mode, pin)
         self._opens.add(vm, file)
         self.on_pinned(vm, file)
 
     # -- letting go -------------------------------------------------------------------------------------------------
 
     def _closed(self, vm: GuardedVm, file: GuardedFile) -> None:
-        """The VM closed a file while it lives on: it needs no guard any more."""
+        """The VM closed a file while it lives on: end its guard, on proof that its writes are through."""
         if file.key in self._busy(vm).moving:
             return
-        if file.pin is not None and vm.process(file.pin.pid) is None and file.mode == EXCLUSIVE and file.fd >= 0:
-            self._drain(vm, file)  # nobody closed it: the helper that had it died, and may have left writes behind
-            return
+        pin, descriptor = file.guard.pin, file.guard.descriptor
+        if pin is not None and vm.process(pin.pid) is None and file.mode == EXCLUSIVE and descriptor is not None:
+            # Nobody closed it: the helper that had it died, and may have left writes behind.
+            self._drain(vm, file, descriptor)
+        else:
+            self._let_go(vm, file)
+
+    def _let_go(self, vm: GuardedVm, file: GuardedFile) -> None:
         vm.files.remove(file)
         vm.news = True
         faults.point("closed")
         self._mark_released(vm, [file])
         log.info("%s: %s is closed, its lock is let go", vm.title, file.path)
         self._opens.remove(vm, file.key)
-        if file.fd < 0:
+        descriptor = file.guard.closed("the VM has closed it")
+        if descriptor is None:
             self._forgotten(vm, None)
             return
-        fds, file.fd = [file.fd], -1
-        names = [vm.store_name(file)]
-        done: Callable[[object], None] = lambda result: self._forgotten(vm, result)  # noqa: E731
-        self._workers.run(file.key[0], f"let go of {file.path}", lambda: let_go(fds, names), done)
+        work = functools.partial(let_go, [descriptor], [vm.store_name(file)])
+        self._workers.run(file.key[0], f"let go of {file.path}", work, functools.partial(self._forgotten, vm))
 
     def _forgotten(self, vm: GuardedVm, result: object) -> None:
-        """Last: a daemon that comes in between must know whose the descriptor is that systemd has kept."""
-        _report(result)
+        """Persist last: a daemon that starts in between must know to which file systemd's descriptor belongs."""
+        if isinstance(result, Exception):
+            log.error("letting go of a closed file went wrong: %s", result)
         faults.point("closed-before-state")
         if self._registry.get(vm.id) is vm:
             self._registry.save(vm)
 
-    def _drain(self, vm: GuardedVm, file: GuardedFile) -> None:
+    def _drain(self, vm: GuardedVm, file: GuardedFile, descriptor: int) -> None:
         self._busy(vm).moving.add(file.key)
 
         def drained(status: int) -> None:
             self._busy(vm).moving.discard(file.key)
             if status == 0 and file in vm.files:
-                file.pin = None
-                self._closed(vm, file)
+                self._let_go(vm, file)
 
         try:
-            subprocesses.start(self._loop, "drain", drained, words=[str(file.fd)], fds=[file.fd])
+            subprocesses.start(self._loop, "drain", drained, words=[str(descriptor)], fds=[descriptor])
         except OSError as problem:
             self._busy(vm).moving.discard(file.key)
             log.error("%s: cannot prove that writes to %s are through: %s", vm.title, file.path, problem)
 
     def _busy(self, vm: GuardedVm) -> Attention:
         return self._attention.setdefault(vm.id, Attention())
-
-
-def _report(result: object) -> None:
-    if isinstance(result, Exception):
-        log.error("letting go of a closed file went wrong: %s", result)

@@ -16,20 +16,20 @@ from vmguard.daemon.registry.guarded_file import GuardedFile
 log = logging.getLogger("vmguard.registry")
 
 SCHEMA = 1
-#: who manages a VM; bare: nobody whom we know
+#: what manages a VM; bare: nothing that we know
 LIBVIRT, PROXMOX, BARE = HYPERVISORS = ("libvirt", "proxmox", "bare")
-#: where a VM comes from when nobody wrote down who has its disks
+#: where a VM comes from when no owner record names the host that has its disks
 ANOTHER_HOST = "another host"
 
 
 @dataclass
 class GuardedProcess:
-    """A process that does I/O for a VM: QEMU itself, or one of its helpers. It is followed by its pidfd."""
+    """A process that does I/O for a VM, followed by its pidfd: QEMU itself, or one of its helpers."""
 
     pid: int
     kind: Kind
     name: str = ""
-    #: when it began, in clock ticks since boot: with the pid it names a process for ever
+    #: start time in clock ticks since boot; together with the pid it names a process for ever
     started: int = 0
     pidfd: int = -1
 
@@ -42,13 +42,13 @@ class GuardedProcess:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> GuardedProcess:
-        """Raises KeyError, TypeError or ValueError when the value is not one."""
+        """Read an entry of a state file. Raises KeyError, TypeError or ValueError when the value is not one."""
         return cls(int(value["pid"]), Kind(value["kind"]), str(value.get("name", "")), int(value.get("started", 0)))
 
 
 @dataclass
 class GuardedVm:
-    """One VM's claim. ``move`` is the only way its state changes."""
+    """One VM's claim. ``move`` is the only way that its state changes."""
 
     hypervisor: str
     name: str
@@ -57,48 +57,50 @@ class GuardedVm:
     state: State = State.OFFERED
     claimed: str = field(default_factory=clock.wall)
     why: str = ""
-    #: of its QEMU, also when that has ended
+    #: the pid of its QEMU, also when that has ended; 0 before there was one
     pid: int = 0
-    #: all that live and do I/O for it
+    #: all processes that live and do I/O for it
     processes: list[GuardedProcess] = field(default_factory=list)
-    #: it was started without its hook, or was adopted: how, in words
+    #: how it came to run without a claim (no hook, or adopted), in words; empty when a hook claimed it
     without_hook: str = ""
-    #: nobody remembers its claim (orphans.py): whether a QEMU has written with these locks is not known
+    #: made anew from kept descriptors (claim/fdstore_recovery.py): whether a QEMU has written is not known
     rebuilt: bool = False
-    #: the host that it is migrating from, which rightly still has its disks; empty when it is not
+    #: the host that it is migrating from, which rightly still has its disks; empty when it is not migrating
     incoming: str = ""
-    #: why the guard has stopped it (SIGSTOP) over a conflict, empty when it has not
+    #: why it was stopped (SIGSTOP) over a conflict; empty when it was not
     stopped: str = ""
-    #: pidfd of the hook until it says that its claim stands
+    #: pidfd of the hook until that says that its claim stands; -1 afterwards
     claimant: int = -1
-    #: CLOCK_BOOTTIME seconds after which a start without QEMU is looked into
-    deadline: float = 0.0
+    #: CLOCK_BOOTTIME seconds after which a start without QEMU is looked into; None: the end of its task tells
+    deadline: float | None = 0.0
     start_is_over: bool = False
-    #: QEMU's last writes are proven to be through; a process is just waiting for them
+    #: QEMU's last writes are proven to be through
     drained: bool = False
+    #: a process is waiting for them
     draining: bool = False
-    #: a worker looks who has its files open
+    #: a worker is finding out which processes have its files open
     looking: bool = False
     #: stopped by the watchdog (SIGSTOP)
     frozen: bool = False
-    #: why it is being fenced, empty while it is not
+    #: why it is being fenced; empty while it is not
     fencing: str = ""
+    #: called once its locks are let go of
     when_released: list[Callable[[], None]] = field(default_factory=list)
-    #: something about it has changed since the watchdog looked at it
+    #: something about it has changed since the watchdog looked
     news: bool = True
 
-    @functools.cached_property  # asked for each time that the VM is looked at
+    @functools.cached_property  # asked for in each scan of the VM
     def id(self) -> str:
         return f"{self.hypervisor}-{self.uuid}"
 
     @property
     def title(self) -> str:
-        """The VM for people; a hostile name cannot forge a log line."""
+        """Return the VM for people; a hostile name cannot forge a log line."""
         return f"VM {self.name!r}"
 
     @property
     def main(self) -> GuardedProcess | None:
-        """The process whose end is the VM's end."""
+        """Return the process whose end is the VM's end; None when it has ended, or is not known yet."""
         return next((process for process in self.processes if process.pid == self.pid), None)
 
     @property
@@ -107,18 +109,18 @@ class GuardedVm:
 
     @property
     def pidfds(self) -> list[int]:
-        """Of all processes that must stop, or die, when the VM has to."""
+        """Return the pidfds of all processes that must stop, or die, when the VM has to."""
         return [process.pidfd for process in self.processes if process.pidfd >= 0]
 
     def process(self, pid: int) -> GuardedProcess | None:
         return next((process for process in self.processes if process.pid == pid), None)
 
     def store_name(self, file: GuardedFile) -> str:
-        """The name under which systemd keeps a file's descriptor: the same for every daemon after this one."""
+        """Return the name under which systemd keeps a file's descriptor: the same for every daemon after this one."""
         return f"{self.id}.{file.key[0]:x}.{file.key[1]}"
 
     def move(self, new: State, why: str) -> None:
-        """Go to another state. Raises ValueError when the life of a claim does not allow it."""
+        """Go to another state and log it. Raises ValueError when the table of claim states does not allow it."""
         if new is self.state:
             return
         if not allowed(self.state, new):
@@ -150,7 +152,7 @@ class GuardedVm:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> GuardedVm:
-        """Raises KeyError, TypeError or ValueError when the value is not one."""
+        """Read a state file. Raises KeyError, TypeError or ValueError when the value is not one."""
         if value["schema"] != SCHEMA:
             raise ValueError(f"schema {value['schema']} is not {SCHEMA}")
         return cls(

@@ -1,4 +1,4 @@
-"""The VMs that this host guards, and their state files in /run/vmguard/vms (read again after a crash)."""
+"""Keeps the VMs that this host guards, mirrored in state files in /run/vmguard/vms, which outlive a crash."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ class Registry:
         return {"name": vm.name, "uuid": vm.uuid} if vm is not None else {}
 
     def holder_of(self, key: Key) -> list[GuardedVm]:
-        """The VMs that have a file among theirs."""
+        """Return the VMs that have a file among theirs."""
         return [vm for vm in self if any(file.key == key for file in vm.files)]
 
     def add(self, vm: GuardedVm) -> None:
-        """Take a VM in and write its state. Raises OSError when that cannot be written: nothing is kept then."""
+        """Add a VM and persist its state. Raises OSError when the state cannot be written: nothing is kept then."""
         statefile.write(self._path(vm), vm.as_json(), sync=False)  # locks and claims end with this boot anyway
         self._vms[vm.id] = vm
 
     def take_up(self, vm: GuardedVm) -> None:
-        """Take a VM in that runs already: it is guarded also when its state cannot be written."""
+        """Add a VM that runs already: it is guarded also when its state cannot be written."""
         self._vms[vm.id] = vm
         self.save(vm)
 
     def save(self, vm: GuardedVm) -> None:
-        """Write the state of a VM that lives on; a full disk is reported and harms nobody."""
+        """Persist the state of a VM that lives on; a full disk is reported, and the older state stays."""
         vm.news = True
         try:
             statefile.write(self._path(vm), vm.as_json(), sync=False)
@@ -73,7 +73,10 @@ class Registry:
         statefile.remove(self._path(vm))
 
     def load(self) -> list[GuardedVm]:
-        """The VMs of the daemon that ran before; unreadable files are reported and left for a person to look at."""
+        """Read the state files of the daemon that ran before; return its VMs.
+
+        Files that cannot be read are reported and left where they are, for a person.
+        """
         for name in sorted(os.listdir(self._folder)):
             if name.endswith(".new"):  # a daemon was killed while it wrote this; the old one beside it is whole
                 statefile.remove(os.path.join(self._folder, name))

@@ -54,18 +54,24 @@ class Opens:
         the next one at once.
         """
         known, now = (vm.id, file.key), clock.boottime()
-        if (file.fd < 0 and file.pin is None) or self.watches(vm, file) or now < self._not_before.get(known, 0.0):
+        if self.watches(vm, file) or now < self._not_before.get(known, 0.0):
+            return
+        descriptor, pin = file.guard.descriptor, file.guard.pin
+        copy = os.dup(descriptor) if descriptor is not None else None
+        if copy is not None:
+            pid, fd = "self", copy
+        elif pin is not None:
+            pid, fd = str(pin.pid), pin.fd
+        else:
             return
         self._not_before[known] = math.inf
-        copy = os.dup(file.fd) if file.fd >= 0 else -1
-        pid, fd = (str(file.pin.pid), file.pin.fd) if copy < 0 and file.pin is not None else ("self", copy)
 
         def add() -> tuple[int, bool]:
             try:
                 watch = self._inotify.add(f"/proc/{pid}/fd/{fd}")
                 return watch, proc.fdinfo(pid, fd).inode == file.key[1]  # the number may be another file's by now
             finally:
-                if copy >= 0:
+                if copy is not None:
                     os.close(copy)
 
         self._workers.run(file.key[0], f"watch {file.path}", add, lambda result: self._added(vm, file, result))

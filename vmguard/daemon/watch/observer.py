@@ -185,21 +185,21 @@ class Observer:
             process=vm.state in LIVING,
             frozen=vm.frozen,
             fencing=vm.fencing,
-            rivals=tuple(Rival(file.path, file.conflict) for file in vm.files if file.conflict),
+            rivals=tuple(Rival(file.path, rival) for file in vm.files if (rival := file.guard.rival) is not None),
             # An earlier daemon may have ended between the freeze and the note that it was over a conflict.
             held=bool(vm.stopped) or (vm.frozen and vm.state is State.CONFLICT),
         )
 
     def _lock(self, vm: GuardedVm, file: GuardedFile) -> LockInfo | None:
         mount = self.mounts.get(file.key[0])
+        pin = file.guard.pin
         # A QEMU that ended by itself took what was pinned on it along: nothing is left to probe.
-        pinned = file.pin is not None and (vm.state is not State.ENDED or bool(vm.fencing))
-        if mount is None or (file.fd < 0 and not pinned):
+        pinned = pin is not None and (vm.state is not State.ENDED or bool(vm.fencing))
+        if mount is None or (file.guard.descriptor is None and not pinned):
             return None
-        through = f"{file.pin.pid}.{file.pin.fd}" if file.pin is not None else "held"
-        return LockInfo(
-            LockId(vm.id, file.key), mount.point, file.path, file.pin is not None, file.granted or None, through
-        )
+        through = f"{pin.pid}.{pin.fd}" if pin is not None else "held"
+        lock = LockId(vm.id, file.key)
+        return LockInfo(lock, mount.point, file.path, pin is not None, file.guard.granted, through)
 
     # -- time and the kernel's log ----------------------------------------------------------------------------------
 

@@ -46,8 +46,8 @@ class Probes:
         for ask in effect.asks:
             vm = self._registry.get(ask.lock.vm)
             file = next((file for file in vm.files if file.key == ask.lock.key), None) if vm is not None else None
-            fd = description(vm, file) if vm is not None and file is not None else -1
-            if file is None or fd < 0:
+            fd = description(vm, file) if vm is not None and file is not None else None
+            if file is None or fd is None:
                 self._prober.refuse(ask, effect.mount, "EBADF")
                 continue
             mount = self._mount_of(file.key[0])
