@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from vmguard.core.watchdog.events import (
     Act,
     Acted,
     Answer,
+    Ask,
     Cause,
     Counters,
     Effect,
@@ -25,6 +27,7 @@ from vmguard.core.watchdog.events import (
     RivalMet,
     Thaw,
     Tick,
+    Token,
     TryLocks,
     Unhold,
     VmGone,
@@ -52,6 +55,10 @@ class Host:
         self.waiting: list[Callable[[], None]] | None = None
         self.peers: Callable[[str], list[Vm]] = lambda path: []
         self.epochs: dict[str, int] = {}
+        #: this host's watchdog knows the epochs of its claims; without it there is no fencing token
+        self.has_records = True
+        #: why records cannot be read, the errno's name
+        self.record_problem = ""
         self.on_fenced: Callable[[Vm], None] = lambda vm: None
         self._ticks = 0
         self._counted: dict[str, tuple[int, ...]] = {}
@@ -116,11 +123,14 @@ class Host:
             description = next(vm.locks[path] for path in vm.locks if lock_id(vm.name, path) == ask.lock)
             sent = self.sim.now
 
-            def done(problem: str, from_server: bool, ask: object = ask, sent: float = sent) -> None:
-                lock, serial = ask.lock, ask.serial  # type: ignore[attr-defined]
-                self.feed(lambda now: Answer(now, probe.mount, lock, serial, sent, problem, from_server))
-
+            done = functools.partial(self._probed, probe.mount, ask, description, sent)
             self.kernel.io(description, done)
+
+    def _probed(
+        self, mount: str, ask: Ask, description: Description, sent: float, problem: str, from_server: bool
+    ) -> None:
+        token = Token(self.epochs.get(description.path), "another host", self.record_problem) if ask.token else None
+        self.feed(lambda now: Answer(now, mount, ask.lock, ask.serial, sent, problem, from_server, token))
 
     def _signal(self, name: str, act: Act) -> None:
         vm = self.vms[name]
@@ -233,7 +243,8 @@ class Host:
 
     def _fence(self, order: Fence) -> None:
         vm = self.vms[order.vm]
-        lost = any(item.lost for item in vm.locks.values())
+        claimed_since = any(self.epochs.get(path, 0) > epoch for path, epoch in vm.epochs.items())
+        lost = claimed_since or any(item.lost for item in vm.locks.values())
         if order.cause is Cause.LOST and not vm.fencing and not lost:
             self.sim.violation("killed", f"{vm.name} is fenced although its locks were reclaimed")
         vm.fencing = order.evidence

@@ -71,7 +71,7 @@ class Vm:
         if through is not None and through.lost:
             done("EIO", False)
             return
-        serve = lambda: server.write(kernel, file, self.name)  # noqa: E731
+        serve = lambda: server.write(kernel, file, self.name, self.epochs.get(path, 0))  # noqa: E731
         kernel.send(Request(kernel, server, file, through, serve, done, write=True))
 
     def info(self) -> VmInfo:
@@ -90,7 +90,8 @@ class Vm:
     def lock_info(self, path: str) -> LockInfo:
         mount = self.locks[path].server.name
         granted = self.granted.get(path)
-        return LockInfo(lock_id(self.name, path), mount, path, self.pinned, granted, through=str(id(self.locks[path])))
+        through, epoch = str(id(self.locks[path])), self.epochs.get(path) if self.host.has_records else None
+        return LockInfo(lock_id(self.name, path), mount, path, self.pinned, granted, through, epoch)
 
 
 def lock_id(vm: str, path: str) -> LockId:

@@ -4,6 +4,7 @@ events.yaml::
 
     servers: {nas: {lease: 10, grace: 10, courteous: true}}     # all of it may be left out
     hosts: {A: {margin: 2}, B: {}}                              # wishes of timing.py
+    records: false                                              # no owner records, and so no fencing token
     vms: {web: {host: A, disks: [nas:web], pinned: true, policy: {on_lost: fence}}}
     events: [[12, down nas], [42, up nas]]                      # second, what happens: see VERBS
     until: 60
@@ -78,6 +79,7 @@ class Story:
         host = self.hosts[name] = Host(self.sim, name, identity, self.servers, wishes)
         host.peers = lambda path: [vm for other in self.hosts.values() for vm in other.vms.values() if path in vm.locks]
         host.epochs = self.epochs
+        host.has_records = self.plot.get("records", True)
         host.on_fenced = self._after_fence
         return host
 
@@ -104,12 +106,13 @@ def _verb(function: Callable[..., None]) -> Callable[[Story, list[str]], None]:
 
 
 def _up(story: Story, name: str, *how: str) -> None:
-    """up nas [forgets] [grace=5] [lease=20] [deny=A]"""
+    """up nas [forgets] [grace=5] [lease=20] [deny=A] [older=A]"""
     values = dict(word.split("=") for word in how if "=" in word)
     server = story.servers[name]
     server.denied = {values["deny"]} if "deny" in values else set()
     grace, lease = values.get("grace"), values.get("lease")
-    server.boot("forgets" in how, float(grace) if grace else None, float(lease) if lease else None)
+    older = (values["older"],) if "older" in values else ()
+    server.boot("forgets" in how, float(grace) if grace else None, float(lease) if lease else None, older)
     _reconnect(story)
 
 
@@ -189,6 +192,15 @@ def _refuse(story: Story, name: str, *why: str) -> None:
     vm.host.feed(lambda now: StartRefused(now, vm.name, " ".join(why)))
 
 
+def _forget_records(story: Story) -> None:
+    story.epochs.clear()
+
+
+def _unreadable_records(story: Story, problem: str = "") -> None:
+    for host in story.hosts.values():
+        host.record_problem = problem
+
+
 def _adopt(story: Story, name: str) -> None:
     vm = _vm(story, name)
     vm.host.feed(lambda now: Adopted(now, vm.name))
@@ -266,6 +278,8 @@ VERBS: dict[str, Callable[[Story, list[str]], None]] = {
     "rival-gone": _verb(_rival_gone),
     "refuse": _verb(_refuse),
     "adopt": _verb(_adopt),
+    "forget-records": _verb(_forget_records),
+    "unreadable-records": _verb(_unreadable_records),
     "hint": _verb(_hint),
     "clone": _verb(_clone),
     "power-off": _verb(_power),

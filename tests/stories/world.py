@@ -218,6 +218,8 @@ class Server:
     revoked: list[Description] = field(default_factory=list)
     #: accepted writes
     writes: int = 0
+    #: the newest claim that has written to each file
+    newest: dict[str, int] = field(default_factory=dict)
 
     @property
     def in_grace(self) -> bool:
@@ -227,8 +229,16 @@ class Server:
         self.up = False
         self.sim.say(self.name, "goes down")
 
-    def boot(self, forgets: bool = False, grace: float | None = None, lease: float | None = None) -> None:
+    def boot(
+        self,
+        forgets: bool = False,
+        grace: float | None = None,
+        lease: float | None = None,
+        older: tuple[str, ...] = (),
+    ) -> None:
+        """Come up again. ``older``: identities that an older recovery database still has."""
         self.epoch += 1
+        self.recovery_db |= set(older)
         self.up = True
         self.clients.clear()
         self.locks.clear()
@@ -265,6 +275,7 @@ class Server:
 
     def _drop(self, client: Client) -> None:
         self.clients.pop(client.kernel.identity, None)
+        self.recovery_db.discard(client.kernel.identity)  # a dutiful server; ``older`` is one whose database went back
         for file in [file for file, holder in self.locks.items() if holder.kernel is client.kernel]:
             del self.locks[file]
 
@@ -322,8 +333,15 @@ class Server:
     def read(self, file: str) -> str:
         return self.errors.get(file, "")
 
-    def write(self, kernel: Kernel, file: str, vm: str) -> str:
-        """A write is accepted. The promise: never one from a host while another one has the lock."""
+    def write(self, kernel: Kernel, file: str, vm: str, epoch: int = 0) -> str:
+        """Accept a write. The promise: never one from a host while another one has the lock, and never one of an older
+        claim once a newer one has written."""
+        newest = self.newest[file] = max(epoch, self.newest.get(file, 0))
+        if 0 < epoch < newest:
+            text = (
+                f"a write of {vm} on {kernel.host}, claim {epoch}, landed on {self.name}:{file} behind claim {newest}"
+            )
+            self.sim.violation("stale", text)
         holder = self.locks.get(file)
         if holder is not None and holder.kernel is not kernel:
             text = f"a write of {vm} on {kernel.host} landed on {self.name}:{file}, which {holder.kernel.host} holds"

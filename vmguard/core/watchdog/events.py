@@ -94,6 +94,8 @@ class LockInfo:
     granted: float | None = None
     #: changes with the description that carries the lock: an answer through another one says nothing
     through: str = ""
+    #: its claim's epoch in the disk's owner record; None: there is no record, and so no fencing token
+    epoch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,18 @@ class MountSeen:
 
 
 @dataclass(frozen=True)
+class Token:
+    """The newest claim in a disk's owner record, as its server has it."""
+
+    #: None: there is no record (any more)
+    epoch: int | None = None
+    #: who wrote it, for people
+    owner: str = ""
+    #: the errno's name when the record could not be read
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class Answer:
     """A request through a lock's own descriptor came back; exactly one for each Ask, however late.
 
@@ -162,6 +176,8 @@ class Answer:
     problem: str = ""
     #: whether the error is the server's own (its RPC counter rose): NFS4ERR_IO is no lost lock. None: not known
     from_server: bool | None = None
+    #: what the owner record said behind the answer, where it was asked for
+    token: Token | None = None
 
 
 @dataclass(frozen=True)
@@ -299,6 +315,8 @@ class Ask:
 
     lock: LockId
     serial: int
+    #: read the newest epoch of the owner record, too, once the probe is answered
+    token: bool = False
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,12 @@ means I/O through the very description that is locked, the one honest test on th
 nfs4_select_rw_stateid); success also proves that the server honours the lease. EIO must come twice, the second asked
 after the first: ``umount -f`` of an admin answers requests in flight with EIO, too. An error that the server itself
 sent (a broken disk there: NFS4ERR_IO) is no loss.
+
+The token: a server whose recovery database went back in time gives a lost lock out again, and every probe says kept
+(RFC 8881, 8.4.3, names the edge). So after anything that may have cost a lock (a new session, a lease that may have
+ended, a lock lost in the kernel's log) an answer counts only with the epoch of the disk's owner record: a newer one
+than the claim's own means that somebody else had the disk since, and the lock is LOST. The epoch can only take away. A
+record that is gone takes nothing away, and is reported; one that cannot be read leaves the lock in doubt.
 """
 
 from __future__ import annotations
@@ -48,6 +54,7 @@ from vmguard.core.watchdog.events import (
     Counters,
     Effect,
     Hint,
+    HintKind,
     Level,
     LockId,
     LockInfo,
@@ -109,7 +116,7 @@ class Mount:
         if lock is None or lock.lost:
             return
         if not event.problem:
-            self._kept(lock, event.sent)
+            self._answered(lock, event)
         elif event.problem == "EIO" and not event.from_server:
             self._refused(lock, event.sent)
         else:
@@ -126,7 +133,7 @@ class Mount:
         if sessions:
             self._report(Level.INFO, "mount.new-session", f"{self.name}: {what}; asking every lock")
         if sessions or checks:
-            self.doubt_all(what)
+            self.doubt_all(what, token=True)
         if self.stolen and not was_stolen:
             self._report(
                 Level.ERROR,
@@ -142,13 +149,13 @@ class Mount:
             self._doubt(lock, event.text)
             self._ask(lock)
         else:
-            self.doubt_all(event.text)
+            self.doubt_all(event.text, token=event.kind is HintKind.KERNEL_LOG)
 
-    def doubt_all(self, why: str, but: Lock | None = None) -> None:
-        """Something may have cost every lock here: ask them all."""
+    def doubt_all(self, why: str, but: Lock | None = None, token: bool = False) -> None:
+        """Probe every lock here, because something may have lost them all; ``token``: to another host."""
         for lock in self.locks.values():
             if lock is not but:
-                self._doubt(lock, why)
+                self._doubt(lock, why, token)
         self._look_at_the_unsure()
 
     def retime(self, timeline: Timeline) -> None:
@@ -176,7 +183,7 @@ class Mount:
         if self.phase is Phase.IDLE:
             self._begin()
         if info.granted is None or self.phase not in ALIVE:
-            self._doubt(lock, "not asked yet")
+            self._doubt(lock, "not asked yet", info.granted is None and self.phase not in ALIVE)
         self.clock(self.now)
 
     def drop(self, lock_id: LockId) -> None:
@@ -270,7 +277,7 @@ class Mount:
         if Phase.IDLE not in (old, new):
             self._report(LEVELS.get(new, Level.INFO), f"mount.{new}", f"{self.name}: {old} => {new}: {self._why(new)}")
         if new in DANGER or new is Phase.RECOVERING or old is Phase.LATE:
-            self.doubt_all(f"the mount was {old}")
+            self.doubt_all(f"the mount was {old}", token=old is Phase.EXPIRED)
         self.touched.update(lock_id.vm for lock_id in self.locks)
 
     def _why(self, phase: Phase) -> str:
@@ -284,15 +291,40 @@ class Mount:
             Phase.RECOVERING: f"the server answers again; asking {len(self.locks) - lost} locks",
         }.get(phase, f"{len(self.locks) - lost} locks stand, {lost} lost")
 
-    def _doubt(self, lock: Lock, why: str) -> None:
+    def _doubt(self, lock: Lock, why: str, token: bool = False) -> None:
         if lock.lost:
             return
+        if token and lock.info.epoch is not None:
+            lock.token_due = self.now
         if lock.doubt is None:
             lock.since, lock.overdue = self.now, False
         lock.doubt, lock.evidence = self.now, why
         self.unsure[lock.info.id] = lock
         self._look_at = min(self._look_at, self.now + self.timeline.urgent)
         self.touched.add(lock.info.id.vm)
+
+    def _answered(self, lock: Lock, event: Answer) -> None:
+        """Take in a probe that the server answered well, and what the owner record says where that counts."""
+        if lock.token_due is None:
+            self._kept(lock, event.sent)
+            return
+        token, ours = event.token, lock.info.epoch
+        if token is None or ours is None or event.sent < lock.token_due:
+            self._ask(lock)  # it was sent before the record had to be read, too
+            return
+        if token.problem:
+            lock.evidence = f"it answers, but its owner record cannot be read ({token.problem})"
+            return  # still in doubt: probed again at the usual pace
+        if token.epoch is not None and token.epoch > ours:
+            who = f" by {token.owner}" if token.owner else ""
+            self._lose(lock, f"claimed since{who}: epoch {token.epoch}, ours is {ours}")
+            return
+        lock.token_due = None
+        if token.epoch != ours:
+            found = "is gone" if token.epoch is None else f"went back to epoch {token.epoch}, ours is {ours}"
+            text = f"{lock.info.path}: its owner record {found}; whether another host had the disk cannot be told by it"
+            self._report(Level.WARNING, "lock.no-token", text, lock)
+        self._kept(lock, event.sent)
 
     def _kept(self, lock: Lock, sent: float) -> None:
         if lock.doubt is None or sent >= lock.doubt:
@@ -308,8 +340,11 @@ class Mount:
             self._ask(lock)
             self.doubt_all("EIO on another lock of this mount", lock)
             return
+        self._lose(lock, "EIO through its own descriptor, twice")
+
+    def _lose(self, lock: Lock, evidence: str) -> None:
         lock.lost, lock.doubt = True, None
-        lock.evidence = "EIO through its own descriptor, twice"
+        lock.evidence = evidence
         self.unsure.pop(lock.info.id, None)
         self.touched.add(lock.info.id.vm)
         self._report(
@@ -321,7 +356,7 @@ class Mount:
             return
         lock.last_ask = self.now
         self.waiting.add(lock.info.id)
-        self._asks.append(Ask(lock.info.id, lock.serial))
+        self._asks.append(Ask(lock.info.id, lock.serial, lock.token_due is not None))
 
     def _look_at_the_unsure(self) -> None:
         """Ask those that are due, mark those that are overdue. One scan each ``urgent``, however many they are."""

@@ -57,6 +57,9 @@ class Lock:
     #: when the first EIO came
     suspect: float | None = None
     last_ask: float = -math.inf
+    #: time of the latest event after which another host may have had the lock, although the server gives it back to
+    #: us: until the owner record was read after it, the lock is in doubt. None if there was none
+    token_due: float | None = None
 
     @property
     def verdict(self) -> Verdict:
