@@ -42,8 +42,6 @@ def vm(tmp_path: Path) -> Vm:
 def expected(victim: str, point: str) -> set[str]:
     """``stands``: the hook had said that its claim stands. ``gone``: it had not, and cannot any more."""
     hook_dies = victim in (("", "both:") if point in IN_HOOK else ("parent:", "both:"))
-    if point == "record":  # the child is past its verdict, the hook may or may not have said so yet
-        return {"stands", "gone"} if hook_dies else {"stands"}
     if point == "committed":
         return {"stands"}
     if point in IN_HOOK and not hook_dies:  # only libvirtd died: its orphan goes on
@@ -106,11 +104,10 @@ def test_negative_control_a_lock_that_lives_on_is_seen_by_the_same_check(guard: 
 def test_negative_control_every_fault_point_is_really_passed(guard: Guard, vm: Vm) -> None:
     """A point that nobody passes would make its test above an ordinary start."""
     for point in CLAIM_POINTS:
-        if point != "record":
-            answer = guard.hook("prepare", vm.xml(), fault=point)
-            assert answer.status == (137 if point in IN_HOOK else 1), (point, answer)
-            guard.hook("release", vm.xml())
-            assert eventually(lambda: guard.nothing_left(*vm.disks)), guard.leftovers(*vm.disks)
+        answer = guard.hook("prepare", vm.xml(), fault=point)
+        assert answer.status == (137 if point in IN_HOOK else 1), (point, answer)
+        guard.hook("release", vm.xml())
+        assert eventually(lambda: guard.nothing_left(*vm.disks)), guard.leftovers(*vm.disks)
 
 
 def test_negative_control_a_child_killed_at_its_record_writes_none(guard: Guard, vm: Vm) -> None:

@@ -19,8 +19,9 @@ from tests.support.guard import eventually
 from vmguard import faults
 from vmguard.adapters.linux import hardware_watchdog, proc
 from vmguard.core.sources.process_arguments import Kind
-from vmguard.core.watchdog.events import AfterFence, HostFence, Level, Policy
+from vmguard.core.watchdog.events import Level
 from vmguard.core.watchdog.fence_ladder import Rung
+from vmguard.core.watchdog.policy import AfterFence, HostFence, Policy
 from vmguard.daemon.fence.evidence import Climb
 from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 

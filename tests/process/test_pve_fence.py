@@ -17,7 +17,8 @@ from vmguard.adapters.linux import proc
 from vmguard.adapters.proxmox import helpers as proxmox_helpers
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.core.sources.process_arguments import Kind, identity, served
-from vmguard.core.watchdog.events import AfterFence, Cause, Policy
+from vmguard.core.watchdog.events import Cause
+from vmguard.core.watchdog.policy import AfterFence, Policy
 from vmguard.daemon.fence import fencer
 from vmguard.daemon.registry.guarded_vm import PROXMOX, GuardedVm
 from vmguard.jobs import hypervisor

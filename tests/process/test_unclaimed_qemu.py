@@ -20,7 +20,7 @@ from vmguard.adapters.linux import ofd
 from vmguard.config.settings import Unguarded
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import EXCLUSIVE, SHARED
-from vmguard.core.watchdog.events import OnConflict
+from vmguard.core.watchdog.policy import OnConflict
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 
 pytestmark = pytest.mark.process

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.stories.world import Description, Request
-from vmguard.core.watchdog.events import LockId, LockInfo, Policy, Rival, VmInfo
+from vmguard.core.watchdog.events import LockId, LockInfo, Rival, VmInfo
 from vmguard.core.watchdog.fence_ladder import Rung
+from vmguard.core.watchdog.policy import Policy
 
 if TYPE_CHECKING:
     from tests.stories.host import Host

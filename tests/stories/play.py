@@ -24,17 +24,8 @@ import yaml
 from tests.stories.host import Host
 from tests.stories.machine import Vm
 from tests.stories.world import Server, Sim
-from vmguard.core.watchdog.events import (
-    Adopted,
-    Arm,
-    Disarm,
-    Hint,
-    HintKind,
-    MountSeen,
-    Policy,
-    Rival,
-    StartRefused,
-)
+from vmguard.core.watchdog.events import Adopted, Arm, Disarm, Hint, HintKind, MountSeen, Rival, StartRefused
+from vmguard.core.watchdog.policy import Policy
 from vmguard.core.watchdog.timing import Wishes
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmguard.core.watchdog.events import AfterFence, HostFence, Policy
 from vmguard.core.watchdog.fence_ladder import LADDER, FencedProcess, FenceEvidence, Life, Next, Others, Rung, next_rung
+from vmguard.core.watchdog.policy import AfterFence, HostFence, Policy
 from vmguard.core.watchdog.timing import Rungs
 
 RESTART = Policy(after_fence=AfterFence.RESTART)

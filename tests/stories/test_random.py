@@ -33,10 +33,6 @@ from vmguard.core.watchdog.events import (
     LockId,
     LockInfo,
     MountSeen,
-    OnAtRisk,
-    OnConflict,
-    OnLost,
-    Policy,
     Probe,
     Rival,
     RivalMet,
@@ -50,6 +46,7 @@ from vmguard.core.watchdog.events import (
     WokeUp,
 )
 from vmguard.core.watchdog.machine import Watch
+from vmguard.core.watchdog.policy import OnAtRisk, OnConflict, OnLost, Policy
 from vmguard.core.watchdog.stance import Stance
 
 TIMES = 20 if os.environ.get("VMGUARD_LONG") else 1

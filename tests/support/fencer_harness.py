@@ -24,8 +24,9 @@ from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.guard_states import Pin
 from vmguard.core.locks.plan import DISK, EXCLUSIVE
 from vmguard.core.sources.process_arguments import Kind
-from vmguard.core.watchdog.events import Cause, Policy, Report
+from vmguard.core.watchdog.events import Cause, Report
 from vmguard.core.watchdog.fence_ladder import Others
+from vmguard.core.watchdog.policy import Policy
 from vmguard.core.watchdog.timing import Rungs
 from vmguard.daemon.fence.fencer import Fencer, Surroundings
 from vmguard.daemon.fence.signals import Signals

@@ -24,7 +24,8 @@ from vmguard.config.row import section as _section
 from vmguard.config.row import setting as _setting
 from vmguard.config.values import AbsolutePath, Choice, Duration, Kind, Line, Name, YesNo
 from vmguard.config.watch import Watch
-from vmguard.core.watchdog.events import Level, OnConflict
+from vmguard.core.watchdog.events import Level
+from vmguard.core.watchdog.policy import OnConflict
 
 KeyPath = tuple[str, ...]
 

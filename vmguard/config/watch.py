@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vmguard.config.row import setting
 from vmguard.config.values import AbsolutePath, Choice, Duration, YesNo
-from vmguard.core.watchdog.events import AfterFence, HostFence, OnAtRisk, OnLost
+from vmguard.core.watchdog.policy import AfterFence, HostFence, OnAtRisk, OnLost
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from vmguard.config.choices import LocalFiles
 from vmguard.config.settings import Config
 from vmguard.core.locks.plan import BLOCK, DIRECTORY, MISSING, NETWORK
 from vmguard.core.locks.ranges import LIBVIRT_RANGE, QEMU_RANGE, RESERVATION, VIRTLOCKD_RANGE, Range, held_ranges
-from vmguard.core.watchdog.events import HostFence, Policy
+from vmguard.core.watchdog.policy import HostFence, Policy
 from vmguard.core.watchdog.timing import Wishes
 from vmguard.daemon.claim.lifecycle import Timing
 from vmguard.daemon.owner_records.mark_released import RecordSettings, fields

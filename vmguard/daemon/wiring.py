@@ -182,7 +182,8 @@ class Parts:
     @cached_property
     def probes(self) -> Probes:
         mount_of, shield = self.observer.mount_of, self.pinner.shield
-        return Probes(self.loop, self.registry, self.watch, self.driver.feed, mount_of, shield)
+        folder = lambda: self.records.settings.folder  # noqa: E731
+        return Probes(self.loop, self.registry, self.watch, self.driver.feed, mount_of, shield, folder)
 
     @cached_property
     def conflicts(self) -> Conflicts:

@@ -163,10 +163,10 @@ def _claim(vm: VmToClaim, connection: wire.Connection, progress: ProgressPipe) -
     progress.stage("handing the locks to the vmguard daemon")
     _hand_over(connection, vm.identity(), claimed)
     faults.point("held")
+    _write_records(connection, vm, settings, claimed, progress)
     claimed.close()
     progress.say({"held": claimed.warnings})
     progress.close()
-    _write_records(connection, vm, settings, claimed)
 
 
 def _hand_over(connection: wire.Connection, identity: dict[str, str], claimed: ClaimedFiles) -> None:
@@ -182,12 +182,23 @@ def _hand_over(connection: wire.Connection, identity: dict[str, str], claimed: C
         connection.ask(message, [fd for _, fd in batch])
 
 
-def _write_records(connection: wire.Connection, vm: VmToClaim, settings: ClaimSettings, claimed: ClaimedFiles) -> None:
-    """Write the owner records after the start was released: the hook has its verdict already."""
+def _write_records(
+    connection: wire.Connection,
+    vm: VmToClaim,
+    settings: ClaimSettings,
+    claimed: ClaimedFiles,
+    progress: ProgressPipe,
+) -> None:
+    """Write the owner records before the start is released.
+
+    Their epoch is a fencing token: it must be on the server before the VM can write. A record that cannot be written
+    is no reason to refuse the start.
+    """
     if not settings.record.folder:
         return
     from vmguard.hook import claim_on_share
 
+    progress.stage("writing the owner records")
     faults.point("record")
     epochs, problems = claim_on_share.write_records(vm, settings, claimed)
     try:

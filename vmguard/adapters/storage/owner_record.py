@@ -1,12 +1,18 @@
 """Owner records on the share: written by the hook's child behind the claim, read by whoever asks.
 
-All of this is NFS I/O and may hang: it runs in a process that can be killed, never in the daemon's loop. No failure
-here may stand in the way of a start; the caller reports it and goes on. ``disk`` is always the real path.
+All of this is NFS I/O and may hang: it runs in a process that can be killed, or in a thread that may hang, never in
+the daemon's loop. No failure here may stand in the way of a start; the caller reports it and goes on. ``disk`` is
+always the real path.
+
+Records are opened O_DIRECT wherever the file system has it. The client then asks for no delegation
+(fs/nfs/nfs4proc.c, nfs4_map_atomic_open_share), which a dead host would keep for a whole lease while every other host's
+open waits, and a read always reaches the server.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 
 from vmguard.core.locks.owner_record import SLOT_BYTES, Owner, file_name, next_epoch, parse_slot, position, slot
@@ -19,6 +25,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _READ_BACK = 4
+#: what os.open answers for O_DIRECT on file systems without it (tmpfs), and I/O that is not aligned for the device
+_NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
 
 
 def _folder(disk: str, name: str) -> str:
@@ -42,10 +50,31 @@ def _open_folder(folder: str, create: bool) -> int:
 def _open_record(disk: str, folder_name: str, inode: int, flags: int) -> int:
     # The folder is opened by itself and never followed: a symlink planted on the share must not lead root elsewhere.
     folder = _open_folder(_folder(disk, folder_name), bool(flags & os.O_CREAT))
+    flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        return os.open(file_name(inode), flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o644, dir_fd=folder)
+        return os.open(file_name(inode), flags | os.O_DIRECT, 0o644, dir_fd=folder)
+    except OSError as problem:
+        if problem.errno not in _NOT_DIRECT:
+            raise
+        return os.open(file_name(inode), flags, 0o644, dir_fd=folder)
     finally:
         os.close(folder)
+
+
+def _directly(fd: int, call: Callable[[], T]) -> T:
+    """Do I/O on a record, through the page cache where the device does not take a slot's size or our buffer."""
+    try:
+        return call()
+    except OSError as problem:
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        if problem.errno not in _NOT_DIRECT or not flags & os.O_DIRECT:
+            raise
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+        return call()
+
+
+def _read(fd: int, epoch: int) -> bytes:
+    return _directly(fd, lambda: os.pread(fd, SLOT_BYTES, position(epoch)))
 
 
 def as_owner(disk: str, call: Callable[[], T]) -> T:
@@ -84,7 +113,7 @@ def write_release(disk: str, folder_name: str, inode: int, owner: Owner) -> None
     """Mark a claim's own slot as released. Raises OSError, also when the slot is no longer this claim's."""
     fd = _open_record(disk, folder_name, inode, os.O_RDWR | os.O_DSYNC)
     try:
-        found = parse_slot(os.pread(fd, SLOT_BYTES, position(owner.epoch)))
+        found = parse_slot(_read(fd, owner.epoch))
         if found is None or (found.boot, found.uuid) != (owner.boot, owner.uuid):
             raise OSError(errno.ESTALE, "the record's slot belongs to another claim")
         _write(fd, slot(owner), position(owner.epoch))
@@ -93,7 +122,7 @@ def write_release(disk: str, folder_name: str, inode: int, owner: Owner) -> None
 
 
 def _write(fd: int, data: bytes, where: int) -> None:
-    written = os.pwrite(fd, data, where)
+    written = _directly(fd, lambda: os.pwrite(fd, data, where))
     if written != len(data):
         raise OSError(errno.ENOSPC, "only a part of the owner record could be written")
 
@@ -107,7 +136,7 @@ def read_owner(disk: str, folder_name: str, inode: int) -> Owner | None:
     try:
         last = os.fstat(fd).st_size // SLOT_BYTES
         for index in range(last, max(0, last - _READ_BACK), -1):
-            owner = parse_slot(os.pread(fd, SLOT_BYTES, position(index)))
+            owner = parse_slot(_read(fd, index))
             if owner is not None:
                 return owner
         return None

@@ -9,6 +9,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from vmguard.core.watchdog.policy import Policy
+
 Key = tuple[int, int]
 
 
@@ -18,58 +20,6 @@ class Verdict(enum.StrEnum):
     KEPT = "kept"
     LOST = "lost"
     UNKNOWN = "unknown"
-
-
-class OnAtRisk(enum.StrEnum):
-    """What is done with a VM while nobody can know whether its locks still stand."""
-
-    FREEZE = "freeze"
-    FENCE = "fence"
-    IGNORE = "ignore"
-
-
-class OnLost(enum.StrEnum):
-    """What is done with a VM that has lost a lock."""
-
-    FENCE = "fence"
-    FREEZE = "freeze"
-    IGNORE = "ignore"
-
-
-class OnConflict(enum.StrEnum):
-    """What is done with a VM that writes to a disk whose lock another process or host has."""
-
-    FREEZE = "freeze"
-    FENCE = "fence"
-    REPORT = "report"
-    IGNORE = "ignore"
-
-
-class AfterFence(enum.StrEnum):
-    OFF = "off"
-    RESTART = "restart"
-
-
-class HostFence(enum.StrEnum):
-    NONE = "none"
-    WATCHDOG = "watchdog"
-
-
-@dataclass(frozen=True)
-class Policy:
-    """The admin's choices for one VM."""
-
-    on_at_risk: OnAtRisk = OnAtRisk.FREEZE
-    on_lost: OnLost = OnLost.FENCE
-    on_conflict: OnConflict = OnConflict.FREEZE
-    #: seconds after which a VM frozen over a conflict is fenced if the conflict lasts; None: never
-    conflict_grace: float | None = None
-    after_fence: AfterFence = AfterFence.OFF
-    host_fence: HostFence = HostFence.NONE
-    #: decide and report everything, do nothing
-    log_only: bool = False
-    #: set the guest's clock through its agent after a thaw
-    set_clock: bool = False
 
 
 @dataclass(frozen=True, order=True)
@@ -115,7 +65,7 @@ class VmInfo:
     #: for people: ``VM 'web'``
     title: str
     locks: tuple[LockInfo, ...]
-    policy: Policy = Policy()
+    policy: Policy = field(default_factory=Policy)
     #: its QEMU runs; without one there is nothing to freeze
     process: bool = True
     #: an earlier daemon froze it (its state file says so)

@@ -43,7 +43,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vmguard.core.watchdog.events import AfterFence, HostFence, Policy
+from vmguard.core.watchdog.policy import AfterFence, HostFence, Policy
 from vmguard.core.watchdog.timing import Rungs
 
 

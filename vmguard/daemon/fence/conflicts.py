@@ -13,8 +13,9 @@ from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.retry import RetryAt, RetryNever
-from vmguard.core.watchdog.events import Event, OnConflict, Policy, RivalMet
+from vmguard.core.watchdog.events import Event, RivalMet
 from vmguard.core.watchdog.events import Rival as WatchedRival
+from vmguard.core.watchdog.policy import OnConflict, Policy
 from vmguard.daemon.pin.lock_transfer import Rival
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm

@@ -11,8 +11,9 @@ from vmguard.adapters.hypervisors import RunDirs
 from vmguard.adapters.linux import proc
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.watchdog.events import AfterFence, Cause, HostFence, Policy
+from vmguard.core.watchdog.events import Cause
 from vmguard.core.watchdog.fence_ladder import FencedProcess, FenceEvidence, Life, Others, Rung
+from vmguard.core.watchdog.policy import AfterFence, HostFence, Policy
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Timer
 

@@ -18,8 +18,9 @@ from vmguard.adapters.hypervisors import RunDirs
 from vmguard.adapters.linux import clock, mounts, statefile
 from vmguard.adapters.linux.hardware_watchdog import HostFence
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.watchdog.events import Cause, Level, Policy, Report
+from vmguard.core.watchdog.events import Cause, Level, Report
 from vmguard.core.watchdog.fence_ladder import Next, Others, Rung, next_rung
+from vmguard.core.watchdog.policy import Policy
 from vmguard.core.watchdog.timing import Rungs
 from vmguard.daemon.fence.evidence import Climb, evidence, has_copies, runs_again
 from vmguard.daemon.fence.signals import Signals

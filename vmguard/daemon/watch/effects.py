@@ -11,20 +11,19 @@ from vmguard.adapters.linux import clock
 from vmguard.core.watchdog.events import (
     Act,
     Acted,
-    AfterFence,
     Cause,
     Effect,
     Event,
     Fence,
     Freeze,
     Hold,
-    Policy,
     Probe,
     Report,
     Thaw,
     TryLocks,
     Unhold,
 )
+from vmguard.core.watchdog.policy import AfterFence, Policy
 from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.fence.fencer import Fencer
 from vmguard.daemon.fence.signals import Signals

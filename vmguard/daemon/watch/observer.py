@@ -11,6 +11,7 @@ from vmguard.adapters.linux.kmsg import KernelLog
 from vmguard.adapters.linux.mount_table import MountTable
 from vmguard.adapters.linux.mounts import Mount, NfsStatistics
 from vmguard.core.locks.claim_states import LIVING, State
+from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.watchdog.events import (
     Counters,
     Event,
@@ -19,7 +20,6 @@ from vmguard.core.watchdog.events import (
     LockId,
     LockInfo,
     MountSeen,
-    Policy,
     Rival,
     VmGone,
     VmInfo,
@@ -27,6 +27,7 @@ from vmguard.core.watchdog.events import (
     WokeUp,
 )
 from vmguard.core.watchdog.machine import Watch
+from vmguard.core.watchdog.policy import Policy
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
@@ -198,8 +199,8 @@ class Observer:
         if mount is None or (file.guard.descriptor is None and not pinned):
             return None
         through = f"{pin.pid}.{pin.fd}" if pin is not None else "held"
-        lock = LockId(vm.id, file.key)
-        return LockInfo(lock, mount.point, file.path, pin is not None, file.guard.granted, through)
+        lock, epoch = LockId(vm.id, file.key), file.epoch if file.epoch and file.mode == EXCLUSIVE else None
+        return LockInfo(lock, mount.point, file.path, pin is not None, file.guard.granted, through, epoch)
 
     # -- time and the kernel's log ----------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ answered exactly once, however late.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import queue
@@ -14,6 +15,7 @@ from collections.abc import Callable
 
 from vmguard.adapters.linux import clock
 from vmguard.adapters.storage import lock_probe
+from vmguard.adapters.storage.fencing_token import OwnRecord, read_token
 from vmguard.core.watchdog.events import Answer, Ask
 from vmguard.daemon.runtime.loop import Loop
 
@@ -28,13 +30,14 @@ Answered = Callable[[Answer], None]
 
 
 class _Question:
-    __slots__ = ("ask", "fd", "mount", "seek")
+    __slots__ = ("ask", "fd", "mount", "record", "seek")
 
-    def __init__(self, ask: Ask, mount: str, fd: int, seek: bool) -> None:
+    def __init__(self, ask: Ask, mount: str, fd: int, seek: bool, record: OwnRecord | None) -> None:
         self.ask = ask
         self.mount = mount
         self.fd = fd
         self.seek = seek
+        self.record = record
 
 
 class Prober:
@@ -46,10 +49,13 @@ class Prober:
         self._queues: dict[str, queue.SimpleQueue[_Question]] = {}
         self._threads: dict[str, int] = {}
 
-    def ask(self, ask: Ask, mount: str, fd: int, seek: bool) -> None:
-        """Ask one lock, through a descriptor that is this question's own: it is closed with the answer."""
+    def ask(self, ask: Ask, mount: str, fd: int, seek: bool, record: OwnRecord | None = None) -> None:
+        """Probe one lock through a descriptor of the probe's own, which is closed with the answer.
+
+        ``record``: its owner record, which is read, too, once the server has honoured the lock.
+        """
         waiting = self._queues.setdefault(mount, queue.SimpleQueue())
-        waiting.put(_Question(ask, mount, fd, seek))
+        waiting.put(_Question(ask, mount, fd, seek, record))
         self._start_threads(mount)
 
     def _start_threads(self, mount: str) -> None:
@@ -75,8 +81,9 @@ class Prober:
             question = waiting.get()
             sent = clock.boottime()
             problem, from_server = lock_probe.ask_twice(question.fd, question.seek, question.mount)
+            token = read_token(question.record) if question.record is not None and not problem else None
             now = clock.boottime()
             ask = question.ask
-            answer = Answer(now, question.mount, ask.lock, ask.serial, sent, problem, from_server)
+            answer = Answer(now, question.mount, ask.lock, ask.serial, sent, problem, from_server, token)
             os.close(question.fd)
-            self._loop.call_from_thread(lambda answer=answer: self._answered(answer))  # type: ignore[misc]
+            self._loop.call_from_thread(functools.partial(self._answered, answer))

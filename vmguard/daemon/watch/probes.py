@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+from vmguard.adapters.linux import host_identity
 from vmguard.adapters.linux.mounts import Mount
+from vmguard.adapters.storage.fencing_token import OwnRecord
 from vmguard.core.watchdog.events import Answer, Ask, Event, LockId, Probe
 from vmguard.core.watchdog.machine import Watch
 from vmguard.core.watchdog.states import Phase
 from vmguard.daemon.pin.fd_copies import Shield, description
+from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.watch.probe_threads import Prober
@@ -29,14 +33,17 @@ class Probes:
         feed: Callable[[Event], None],
         mount_of: Callable[[int], Mount | None],
         shield: Shield,
+        record_folder: Callable[[], str],
     ) -> None:
-        """``mount_of``: the NFSv4 mount of a device."""
+        """``mount_of``: the NFSv4 mount of a device. ``record_folder``: name of the folder of owner records."""
         self._loop = loop
         self._registry = registry
         self._watch = watch
         self._feed = feed
         self._mount_of = mount_of
         self._shield = shield
+        self._record_folder = record_folder
+        self._boot = host_identity.boot_id()
         self._prober = Prober(loop, self._answered)
         #: probes on their way, and the device that each is about
         self._owed: dict[tuple[LockId, int], int] = {}
@@ -54,7 +61,12 @@ class Probes:
             seek = mount is not None and mount.option("vers") == "4.2"
             self._owed[ask.lock, ask.serial] = file.key[0]
             self._loop.call_in(_OWED_S, functools.partial(self._still_owed, ask))
-            self._prober.ask(ask, effect.mount, fd, seek)
+            record = self._record(vm, file) if vm is not None and ask.token else None
+            self._prober.ask(ask, effect.mount, fd, seek, record)
+
+    def _record(self, vm: GuardedVm, file: GuardedFile) -> OwnRecord:
+        disk = file.real or file.path
+        return OwnRecord(disk, self._record_folder(), file.key[1], self._boot, vm.uuid, file.epoch)
 
     def _still_owed(self, ask: Ask) -> None:
         device = self._owed.get((ask.lock, ask.serial))
