@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from vmguard.adapters.linux import clock
 from vmguard.adapters.storage import lock_probe
-from vmguard.adapters.storage.fencing_token import OwnRecord, read_token
+from vmguard.adapters.storage.fencing_token import read_token
 from vmguard.core.watchdog.events import Answer, Ask
 from vmguard.daemon.runtime.loop import Loop
 
@@ -32,7 +32,7 @@ Answered = Callable[[Answer], None]
 class _Question:
     __slots__ = ("ask", "fd", "mount", "record", "seek")
 
-    def __init__(self, ask: Ask, mount: str, fd: int, seek: bool, record: OwnRecord | None) -> None:
+    def __init__(self, ask: Ask, mount: str, fd: int, seek: bool, record: str) -> None:
         self.ask = ask
         self.mount = mount
         self.fd = fd
@@ -49,10 +49,10 @@ class Prober:
         self._queues: dict[str, queue.SimpleQueue[_Question]] = {}
         self._threads: dict[str, int] = {}
 
-    def ask(self, ask: Ask, mount: str, fd: int, seek: bool, record: OwnRecord | None = None) -> None:
+    def ask(self, ask: Ask, mount: str, fd: int, seek: bool, record: str = "") -> None:
         """Probe one lock through a descriptor of the probe's own, which is closed with the answer.
 
-        ``record``: its owner record, which is read, too, once the server has honoured the lock.
+        ``record``: path of its owner record, whose epoch is read, too, once the server has honoured the lock.
         """
         waiting = self._queues.setdefault(mount, queue.SimpleQueue())
         waiting.put(_Question(ask, mount, fd, seek, record))
@@ -81,7 +81,7 @@ class Prober:
             question = waiting.get()
             sent = clock.boottime()
             problem, from_server = lock_probe.ask_twice(question.fd, question.seek, question.mount)
-            token = read_token(question.record) if question.record is not None and not problem else None
+            token = read_token(question.record) if question.record and not problem else None
             now = clock.boottime()
             ask = question.ask
             answer = Answer(now, question.mount, ask.lock, ask.serial, sent, problem, from_server, token)

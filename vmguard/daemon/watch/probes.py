@@ -5,15 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from vmguard.adapters.linux import host_identity
 from vmguard.adapters.linux.mounts import Mount
-from vmguard.adapters.storage.fencing_token import OwnRecord
+from vmguard.adapters.storage.fencing_token import record_path
 from vmguard.core.watchdog.events import Answer, Ask, Event, LockId, Probe
 from vmguard.core.watchdog.machine import Watch
 from vmguard.core.watchdog.states import Phase
 from vmguard.daemon.pin.fd_copies import Shield, description
-from vmguard.daemon.registry.guarded_file import GuardedFile
-from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.watch.probe_threads import Prober
@@ -43,7 +40,6 @@ class Probes:
         self._mount_of = mount_of
         self._shield = shield
         self._record_folder = record_folder
-        self._boot = host_identity.boot_id()
         self._prober = Prober(loop, self._answered)
         #: probes on their way, and the device that each is about
         self._owed: dict[tuple[LockId, int], int] = {}
@@ -61,12 +57,8 @@ class Probes:
             seek = mount is not None and mount.option("vers") == "4.2"
             self._owed[ask.lock, ask.serial] = file.key[0]
             self._loop.call_in(_OWED_S, functools.partial(self._still_owed, ask))
-            record = self._record(vm, file) if vm is not None and ask.token else None
+            record = record_path(file.real or file.path, self._record_folder(), file.key[1]) if ask.token else ""
             self._prober.ask(ask, effect.mount, fd, seek, record)
-
-    def _record(self, vm: GuardedVm, file: GuardedFile) -> OwnRecord:
-        disk = file.real or file.path
-        return OwnRecord(disk, self._record_folder(), file.key[1], self._boot, vm.uuid, file.epoch)
 
     def _still_owed(self, ask: Ask) -> None:
         device = self._owed.get((ask.lock, ask.serial))

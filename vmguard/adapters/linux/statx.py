@@ -1,0 +1,32 @@
+"""statx(2), for the one thing that os.stat cannot do: ask the server anew, whatever attributes are cached.
+
+AT_STATX_FORCE_SYNC makes an NFS client send GETATTR (fs/nfs/inode.c, nfs_getattr). It needs no OPEN, so that it is
+answered in a grace period, too, when a server refuses every new open.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+
+from vmguard.adapters.linux.libc import check, libc
+
+_AT_FDCWD = -100
+_AT_SYMLINK_NOFOLLOW = 0x100
+_AT_STATX_FORCE_SYNC = 0x2000
+_STATX_TYPE = 0x1
+_STATX_SIZE = 0x200
+#: of struct statx (linux/stat.h)
+_STRUCT_BYTES = 256
+_MODE_AT, _SIZE_AT = 28, 40
+
+
+def fresh_size(path: str) -> int:
+    """Return the size of a regular file as its server has it now; may hang. Raises OSError, FileNotFoundError too."""
+    buffer = ctypes.create_string_buffer(_STRUCT_BYTES)
+    flags = _AT_SYMLINK_NOFOLLOW | _AT_STATX_FORCE_SYNC
+    check(libc.statx(_AT_FDCWD, os.fsencode(path), flags, _STATX_TYPE | _STATX_SIZE, buffer), "statx", path)
+    if not stat.S_ISREG(int.from_bytes(buffer.raw[_MODE_AT : _MODE_AT + 2], "little")):
+        raise FileNotFoundError(f"{path!r} is no regular file")
+    return int.from_bytes(buffer.raw[_SIZE_AT : _SIZE_AT + 8], "little")
