@@ -32,6 +32,7 @@ from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
+from vmguard.daemon.runtime.command_lines import CommandLines
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
 
@@ -105,10 +106,11 @@ class Corner:
         self._workers = [Workers(self.loop), Workers(self.loop)]
         self.pinner = Pinner(self.loop, self._workers[0], self.registry, lambda *_: None, PIECES, 0.2)
         timing = Timing(5.0, 0.05, str(folder))
-        self.keeper = Keeper(self.loop, self._workers[1], self.registry, self.pinner, timing, lambda *_: None)
+        lines = self.command_lines = CommandLines(self.loop)
+        self.keeper = Keeper(self.loop, self._workers[1], self.registry, self.pinner, timing, lambda *_: None, lines)
         self.conflicts = Conflicts(self.loop, self.registry, self.pinner, lambda: self.settings)
         self.pinner.on_pinned = lambda vm, _: self.conflicts.solved(vm)
-        self.census = Census(self.loop, self.registry, self.keeper, self.pinner, lambda: self.settings)
+        self.census = Census(self.loop, self.registry, self.keeper, self.pinner, lines, lambda: self.settings)
         device = folder.stat().st_dev
         tables = self.pinner.tables
         monkeypatch.setattr(tables, "shares", lambda: frozenset({device}))

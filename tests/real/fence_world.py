@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vmguard.adapters.hypervisors import RunDirs
+from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.linux import clock, hardware_watchdog, ofd, proc
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import DISK, EXCLUSIVE

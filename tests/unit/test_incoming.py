@@ -144,7 +144,13 @@ class Target(Corner):
 
     def new_incoming(self) -> Incoming:
         incoming = Incoming(
-            self.loop, Workers(self.loop), self.registry, self.pinner, self.conflicts, lambda: self.migration
+            self.loop,
+            Workers(self.loop),
+            self.registry,
+            self.pinner,
+            self.conflicts,
+            self.command_lines,
+            lambda: self.migration,
         )
         self.keeper.on_running = incoming.follow
 

@@ -12,10 +12,11 @@ import pytest
 
 from tests.real.corner import PIECES, Corner, Rival, Writer, open_corner
 from vmguard.adapters.linux import ofd, pidfd
+from vmguard.core import LIBVIRT
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.ranges import WHOLE
 from vmguard.daemon.claim import fdstore_recovery
-from vmguard.daemon.registry.guarded_vm import LIBVIRT, GuardedVm
+from vmguard.daemon.registry.guarded_vm import GuardedVm
 
 pytestmark = pytest.mark.process
 
@@ -51,7 +52,7 @@ def name(owner: str, fd: int) -> str:
 
 def take_in(corner: Corner, stored: dict[str, int]) -> list[GuardedVm]:
     """As the daemon does at its start."""
-    made = fdstore_recovery.take_in(stored, corner.registry, lambda _: PIECES, str(corner.folder))
+    made = fdstore_recovery.take_in(stored, corner.registry, lambda _: PIECES, corner.keeper.timing.run_dirs)
     for vm in corner.registry:
         corner.keeper.resume(vm, stored)
     return made

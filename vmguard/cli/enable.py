@@ -6,6 +6,7 @@ import argparse
 import importlib
 from typing import Any
 
+from vmguard.adapters import hypervisors
 from vmguard.cli import enroll
 from vmguard.cli.output import Output
 from vmguard.errors import BadInput
@@ -27,6 +28,6 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 def module(args: argparse.Namespace) -> Any:
     """Raises BadInput when the options are another hypervisor's."""
-    if args.hypervisor != "proxmox" and enroll.chosen(args):
+    if not hypervisors.by_name(args.hypervisor).hook_per_vm and enroll.chosen(args):
         raise BadInput("--vmid, --storage, --all and --hook-only belong to proxmox", "libvirt has one hook for all VMs")
     return importlib.import_module(HYPERVISORS[args.hypervisor])

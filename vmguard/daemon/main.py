@@ -12,10 +12,11 @@ from typing import Any
 import fasteners
 
 from vmguard import config as configuration
-from vmguard.adapters.hypervisors import PROXMOX
+from vmguard.adapters import hypervisors
 from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import clock, journal, oom_and_scheduling, systemd
 from vmguard.adapters.linux.hardware_watchdog import HostFence
+from vmguard.core import LIBVIRT
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.ranges import FOOTHOLD, LIBVIRT_WINDOW, QEMU_WINDOW, VIRTLOCKD_WINDOW, Range, held
 from vmguard.core.watchdog.events import HostFence as OnUnproven
@@ -35,6 +36,7 @@ from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.report.history import History, Reporter
 from vmguard.daemon.report.notify_command import Notifier, Wanted
+from vmguard.daemon.runtime.command_lines import CommandLines
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
 from vmguard.daemon.watch.driver import Watcher
@@ -80,9 +82,10 @@ class Daemon:
         self.records = Records(self.loop, self._record_settings())
         workers = Workers(self.loop)
         mark = self.records.mark_released
-        pinner = Pinner(self.loop, workers, self.registry, mark, self._pieces("libvirt"), _PIN_INTERVAL)
+        pinner = Pinner(self.loop, workers, self.registry, mark, self._pieces(LIBVIRT), _PIN_INTERVAL)
         pinner.pieces_of = self._pieces
-        self.keeper = Keeper(self.loop, workers, self.registry, pinner, self._timing(), mark)
+        command_lines = CommandLines(self.loop)
+        self.keeper = Keeper(self.loop, workers, self.registry, pinner, self._timing(), mark, command_lines)
         self._resume({name: fd for name, fd in passed if "-" in name})
         watcher, arming = self._watchdog()
         service = Service(
@@ -90,7 +93,7 @@ class Daemon:
         )
         listener = self._listener([fd for name, fd in passed if "-" not in name])
         service.listen(listener)
-        parts = (self.loop, self.registry, self.keeper, pinner, workers, self.records, service)
+        parts = (self.loop, self.registry, self.keeper, pinner, workers, command_lines, self.records, service)
         wiring.furnish(*parts, lambda: self.config, watcher.io_error)
         watcher.shield = pinner.shield
         pinner.start()
@@ -143,7 +146,7 @@ class Daemon:
 
     def _resume(self, stored: dict[str, int]) -> None:
         self.registry.load()
-        fdstore_recovery.take_in(stored, self.registry, self._pieces, self.config.libvirt.run_dir)
+        fdstore_recovery.take_in(stored, self.registry, self._pieces, self.keeper.timing.run_dirs)
         for vm in self.registry:
             self.keeper.resume(vm, stored)
         for name, fd in stored.items():
@@ -239,10 +242,10 @@ class Daemon:
     def _settings(self, hypervisor: str) -> dict[str, Any]:
         """What a claim needs to know; JSON, see the protocol's ``claim``. A wait of None: by the mount's lease."""
         config = self.config
-        on_proxmox = hypervisor == PROXMOX
+        known = hypervisors.by_name(hypervisor)
         return {
             "now": clock.wall(),
-            "wait": (config.proxmox.lock_wait or None) if on_proxmox else config.hook.wait,
+            "wait": (config.proxmox.lock_wait or None) if known.hook_may_wait else config.hook.wait,
             "mount_wait": config.proxmox.mount_wait,
             "timeout": config.hook.timeout,
             "windows": [list(window) for window in self._windows(hypervisor)],
@@ -256,12 +259,12 @@ class Daemon:
             },
             "record": {"folder": self.records.settings.folder, "timeout": config.owner_record.timeout},
             "identity": fields(self.records.settings),
-            "as_users": [] if on_proxmox else _user(config.libvirt.qemu_user),
+            "as_users": [] if known.runs_qemu_as_root else _user(config.libvirt.qemu_user),
         }
 
     def _windows(self, hypervisor: str) -> list[Range]:
         windows, chosen = self.config.windows, []
-        auto = hypervisor != PROXMOX  # whose QEMU takes no image locks, and nobody else any
+        auto = hypervisors.by_name(hypervisor).takes_image_locks  # else nobody locks any byte of an image
         if windows.virtlockd == "on" or (windows.virtlockd == "auto" and auto and libvirt_host.uses_virtlockd()):
             chosen.append(VIRTLOCKD_WINDOW)
         if windows.libvirt == "on" or (windows.libvirt == "auto" and auto):

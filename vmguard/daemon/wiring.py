@@ -19,6 +19,7 @@ from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
+from vmguard.daemon.runtime.command_lines import CommandLines
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
 from vmguard.daemon.scan.libvirt_events import Hints
@@ -30,6 +31,7 @@ def furnish(
     keeper: Keeper,
     pinner: Pinner,
     workers: Workers,
+    command_lines: CommandLines,
     records: Records,
     service: Service,
     config: Callable[[], Config],
@@ -38,9 +40,9 @@ def furnish(
     """Wire the census, the conflicts, the owner records and ``adopt`` into a daemon, and start looking."""
     conflicts = Conflicts(loop, registry, pinner, lambda: config().unguarded)
     claims = Claims(loop, registry, records)
-    census = Census(loop, registry, keeper, pinner, lambda: config().unguarded)
+    census = Census(loop, registry, keeper, pinner, command_lines, lambda: config().unguarded)
 
-    incoming = Incoming(loop, workers, registry, pinner, conflicts, lambda: config().migration)
+    incoming = Incoming(loop, workers, registry, pinner, conflicts, command_lines, lambda: config().migration)
     keeper.on_running = incoming.follow
     service.incoming = incoming
 

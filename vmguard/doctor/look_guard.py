@@ -11,7 +11,7 @@ import vmguard
 from vmguard import config as configuration
 from vmguard.adapters.libvirt import hook_file as libvirt_hook
 from vmguard.adapters.libvirt import host as libvirt_host
-from vmguard.adapters.linux import proc
+from vmguard.adapters.linux import may_block, proc
 from vmguard.config import Config
 from vmguard.doctor.facts import GuardFacts, LibvirtFacts, QemuFacts
 from vmguard.errors import DaemonError
@@ -20,6 +20,8 @@ from vmguard.query import lookup
 
 #: QEMU's own image locks (block/file-posix.c)
 _QEMU_FIRST, _QEMU_LAST = 100, 299
+#: for the arguments of one QEMU: the read may hang
+_ARGUMENTS_S = 2.0
 _ASSIGNMENT = re.compile(rb"^(VMGUARD_PYTHON|VMGUARD_LIB)=(.*)$", re.M)
 
 
@@ -144,7 +146,7 @@ def look_qemus() -> list[QemuFacts]:
         files = [file for file in proc.open_files(pid) if file.info.writable and not file.info.appends]
         if not files:
             continue
-        words = proc.cmdline(pid)
+        words = may_block.cmdline_within(_ARGUMENTS_S, pid)
         locks = any(_QEMU_FIRST <= start <= _QEMU_LAST for file in files for _, start, _ in file.locks)
         found.append(QemuFacts(pid, _name(words), libvirt_host.manages(words), locks))
     return found

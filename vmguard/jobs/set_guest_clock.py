@@ -10,16 +10,19 @@ from __future__ import annotations
 import os
 import sys
 
+from vmguard.adapters import hypervisors
+
 
 def main() -> int:
     hypervisor, uuid = sys.argv[1:3]
-    if hypervisor != "libvirt":
+    command = hypervisors.by_name(hypervisor).set_clock_command(uuid)
+    if not command:
         sys.stderr.write(f"the clock of a VM of {hypervisor} is not set by this version\n")
         return 1
     try:
-        os.execvp("virsh", ["virsh", "-q", "-c", "qemu:///system", "domtime", uuid, "--now"])
+        os.execvp(command[0], command)
     except OSError as problem:
-        sys.stderr.write(f"virsh: {problem.strerror}\n")
+        sys.stderr.write(f"{command[0]}: {problem.strerror}\n")
         return 1
 
 

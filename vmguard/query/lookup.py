@@ -8,16 +8,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from vmguard.adapters import hypervisors
-from vmguard.adapters.hypervisors import PROXMOX, RunDirs
-from vmguard.adapters.linux import bounded_child, host_identity, mounts, ofd, proc, statefile
+from vmguard.adapters.hypervisor import RunDirs
+from vmguard.adapters.linux import bounded_child, host_identity, may_block, mounts, ofd, proc, statefile
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.adapters.storage import lock_holder, owner_record
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import Opener, ReadOnlyOpener
 from vmguard.adapters.storage.libvirt_pools import Pools
+from vmguard.core import LIBVIRT, PROXMOX
 from vmguard.core.locks.owner_record import TEXT_FIELDS, Owner
 from vmguard.core.locks.plan import DISK, EXCLUSIVE, Plan, printable
 from vmguard.core.locks.ranges import WHOLE
@@ -128,7 +130,7 @@ def _find(wanted: str, vms: list[dict[str, Any]], places: Places) -> Found:
         except VmguardError:
             continue
         if wanted in (domain.name, domain.uuid):
-            found = Found(domain.name, domain.uuid, "libvirt")
+            found = Found(domain.name, domain.uuid, LIBVIRT)
             return _planned(found, lambda xml=xml: plan_of(xml, pools=Pools()), places)  # type: ignore[misc]
     on_proxmox = _proxmox_vm(wanted, places)
     if on_proxmox is not None:
@@ -273,7 +275,8 @@ def elsewhere(file: dict[str, Any], places: Places) -> str:
 
 def _report_from_share(report: VmReport, found: Found, places: Places) -> None:
     run_dirs = RunDirs(places.libvirt_run_dir, places.proxmox_run_dir)
-    pid = hypervisors.qemu_pid(run_dirs, found.hypervisor, found.name, found.uuid)
+    read = partial(may_block.cmdline_within, places.timeout)
+    pid = hypervisors.qemu_pid(run_dirs, found.hypervisor, found.name, found.uuid, read)
     if found.problem:
         report.disks.append(DiskReport("", "", "", Verdict.UNKNOWN, found.problem))
     for file in found.files:

@@ -1,4 +1,7 @@
-"""Processes and their open files, seen through /proc and pidfds. No call here touches the share.
+"""Processes and their open files, seen through /proc and pidfds. Every read here answers at once.
+
+None touches a share, and none takes another process's mmap lock: what does is in may_block.py. The daemon's loop may
+call all of this.
 
 A file is known by (device, inode) as the kernel's own fdinfo tells them (``mnt_id`` and ``ino``; ``ino`` since 5.14):
 a stat() of the link under /proc/PID/fd would ask the NFS server and may hang.
@@ -59,11 +62,24 @@ class OpenFile:
         return lock_ranges(self.info)
 
 
+class CommandLine:
+    """What a process runs, by its program file and its arguments. ``pid`` and ``started`` name it for ever."""
+
+    __slots__ = ("arguments", "pid", "program", "started")
+
+    def __init__(self, pid: int, started: int, program: str, arguments: list[str]) -> None:
+        self.pid = pid
+        #: see ``started`` below
+        self.started = started
+        self.program = program
+        self.arguments = arguments
+
+
 def fdinfo(pid: int | str, fd: int) -> FdInfo:
     """Raises OSError when the process or descriptor is gone."""
     flags = mount_id = inode = 0
     locks = []
-    for line in _read(f"/proc/{pid}/fdinfo/{fd}").decode("ascii", "replace").splitlines():
+    for line in read_small(f"/proc/{pid}/fdinfo/{fd}").decode("ascii", "replace").splitlines():
         name, _, value = line.partition(":")
         if name == "flags":
             flags = int(value, 8)
@@ -76,7 +92,7 @@ def fdinfo(pid: int | str, fd: int) -> FdInfo:
     return FdInfo(flags, mount_id, inode, locks)
 
 
-def _read(path: str) -> bytes:
+def read_small(path: str) -> bytes:
     """A small file of /proc; open() with its buffers would cost three times as much."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -194,14 +210,6 @@ class FdFolder:
         return found
 
 
-def shows_files(pid: int) -> bool:
-    """Whether a process's descriptors can be seen at all: not once it has begun to exit (do_exit, exit_files)."""
-    try:
-        return bool(os.listdir(f"/proc/{pid}/fd"))
-    except OSError:
-        return False
-
-
 def users_of(keys: Collection[Key], exclude: Collection[int] = ()) -> list[OpenFile]:
     """Every open descriptor of these files in any process of this host, but for the excluded ones."""
     inodes = {inode for _, inode in keys}
@@ -228,7 +236,7 @@ def mount_namespace(pid: int) -> str:
 def started(pid: int) -> int:
     """When a process began, in clock ticks since boot (proc(5), stat, field 22); 0 when it is gone."""
     try:
-        return int(_read(f"/proc/{pid}/stat").rpartition(b") ")[2].split()[19])
+        return int(read_small(f"/proc/{pid}/stat").rpartition(b") ")[2].split()[19])
     except (OSError, IndexError, ValueError):
         return 0
 
@@ -239,15 +247,6 @@ def births() -> list[tuple[int, int]]:
         return [(int(entry.name), entry.inode()) for entry in entries if entry.name.isdigit()]
 
 
-def cmdline(pid: int) -> list[str]:
-    """The arguments of a process; empty when it is gone, a kernel thread, or past its own exit."""
-    try:
-        data = _read(f"/proc/{pid}/cmdline")
-    except OSError:
-        return []
-    return [word.decode(errors="surrogateescape") for word in data.split(b"\0")[:-1]]
-
-
 def name(pid: int) -> str:
     """The process's short name; empty when it is gone."""
     try:
@@ -255,6 +254,14 @@ def name(pid: int) -> str:
             return stream.read().rstrip("\n")
     except OSError:
         return ""
+
+
+def parent(pid: int) -> int:
+    """Return a process's parent (stat, field 4); 0 if the process is gone."""
+    try:
+        return int(read_small(f"/proc/{pid}/stat").rpartition(b") ")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def thread_state(pid: int, thread: int) -> str:

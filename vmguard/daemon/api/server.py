@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
-import re
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import vmguard
-from vmguard.adapters.hypervisors import PROXMOX
+from vmguard.adapters import hypervisors
 from vmguard.adapters.linux import clock, proc
 from vmguard.core.locks.claim_states import LIVING, SENTENCES, State
 from vmguard.core.locks.plan import MODES
@@ -28,11 +28,6 @@ from vmguard.protocol.wire import Connection, Message
 
 log = logging.getLogger("vmguard.service")
 
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_VMID = re.compile(r"[1-9][0-9]{2,8}")
-_HYPERVISORS = ("libvirt", PROXMOX)
-#: seconds a claim waits for this host's own leftover of the same VM to be released
-_LEFTOVER, _LONG_LEFTOVER = 2.0, 50.0
 #: messages read from one connection before the others get their turn
 _AT_ONCE = 64
 
@@ -72,7 +67,7 @@ class Service:
         #: the VMs that migrate to this host; set by whoever puts the daemon together
         self.incoming: Incoming | None = None
         #: carries out ``adopt``: the request and where its answer goes
-        self.adopt: Callable[[Message, Callable[[list[dict[str, Any]]], None]], None] | None = None
+        self.adopt: Callable[[Message, Callable[[list[dict[str, Any]] | BadInput], None]], None] | None = None
         self._starters = Starters(loop)
         self._operations: dict[str, Callable[[Session, Message, list[int]], Message | None]] = {
             "claim": self._claim,
@@ -179,7 +174,7 @@ class Service:
                 f"{old.title} is already running on this host (pid {old.pid}), claimed {old.claimed}",
                 "if it should not be: vmguard status",
             )
-        if old.state is State.OFFERED and hypervisor != PROXMOX:
+        if old.state is State.OFFERED and not hypervisors.by_name(hypervisor).serialises_starts:
             raise DaemonError(f"{old.title} is just being claimed by another start on this host", "wait for that one")
         # A start before this one left its claim behind: let it go first, on the same proof as ever.
         self._answer_when_released(session, old)
@@ -208,8 +203,7 @@ class Service:
                 self._answer(session, _refusal(problem))
 
         old.when_released.append(go_on)
-        # HA starts a VM again a few times only, and soon: who may wait gets the time for the proof.
-        self._loop.call_in(_LONG_LEFTOVER if old.hypervisor == PROXMOX else _LEFTOVER, give_up)
+        self._loop.call_in(hypervisors.by_name(old.hypervisor).leftover_wait_s, give_up)
 
     def _hold(self, session: Session, message: Message, fds: list[int]) -> Message:
         name, uuid, hypervisor = _subject(message)
@@ -232,8 +226,8 @@ class Service:
             vm.incoming = str(message.get("incoming") or ANOTHER_HOST)[:256]
         for warning in message.get("warnings") or []:
             log.warning("%s: %s", vm.title, str(warning)[:500])
-        if hypervisor == PROXMOX and session.task < 0:
-            session.task = self._starters.find(session.pid)
+        if session.task < 0:
+            session.task = self._starters.find(hypervisors.by_name(hypervisor), session.pid)
         try:
             self._keeper.accept(vm, session.pidfd)
         except OSError as problem:
@@ -268,7 +262,7 @@ class Service:
     def _ended(self, session: Session, message: Message, fds: list[int]) -> Message | None:
         _, uuid, hypervisor = _subject(message)
         vm = self._registry.get(f"{hypervisor}-{uuid}")
-        if hypervisor == PROXMOX:
+        if hypervisors.by_name(hypervisor).tells_ends_late:
             # A post-stop may belong to a run before this one, and come while QEMU is being started. Its hook does not
             # wait for an answer.
             if vm is not None:
@@ -292,7 +286,13 @@ class Service:
     def _adopt(self, session: Session, message: Message, fds: list[int]) -> None:
         if self.adopt is None:
             raise DaemonError("this daemon does not adopt VMs")
-        self.adopt(message, lambda found: self._answer_list(session, found))
+        self.adopt(message, functools.partial(self._adopted, session))
+
+    def _adopted(self, session: Session, found: list[dict[str, Any]] | BadInput) -> None:
+        if isinstance(found, BadInput):
+            self._answer(session, _refusal(found))
+        else:
+            self._answer_list(session, found)
 
     def _answer_list(self, session: Session, found: list[dict[str, Any]]) -> None:
         # A thousand VMs do not fit into one message: the list travels in a memory file.
@@ -320,12 +320,12 @@ def _subject(message: Message) -> tuple[str, str, str]:
     name, uuid, hypervisor = message.get("name"), message.get("uuid"), message.get("hypervisor")
     if not isinstance(name, str) or not 0 < len(name) <= 4096:
         raise BadInput(f"{name!r} is not a VM's name")
-    if hypervisor not in _HYPERVISORS:
+    known = hypervisors.by_name(hypervisor) if isinstance(hypervisor, str) else None
+    if known is None or not known.has_hook:
         raise BadInput(f"{hypervisor!r} is not a hypervisor")
-    identity = _VMID if hypervisor == PROXMOX else _UUID
-    if not isinstance(uuid, str) or not identity.fullmatch(uuid):
+    if not isinstance(uuid, str) or not known.is_id(uuid):
         raise BadInput(f"{uuid!r} is not a VM's uuid")
-    return name, uuid, str(hypervisor)
+    return name, uuid, known.name
 
 
 def _files(value: object) -> list[GuardedFile]:

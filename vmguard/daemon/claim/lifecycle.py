@@ -6,25 +6,29 @@ worker, owner records to a process of their own.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from vmguard import faults
-from vmguard.adapters import hypervisors
+from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.linux import clock, mounts, proc, systemd
+from vmguard.adapters.linux.proc import CommandLine
 from vmguard.core.locks.claim_states import LIVING, Action, Evidence, State, decide
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import FOOTHOLD, Range, covers
 from vmguard.core.sources.process_arguments import Kind
+from vmguard.daemon.claim.qemu_finder import QemuFinder
 from vmguard.daemon.owner_records.mark_released import MarkReleased
 from vmguard.daemon.pin.lock_transfer import let_go
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_file import GuardedFile
-from vmguard.daemon.registry.guarded_vm import BARE, GuardedProcess, GuardedVm
+from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
+from vmguard.daemon.runtime.command_lines import CommandLines
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import THIS_HOST, Workers
 from vmguard.errors import DaemonError
@@ -45,8 +49,8 @@ class Timing:
     proxmox_run_dir: str = "/run/qemu-server"
 
     @property
-    def run_dirs(self) -> hypervisors.RunDirs:
-        return hypervisors.RunDirs(self.libvirt_run_dir, self.proxmox_run_dir)
+    def run_dirs(self) -> RunDirs:
+        return RunDirs(self.libvirt_run_dir, self.proxmox_run_dir)
 
 
 class Keeper:
@@ -60,12 +64,14 @@ class Keeper:
         pinner: Pinner,
         timing: Timing,
         mark_released: MarkReleased,
+        command_lines: CommandLines,
     ) -> None:
         self._loop = loop
         self._workers = workers
         self._registry = registry
         self._pinner = pinner
         self._mark_released = mark_released
+        self._finder = QemuFinder(command_lines, lambda: self.timing.run_dirs)
         self.timing = timing
         #: told when a VM's QEMU is known
         self.on_running: Callable[[GuardedVm], None] = lambda vm: None
@@ -117,11 +123,15 @@ class Keeper:
     def started(self, vm: GuardedVm) -> None:
         """The hypervisor says that QEMU is there: look at once."""
         if vm.state is State.CLAIMED:
-            self._found_qemu(vm)
+            self._finder.find(vm, functools.partial(self._qemu_found, vm))
 
     def ended(self, vm: GuardedVm) -> None:
         """The hypervisor says that the VM ended: a reason to look, never a proof."""
-        if vm.state is State.CLAIMED and not self._found_qemu(vm):
+        if vm.state is State.CLAIMED:
+            self._finder.find(vm, functools.partial(self._ended_or_found, vm))
+
+    def _ended_or_found(self, vm: GuardedVm, line: CommandLine | None) -> None:
+        if vm.state is State.CLAIMED and not self._qemu_found(vm, line):
             vm.start_is_over = True
             self.settle(vm)
 
@@ -216,40 +226,50 @@ class Keeper:
         before, vm.processes = vm.processes, []
         for process in before:
             if process.started and proc.started(process.pid) == process.started:
-                self.follow(vm, process.pid, process.kind)
+                self.follow(vm, process.pid, process.kind, process.started)
         if vm.state not in LIVING:
             return
-        if vm.main is None:
-            pid = hypervisors.qemu_pid(self.timing.run_dirs, vm.hypervisor, vm.name, vm.uuid)
-            if pid is None or not self.follow(vm, pid, Kind.QEMU):
-                vm.move(State.ENDED, "QEMU ended while the daemon was down")
-                return
-            vm.pid = pid
-        self._pinner.attend(vm)
+        if vm.main is not None:
+            self._pinner.attend(vm)
+        else:
+            self._finder.find(vm, functools.partial(self._resume_another, vm))
+
+    def _resume_another(self, vm: GuardedVm, line: CommandLine | None) -> None:
+        """Go on with the process that the pid file of a VM names now, if that is its QEMU; else the VM has ended."""
+        if vm.state not in LIVING or vm.main is not None or self._registry.get(vm.id) is not vm:
+            return
+        if line is not None and self.follow(vm, line.pid, Kind.QEMU, line.started):
+            vm.pid = line.pid
+            self._pinner.attend(vm)
+        else:
+            vm.move(State.ENDED, "QEMU ended while the daemon was down")
+            self.settle(vm)
 
     def _look_for_qemu(self, vm: GuardedVm) -> None:
-        if vm.state is not State.CLAIMED or self._registry.get(vm.id) is not vm or self._found_qemu(vm):
+        if vm.state is not State.CLAIMED or self._registry.get(vm.id) is not vm:
             return
-        if clock.boottime() >= vm.deadline and not vm.start_is_over:
+        is_due = clock.boottime() >= vm.deadline and not vm.start_is_over
+        self._finder.poll(vm, functools.partial(self._overdue_or_found if is_due else self._qemu_found, vm))
+        self._loop.call_in(self.timing.poll_interval, lambda: self._look_for_qemu(vm))
+
+    def _overdue_or_found(self, vm: GuardedVm, line: CommandLine | None) -> None:
+        if vm.state is State.CLAIMED and self._registry.get(vm.id) is vm and not self._qemu_found(vm, line):
             log.warning("%s: no QEMU within %.0f s of its claim", vm.title, self.timing.start_deadline)
             vm.start_is_over = True
             self.settle(vm)
-        self._loop.call_in(self.timing.poll_interval, lambda: self._look_for_qemu(vm))
 
-    def _found_qemu(self, vm: GuardedVm) -> bool:
-        pid = hypervisors.qemu_pid(self.timing.run_dirs, vm.hypervisor, vm.name, vm.uuid)
-        if pid is None:
+    def _qemu_found(self, vm: GuardedVm, line: CommandLine | None) -> bool:
+        """A claim's QEMU is found, or there is none; whether the claim has it now."""
+        if line is None or vm.state is not State.CLAIMED or self._registry.get(vm.id) is not vm:
             return False
-        return self.runs(vm, pid, Kind.QEMU)
+        return self.runs(vm, line.pid, Kind.QEMU, line.started)
 
-    def runs(self, vm: GuardedVm, pid: int, kind: Kind) -> bool:
+    def runs(self, vm: GuardedVm, pid: int, kind: Kind, started: int = 0) -> bool:
         """The VM's QEMU (or what stands in its place) is found; False when it is not the VM's after all."""
-        if not self.follow(vm, pid, kind):
+        if not self.follow(vm, pid, kind, started):
             return False
         vm.pid = pid
-        for helper, kind in hypervisors.helpers_of(self.timing.run_dirs, vm.hypervisor, vm.uuid):
-            if vm.process(helper) is None:
-                self.follow(vm, helper, kind)
+        self._finder.find_helpers(vm, functools.partial(self._helper_found, vm))
         vm.move(State.INCOMING if vm.incoming else State.RUNNING, f"QEMU is pid {pid}")
         faults.point("running-before-state")
         self._registry.save(vm)
@@ -258,24 +278,30 @@ class Keeper:
         self._pinner.attend(vm)
         return True
 
-    def follow(self, vm: GuardedVm, pid: int, kind: Kind) -> bool:
-        """Follow a process of the VM by its pidfd until it ends; False when it is gone or somebody else by now."""
+    def _helper_found(self, vm: GuardedVm, line: CommandLine, kind: Kind) -> None:
+        if vm.state not in LIVING or self._registry.get(vm.id) is not vm or vm.process(line.pid):
+            return
+        if self.follow(vm, line.pid, kind, line.started):
+            self._registry.save(vm)
+            self._pinner.attend(vm)
+
+    def follow(self, vm: GuardedVm, pid: int, kind: Kind, started: int = 0) -> bool:
+        """Follow a process of the VM by its pidfd until it ends; False when it is gone or somebody else by now.
+
+        ``started``: when the process began that was judged to be the VM's; 0 for the one that has the number now.
+        """
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
             return False
         process = GuardedProcess(pid, kind, proc.name(pid), proc.started(pid), pidfd)
-        # The number may have changed hands before the pidfd was taken: ask the process itself again.
-        if proc.is_dead(pidfd) or (kind is Kind.QEMU and not self._is_qemu_of(vm, pid)):
+        # The number may have changed hands before the pidfd was taken: pid and start together name a process for ever.
+        if proc.is_dead(pidfd) or (started and process.started != started):
             os.close(pidfd)
             return False
         vm.processes.append(process)
         self._loop.watch(pidfd, lambda: self._process_ended(vm, process))
         return True
-
-    def _is_qemu_of(self, vm: GuardedVm, pid: int) -> bool:
-        run_dirs = self.timing.run_dirs
-        return vm.hypervisor == BARE or hypervisors.is_qemu_of(run_dirs, vm.hypervisor, pid, vm.uuid)
 
     def _process_ended(self, vm: GuardedVm, process: GuardedProcess) -> None:
         if not proc.is_dead(process.pidfd):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmguard.adapters import hypervisors
-from vmguard.adapters.hypervisors import RunDirs
+from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.linux import proc
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import EXCLUSIVE
@@ -134,12 +134,18 @@ def _life(pid: int, pidfd: int) -> Life:
 def _cleaned(climb: Climb, run_dirs: RunDirs) -> Proof:
     """By the hypervisor's own books: libvirt keeps a status file for each VM that it believes to run, Proxmox the pid
     file."""
-    if climb.tidied or not hypervisors.believes_running(run_dirs, climb.hypervisor, climb.name, climb.uuid):
+    if climb.tidied or not _believes_running(climb, run_dirs):
         return Proof.YES
     return _proof(runs_again(climb, run_dirs))
 
 
+def _believes_running(climb: Climb, run_dirs: RunDirs) -> bool:
+    return hypervisors.by_name(climb.hypervisor).believes_running(run_dirs, climb.name, climb.uuid)
+
+
 def runs_again(climb: Climb, run_dirs: RunDirs) -> bool:
-    """Another process already: somebody was faster (HA, a person) and has started it again."""
-    now = hypervisors.qemu_pid(run_dirs, climb.hypervisor, climb.name, climb.uuid)
-    return now is not None and now != climb.pid
+    """Another process already: somebody was faster (HA, a person) and has started it again.
+
+    The pid file is proof enough where it names another process than the one that was fenced: it was written since.
+    """
+    return hypervisors.candidate(run_dirs, climb.hypervisor, climb.name, climb.uuid) not in (0, climb.pid)

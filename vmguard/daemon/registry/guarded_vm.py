@@ -16,8 +16,6 @@ from vmguard.daemon.registry.guarded_file import GuardedFile
 log = logging.getLogger("vmguard.registry")
 
 SCHEMA = 1
-#: who manages a VM; bare: nobody whom we know
-LIBVIRT, PROXMOX, BARE = HYPERVISORS = ("libvirt", "proxmox", "bare")
 #: where a VM comes from when nobody wrote down who has its disks
 ANOTHER_HOST = "another host"
 
