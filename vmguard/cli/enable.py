@@ -9,10 +9,11 @@ from typing import Any
 from vmguard.adapters import hypervisors
 from vmguard.cli import enroll
 from vmguard.cli.output import Output
+from vmguard.core import LIBVIRT, PROXMOX
 from vmguard.errors import BadInput
 
 #: what can be enabled, and the module that does it: ``enable(args, out)``, ``disable(args, out)``
-HYPERVISORS = {"libvirt": "vmguard.cli.enable_libvirt", "proxmox": "vmguard.cli.enroll"}
+HYPERVISORS = {LIBVIRT: "vmguard.cli.enable_libvirt", PROXMOX: "vmguard.cli.enroll"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

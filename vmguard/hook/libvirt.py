@@ -10,6 +10,7 @@ import os
 import sys
 
 from vmguard import faults
+from vmguard.core import LIBVIRT
 from vmguard.errors import VmguardError
 from vmguard.hook import entry, operations
 from vmguard.protocol import wire
@@ -50,7 +51,7 @@ def subject_of(xml: bytes) -> Subject:
     from vmguard.core.sources.domain_xml import parse_domain
     from vmguard.hook.vm_to_claim import Subject
 
-    return Subject("libvirt", parse_domain(xml))
+    return Subject(LIBVIRT, parse_domain(xml))
 
 
 def _inform(what: str) -> None:
@@ -59,7 +60,7 @@ def _inform(what: str) -> None:
 
     domain = parse_domain(read_xml())
     connection = wire.connect(entry.socket_path(), INFORM_TIMEOUT)
-    connection.ask({"op": what, "hypervisor": "libvirt", "name": domain.name, "uuid": domain.uuid})
+    connection.ask({"op": what, "hypervisor": LIBVIRT, "name": domain.name, "uuid": domain.uuid})
 
 
 def read_xml() -> bytes:

@@ -28,6 +28,7 @@ from vmguard import faults
 from vmguard.adapters.linux import may_block, mounts, pidfd
 from vmguard.adapters.storage import backing_chain, lock_holder, owner_record
 from vmguard.adapters.storage.files import Opener
+from vmguard.core import LIBVIRT
 from vmguard.core.lean_json import decode, encode
 from vmguard.core.sources import domain_xml
 from vmguard.errors import VmguardError
@@ -122,7 +123,7 @@ def _rehearse() -> None:
     """Do the same as for a caller: what a forked process touches is copied page by page, a millisecond of them."""
     for _ in range(_REHEARSALS):
         domain = domain_xml.parse_domain(_PLAY)
-        decode(encode(Subject("libvirt", domain).domain.name))
+        decode(encode(Subject(LIBVIRT, domain).domain.name))
         list(mounts.mounts())
         try:
             backing_chain.resolve(domain, Opener())

@@ -16,6 +16,7 @@ import os
 import sys
 
 from vmguard import faults
+from vmguard.core import PROXMOX
 from vmguard.hook import entry, operations
 from vmguard.protocol import wire
 
@@ -51,7 +52,7 @@ def _claim(vmid: str) -> None:
 
     source = os.environ.get("PVE_MIGRATED_FROM", "")  # present, but empty, at every start that is no migration
     vm = read_vm(config_dir(), vmid, node_name(), source)
-    subject = Subject("proxmox", vm.domain, Ground(vm), lambda text: entry.say(f"vmguard: {text}"), source)
+    subject = Subject(PROXMOX, vm.domain, Ground(vm), lambda text: entry.say(f"vmguard: {text}"), source)
     _end_at_once(subject)
     entry.claim_all(subject, f"{vm.domain.name} ({vmid})")
 
@@ -62,7 +63,7 @@ def _inform(vmid: str, operation: str) -> None:
     At the end of a VM nobody waits for the answer: the daemon knows of it by QEMU's pidfd, and is busy with just that.
     """
     connection = wire.connect(entry.socket_path(), INFORM_TIMEOUT)
-    connection.send({"op": operation, "hypervisor": "proxmox", "name": vmid, "uuid": vmid})
+    connection.send({"op": operation, "hypervisor": PROXMOX, "name": vmid, "uuid": vmid})
     if operation == "started":
         connection.answer()
 
