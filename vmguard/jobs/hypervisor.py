@@ -1,4 +1,4 @@
-"""A process of its own that asks a hypervisor to do something with a VM: ``hypervisor.py VERB HYPERVISOR UUID``.
+"""Ask a hypervisor to do something with a VM, in a process of its own: ``hypervisor VERB HYPERVISOR UUID``.
 
 start       an ordinary start: the hypervisor calls vmguard's hook, which claims the disks or refuses
 clean-up    after a kill: what the hypervisor does when it sees the end of a VM itself (tap devices, pid file, hooks)

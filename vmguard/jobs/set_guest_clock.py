@@ -1,8 +1,8 @@
-"""A process of its own that sets a guest's clock by this host's: ``set_guest_clock.py HYPERVISOR UUID``.
+"""Set a guest's clock to this host's, in a process of its own: ``set_guest_clock HYPERVISOR UUID``.
 
 A VM that stood still for a while has a clock that is late by as much. Only an agent in the guest can set it; a guest
-without one is told of in the log. The daemon itself never speaks to libvirt; this process may hang in it and is killed
-then.
+without one is named in the log. The daemon itself never speaks to a hypervisor; this process may hang in it, and is
+killed then.
 """
 
 from __future__ import annotations

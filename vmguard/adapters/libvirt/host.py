@@ -10,7 +10,7 @@ _ESCAPES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'",
 
 
 def pid_file(run_dir: str, name: str) -> str:
-    """Where libvirt keeps QEMU's pid; the name is XML-escaped there (virPidFileBuildPath in util/virpidfile.c)."""
+    """Return libvirt's pid file of a VM; the name is XML-escaped there (virPidFileBuildPath in util/virpidfile.c)."""
     for plain, escaped in _ESCAPES:
         name = name.replace(plain, escaped)
     return os.path.join(run_dir, name + ".pid")
@@ -55,17 +55,17 @@ def is_qemu_of(words: list[str], uuid: str) -> bool:
 
 
 def manages(words: list[str]) -> bool:
-    """Whether a QEMU's arguments are libvirt's: each VM has a folder of libvirt's for its sockets and keys."""
+    """Return whether a QEMU's arguments are libvirt's: each VM has a folder of libvirt's for its sockets and keys."""
     return any("/libvirt/qemu/" in word for word in words)
 
 
 def believes_running(run_dir: str, name: str) -> bool:
-    """Whether libvirt has a status file of this VM: from its start until libvirt itself has noticed its end."""
+    """Return whether libvirt has a status file of a VM: from its start until libvirt has noticed its end."""
     return "/" not in name and os.path.exists(os.path.join(run_dir, name + ".xml"))
 
 
 def uses_virtlockd(qemu_conf: str = "/etc/libvirt/qemu.conf") -> bool:
-    """Whether this host's libvirt locks byte 0 itself (``lock_manager = "lockd"``)."""
+    """Return whether this host's libvirt locks byte 0 itself (``lock_manager = "lockd"``)."""
     try:
         with open(qemu_conf, encoding="utf-8", errors="replace") as lines:
             for line in lines:

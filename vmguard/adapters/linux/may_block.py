@@ -30,7 +30,7 @@ def cmdline(pid: int) -> list[str]:
 
 
 def command_line(pid: int) -> CommandLine | None:
-    """Return what a process runs, and who it is; None if it is gone, or another one has its number by now."""
+    """Return which process has this pid, and what it runs; None if it is gone, or the pid another's by now."""
     started = proc.started(pid)
     found = CommandLine(pid, started, proc.program(pid), cmdline(pid))
     return found if started and proc.started(pid) == started else None

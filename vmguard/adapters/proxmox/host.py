@@ -1,4 +1,4 @@
-"""What Proxmox leaves in /etc/pve: configurations. Never a call to Proxmox itself.
+"""Read what Proxmox leaves in /etc/pve: configurations. Never a call to Proxmox itself.
 
 ::
 
@@ -27,7 +27,7 @@ _MAX_BYTES = 1 << 20
 
 
 def node_name() -> str:
-    """This node's name in the cluster: the host's without its domain (PVE::INotify, nodename)."""
+    """Return this node's name in the cluster: the host's without its domain (PVE::INotify, nodename)."""
     return os.uname().nodename.partition(".")[0]
 
 
@@ -39,7 +39,7 @@ def config_path(config_dir: str, vmid: str, node: str) -> str:
 
 
 def nodes(config_dir: str) -> list[str]:
-    """The cluster's nodes; none where there is no cluster."""
+    """Return the cluster's nodes; none if there is no cluster."""
     try:
         return sorted(os.listdir(os.path.join(config_dir, "nodes")))
     except OSError:
@@ -47,7 +47,7 @@ def nodes(config_dir: str) -> list[str]:
 
 
 def owners(config_dir: str, vmid: str = "") -> Iterator[tuple[str, str]]:
-    """(VMID, node) of every VM of the cluster, or of one; the folder of a node owns its VMs."""
+    """Yield (VMID, node) of every VM of the cluster, or of one; the folder of a node owns its VMs."""
     for node in nodes(config_dir):
         try:
             names = sorted(os.listdir(os.path.join(config_dir, "nodes", node, "qemu-server")))
@@ -60,19 +60,19 @@ def owners(config_dir: str, vmid: str = "") -> Iterator[tuple[str, str]]:
 
 
 def read_config(config_dir: str, vmid: str, node: str) -> VmConfig:
-    """Raises BadInput, and PlanError when there is no such VM on that node."""
+    """Read a VM's configuration. Raises BadInput, and PlanError if there is no such VM on that node."""
     path = config_path(config_dir, vmid, node)
     return parse_config(contents(path, f"VM {vmid}"), vmid)
 
 
 def read_storages(config_dir: str) -> Storages:
-    """Raises BadInput or PlanError. A cluster without storage.cfg has the storage ``local`` alone."""
+    """Read the storages. A cluster without storage.cfg has ``local`` alone. Raises BadInput or PlanError."""
     path = os.path.join(config_dir, "storage.cfg")
     return parse_storages(contents(path, "the storages") if os.path.lexists(path) else b"")
 
 
 def read_vm(config_dir: str, vmid: str, node: str, source: str = "") -> PveVm:
-    """What a start on that node opens. Raises BadInput or PlanError.
+    """Read what a start on that node opens. Raises BadInput or PlanError.
 
     ``source``: the node that it migrates from, which owns its configuration until the switch (QemuServer.pm, vm_start).
     """
@@ -80,7 +80,7 @@ def read_vm(config_dir: str, vmid: str, node: str, source: str = "") -> PveVm:
 
 
 def contents(path: str, what: str) -> bytes:
-    """A small file. Raises PlanError."""
+    """Read a small file. Raises PlanError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:

@@ -26,7 +26,7 @@ class Proxmox:
     needs_clean_up = True
     sends_events = False
     starts_qemu_itself = True
-    #: HA starts a VM again a few times only, and soon: who may wait gets the time for the proof
+    #: HA starts a VM again a few times only, and soon: a hook that may wait gets the time for the proof
     leftover_wait_s = 50.0
 
     def is_id(self, uuid: str) -> bool:
