@@ -12,11 +12,12 @@ import pytest
 
 from tests.support.daemon_harness import PIECES, Corner, Rival, Writer, open_corner
 from vmguard.adapters.linux import ofd, pidfd
+from vmguard.core import LIBVIRT
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.guard_states import GuardState, Origin
 from vmguard.core.locks.ranges import WHOLE
 from vmguard.daemon.claim import fdstore_recovery
-from vmguard.daemon.registry.guarded_vm import LIBVIRT, GuardedVm
+from vmguard.daemon.registry.guarded_vm import GuardedVm
 
 pytestmark = pytest.mark.process
 
@@ -52,7 +53,7 @@ def name(owner: str, fd: int) -> str:
 
 def take_in(corner: Corner, stored: dict[str, int]) -> list[GuardedVm]:
     """As the daemon does at its start."""
-    made = fdstore_recovery.take_in(stored, corner.registry, lambda _: PIECES, str(corner.folder))
+    made = fdstore_recovery.take_in(stored, corner.registry, lambda _: PIECES, corner.keeper.timing.run_dirs)
     for vm in corner.registry:
         corner.keeper.resume(vm, stored)
     return made
@@ -119,7 +120,7 @@ def test_a_file_that_its_state_file_does_not_have_yet_goes_to_its_vm(corner: Cor
     stored = {name(f"{LIBVIRT}-{identity}", fd): fd for fd in fds}
     first, second = ({name: fd} for name, fd in stored.items())
     [vm] = take_in(corner, first)
-    assert fdstore_recovery.take_in(second, corner.registry, lambda _: PIECES, str(corner.folder)) == []
+    assert fdstore_recovery.take_in(second, corner.registry, lambda _: PIECES, corner.keeper.timing.run_dirs) == []
     assert [(os.path.basename(file.path), file.mode, file.guard.origin) for file in vm.files] == [
         ("web.raw", "exclusive", Origin.EXCLUSIVE_CLAIM),
         ("more.raw", "shared", Origin.FOUND),

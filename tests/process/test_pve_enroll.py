@@ -352,7 +352,7 @@ def test_two_nodes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_nobody_gives_back_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chained_hookscripts, "_PATIENCE", 0.5)
+    monkeypatch.setattr(chained_hookscripts, "_LOCK_TIMEOUT_S", 0.5)
     (tmp_path / "priv/lock/vmguard").mkdir(parents=True)
     with pytest.raises(VmguardError, match="another node is changing"):
         chained_hookscripts.change(str(tmp_path), {"100": None})

@@ -13,14 +13,15 @@ import pytest
 from tests.support.fencer_harness import World
 from tests.support.guard import eventually
 from tests.support.processes import track
-from vmguard.adapters.linux import proc
-from vmguard.adapters.proxmox import helpers as proxmox_helpers
-from vmguard.adapters.proxmox import host as proxmox_host
+from vmguard.adapters import hypervisors
+from vmguard.adapters.hypervisor import RunDirs
+from vmguard.adapters.linux import may_block, proc
+from vmguard.core import PROXMOX
 from vmguard.core.sources.process_arguments import Kind, identity, served
 from vmguard.core.watchdog.events import Cause
 from vmguard.core.watchdog.policy import AfterFence, Policy
 from vmguard.daemon.fence import fencer
-from vmguard.daemon.registry.guarded_vm import PROXMOX, GuardedVm
+from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.jobs import hypervisor
 
 pytestmark = pytest.mark.process
@@ -54,8 +55,18 @@ def program(folder: Path, words: tuple[str, ...], children: list[subprocess.Pope
         subprocess.Popen([given[0], "-IS", "-c", _SLEEP, *given[1:]], executable=sys.executable, stdin=subprocess.PIPE)
     )
     children.append(child)
-    assert eventually(lambda: proc.cmdline(child.pid)[-1:] == given[-1:])
+    assert eventually(lambda: may_block.cmdline(child.pid)[-1:] == given[-1:])
     return child.pid
+
+
+def helpers_of(run: Path, vmid: str) -> list[tuple[int, Kind]]:
+    """As the daemon finds them: a pid from a file, and then that process's arguments."""
+    known, found = hypervisors.by_name(PROXMOX), []
+    for pid, kind in known.helper_pids(RunDirs("", str(run)), vmid):
+        line = may_block.command_line(pid)
+        if line is not None and known.is_helper_of(line, kind, vmid):
+            found.append((pid, kind))
+    return found
 
 
 # -- who belongs to a VM --------------------------------------------------------------------------------------------
@@ -77,13 +88,13 @@ def test_helpers_are_found_by_their_pid_files_and_by_what_they_are(
     stranger = program(tmp_path, ("sleep", "1"), children)
     (run / "100.swtpm.pid").write_text(f"{swtpm}\n")
     (run / "qsd-100.pid").write_text(f"{qsd}\n")
-    assert proxmox_helpers.helpers_of(str(run), "100") == [(swtpm, Kind.SWTPM), (qsd, Kind.STORAGE_DAEMON)]
-    assert proxmox_helpers.helpers_of(str(run), "101") == []
+    assert helpers_of(run, "100") == [(swtpm, Kind.SWTPM), (qsd, Kind.STORAGE_DAEMON)]
+    assert helpers_of(run, "101") == []
     (run / "100.swtpm.pid").write_text(f"{stranger}\n")  # an old file, and its number is somebody else's now
     (run / "qsd-100.pid").write_text("garbage")
-    assert proxmox_helpers.helpers_of(str(run), "100") == []
+    assert helpers_of(run, "100") == []
     (run / "101.swtpm.pid").write_text(f"{swtpm}\n")  # the swtpm of another VM
-    assert proxmox_helpers.helpers_of(str(run), "101") == []
+    assert helpers_of(run, "101") == []
 
 
 # -- the rungs behind the release -----------------------------------------------------------------------------------
@@ -178,7 +189,8 @@ def test_a_vm_that_ha_has_started_already_is_not_started_twice(
     folder = node.world.folder
     pid = program(folder, ("kvm", "-pidfile", "{run}/100.pid"), children)
     node.pid_file.write_text(f"{pid}\n")
-    assert proxmox_host.qemu_pid(str(node.pid_file.parent), "100") == pid
+    run_dirs = RunDirs("", str(node.pid_file.parent))
+    assert hypervisors.qemu_pid(run_dirs, PROXMOX, "", "100", may_block.cmdline) == pid
     node.fence(AfterFence.RESTART)
     assert node.world.turn(lambda: node.is_done)
     assert node.called == []

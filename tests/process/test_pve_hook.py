@@ -63,6 +63,7 @@ class Node:
         """A task's worker that runs these phases and lives on until its stdin ends."""
         code = (
             "import sys; from tests.pve.inside.hooks import exec_hookscript\n"
+            f"open('/proc/self/comm', 'w').write({WORKER[:15]!r})\n"
             f"for phase in {phases!r}: exec_hookscript({str(self.hook_file)!r}, '100', phase, phase == 'pre-start')\n"
             "print('done', flush=True); sys.stdin.read()"
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.processes import track
-from vmguard.adapters.hypervisors import RunDirs
+from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.linux import clock, hardware_watchdog, ofd, proc
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.guard_states import Pin

@@ -59,9 +59,10 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "__init__": set(),
         "linux": set(),
         "storage": {"linux"},
-        "libvirt": {"linux"},
-        "proxmox": {"linux", "storage"},
-        "hypervisors": {"libvirt", "proxmox"},
+        "hypervisor": {"linux"},
+        "libvirt": {"hypervisor", "linux"},
+        "proxmox": {"hypervisor", "linux", "storage"},
+        "hypervisors": {"hypervisor", "libvirt", "linux", "proxmox"},
     },
     "daemon": {
         "__init__": set(),

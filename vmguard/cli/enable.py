@@ -6,12 +6,14 @@ import argparse
 import importlib
 from typing import Any
 
+from vmguard.adapters import hypervisors
 from vmguard.cli import enroll
 from vmguard.cli.output import Output
+from vmguard.core import LIBVIRT, PROXMOX
 from vmguard.errors import BadInput
 
 #: hypervisor -> module with ``enable(args, out)`` and ``disable(args, out)``
-HYPERVISORS = {"libvirt": "vmguard.cli.enable_libvirt", "proxmox": "vmguard.cli.enroll"}
+HYPERVISORS = {LIBVIRT: "vmguard.cli.enable_libvirt", PROXMOX: "vmguard.cli.enroll"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +29,6 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 def module(args: argparse.Namespace) -> Any:
     """Return the hypervisor's module. Raises BadInput when an option belongs to another hypervisor."""
-    if args.hypervisor != "proxmox" and enroll.chosen(args):
+    if not hypervisors.by_name(args.hypervisor).hook_per_vm and enroll.chosen(args):
         raise BadInput("--vmid, --storage, --all and --hook-only belong to proxmox", "libvirt has one hook for all VMs")
     return importlib.import_module(HYPERVISORS[args.hypervisor])

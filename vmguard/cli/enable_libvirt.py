@@ -18,6 +18,7 @@ from vmguard.cli import hook_script, places
 from vmguard.cli.output import Output
 from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps, daemon_runs
 from vmguard.config import load
+from vmguard.core import LIBVIRT
 from vmguard.errors import BadInput, DaemonError, VmguardError
 from vmguard.query import ask_daemon
 from vmguard.query.ask_daemon import AdoptRequest, DaemonQuery
@@ -32,7 +33,7 @@ _PROOF_INTERVAL_S = 0.2
 def enable(args: argparse.Namespace, out: Output) -> int:
     """Install the hook and prove that libvirt calls it; return the exit status."""
     config = load(args.config)
-    steps = Steps("enable", "libvirt", args.dry_run, out)
+    steps = Steps("enable", LIBVIRT, args.dry_run, out)
     if libvirt_hook.version() is None:
         raise BadInput(
             "this host has no libvirt: neither virtqemud nor libvirtd is installed", "apt install libvirt-daemon-system"
@@ -49,7 +50,7 @@ def enable(args: argparse.Namespace, out: Output) -> int:
 def disable(args: argparse.Namespace, out: Output) -> int:
     """Remove the hook and prove that libvirt calls it no longer; return the exit status."""
     config = load(args.config)
-    steps = Steps("disable", "libvirt", args.dry_run, out)
+    steps = Steps("disable", LIBVIRT, args.dry_run, out)
     found = libvirt_hook.installed(config.libvirt.hooks_dir)
     for path in found:
         _remove(path, args.dry_run, steps)
@@ -93,7 +94,7 @@ def _install(path: str, dry_run: bool, steps: Steps) -> bool:
     there = libvirt_hook.content(path)
     missing = _missing_folders(os.path.dirname(path))
     made = missing or _made(there)
-    wanted = hook_script.text("libvirt").encode() + f"{_TRAILER}{' '.join(made) or 'none'}\n".encode()
+    wanted = hook_script.text(LIBVIRT).encode() + f"{_TRAILER}{' '.join(made) or 'none'}\n".encode()
     if there == wanted and os.access(path, os.X_OK):
         steps.add("hook", ALREADY, f"{path} is there and up to date")
         return False

@@ -21,6 +21,7 @@ from vmguard.cli.output import Output
 from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps, daemon_runs
 from vmguard.config import load
 from vmguard.config.problems import did_you_mean
+from vmguard.core import PROXMOX
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.reports.pve_audit import HOOK, guarded_files
 from vmguard.core.sources.pve_config import VmConfig, parse_config
@@ -68,7 +69,7 @@ def chosen(args: argparse.Namespace) -> bool:
 def enable(args: argparse.Namespace, out: Output) -> int:
     """Install the hookscript and set it for the VMs that the options select; return the exit status."""
     config = load(args.config)
-    steps = Steps("enable", "proxmox", args.dry_run, out)
+    steps = Steps("enable", PROXMOX, args.dry_run, out)
     cluster = _Cluster(config.proxmox.config_dir)
     vms = cluster.choose(args)
     daemon_runs(config.daemon.run_dir, steps, "with the hookscript set no VM could start")
@@ -87,7 +88,7 @@ def enable(args: argparse.Namespace, out: Output) -> int:
 def disable(args: argparse.Namespace, out: Output) -> int:
     """Give the VMs that the options select their own hookscripts back; return the exit status."""
     config = load(args.config)
-    steps = Steps("disable", "proxmox", args.dry_run, out)
+    steps = Steps("disable", PROXMOX, args.dry_run, out)
     cluster = _Cluster(config.proxmox.config_dir)
     vms = cluster.choose(args, enrolled=True)
     for vm in vms:
@@ -177,7 +178,7 @@ def _install(folder: str, storages: Storages, steps: Steps) -> None:
     why = snippets.why_not_here(folder)
     if why:
         raise VmguardError(why, "keep the storage local on a disk of this node")
-    path, text = snippets.place(folder), hook_script.text("proxmox")
+    path, text = snippets.place(folder), hook_script.text(PROXMOX)
     there = snippets.what_is_there(path)
     if there == snippets.FOREIGN:
         raise VmguardError(

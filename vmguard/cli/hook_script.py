@@ -8,10 +8,11 @@ import sys
 
 import vmguard
 from vmguard.cli.output import Output
+from vmguard.core import LIBVIRT, PROXMOX
 from vmguard.core.reports.vm_report import Status
 from vmguard.errors import VmguardError
 
-_NAMES = {"libvirt": "qemu", "proxmox": "vmguard-hookscript"}
+_NAMES = {LIBVIRT: "qemu", PROXMOX: "vmguard-hookscript"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

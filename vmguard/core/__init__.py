@@ -1,8 +1,17 @@
 """The pure core: what to lock, who owns it, what a verdict means. No system calls, no third-party imports.
 
-locks/      what a claim locks, whose lock it is, and when it may be released
-reports/    what people and monitoring are told: check, audit, metrics
-sources/    which files a VM uses: libvirt's XML, Proxmox's configuration, image headers, arguments of processes
-watchdog/   the state machine that decides every freeze, thaw and fence, and the fence ladder
+locks       what a claim locks, whose lock it is, and when it may be released
+reports     what people and monitoring are told: check, audit, metrics
+sources     which files a VM uses: libvirt's XML, Proxmox's configuration, image headers, arguments of processes
+watchdog    the state machine that decides every freeze, thaw and fence, and the fence ladder
 lean_json   JSON without the import of json, for the hook
+
+The names of hypervisors stand here because everybody needs them, the hook on its hot path too: what lies between is
+loaded in any case.
 """
+
+LIBVIRT = "libvirt"
+PROXMOX = "proxmox"
+#: nobody that we know manages the VM
+BARE = "bare"
+HYPERVISORS = (LIBVIRT, PROXMOX, BARE)

@@ -78,7 +78,7 @@ class Daemon:
     def _resume(self, parts: wiring.Parts, stored: dict[str, int]) -> None:
         """Take up what an earlier daemon guarded: its state files, and the descriptors that systemd kept."""
         parts.registry.load()
-        fdstore_recovery.take_in(stored, parts.registry, parts.settings.pieces, self._config.libvirt.run_dir)
+        fdstore_recovery.take_in(stored, parts.registry, parts.settings.pieces, parts.settings.timing().run_dirs)
         for vm in parts.registry:
             parts.keeper.resume(vm, stored)
         for name, fd in stored.items():

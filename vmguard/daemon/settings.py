@@ -6,7 +6,7 @@ import os
 import pwd
 from collections.abc import Callable
 
-from vmguard.adapters.hypervisors import PROXMOX
+from vmguard.adapters import hypervisors
 from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import clock
 from vmguard.config.choices import LocalFiles
@@ -86,7 +86,7 @@ class Settings:
     def claim(self, hypervisor: str, incoming: str | None) -> ClaimSettings:
         """Return what a claim must know. ``incoming``: the node that the VM migrates from; None: an ordinary start."""
         config = self.config()
-        on_proxmox = hypervisor == PROXMOX
+        known = hypervisors.by_name(hypervisor)
         record = self.record()
         policy = config.policy
         by_kind = {
@@ -97,21 +97,21 @@ class Settings:
         }
         return ClaimSettings(
             now=clock.wall(),
-            wait=(config.proxmox.lock_wait or None) if on_proxmox else config.hook.wait,
+            wait=(config.proxmox.lock_wait or None) if known.hook_may_wait else config.hook.wait,
             mount_wait=config.proxmox.mount_wait,
             timeout=config.hook.timeout,
             excluded_ranges=self.windows(hypervisor),
             policy=ClaimPolicy(str(policy.unsafe_mounts), str(policy.local_filesystems), by_kind),
             record=RecordOptions(record.folder, record.timeout),
             identity=HostIdentity(**fields(record)),
-            as_users=[] if on_proxmox else _user(config.libvirt.qemu_user),
+            as_users=[] if known.runs_qemu_as_root else _user(config.libvirt.qemu_user),
             incoming=incoming,
         )
 
     def windows(self, hypervisor: str) -> list[Range]:
         """Return the byte ranges that a claim leaves free for others on the same host."""
         windows, chosen = self.config().windows, []
-        auto = hypervisor != PROXMOX  # whose QEMU takes no image locks, and nobody else any
+        auto = hypervisors.by_name(hypervisor).takes_image_locks  # else nobody locks any byte of an image
         if windows.virtlockd == "on" or (windows.virtlockd == "auto" and auto and libvirt_host.uses_virtlockd()):
             chosen.append(VIRTLOCKD_RANGE)
         if windows.libvirt == "on" or (windows.libvirt == "auto" and auto):

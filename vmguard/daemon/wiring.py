@@ -36,6 +36,7 @@ from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.release.releaser import Releaser
 from vmguard.daemon.report.history import History, Reporter
 from vmguard.daemon.report.notify_command import Notifier
+from vmguard.daemon.runtime.command_lines import CommandLines
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
 from vmguard.daemon.scan.libvirt_events import Hints
@@ -75,6 +76,7 @@ class Parts:
         self.settings = Settings(config)
         self.registry = Registry(run_dir)
         self.workers = Workers(loop)
+        self.command_lines = CommandLines(loop)
         self.records = Records(loop, self.settings.record)
         self.report = Reporter(History(run_dir), Notifier(self.settings.notify), self.registry.about)
         self.watch = Watch(self.settings.wishes())
@@ -127,6 +129,7 @@ class Parts:
             self.releaser,
             self.settings.timing,
             self.records.mark_released,
+            self.command_lines,
             on_running=lambda vm: self.incoming.follow(vm),
         )
 
@@ -138,6 +141,7 @@ class Parts:
             self.registry,
             self.pinner,
             self.conflicts,
+            self.command_lines,
             lambda: self._config().migration,
             self.observer.tell,
             self.driver.feed,
@@ -145,7 +149,8 @@ class Parts:
 
     @cached_property
     def census(self) -> Census:
-        return Census(self.loop, self.registry, self.keeper, self.pinner, lambda: self._config().unguarded)
+        unguarded = lambda: self._config().unguarded  # noqa: E731
+        return Census(self.loop, self.registry, self.keeper, self.pinner, self.command_lines, unguarded)
 
     @cached_property
     def hints(self) -> Hints:

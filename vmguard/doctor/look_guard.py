@@ -10,7 +10,7 @@ import vmguard
 from vmguard import config as configuration
 from vmguard.adapters.libvirt import hook_file as libvirt_hook
 from vmguard.adapters.libvirt import host as libvirt_host
-from vmguard.adapters.linux import proc
+from vmguard.adapters.linux import may_block, proc
 from vmguard.config import Config
 from vmguard.doctor.facts import GuardFacts, LibvirtFacts, QemuFacts
 from vmguard.errors import DaemonError, WireError
@@ -22,6 +22,8 @@ from vmguard.query.wording import stance
 _QEMU_FIRST_BYTE = 100
 _QEMU_LAST_BYTE = 299
 _SYSTEMCTL_TIMEOUT_S = 5.0
+#: for the arguments of one QEMU: the read may hang
+_ARGUMENTS_TIMEOUT_S = 2.0
 _ASSIGNMENT = re.compile(rb"^(VMGUARD_PYTHON|VMGUARD_LIB)=(.*)$", re.M)
 
 
@@ -152,7 +154,7 @@ def look_qemus() -> list[QemuFacts]:
         files = [file for file in proc.open_files(pid) if file.info.writable and not file.info.appends]
         if not files:
             continue
-        words = proc.cmdline(pid)
+        words = may_block.cmdline_within(_ARGUMENTS_TIMEOUT_S, pid)
         locks = any(_QEMU_FIRST_BYTE <= start <= _QEMU_LAST_BYTE for file in files for _, start, _ in file.locks)
         found.append(QemuFacts(pid, _name(words), libvirt_host.manages(words), locks))
     return found

@@ -11,6 +11,7 @@ import os
 import sys
 
 from vmguard import faults
+from vmguard.core import LIBVIRT
 from vmguard.errors import VmguardError
 from vmguard.hook import entry, operations
 from vmguard.protocol import wire
@@ -53,7 +54,7 @@ def vm_of(xml: bytes) -> VmToClaim:
     from vmguard.core.sources.domain_xml import parse_domain
     from vmguard.hook.vm_to_claim import VmToClaim
 
-    return VmToClaim("libvirt", parse_domain(xml))
+    return VmToClaim(LIBVIRT, parse_domain(xml))
 
 
 def _inform(operation: str) -> None:
@@ -62,7 +63,7 @@ def _inform(operation: str) -> None:
 
     domain = parse_domain(read_xml())
     connection = wire.connect(entry.socket_path(), INFORM_TIMEOUT_S)
-    connection.ask({"op": operation, "hypervisor": "libvirt", "name": domain.name, "uuid": domain.uuid})
+    connection.ask({"op": operation, "hypervisor": LIBVIRT, "name": domain.name, "uuid": domain.uuid})
 
 
 def read_xml() -> bytes:

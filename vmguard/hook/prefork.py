@@ -25,9 +25,10 @@ import sys
 import time
 
 from vmguard import faults
-from vmguard.adapters.linux import mounts, pidfd
+from vmguard.adapters.linux import may_block, mounts, pidfd
 from vmguard.adapters.storage import backing_chain, lock_holder, owner_record
 from vmguard.adapters.storage.files import Opener
+from vmguard.core import LIBVIRT
 from vmguard.core.lean_json import decode, encode
 from vmguard.core.sources import domain_xml
 from vmguard.errors import VmguardError
@@ -125,7 +126,7 @@ def _rehearse() -> None:
     """Do what a claim does, in advance: pages that a forked process touches are copied, which takes a millisecond."""
     for _ in range(_REHEARSALS):
         domain = domain_xml.parse_domain(_REHEARSAL_XML)
-        decode(encode(VmToClaim("libvirt", domain).domain.name))
+        decode(encode(VmToClaim(LIBVIRT, domain).domain.name))
         list(mounts.mounts())
         try:
             backing_chain.resolve(domain, Opener())
@@ -237,12 +238,11 @@ def _become(caller: int, pid: int, answer: int) -> tuple[str, str]:
         raise ValueError("the pid is another process's by now")
     if not os.path.samestat(os.stat(f"/proc/{pid}/ns/mnt"), os.stat("/proc/self/ns/mnt")):
         raise ValueError("paths mean something else to it")
-    with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as stream:
-        words = stream.read().split(b"\0")[:-1]
+    words = may_block.cmdline(pid)
     if len(words) < _ARGUMENT_COUNT:
         raise ValueError("not called as libvirt calls a hook")
     os.close(theirs[2])
     for mine, fd in ((0, theirs[0]), (2, theirs[1]), (1, answer)):
         os.dup2(fd, mine)
         os.close(fd)
-    return os.fsdecode(words[-_ARGUMENT_COUNT]), os.fsdecode(words[1 - _ARGUMENT_COUNT])
+    return words[-_ARGUMENT_COUNT], words[1 - _ARGUMENT_COUNT]

@@ -16,6 +16,7 @@ import os
 import sys
 
 from vmguard import faults
+from vmguard.core import PROXMOX
 from vmguard.hook import entry, operations
 from vmguard.protocol import wire
 
@@ -53,7 +54,7 @@ def _claim(vmid: str) -> None:
 
     source = os.environ.get("PVE_MIGRATED_FROM", "")  # present, but empty, at every start that is no migration
     vm = read_vm(config_dir(), vmid, node_name(), source)
-    wanted = VmToClaim("proxmox", vm.domain, Ground(vm), lambda text: entry.say(f"vmguard: {text}"), source)
+    wanted = VmToClaim(PROXMOX, vm.domain, Ground(vm), lambda text: entry.say(f"vmguard: {text}"), source)
     _end_with_signal(wanted)
     entry.claim_all(wanted, f"{vm.domain.name} ({vmid})")
 
@@ -64,7 +65,7 @@ def _inform(vmid: str, operation: str) -> None:
     When a VM has ended, there is no answer to wait for: the daemon knows of it by QEMU's pidfd, and is busy with that.
     """
     connection = wire.connect(entry.socket_path(), INFORM_TIMEOUT_S)
-    connection.send({"op": operation, "hypervisor": "proxmox", "name": vmid, "uuid": vmid})
+    connection.send({"op": operation, "hypervisor": PROXMOX, "name": vmid, "uuid": vmid})
     if operation == "started":
         connection.answer()
 

@@ -1,1 +1,11 @@
-"""TODO-INIT"""
+"""Programs that the daemon starts as children: what they do may hang, and then they can be killed.
+
+cut              abort all queued requests of a mount
+drain            wait until nothing of a dead QEMU is queued
+hold_fds         keep descriptors open while no daemon runs
+hypervisor       start a VM, or have its end cleaned up
+libvirt_events   pass on libvirt's events
+mark_released    mark owner records as released
+set_guest_clock  set a guest's clock to the host's
+write_records    write owner records for files that were locked without a hook
+"""

@@ -1,4 +1,4 @@
-"""A process of its own that cuts off all queued requests of an NFS mount: ``cut.py MOUNT-POINT...``.
+"""Abort all queued requests of an NFS mount, in a process of its own: ``cut MOUNT-POINT...``.
 
 ``umount -f`` first makes the client answer every queued request of that superblock with EIO (nfs_umount_begin,
 rpc_killall_tasks) and then tries to unmount. Only the first is wanted: it is done in a mount namespace of this process
@@ -14,7 +14,8 @@ import sys
 from vmguard.adapters.linux.libc import check, libc
 
 _CLONE_NEWNS = 0x00020000
-_MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
+_MS_REC = 0x4000
+_MS_PRIVATE = 1 << 18
 _MNT_FORCE = 1
 
 

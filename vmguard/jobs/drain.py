@@ -1,4 +1,4 @@
-"""A process of its own that ends only when nothing of a dead QEMU is queued any more: ``drain.py FD...``.
+"""Wait until nothing of a dead QEMU is queued any more, in a process of its own: ``drain FD...``.
 
 A killed QEMU's writes live on in the kernel: the NFS client re-sends them when the storage comes back. As long as a
 copy of its description stays open, a lost lock turns them into EIO; so the copy may be unlocked and closed only when
@@ -12,7 +12,7 @@ Where no descriptor of it is left (a daemon that was killed, without systemd's s
 the wait is for the inode, whichever description it is asked through.
 
 Both may hang as long as the storage is away, the second one even against SIGKILL: that is why it is a process of its
-own, which nobody has to wait for.
+own, for which nothing has to wait.
 """
 
 from __future__ import annotations

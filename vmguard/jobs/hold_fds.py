@@ -1,10 +1,10 @@
-"""A process that outlives a stopped daemon, so that PID 1 closes nothing last: ``hold_fds.py LOCK SECONDS FD...``.
+"""Outlive a stopped daemon with its descriptors, so that PID 1 closes none last: ``hold_fds LOCK SECONDS FD...``.
 
-``systemctl stop`` empties the descriptor store (systemd before 254; see adapters/systemd.py). What no living QEMU has
-open, a claim whose QEMU has not come yet or the disks of a dead one that are not drained, would then be closed last by
-PID 1, which would wait for the storage. This process has copies and closes them later, in its own good time: as soon
-as the next daemon has taken the store over (it holds LOCK, the file daemon.lock), else after SECONDS, and not before
-what the dead QEMU had queued is through. Nobody waits for it.
+``systemctl stop`` empties the descriptor store (systemd before 254; see adapters/linux/systemd.py). What no living QEMU
+has open, a claim whose QEMU has not come yet or the disks of a dead one that are not drained, would then be closed last
+by PID 1, which would wait for the storage. This process has copies and closes them later: as soon as the next daemon
+has taken the store over (it holds LOCK, the file daemon.lock), else after SECONDS, and not before what the dead QEMU
+had queued is through. Nothing waits for it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from vmguard.adapters.linux import ofd
 from vmguard.jobs.drain import drain
 
-_LOOK = 0.1
+_POLL_S = 0.1
 
 
 def _holder(path: str) -> int:
@@ -30,7 +30,7 @@ def main() -> int:
     stopped = os.getppid()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        time.sleep(_LOOK)
+        time.sleep(_POLL_S)
         if _holder(path) not in (0, stopped):
             return 0
     for fd in fds:

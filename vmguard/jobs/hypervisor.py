@@ -1,4 +1,4 @@
-"""A process of its own that asks a hypervisor to do something with a VM: ``hypervisor.py VERB HYPERVISOR UUID``.
+"""Ask a hypervisor to do something with a VM, in a process of its own: ``hypervisor VERB HYPERVISOR UUID``.
 
 start       an ordinary start: the hypervisor calls vmguard's hook, which claims the disks or refuses
 clean-up    after a kill: what the hypervisor does when it sees the end of a VM itself (tap devices, pid file, hooks)
@@ -14,16 +14,7 @@ from __future__ import annotations
 import os
 import sys
 
-from vmguard.core.sources.pve_config import is_vmid
-
-_COMMANDS = {
-    ("start", "libvirt"): ("virsh", "-q", "-c", "qemu:///system", "start", "{}"),
-    ("start", "proxmox"): ("qm", "start", "{}"),
-    # What qmeventd runs at the end of QEMU's socket: not a clean end, not asked for by the guest (qmeventd.c,
-    # CLI/qm.pm). It does nothing when the VM is another node's by now, and nothing twice.
-    ("clean-up", "proxmox"): ("qm", "cleanup", "{}", "0", "0"),
-}
-
+from vmguard.adapters import hypervisors
 
 #: there when systemd runs this host (sd_booted(3))
 _SYSTEMD = "/run/systemd/system"
@@ -31,12 +22,12 @@ _APART = ("systemd-run", "--quiet", "--collect", "--wait", "--description=vmguar
 
 
 def words(verb: str, hypervisor: str, uuid: str, with_systemd: bool) -> list[str]:
-    """The command; empty when there is none."""
-    command = _COMMANDS.get((verb, hypervisor))
-    if command is None or (hypervisor == "proxmox" and not is_vmid(uuid)):
-        return []
-    apart = [word.format(verb, uuid) for word in _APART] if hypervisor == "proxmox" and with_systemd else []
-    return apart + [word.format(uuid) for word in command]
+    """Return the command; empty if there is none."""
+    known = hypervisors.by_name(hypervisor)
+    commands = {"start": known.start_command, "clean-up": known.clean_up_command}
+    command = commands[verb](uuid) if verb in commands else []
+    apart = [word.format(verb, uuid) for word in _APART] if known.starts_qemu_itself and with_systemd else []
+    return apart + command if command else []
 
 
 def main() -> int:

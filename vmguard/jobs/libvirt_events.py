@@ -1,4 +1,4 @@
-"""A process of its own that passes on what libvirt tells of its VMs: ``libvirt_events.py URI FD FOLDER``.
+"""Pass on libvirt's events, in a process of its own: ``libvirt_events URI FD FOLDER``.
 
 To FD it writes an empty line when libvirt has taken the order to tell, and then a VM's uuid, a line each, whenever
 something has happened that may have opened or closed one of its files; the uuid and `` io-error`` when QEMU could not
@@ -21,10 +21,11 @@ from vmguard.adapters.linux.libc import libc
 MISSING = 3
 #: what follows the uuid of a VM whose QEMU could not read or write
 IO_ERROR = " io-error"
-#: seconds to connect and to be understood
-_DEADLINE = 15
-#: seconds between two signs of life that libvirtd is asked for, and how many of them it may miss
-_ALIVE = (5, 3)
+#: to connect and to register
+_CONNECT_TIMEOUT_S = 15
+#: between two signs of life that libvirtd is asked for
+_KEEPALIVE_INTERVAL_S = 5
+_KEEPALIVE_MISSES = 3
 _EVENTS = ("LIFECYCLE", "BLOCK_JOB", "DISK_CHANGE", "TRAY_CHANGE", "DEVICE_ADDED", "DEVICE_REMOVED")
 #: of LIFECYCLE: a guest that stands still or goes on opens nothing by that. It happens at the switch of a live
 #: migration, where the processor is needed for other things
@@ -35,7 +36,7 @@ _PR_SET_PDEATHSIG = 1
 def main() -> int:
     uri, fd, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.alarm(_DEADLINE)
+    signal.alarm(_CONNECT_TIMEOUT_S)
     sys.path.append(folder)
     try:
         import libvirt
@@ -50,7 +51,7 @@ def main() -> int:
             told = _tell_lifecycle if event == "LIFECYCLE" else _tell
             connection.domainEventRegisterAny(None, number, told, fd)
         connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR, _tell_error, fd)
-        connection.setKeepAlive(*_ALIVE)
+        connection.setKeepAlive(_KEEPALIVE_INTERVAL_S, _KEEPALIVE_MISSES)
     except libvirt.libvirtError:
         return 1
     signal.alarm(0)

@@ -1,6 +1,6 @@
-"""A process of its own that marks owner records as released: ``python -IS mark_released.py`` with the jobs on stdin.
+"""Mark owner records as released, in a process of its own, with the jobs on stdin.
 
-The daemon starts one when a VM's locks are gone. It may hang on the share without hurting anybody, and is killed then.
+The daemon starts it when a VM's locks are gone. It may hang on the share without harm, and is killed then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(jobs: list[dict[str, Any]]) -> int:
-    """Mark each record; 0 when all went well. What went wrong is said on stderr, a line each."""
+    """Mark each record; return 0 if all went well. Each failure is a line on stderr."""
     from vmguard.core.locks.owner_record import Owner
 
     failed = 0

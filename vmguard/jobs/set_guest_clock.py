@@ -1,8 +1,8 @@
-"""A process of its own that sets a guest's clock by this host's: ``set_guest_clock.py HYPERVISOR UUID``.
+"""Set a guest's clock to this host's, in a process of its own: ``set_guest_clock HYPERVISOR UUID``.
 
 A VM that stood still for a while has a clock that is late by as much. Only an agent in the guest can set it; a guest
-without one is told of in the log. The daemon itself never speaks to libvirt; this process may hang in it and is killed
-then.
+without one is named in the log. The daemon itself never speaks to a hypervisor; this process may hang in it, and is
+killed then.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ from __future__ import annotations
 import os
 import sys
 
+from vmguard.adapters import hypervisors
+
 
 def main() -> int:
     hypervisor, uuid = sys.argv[1:3]
-    if hypervisor != "libvirt":
+    command = hypervisors.by_name(hypervisor).set_clock_command(uuid)
+    if not command:
         sys.stderr.write(f"the clock of a VM of {hypervisor} is not set by this version\n")
         return 1
     try:
-        os.execvp("virsh", ["virsh", "-q", "-c", "qemu:///system", "domtime", uuid, "--now"])
+        os.execvp(command[0], command)
     except OSError as problem:
-        sys.stderr.write(f"virsh: {problem.strerror}\n")
+        sys.stderr.write(f"{command[0]}: {problem.strerror}\n")
         return 1
 
 

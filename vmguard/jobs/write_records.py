@@ -1,7 +1,7 @@
-"""A process of its own that writes owner records for files that were locked without a hook: ``write_records.py FD``.
+"""Write owner records for files that were locked without a hook, in a process of its own: ``write_records FD``.
 
 The records come as JSON on stdin; the epochs go, as a JSON list in the same order, into the descriptor FD (0: none was
-written). It may hang on the share without hurting anybody, and is killed then.
+written). It may hang on the share without harm, and is killed then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(jobs: list[dict[str, Any]]) -> list[int]:
-    """Write each record; what went wrong is said on stderr, a line each."""
+    """Write each record; return the epochs, 0 for a record that was not written. Each failure is a line on stderr."""
     from vmguard.adapters.storage import owner_record
 
     epochs = []

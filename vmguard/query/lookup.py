@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from vmguard.adapters.hypervisors import PROXMOX
 from vmguard.adapters.proxmox import host as proxmox_host
+from vmguard.core import LIBVIRT, PROXMOX
 from vmguard.core.locks.plan import DISK, EXCLUSIVE, Plan, PlannedFile
 from vmguard.core.sources.domain_xml import parse_domain
 from vmguard.errors import BadInput, VmguardError
@@ -61,7 +61,7 @@ def _of_libvirt(wanted: str, places: Places) -> Found | None:
             continue
         if wanted in (domain.name, domain.uuid):
             make = functools.partial(start_plan.of_xml, xml, places.timeout)
-            return _planned(domain.name, domain.uuid, "libvirt", make)
+            return _planned(domain.name, domain.uuid, LIBVIRT, make)
     return None
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vmguard.adapters import hypervisors
-from vmguard.adapters.hypervisors import RunDirs
-from vmguard.adapters.linux import host_identity, proc
+from vmguard.adapters.hypervisor import RunDirs
+from vmguard.adapters.linux import host_identity, may_block, proc
 from vmguard.core.locks.plan import DISK, EXCLUSIVE, printable
 from vmguard.core.reports.vm_report import DiskReport, DiskStatus, VmReport
 from vmguard.errors import VmguardError
@@ -85,7 +86,8 @@ def _name_targets(report: VmReport, places: Places) -> None:
 
 def _report_from_share(report: VmReport, found: Found, places: Places) -> None:
     run_dirs = RunDirs(places.libvirt_run_dir, places.proxmox_run_dir)
-    pid = hypervisors.qemu_pid(run_dirs, found.hypervisor, found.name, found.uuid)
+    read = functools.partial(may_block.cmdline_within, places.timeout)
+    pid = hypervisors.qemu_pid(run_dirs, found.hypervisor, found.name, found.uuid, read)
     if found.problem:
         report.disks.append(DiskReport("", "", "", DiskStatus.UNKNOWN, found.problem))
     for file in found.plan.files:

@@ -367,6 +367,9 @@ def main() -> int:
         title = f"task UPID:{NODE}:{os.getpid():08X}:0:0:{TYPES.get(verb, 'qm' + verb)}:{vmid}:root@pam:"
         os.environ["VMGUARD_PVE_TASK"] = title
         os.execv(sys.executable, [title, os.path.abspath(__file__), *sys.argv[1:]])
+    if sys.orig_argv[0].startswith("task "):
+        with open("/proc/self/comm", "w") as comm:  # Perl sets it with the title, 15 letters of it (perlvar, $0)
+            comm.write(sys.orig_argv[0][:15])
     try:
         VERBS[verb](vmid, dict(pair.split("=", 1) for pair in pairs))
     except (Died, HookFailed) as problem:

@@ -40,12 +40,12 @@ class Proof:
 
 
 def own_places(hooks_dir: str) -> tuple[str, str]:
-    """Where the hook may lie: the single file, and ours in the folder beside other hooks."""
+    """Return where the hook may lie: the single file, and ours in the folder beside other hooks."""
     return os.path.join(hooks_dir, "qemu"), os.path.join(hooks_dir, "qemu.d", "50-vmguard")
 
 
 def installed(hooks_dir: str) -> list[str]:
-    """Every hook of ours: the single file, and any file of the folder, whatever it is called."""
+    """Return every hook of ours: the single file, and any file of the folder, whatever it is called."""
     single, in_folder = own_places(hooks_dir)
     folder = os.path.dirname(in_folder)
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
@@ -57,7 +57,7 @@ def is_ours(path: str) -> bool:
 
 
 def content(path: str) -> bytes:
-    """Empty when there is no such file."""
+    """Return what a file holds; nothing if there is no such file."""
     try:
         with open(path, "rb") as stream:
             return stream.read(1 << 20)
@@ -83,7 +83,7 @@ def write(path: str, data: bytes) -> None:
 
 
 def version() -> tuple[int, ...] | None:
-    """The version of this host's libvirt; None when there is none."""
+    """Return the version of this host's libvirt; None if it has none."""
     for name in DAEMONS:
         said = _run([name, "--version"], 10.0)
         found = re.search(r"(\d+)\.(\d+)\.(\d+)", said[1]) if said is not None else None
@@ -93,7 +93,7 @@ def version() -> tuple[int, ...] | None:
 
 
 def running(run_dir: str = "/run") -> dict[int, str]:
-    """libvirt's daemons of this host, by their pid files: pid and name."""
+    """Return libvirt's daemons of this host, by their pid files: pid and name."""
     found = {}
     for name in DAEMONS:
         try:
@@ -107,7 +107,7 @@ def running(run_dir: str = "/run") -> dict[int, str]:
 
 
 def reload(run_dir: str = "/run") -> list[str]:
-    """Have libvirt look for its hooks again; the daemons that were told."""
+    """Have libvirt look for its hooks again; return the daemons that were told."""
     told = []
     for pid, name in running(run_dir).items():
         try:
@@ -123,7 +123,7 @@ def reload(run_dir: str = "/run") -> list[str]:
 
 
 def prove(seconds: float = 20.0) -> Proof:
-    """Ask libvirt to start the VM that cannot start, and hear who refuses it."""
+    """Ask libvirt to start the VM that cannot start; return what refused it."""
     name = f"{PROOF_NAME}{uuid.uuid4()}"
     xml = (
         f"<domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory><os><type>hvm</type></os><devices>"
@@ -147,7 +147,7 @@ def prove(seconds: float = 20.0) -> Proof:
 
 
 def _run(command: list[str], seconds: float, stdin: bytes = b"") -> tuple[int, str] | None:
-    """Exit status and all that was said; None when it could not be run or did not end in time."""
+    """Return the exit status and all output; None if the command could not be run or did not end in time."""
     try:
         done = subprocess.run(
             command,

@@ -4,67 +4,68 @@ from __future__ import annotations
 
 import os
 
-from vmguard.adapters.linux import proc
-
+#: a status file begins with the job's state, then comes the domain with its name and uuid
+_STATUS_BYTES = 1 << 20
 _ESCAPES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&apos;"))
 
 
 def pid_file(run_dir: str, name: str) -> str:
-    """Where libvirt keeps QEMU's pid; the name is XML-escaped there (virPidFileBuildPath in util/virpidfile.c)."""
+    """Return libvirt's pid file of a VM; the name is XML-escaped there (virPidFileBuildPath in util/virpidfile.c)."""
     for plain, escaped in _ESCAPES:
         name = name.replace(plain, escaped)
     return os.path.join(run_dir, name + ".pid")
 
 
-def qemu_pid(run_dir: str, name: str, uuid: str) -> int | None:
-    """QEMU's pid by libvirt's pid file; None while there is none or it is not this VM's QEMU (yet).
-
-    Between fork and exec the pid is a child of libvirtd, and an old pid file may name a stranger: only a process
-    with this VM's uuid on its command line counts.
-    """
+def pid_in_file(run_dir: str, name: str) -> int:
+    """Return the pid in libvirt's pid file of a VM, 0 if there is none. An old file may name any process by now."""
     if "/" in name:
-        return None
+        return 0
     try:
         with open(pid_file(run_dir, name), encoding="ascii") as stream:
-            pid = int(stream.read(32).strip() or "0")
+            return int(stream.read(32).strip() or "0")
     except (OSError, ValueError):
-        return None
-    return pid if pid > 1 and is_qemu_of(pid, uuid) else None
+        return 0
 
 
 def name_of(run_dir: str, uuid: str) -> str:
-    """The name of a VM that runs, by the pid files; empty when there is none of that uuid."""
+    """Return the name of a VM that runs, by libvirt's status files; empty if there is none of that uuid.
+
+    A status file (NAME.xml, virDomainObjSave) is there from the start of a VM until libvirt has noticed its end.
+    """
+    wanted = f"<uuid>{uuid}</uuid>".encode()
     try:
-        files = os.listdir(run_dir)
+        files = sorted(os.listdir(run_dir))
     except OSError:
         return ""
     for file in files:
-        name, dot, kind = file.rpartition(".")
-        for plain, escaped in reversed(_ESCAPES):
-            name = name.replace(escaped, plain)
-        if dot and kind == "pid" and qemu_pid(run_dir, name, uuid) is not None:
-            return name
+        if not file.endswith(".xml"):
+            continue
+        try:
+            with open(os.path.join(run_dir, file), "rb") as stream:
+                if wanted in stream.read(_STATUS_BYTES):
+                    return file.removesuffix(".xml")
+        except OSError:
+            continue
     return ""
 
 
-def is_qemu_of(pid: int, uuid: str) -> bool:
-    """Whether a process is the QEMU of a VM, by ``-uuid`` on its command line."""
-    words = proc.cmdline(pid)
+def is_qemu_of(words: list[str], uuid: str) -> bool:
+    """Return whether these are the arguments of a VM's QEMU, by ``-uuid``."""
     return any(word == "-uuid" and following == uuid for word, following in zip(words, words[1:], strict=False))
 
 
 def manages(words: list[str]) -> bool:
-    """Whether a QEMU's arguments are libvirt's: each VM has a folder of libvirt's for its sockets and keys."""
+    """Return whether a QEMU's arguments are libvirt's: each VM has a folder of libvirt's for its sockets and keys."""
     return any("/libvirt/qemu/" in word for word in words)
 
 
 def believes_running(run_dir: str, name: str) -> bool:
-    """Whether libvirt has a status file of this VM: from its start until libvirt itself has noticed its end."""
+    """Return whether libvirt has a status file of a VM: from its start until libvirt has noticed its end."""
     return "/" not in name and os.path.exists(os.path.join(run_dir, name + ".xml"))
 
 
 def uses_virtlockd(qemu_conf: str = "/etc/libvirt/qemu.conf") -> bool:
-    """Whether this host's libvirt locks byte 0 itself (``lock_manager = "lockd"``)."""
+    """Return whether this host's libvirt locks byte 0 itself (``lock_manager = "lockd"``)."""
     try:
         with open(qemu_conf, encoding="utf-8", errors="replace") as lines:
             for line in lines:

@@ -1,1 +1,23 @@
-"""TODO-INIT"""
+"""The kernel and systemd, as this host has them.
+
+bounded_child       work that may hang on the share, in a child with a deadline
+clock               CLOCK_BOOTTIME, and wall time for people
+hardware_watchdog   the reset of the host
+host_identity       host name, machine id, boot id
+inotify             opens of guarded files
+journal             log lines that never wait
+kmsg                the kernel's log
+libc                system calls that Python does not offer, and their errors
+may_block           the reads of /proc that may never come back
+mount_table         this host's mounts as an object, so that tests can stand in
+mounts              mountinfo and mountstats
+ofd                 open file description locks
+oom_and_scheduling  memory, OOM score, scheduling, limits of this process
+pidfd               signals and copies of descriptors
+proc                processes and their open files: the reads that answer at once
+spawn               new processes, without waiting for the storage
+statefile           JSON files that are replaced atomically
+statx               a file's size, asked of its server anew
+systemd             socket activation, descriptor store, readiness
+vcpus               whether a guest runs
+"""

@@ -17,7 +17,7 @@ from vmguard.errors import StorageTimeout, VmguardError
 
 
 class Child:
-    """Work under way. Several of them may be, each with its own time: start all, then ask for their results."""
+    """Work under way in a child, with its own deadline. Start all children first, then ask for their results."""
 
     def __init__(self, work: Callable[[], Any], seconds: float, what: str) -> None:
         self._seconds, self._what = seconds, what
@@ -29,7 +29,10 @@ class Child:
         os.close(write_end)
 
     def result(self) -> Any:
-        """Raises StorageTimeout when it does not end in time, VmguardError with the child's message when it failed."""
+        """Wait for the result.
+
+        Raises StorageTimeout if the child does not end in time, VmguardError with the child's message if it failed.
+        """
         try:
             answer = json.loads(_read(self._pipe, self._deadline))
         except TimeoutError:
@@ -49,7 +52,7 @@ class Child:
 
 
 def run(work: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The result of ``work`` (anything JSON can carry), done in a child within ``seconds``. Raises as Child.result."""
+    """Do ``work`` in a child within ``seconds``; return its result (JSON can carry it). Raises as Child.result."""
     return Child(work, seconds, what).result()
 
 

@@ -6,10 +6,10 @@ import time
 
 
 def boottime() -> float:
-    """Seconds since boot, suspend included."""
+    """Return seconds since boot, suspend included."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def wall() -> str:
-    """Now, for people and records: ``2026-11-20T13:01:22Z``."""
+    """Return the time for people and records: ``2026-11-20T13:01:22Z``."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

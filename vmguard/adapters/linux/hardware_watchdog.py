@@ -17,11 +17,12 @@ import stat
 _WDIOC_SETTIMEOUT = 0xC0045706
 #: the magic close (Documentation/watchdog/watchdog-api.rst)
 _DISARM = b"V"
-_SECONDS = 5
+#: from the last sign of life to the reset
+_TIMEOUT_S = 5
 
 
 class HostFence:
-    """``fire`` resets the host; ``cancel`` takes it back where the driver allows that."""
+    """The reset of the host: ``fire`` begins it, ``cancel`` takes it back where the driver allows that."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -33,7 +34,7 @@ class HostFence:
         return self._fd >= 0 or self._mux is not None
 
     def missing(self) -> str:
-        """Why it could not fire, as far as that can be seen without firing; empty when it could."""
+        """Return why it could not fire, as far as that shows without firing; empty if it could."""
         try:
             kind = os.stat(self._path).st_mode
         except OSError as problem:
@@ -43,7 +44,7 @@ class HostFence:
         return ""
 
     def fire(self) -> None:
-        """The host resets within seconds. Raises OSError when it cannot be made to."""
+        """Reset the host within seconds. Raises OSError if that is not possible."""
         if self.fired:
             return
         if stat.S_ISSOCK(os.stat(self._path).st_mode):
@@ -55,12 +56,12 @@ class HostFence:
             return
         self._fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            fcntl.ioctl(self._fd, _WDIOC_SETTIMEOUT, array.array("i", [_SECONDS]))
+            fcntl.ioctl(self._fd, _WDIOC_SETTIMEOUT, array.array("i", [_TIMEOUT_S]))
         except OSError:
             pass  # the driver has one timeout: then it is that one
 
     def cancel(self) -> bool:
-        """Take it back; False when it is too late or the driver has no way back (nowayout)."""
+        """Take it back; return False if it is too late, or the driver has no way back (nowayout)."""
         fd, self._fd = self._fd, -1
         if fd < 0:
             return False

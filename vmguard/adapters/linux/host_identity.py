@@ -14,15 +14,15 @@ def _first_line(path: str) -> str:
 
 
 def host_name() -> str:
-    """The node name of uname(2): on NFS also the default client identity (fs/nfs/nfs4proc.c)."""
+    """Return the node name of uname(2): on NFS also the default client identity (fs/nfs/nfs4proc.c)."""
     return os.uname().nodename
 
 
 def machine_id() -> str:
-    """/etc/machine-id (machine-id(5)); empty when this host has none."""
+    """Return /etc/machine-id (machine-id(5)); empty if this host has none."""
     return _first_line("/etc/machine-id")
 
 
 def boot_id() -> str:
-    """A new random id at each boot of the kernel."""
+    """Return the random id that the kernel makes at each boot."""
     return _first_line("/proc/sys/kernel/random/boot_id")

@@ -1,7 +1,7 @@
-"""inotify(7), as little of it as is needed: tell when somebody on this host opens one of the guarded files.
+"""Report when a process of this host opens a guarded file: as little of inotify(7) as that needs.
 
 The events are the local kernel's own: they come without any request to the server. Adding a watch looks the file up
-and may hang on NFS, so it belongs into a worker.
+and may hang on NFS, so it belongs in a worker.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from vmguard.adapters.linux.libc import check, libc
 
 IN_OPEN = 0x20
-#: the watch that an event has when the kernel's queue was full and events are missing (IN_Q_OVERFLOW)
+#: the watch of an event when the kernel's queue was full and events are missing (IN_Q_OVERFLOW)
 OVERFLOW = -1
 _IN_NONBLOCK = os.O_NONBLOCK
 _IN_CLOEXEC = os.O_CLOEXEC
@@ -27,7 +27,7 @@ class Inotify:
         self.fd = check(int(libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)), "inotify_init1")
 
     def add(self, path: str) -> int:
-        """Watch a file for opens; the watch's number. Raises OSError."""
+        """Watch a file for opens; return the watch's number. Raises OSError."""
         return check(int(libc.inotify_add_watch(self.fd, os.fsencode(path), IN_OPEN)), "inotify_add_watch")
 
     def remove(self, watch: int) -> None:
@@ -35,7 +35,7 @@ class Inotify:
         libc.inotify_rm_watch(self.fd, watch)
 
     def events(self) -> Iterator[int]:
-        """The watches that something happened to since the last call."""
+        """Yield the watches with events since the last call."""
         try:
             data = os.read(self.fd, 65536)
         except BlockingIOError:

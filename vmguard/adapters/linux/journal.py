@@ -1,4 +1,4 @@
-"""Log lines that nobody can hold up: to journald in its own protocol, with fields; to stderr where that is not it.
+"""Write log lines without ever waiting: to journald in its own protocol, with fields, else to stderr.
 
 Under systemd stderr leads to the journal (JOURNAL_STREAM); then a line goes there as a datagram with its fields
 (systemd.journal-fields(7), "Native Journal Protocol"), and to stderr only when the journal does not take it. A reader
@@ -15,14 +15,14 @@ import sys
 
 _ADDRESS = "/run/systemd/journal/socket"
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
-#: bytes of one line on stderr; a pipe that is writable takes that much without waiting (PIPE_BUF)
-_LONGEST = 4096
+#: of one line on stderr; a pipe that is writable takes that much without waiting (PIPE_BUF)
+_MAX_LINE_BYTES = 4096
 #: the attribute of a log record that holds its fields
 FIELDS = "vmguard"
 
 
 class JournalHandler(logging.Handler):
-    """Never waits, never raises."""
+    """A handler that never waits and never raises."""
 
     def __init__(self, address: str = _ADDRESS, stderr: int = 2, native: bool | None = None) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class JournalHandler(logging.Handler):
             self.dropped += 1
 
     def _put(self, line: str) -> bool:
-        data = line.encode(errors="backslashreplace")[: _LONGEST - 1] + b"\n"
+        data = line.encode(errors="backslashreplace")[: _MAX_LINE_BYTES - 1] + b"\n"
         poll = select.poll()
         poll.register(self._stderr, select.POLLOUT)
         # A regular file or a terminal is always writable; a full pipe or a hung journal's stream is not.
@@ -79,7 +79,7 @@ def _field(name: str, value: str) -> bytes:
 
 
 def _leads_to_journal(fd: int) -> bool:
-    """Whether a descriptor is the stream that systemd connected to the journal (sd_journal_print(3))."""
+    """Return whether a descriptor is the stream that systemd connected to the journal (sd_journal_print(3))."""
     device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
     try:
         status = os.fstat(fd)

@@ -1,4 +1,4 @@
-"""The kernel's log as it is written (/dev/kmsg): the NFS client's words about lost locks are a reason to ask at once.
+"""Follow the kernel's log (/dev/kmsg): what the NFS client says of lost locks is a reason to probe at once.
 
 A hint, never a verdict: "lost N locks" also counts requests that were merely pending (nfs4_reclaim_locks), names no
 file, and comes again at each recovery.
@@ -14,14 +14,14 @@ _TELLING = re.compile(r"NFS.*(lost \d+ locks|[Ll]ock reclaim failed|state recove
 
 
 class KernelLog:
-    """Reads new lines only. Raises OSError when it may not be read (CAP_SYSLOG)."""
+    """The lines that come after it was opened. Raises OSError if they may not be read (CAP_SYSLOG)."""
 
     def __init__(self, path: str = "/dev/kmsg") -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.lseek(self.fd, 0, os.SEEK_END)
 
     def telling(self) -> list[str]:
-        """The lines since the last call that are a reason to ask every lock."""
+        """Return the lines since the last call that are a reason to probe every lock."""
         found: list[str] = []
         while True:
             try:

@@ -31,7 +31,7 @@ class Mount:
         self.read_only = read_only
 
     def option(self, name: str) -> str:
-        """The value of ``name=value``, empty when it is absent."""
+        """Return the value of ``name=value``, empty if there is none."""
         for word in self.options:
             if word.startswith(name + "="):
                 return word[len(name) + 1 :]
@@ -54,7 +54,7 @@ def unescape(text: str) -> str:
 
 
 def mounts(pid: int | str = "self") -> Iterator[Mount]:
-    """All mounts of a process's mount namespace. Raises OSError when the process is gone."""
+    """Yield all mounts of a process's mount namespace. Raises OSError if the process is gone."""
     with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             left, _, right = line.rstrip("\n").partition(" - ")
@@ -68,7 +68,7 @@ def mounts(pid: int | str = "self") -> Iterator[Mount]:
 
 
 def mount_of_id(mount_id: int) -> Mount | None:
-    """The mount that a descriptor's ``mnt_id`` names; None when it is gone from this namespace."""
+    """Return the mount that a descriptor's ``mnt_id`` names; None if it is gone from this namespace."""
     for mount in mounts():
         if mount.id == mount_id:
             return mount
@@ -76,12 +76,12 @@ def mount_of_id(mount_id: int) -> Mount | None:
 
 
 def devices(pid: int | str = "self") -> dict[int, int]:
-    """From mount id to device number, for a process's mount namespace."""
+    """Map mount ids to device numbers, for a process's mount namespace."""
     return {mount.id: mount.device for mount in mounts(pid)}
 
 
 def why_unsafe(mount: Mount) -> str:
-    """Why a lock on this mount would prove nothing; empty when it would.
+    """Return why a lock on this mount would prove nothing; empty if it would.
 
     NFSv3 has no lease: a lost lock is never reported (fs/lockd/clntlock.c, reclaimer). ``nolock`` and
     ``local_lock=posix|all`` keep OFD locks on this host alone (nfs(5)).
@@ -195,6 +195,6 @@ def statistics(path: str = MOUNTSTATS) -> dict[str, NfsStatistics]:
 
 
 def lease_time(mount_point: str) -> float | None:
-    """The server's lease in seconds, as it told this client; None when the mount has none."""
+    """Return the server's lease in seconds, as it told this client; None if the mount has none."""
     known = statistics().get(mount_point)
     return known.lease if known is not None else None

@@ -5,7 +5,7 @@ pidfd_getfd) shares them, and they end when the last copy is closed. POSIX locks
 soon as any descriptor of the file is closed anywhere in the process, so they never touch a disk image here.
 
 On NFS each of these calls may hang: while the server is in its grace period even the non-blocking form waits in
-the kernel, which retries NFS4ERR_GRACE by itself. Call them in a process or thread that nobody's deadline hangs on.
+the kernel, which retries NFS4ERR_GRACE by itself. Call them in a process or thread that no deadline depends on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _UNAVAILABLE = {
 
 
 class Conflict:
-    """What F_OFD_GETLK says stands in the way. ``exclusive`` is false for a shared lock; NFS names no owner."""
+    """A lock that stands in the way, as F_OFD_GETLK shows it. A shared one is not ``exclusive``; NFS names no owner."""
 
     __slots__ = ("exclusive", "pid", "piece")
 
@@ -77,7 +77,7 @@ def unlock(fd: int, piece: Range) -> None:
 
 
 def conflict(fd: int, kind: int, piece: Range) -> Conflict | None:
-    """Ask who would stand in the way of a lock (F_OFD_GETLK); None when nobody would.
+    """Ask what would stand in the way of a lock (F_OFD_GETLK); return None if nothing would.
 
     It is a hint for people, never a proof: the local kernel answers first and goes on reporting a lock that the
     server has long dropped (fs/nfs/nfs4proc.c, nfs4_proc_getlk after posix_test_lock).

@@ -1,9 +1,9 @@
-"""Keeps this process able to act when the host runs out of memory or time: mlockall(2), OOM score, SCHED_RR.
+"""Keep this process able to act when the host runs out of memory or time: mlockall(2), OOM score, SCHED_RR.
 
-And however many VMs there are: the usual limit of 1024 open files is enough for three hundred.
+Also raise RLIMIT_NOFILE: the usual limit of 1024 open files is enough for three hundred VMs.
 
-Children inherit neither the locked memory nor, with SCHED_RESET_ON_FORK, the scheduling; the OOM score they do inherit,
-and ``ordinary`` gives it back to those that are somebody else's program.
+Children inherit neither the locked memory nor, with SCHED_RESET_ON_FORK, the scheduling. They do inherit the OOM score:
+``ordinary`` makes a child killable again that runs another program.
 """
 
 from __future__ import annotations
@@ -15,42 +15,46 @@ import threading
 
 from vmguard.adapters.linux.libc import check, libc
 
-_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+_MCL_CURRENT = 1
+_MCL_FUTURE = 2
+_MCL_ONFAULT = 4
 #: threads that may hang need no more; the default of 8 MiB each would be locked, too
-_STACK = 512 * 1024
-_NEVER, _NORMAL = -1000, 0
+_STACK_BYTES = 512 * 1024
+#: OOM scores (proc(5), oom_score_adj)
+_NEVER = -1000
+_NORMAL = 0
 #: open files: two disks and a template for each of a thousand VMs, with room to spare (vmguard.service says the same)
 _FILES = 65536
 
 
 def lock() -> None:
-    """No page of this process is ever swapped out or dropped again. Raises OSError.
+    """Keep every page of this process in memory. Raises OSError.
 
     MCL_ONFAULT (Linux 4.4): without it each thread's whole stack would be made resident.
     """
-    threading.stack_size(_STACK)
+    threading.stack_size(_STACK_BYTES)
     check(int(libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)), "mlockall")
 
 
 def open_files() -> None:
-    """As many as this process may have. Raises OSError."""
+    """Raise the limit of open files as far as this process may. Raises OSError if that is too few."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     try:
         more = max(most, _FILES)
         resource.setrlimit(resource.RLIMIT_NOFILE, (more, more))
-    except (OSError, ValueError):  # who may not raise the hard limit takes what it allows
+    except (OSError, ValueError):  # the hard limit may not be raised: take what it allows
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         if most < _FILES:
             raise OSError(errno.EPERM, f"no more than {most} files can be open: enough for {most // 3} VMs") from None
 
 
 def spare() -> None:
-    """The kernel's OOM killer looks elsewhere. Raises OSError."""
+    """Exempt this process from the OOM killer. Raises OSError."""
     _oom_score("self", _NEVER)
 
 
 def ordinary(pid: int) -> None:
-    """The OOM killer may have that child. Quiet when it is gone already."""
+    """Make a child killable by the OOM killer again. Quiet if the child is gone already."""
     try:
         _oom_score(pid, _NORMAL)
     except OSError:

@@ -1,4 +1,4 @@
-"""Processes by pidfd: signals and copies of their descriptors, never by a bare number.
+"""Signal processes and copy their descriptors by pidfd, never by a bare pid.
 
 ``pidfd_getfd`` (Linux 5.6) needs the right to ptrace the process (PTRACE_MODE_ATTACH_REALCREDS): CAP_SYS_PTRACE, and
 kernel.yama.ptrace_scope below 3.
@@ -15,7 +15,7 @@ _SYS_PIDFD_GETFD = 438
 
 
 def copy_descriptor(pidfd: int, fd: int) -> int:
-    """A copy of another process's descriptor: the same open file description, close-on-exec.
+    """Copy another process's descriptor: the same open file description, close-on-exec.
 
     Raises OSError: EPERM where the kernel forbids it, EBADF when it is closed by now, ESRCH when the process is gone.
     """
@@ -23,7 +23,7 @@ def copy_descriptor(pidfd: int, fd: int) -> int:
 
 
 def send(pidfd: int, number: signal.Signals) -> bool:
-    """Send a signal; False when the process is gone already."""
+    """Send a signal; return False if the process is gone already."""
     try:
         signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
@@ -32,7 +32,7 @@ def send(pidfd: int, number: signal.Signals) -> bool:
 
 
 def why_forbidden(problem: OSError) -> str:
-    """Why a descriptor could not be copied, in words for the admin."""
+    """Return why a descriptor could not be copied, in words for the admin."""
     if problem.errno == errno.ENOSYS:
         return "this kernel has no pidfd_getfd (needs Linux 5.6)"
     if problem.errno == errno.EPERM:

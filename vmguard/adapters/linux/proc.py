@@ -1,4 +1,7 @@
-"""Processes and their open files, seen through /proc and pidfds. No call here touches the share.
+"""Processes and their open files, seen through /proc and pidfds. Every read here answers at once.
+
+None touches a share, and none takes another process's mmap lock: what does is in may_block.py. The daemon's loop may
+call all of this.
 
 A file is known by (device, inode) as the kernel's own fdinfo tells them (``mnt_id`` and ``ino``; ``ino`` since 5.14):
 a stat() of the link under /proc/PID/fd would ask the NFS server and may hang.
@@ -37,7 +40,7 @@ class FdInfo:
 
     @property
     def appends(self) -> bool:
-        """As to a log: never so with an image."""
+        """Whether every write goes to the end, as to a log. An image is never opened like that."""
         return bool(self.flags & os.O_APPEND)
 
 
@@ -59,11 +62,24 @@ class OpenFile:
         return lock_ranges(self.info)
 
 
+class CommandLine:
+    """What a process runs, by its program file and its arguments. ``pid`` and ``started`` name it for ever."""
+
+    __slots__ = ("arguments", "pid", "program", "started")
+
+    def __init__(self, pid: int, started: int, program: str, arguments: list[str]) -> None:
+        self.pid = pid
+        #: see ``started`` below
+        self.started = started
+        self.program = program
+        self.arguments = arguments
+
+
 def fdinfo(pid: int | str, fd: int) -> FdInfo:
-    """Raises OSError when the process or descriptor is gone."""
+    """Read what the kernel says of a descriptor. Raises OSError if the process or the descriptor is gone."""
     flags = mount_id = inode = 0
     locks = []
-    for line in _read(f"/proc/{pid}/fdinfo/{fd}").decode("ascii", "replace").splitlines():
+    for line in read_small(f"/proc/{pid}/fdinfo/{fd}").decode("ascii", "replace").splitlines():
         name, _, value = line.partition(":")
         if name == "flags":
             flags = int(value, 8)
@@ -76,8 +92,8 @@ def fdinfo(pid: int | str, fd: int) -> FdInfo:
     return FdInfo(flags, mount_id, inode, locks)
 
 
-def _read(path: str) -> bytes:
-    """A small file of /proc; open() with its buffers would cost three times as much."""
+def read_small(path: str) -> bytes:
+    """Read a small file of /proc; open() with its buffers would cost three times as much. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = os.read(fd, 65536)
@@ -92,14 +108,14 @@ def _read(path: str) -> bytes:
 
 
 def own_key(fd: int, devices: dict[int, int] | None = None) -> Key:
-    """Device and inode of one of our own descriptors, without asking the server."""
+    """Return device and inode of one of our own descriptors, without asking the server."""
     info = fdinfo("self", fd)
     known = mounts.devices() if devices is None else devices
     return known.get(info.mount_id, 0), info.inode
 
 
 def lock_ranges(info: FdInfo) -> list[tuple[bool, int, int]]:
-    """The OFD locks of a description: (exclusive, start, length), length 0 to EOF, from its ``lock:`` lines.
+    """Return the OFD locks of a description from its ``lock:`` lines: (exclusive, start, length), length 0 to EOF.
 
     A line reads ``1: OFDLCK  ADVISORY  WRITE -1 00:2f:1234 0 EOF`` (fs/locks.c, lock_get_status). A shared one that
     the NFS client keeps under a read delegation says POSIX instead: _nfs4_proc_setlk in fs/nfs/nfs4proc.c (6.1) saves
@@ -122,7 +138,7 @@ def pids() -> Iterator[int]:
 
 
 def open_files(pid: int, only_inodes: Collection[int] | None = None) -> Iterator[OpenFile]:
-    """The regular files that a process has open; nothing when it is gone. ``only_inodes`` saves the other look-ups."""
+    """Yield the regular files that a process has open; none if it is gone. ``only_inodes`` saves all other look-ups."""
     try:
         names = os.listdir(f"/proc/{pid}/fd")
     except OSError:
@@ -152,21 +168,21 @@ class FdFolder:
     __slots__ = ("_fd",)
 
     def __init__(self, pid: int) -> None:
-        """Raises OSError when the process is gone."""
+        """Open the folder. Raises OSError if the process is gone."""
         self._fd = os.open(f"/proc/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
         os.close(self._fd)
 
     def count(self) -> int:
-        """How many descriptors are open; 0 where the kernel does not tell (before Linux 6.2), or it is gone."""
+        """Return how many descriptors are open; 0 if the process is gone, and before Linux 6.2, which does not tell."""
         try:
             return os.fstat(self._fd).st_size
         except OSError:
             return 0
 
     def has(self, links: list[tuple[str, str]]) -> bool:
-        """Whether all these descriptors are open, each with this link. Others are not looked for: see ``count``."""
+        """Return whether all these descriptors are open with these links. Others are not looked for: see ``count``."""
         folder, readlink = self._fd, os.readlink
         try:
             for name, link in links:
@@ -177,7 +193,7 @@ class FdFolder:
         return True
 
     def links(self) -> list[tuple[str, str]]:
-        """Number and link of each descriptor, none when the process is gone. Raises PermissionError."""
+        """Return number and link of each descriptor; none if the process is gone. Raises PermissionError."""
         found = []
         folder = self._fd
         try:
@@ -195,7 +211,7 @@ class FdFolder:
 
 
 def users_of(keys: Collection[Key], exclude: Collection[int] = ()) -> list[OpenFile]:
-    """Every open descriptor of these files in any process of this host, but for the excluded ones."""
+    """Return every open descriptor of these files in any process of this host, but for the excluded ones."""
     inodes = {inode for _, inode in keys}
     found: list[OpenFile] = []
     for pid in pids():
@@ -205,7 +221,7 @@ def users_of(keys: Collection[Key], exclude: Collection[int] = ()) -> list[OpenF
 
 
 def program(pid: int) -> str:
-    """The program file that a process runs; empty for a kernel thread and for one that is gone."""
+    """Return the program file that a process runs; empty for a kernel thread, and if the process is gone."""
     try:
         return os.readlink(f"/proc/{pid}/exe")
     except OSError:
@@ -213,35 +229,26 @@ def program(pid: int) -> str:
 
 
 def mount_namespace(pid: int) -> str:
-    """The name of a process's mount namespace. Raises OSError when it is gone."""
+    """Return the name of a process's mount namespace. Raises OSError if the process is gone."""
     return os.readlink(f"/proc/{pid}/ns/mnt")
 
 
 def started(pid: int) -> int:
-    """When a process began, in clock ticks since boot (proc(5), stat, field 22); 0 when it is gone."""
+    """Return when a process began, in clock ticks since boot (proc(5), stat, field 22); 0 if it is gone."""
     try:
-        return int(_read(f"/proc/{pid}/stat").rpartition(b") ")[2].split()[19])
+        return int(read_small(f"/proc/{pid}/stat").rpartition(b") ")[2].split()[19])
     except (OSError, IndexError, ValueError):
         return 0
 
 
 def births() -> list[tuple[int, int]]:
-    """All processes: pid, and a number that the next process with this pid does not have (its inode in /proc)."""
+    """Return all processes: pid, and its inode in /proc, which the next process with this pid does not have."""
     with os.scandir("/proc") as entries:
         return [(int(entry.name), entry.inode()) for entry in entries if entry.name.isdigit()]
 
 
-def cmdline(pid: int) -> list[str]:
-    """The arguments of a process; empty when it is gone, a kernel thread, or past its own exit."""
-    try:
-        data = _read(f"/proc/{pid}/cmdline")
-    except OSError:
-        return []
-    return [word.decode(errors="surrogateescape") for word in data.split(b"\0")[:-1]]
-
-
 def name(pid: int) -> str:
-    """The process's short name; empty when it is gone."""
+    """Return a process's short name (comm); empty if it is gone."""
     try:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as stream:
             return stream.read().rstrip("\n")
@@ -249,8 +256,16 @@ def name(pid: int) -> str:
         return ""
 
 
+def parent(pid: int) -> int:
+    """Return a process's parent (stat, field 4); 0 if the process is gone."""
+    try:
+        return int(read_small(f"/proc/{pid}/stat").rpartition(b") ")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def thread_state(pid: int, thread: int) -> str:
-    """One letter as in proc(5): R running, S sleeping, D waiting in the kernel, T stopped, Z zombie; X: gone."""
+    """Return one letter as in proc(5): R running, S sleeping, D waiting in the kernel, T stopped, Z zombie; X: gone."""
     try:
         with open(f"/proc/{pid}/task/{thread}/stat", "rb") as stream:
             return stream.read().rpartition(b") ")[2][:1].decode()
@@ -259,7 +274,7 @@ def thread_state(pid: int, thread: int) -> str:
 
 
 def is_dead(pidfd: int) -> bool:
-    """Whether the process of a pidfd has ended for certain: its pidfd is readable (pidfd_open(2))."""
+    """Return whether the process of a pidfd has ended for certain: the pidfd is readable (pidfd_open(2))."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))

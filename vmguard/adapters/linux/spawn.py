@@ -1,4 +1,4 @@
-"""Starts a process from one that has descriptors on NFS, without ever waiting for the storage.
+"""Start a process from one that has descriptors on NFS, without ever waiting for the storage.
 
 ``subprocess`` closes all other descriptors in the child before it becomes the new program, and its parent stands still
 until then, with all of its threads (vfork, and the interpreter's lock). A close on NFS may wait without end, for pages
@@ -20,7 +20,7 @@ _NULL = "/dev/null"
 #: the folder that has vmguard in it
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(vmguard.__file__)))
 _RUN_MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {} import main; sys.exit(main())"
-#: ignored by Python, which is nothing that a new program should inherit
+#: Python ignores them, and a new program should not inherit that
 _DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
@@ -42,9 +42,9 @@ def spawn(
     env: Mapping[str, str] | None = None,
     session: bool = False,
 ) -> int:
-    """The pid of the new process; its standard output goes nowhere. ``fds`` keep their numbers. Raises OSError.
+    """Start a process; return its pid. Its standard output goes nowhere, ``fds`` keep their numbers. Raises OSError.
 
-    ``session``: it leads a session of its own, and all of that can be ended together.
+    ``session``: it leads a session of its own, all of which can be ended together.
     """
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [(os.POSIX_SPAWN_OPEN, 1, _NULL, os.O_WRONLY, 0)]
     if stdin >= 0:
@@ -66,6 +66,6 @@ def spawn(
 
 
 def ended(pid: int) -> int | None:
-    """A child's exit status, negative for a signal; None while it lives. To be asked only until it is known."""
+    """Return a child's exit status, negative for a signal; None while it lives. Ask only until it is known."""
     found, status = os.waitpid(pid, os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if found else None

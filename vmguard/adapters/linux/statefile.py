@@ -1,4 +1,4 @@
-"""Files that are either the old or the new ones, whatever happens in between: written aside, then renamed."""
+"""Replace JSON files atomically: written aside, then renamed, so that either the old or the new one is there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write(path: str, value: Any, sync: bool = True) -> None:
 
 
 def read(path: str) -> dict[str, Any] | None:
-    """The object in a JSON file; None, with a log line, when it is unreadable, truncated or something else."""
+    """Read the object in a JSON file; return None, with a log line, if it is unreadable, truncated or no object."""
     try:
         with open(path, encoding="utf-8") as stream:
             value = json.load(stream)

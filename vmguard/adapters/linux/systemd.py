@@ -1,6 +1,6 @@
-"""What systemd offers a service: sockets by activation, the descriptor store, readiness (sd_notify(3)).
+"""Use what systemd offers a service: socket activation, the descriptor store, readiness (sd_notify(3)).
 
-All of it does nothing quietly when the daemon was not started by systemd.
+Nothing here does anything, and nothing complains, if systemd has not started the daemon.
 
 Closing a descriptor on NFS may send requests and wait for their answers without end, and PID 1 must never do that: it
 would answer nobody on this host any more (measured: systemd 252, storage away, ``systemctl stop`` of a service whose
@@ -28,19 +28,21 @@ from vmguard.adapters.linux.spawn import python, spawn
 
 log = logging.getLogger("vmguard.systemd")
 
-_FIRST = 3
-#: seconds that PID 1 gets to take a notification of the loop's, and for which it is not waited for after one it left
-_TAKE, _STUCK = 0.2, 10.0
-#: seconds that PID 1 gets to let go of a descriptor before it counts as stuck
-BARRIER = 20.0
-#: pings for each interval of WatchdogSec=, so that one that comes late does not count as silence
-_PINGS = 3
-#: seconds that what a stopped daemon held stays open without a next one
-_LINGER = 30
+_FIRST_FD = 3
+#: that PID 1 gets to take a notification from the loop
+_NOTIFY_TIMEOUT_S = 0.2
+#: for which PID 1 is not waited for after it has not taken one
+_STUCK_S = 10.0
+#: that PID 1 gets to let go of a descriptor before it counts as stuck
+BARRIER_TIMEOUT_S = 20.0
+#: in each interval of WatchdogSec=, so that one that comes late does not count as silence
+_PINGS_PER_INTERVAL = 3
+#: for which the descriptors of a stopped daemon stay open without a next daemon
+_LINGER_S = 30
 
 
 def listen_fds() -> list[tuple[str, int]]:
-    """Descriptors that systemd passed: (name, fd). They are ours alone from here on (close-on-exec)."""
+    """Return the descriptors that systemd passed: (name, fd). They are ours alone from here on (close-on-exec)."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = int(os.environ.get("LISTEN_FDS", "0"))
@@ -49,7 +51,7 @@ def listen_fds() -> list[tuple[str, int]]:
         os.environ.pop(variable, None)
     found = []
     for index in range(count):
-        fd = _FIRST + index
+        fd = _FIRST_FD + index
         os.set_inheritable(fd, False)
         found.append((names[index] if index < len(names) else "", fd))
     return found
@@ -59,11 +61,11 @@ def listen_fds() -> list[tuple[str, int]]:
 _stuck_until = 0.0
 
 
-def notify(text: str, fds: tuple[int, ...] = (), patience: float = _TAKE) -> bool:
-    """Send one notification; False when nobody listens or it could not be sent.
+def notify(text: str, fds: tuple[int, ...] = (), patience: float = _NOTIFY_TIMEOUT_S) -> bool:
+    """Send one notification; return False if nothing listens, or it could not be sent.
 
-    A PID 1 that stands still takes a few hundred of them and then none: it must not stop the watchdog, too. In a
-    worker there may be more ``patience``, in seconds.
+    A PID 1 that stands still takes a few hundred notifications and then none: it must not stop the watchdog, too. A
+    worker may have more ``patience``, in seconds.
     """
     global _stuck_until
     address = os.environ.get("NOTIFY_SOCKET", "")
@@ -73,12 +75,12 @@ def notify(text: str, fds: tuple[int, ...] = (), patience: float = _TAKE) -> boo
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.settimeout(0.0 if clock.boottime() < _stuck_until and patience == _TAKE else patience)
+            sock.settimeout(0.0 if clock.boottime() < _stuck_until and patience == _NOTIFY_TIMEOUT_S else patience)
             sock.connect(address)
             socket.send_fds(sock, [text.encode()], list(fds))
     except OSError as problem:
         if isinstance(problem, TimeoutError):
-            _stuck_until = clock.boottime() + _STUCK
+            _stuck_until = clock.boottime() + _STUCK_S
         log.error("cannot notify systemd: %s", problem)
         return False
     return True
@@ -92,15 +94,15 @@ def store(name: str, fd: int) -> bool:
     return notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", (fd,))
 
 
-def forget(name: str, patience: float = _TAKE) -> bool:
+def forget(name: str, patience: float = _NOTIFY_TIMEOUT_S) -> bool:
     """Have systemd close its copies of that name."""
     return notify(f"FDSTOREREMOVE=1\nFDNAME={name}", patience=patience)
 
 
-def barrier(seconds: float = BARRIER) -> bool:
+def barrier(seconds: float = BARRIER_TIMEOUT_S) -> bool:
     """Wait until systemd has acted on all that was sent before (sd_notify_barrier(3)); True without systemd.
 
-    It may take a moment, so it belongs into a worker. False when systemd did not answer in time.
+    It may take a moment, so it belongs in a worker. Return False if systemd did not answer in time.
     """
     if not os.environ.get("NOTIFY_SOCKET"):
         return True
@@ -120,12 +122,12 @@ def barrier(seconds: float = BARRIER) -> bool:
 
 
 def keepers() -> set[int]:
-    """The process that has the descriptors of our store open: whoever started us, which is PID 1. It is no user."""
+    """Return the process with the descriptors of our store: the one that started us, PID 1. It uses no disk."""
     return {os.getppid()} if os.environ.get("NOTIFY_SOCKET") else set()
 
 
 def may_store(fd: int) -> bool:
-    """Whether PID 1 may have a copy of this descriptor: not where its close could have pages to write to a server."""
+    """Return whether PID 1 may have a copy of a descriptor: not if its close could have pages to write to a server."""
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     if flags & os.O_DIRECT or flags & os.O_ACCMODE == os.O_RDONLY:
         return True
@@ -134,11 +136,11 @@ def may_store(fd: int) -> bool:
 
 
 def keep_alive(call_in: Callable[[float, Callable[[], None]], object]) -> None:
-    """Ping systemd's watchdog for as long as the loop that ``call_in`` belongs to goes round (WatchdogSec=)."""
+    """Ping systemd's watchdog for as long as the loop behind ``call_in`` turns (WatchdogSec=)."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     if not microseconds.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return
-    pause = int(microseconds) / 1e6 / _PINGS
+    pause = int(microseconds) / 1e6 / _PINGS_PER_INTERVAL
 
     def ping() -> None:
         notify("WATCHDOG=1")
@@ -148,13 +150,13 @@ def keep_alive(call_in: Callable[[float, Callable[[], None]], object]) -> None:
 
 
 def linger(lock: str, fds: list[int]) -> None:
-    """The daemon ends: leave copies of these with a process that outlives a stop, so that PID 1 closes none last.
+    """Leave copies of descriptors with a process that outlives a stop of the daemon, so that PID 1 closes none last.
 
     ``lock`` is the file whose lock a running daemon holds.
     """
     if not fds or not os.environ.get("NOTIFY_SOCKET"):
         return
     try:
-        spawn(python("vmguard.jobs.hold_fds", [lock, str(_LINGER), *map(str, fds)]), fds)
+        spawn(python("vmguard.jobs.hold_fds", [lock, str(_LINGER_S), *map(str, fds)]), fds)
     except OSError as problem:
         log.error("systemd may wait for the storage when it closes %d descriptors: %s", len(fds), problem)

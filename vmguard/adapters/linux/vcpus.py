@@ -1,7 +1,7 @@
-"""Whether a guest runs, told by the processor time of QEMU's vCPU threads in /proc. QEMU itself is not asked.
+"""Tell whether a guest runs by the processor time of QEMU's vCPU threads in /proc. QEMU itself is not asked.
 
-QEMU names its threads where it is told to (``-name debug-threads=on``), as libvirt and Proxmox do: ``CPU 0/KVM``,
-``CPU 0/TCG``, or ``ALL CPUs/TCG``. Those of a QEMU that waits for a VM's memory sleep.
+QEMU names its threads if it is told to (``-name debug-threads=on``), as libvirt and Proxmox do: ``CPU 0/KVM``,
+``CPU 0/TCG``, or ``ALL CPUs/TCG``. The vCPUs of a QEMU that waits for a VM's memory sleep.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import os
 from collections.abc import Callable
 
 _NAMES = (b"CPU ", b"ALL CPUs")
-_TICK = 1 / os.sysconf("SC_CLK_TCK")
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class Vcpus:
-    """Those of one QEMU, as far as it has any by now. Their files stay open: a look is one call for each of them, and
-    never meets a thread of another process that has got the number."""
+    """The vCPU threads that a QEMU has by now.
+
+    Their files stay open: a look is one call for each thread, and never meets a thread of another process that has got
+    the number.
+    """
 
     __slots__ = ("_files", "_read")
 
@@ -30,7 +33,7 @@ class Vcpus:
         return len(self._files)
 
     def busy(self) -> float:
-        """Seconds of processor time that these threads have used; those that have ended count as nothing."""
+        """Return the seconds of processor time that these threads have used; a thread that has ended counts as 0."""
         total = 0.0
         for fd in self._files:
             try:
@@ -46,7 +49,7 @@ class Vcpus:
 
 
 def threads(pid: int) -> list[int]:
-    """The ids of a QEMU's vCPU threads; none when it is gone, or its threads have no names."""
+    """Return the ids of a QEMU's vCPU threads; none if it is gone, or its threads have no names."""
     found = []
     try:
         for name in os.listdir(f"/proc/{pid}/task"):
@@ -74,4 +77,4 @@ def _nanoseconds(schedstat: bytes) -> float:
 
 def _ticks(stat: bytes) -> float:
     words = stat.rpartition(b") ")[2].split()
-    return (int(words[11]) + int(words[12])) * _TICK
+    return (int(words[11]) + int(words[12])) * _TICK_S

@@ -1,4 +1,4 @@
-"""A whole cluster through Proxmox's API, from anywhere: proxmoxer's https client and an API token.
+"""Read a whole cluster through Proxmox's API, from anywhere: proxmoxer's https client and an API token.
 
 What the token needs: the role PVEAuditor on ``/`` (VM.Audit for the configurations, Datastore.Audit for the storages,
 Sys.Audit for the nodes). The list of VMs is filtered by rights, without a word: a token with too few sees fewer VMs.
@@ -29,7 +29,7 @@ _NO_OPTIONS = ("description", "digest", "pending")
 
 @dataclass(frozen=True)
 class Access:
-    """Where the API is, and by what right it is asked."""
+    """The API's address, and the right to ask it."""
 
     host: str
     #: ``user@realm!name``
@@ -43,7 +43,7 @@ class Access:
 
 @dataclass(frozen=True)
 class Answer:
-    """The cluster's configuration files, as the API tells them."""
+    """The cluster's configuration files, as the API tells of them."""
 
     nodes: list[str]
     storage_cfg: str
@@ -54,7 +54,7 @@ class Answer:
 
 
 def ask(access: Access, seconds: float) -> Answer:
-    """All of it within ``seconds``. Raises VmguardError."""
+    """Ask for everything within ``seconds``. Raises VmguardError."""
     _check(access)
     try:
         found = bounded_child.run(lambda: _ask(access), seconds, "asking the API")
@@ -124,7 +124,7 @@ def _client(access: Access) -> Any:
 
 
 def _trust(session: Any) -> None:
-    """Let a cluster's own authority be what it is.
+    """Accept a cluster's own authority as it is.
 
     ``pvecm`` makes it without a key usage extension, and Python 3.13 holds certificates to RFC 5280 to the letter
     (VERIFY_X509_STRICT in ssl.create_default_context): no cluster could be asked from Debian 13. Everything else is
@@ -144,7 +144,7 @@ def _trust(session: Any) -> None:
 
 
 def _get(api: Any, access: Access, path: str, **words: Any) -> Any:
-    """Raises VmguardError for everything that is no proper answer."""
+    """Ask for one path. Raises VmguardError for everything that is no proper answer."""
     import requests
     from proxmoxer.core import ResourceException
 
@@ -196,7 +196,7 @@ def _first_line(problem: Exception) -> str:
 
 
 def config_text(config: Mapping[str, Any]) -> str:
-    """The main section of VMID.conf again, from the answer's keys."""
+    """Rebuild the main section of VMID.conf from the answer's keys."""
     lines = []
     for key, value in config.items():
         text = str(value)
@@ -206,7 +206,7 @@ def config_text(config: Mapping[str, Any]) -> str:
 
 
 def storage_text(storages: list[Mapping[str, Any]]) -> str:
-    """storage.cfg again."""
+    """Rebuild storage.cfg from the answer."""
     sections = []
     for storage in storages:
         lines = [f"{storage.get('type')}: {storage.get('storage')}"]

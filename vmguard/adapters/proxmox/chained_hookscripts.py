@@ -1,4 +1,4 @@
-"""The hookscripts that VMs had before vmguard took their place: /etc/pve/vmguard.cfg, a line ``VMID VOLUME PATH`` each.
+"""Keep the hookscripts that VMs had before vmguard's: /etc/pve/vmguard.cfg, a line ``VMID VOLUME PATH`` each.
 
 One file for the cluster, because a VM takes its hookscript along when it moves; the hook itself reads it on every node
 (vmguard/hook/proxmox.py). Two nodes may change it at once, and pmxcfs has no other lock between nodes than the making
@@ -17,19 +17,20 @@ from vmguard.errors import VmguardError
 
 NAME = "vmguard.cfg"
 _LOCK = "priv/lock/vmguard"
-#: seconds for the cluster's lock, and between two tries
-_PATIENCE, _PAUSE = 10.0, 0.2
+#: for the cluster's lock
+_LOCK_TIMEOUT_S = 10.0
+_RETRY_S = 0.2
 
 
 class Script(NamedTuple):
-    """A hookscript as its VM's configuration named it, and the file that this is."""
+    """A hookscript: the volume that its VM's configuration named, and the file behind that."""
 
     volume: str
     path: str
 
 
 def read(config_dir: str) -> dict[str, Script]:
-    """By VMID. Raises VmguardError."""
+    """Read the hookscripts by VMID. Raises VmguardError."""
     try:
         with open(os.path.join(config_dir, NAME), encoding="utf-8", errors="surrogateescape") as lines:
             rows = [line.rstrip("\n").split(" ", 2) for line in lines]
@@ -73,9 +74,9 @@ def _write(path: str, scripts: Mapping[str, Script]) -> None:
 
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
-    """Raises VmguardError when another node does not let go of it."""
+    """Hold the cluster's lock. Raises VmguardError if another node does not let go of it."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
     while True:
         try:
             os.mkdir(path)
@@ -89,7 +90,7 @@ def _locked(path: str) -> Iterator[None]:
             os.utime(path, (0, 0))  # asks pmxcfs to take back a lock whose time is up
         except OSError:
             pass
-        time.sleep(_PAUSE)
+        time.sleep(_RETRY_S)
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
-"""What an audit sees from a node of the cluster: the files of /etc/pve, this kernel's mounts, the shares themselves.
+"""Gather what an audit sees from a node: the files of /etc/pve, this kernel's mounts, the shares themselves.
 
-Whatever asks a share runs in a child with a deadline; what it could not tell is a finding of its own.
+Every question to a share is asked in a child with a deadline; one without an answer is a finding of its own.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from vmguard.core.reports.vm_report import Status
 from vmguard.core.sources.pve_plan import plan_vm
 from vmguard.errors import VmguardError
 
-#: owner records that are read of one storage, at most
-_MOST = 5000
+#: of one storage
+_MAX_RECORDS = 5000
 
 
 def view(config_dir: str, record_folder: str, hook: str, seconds: float) -> ClusterView:
-    """Raises VmguardError when /etc/pve cannot be read."""
+    """Gather everything. Raises VmguardError if /etc/pve cannot be read."""
     node = proxmox_host.node_name()
     nodes = proxmox_host.nodes(config_dir)
     if not nodes:
@@ -43,14 +43,14 @@ def view(config_dir: str, record_folder: str, hook: str, seconds: float) -> Clus
 
 
 def unusable(script: str) -> str:
-    """Why Proxmox would not run a hookscript (GuestHelpers.pm, check_hookscript); empty when it would."""
+    """Return why Proxmox would not run a hookscript (GuestHelpers.pm, check_hookscript); empty if it would."""
     if not os.path.isfile(script):
         return "does not exist"
     return "" if os.access(script, os.X_OK) else "is not executable"
 
 
 def grounds() -> Callable[[str], MountUnder | None]:
-    """The mount under a path, by this kernel's table as it is now. Nothing is asked of a share."""
+    """Return a function that finds the mount under a path, by this kernel's table as it is now. No share is asked."""
     table = sorted(mounts.mounts(), key=lambda mount: len(mount.point))
 
     def mount_under(path: str) -> MountUnder | None:
@@ -104,7 +104,7 @@ def _inodes(paths: list[str]) -> dict[str, tuple[int, int]]:
 
 
 def _records(folder: str, record_folder: str) -> Iterator[tuple[str, str, str, str, str]]:
-    """Path, host, VM and times of the last claim of each disk."""
+    """Yield path, host, VM and times of the last claim of each disk."""
     read = 0
     for vmid in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         place = os.path.join(folder, vmid, record_folder)
@@ -113,5 +113,5 @@ def _records(folder: str, record_folder: str) -> Iterator[tuple[str, str, str, s
             if owner is not None:
                 yield owner.path, owner.host, owner.vm, owner.claimed, owner.released
             read += 1
-            if read >= _MOST:
+            if read >= _MAX_RECORDS:
                 return

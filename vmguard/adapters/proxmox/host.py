@@ -1,9 +1,8 @@
-"""What Proxmox leaves in files: configurations in /etc/pve, QEMU's pid. Never a call to Proxmox itself.
+"""Read what Proxmox leaves in /etc/pve: configurations. Never a call to Proxmox itself.
 
 ::
 
     vm = read_vm("/etc/pve", "100", node_name())     # the VM of this node: PveVm
-    qemu_pid("/run/qemu-server", "100")              # its QEMU, checked as Proxmox checks it
 
 /etc/pve is a file system in user space (pmxcfs): it may hang with its cluster. Nothing that fences needs it.
 """
@@ -12,7 +11,6 @@ from __future__ import annotations
 
 import os
 
-from vmguard.adapters.linux import proc
 from vmguard.core.sources.pve_config import VmConfig, is_vmid, parse_config
 from vmguard.core.sources.pve_plan import PveVm, plan_vm
 from vmguard.core.sources.pve_storage import Storages, parse_storages
@@ -26,14 +24,10 @@ CONFIG_DIR = "/etc/pve"
 RUN_DIR = "/run/qemu-server"
 
 _MAX_BYTES = 1 << 20
-#: what Proxmox calls the process that starts a VM (pve-common RESTEnvironment.pm, fork_worker)
-_WORKER = "task UPID:"
-#: ancestors that are looked at for it
-_GENERATIONS = 16
 
 
 def node_name() -> str:
-    """This node's name in the cluster: the host's without its domain (PVE::INotify, nodename)."""
+    """Return this node's name in the cluster: the host's without its domain (PVE::INotify, nodename)."""
     return os.uname().nodename.partition(".")[0]
 
 
@@ -45,7 +39,7 @@ def config_path(config_dir: str, vmid: str, node: str) -> str:
 
 
 def nodes(config_dir: str) -> list[str]:
-    """The cluster's nodes; none where there is no cluster."""
+    """Return the cluster's nodes; none if there is no cluster."""
     try:
         return sorted(os.listdir(os.path.join(config_dir, "nodes")))
     except OSError:
@@ -53,7 +47,7 @@ def nodes(config_dir: str) -> list[str]:
 
 
 def owners(config_dir: str, vmid: str = "") -> Iterator[tuple[str, str]]:
-    """(VMID, node) of every VM of the cluster, or of one; the folder of a node owns its VMs."""
+    """Yield (VMID, node) of every VM of the cluster, or of one; the folder of a node owns its VMs."""
     for node in nodes(config_dir):
         try:
             names = sorted(os.listdir(os.path.join(config_dir, "nodes", node, "qemu-server")))
@@ -66,19 +60,19 @@ def owners(config_dir: str, vmid: str = "") -> Iterator[tuple[str, str]]:
 
 
 def read_config(config_dir: str, vmid: str, node: str) -> VmConfig:
-    """Raises BadInput, and PlanError when there is no such VM on that node."""
+    """Read a VM's configuration. Raises BadInput, and PlanError if there is no such VM on that node."""
     path = config_path(config_dir, vmid, node)
     return parse_config(contents(path, f"VM {vmid}"), vmid)
 
 
 def read_storages(config_dir: str) -> Storages:
-    """Raises BadInput or PlanError. A cluster without storage.cfg has the storage ``local`` alone."""
+    """Read the storages. A cluster without storage.cfg has ``local`` alone. Raises BadInput or PlanError."""
     path = os.path.join(config_dir, "storage.cfg")
     return parse_storages(contents(path, "the storages") if os.path.lexists(path) else b"")
 
 
 def read_vm(config_dir: str, vmid: str, node: str, source: str = "") -> PveVm:
-    """What a start on that node opens. Raises BadInput or PlanError.
+    """Read what a start on that node opens. Raises BadInput or PlanError.
 
     ``source``: the node that it migrates from, which owns its configuration until the switch (QemuServer.pm, vm_start).
     """
@@ -86,7 +80,7 @@ def read_vm(config_dir: str, vmid: str, node: str, source: str = "") -> PveVm:
 
 
 def contents(path: str, what: str) -> bytes:
-    """A small file. Raises PlanError."""
+    """Read a small file. Raises PlanError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:
@@ -99,62 +93,3 @@ def contents(path: str, what: str) -> bytes:
     except OSError as problem:
         hint = "is pve-cluster running, and is this the VM's node? qm list" if path.startswith(CONFIG_DIR) else ""
         raise PlanError(f"{what}: cannot read {path!r}: {problem.strerror}", hint, path) from problem
-
-
-# --- processes ------------------------------------------------------------------------------------------------------
-
-
-def qemu_pid(run_dir: str, vmid: str) -> int | None:
-    """QEMU's pid by its pid file; None while there is none or the pid is not this VM's QEMU."""
-    if not is_vmid(vmid):
-        return None
-    pid = pid_in(os.path.join(run_dir, f"{vmid}.pid"))
-    return pid if pid > 1 and is_qemu_of(pid, vmid, run_dir) else None
-
-
-def pid_in(path: str) -> int:
-    """0 when there is none."""
-    try:
-        with open(path, encoding="ascii") as stream:
-            return int(stream.read(32).strip() or "0")
-    except (OSError, ValueError):
-        return 0
-
-
-def believes_running(run_dir: str, vmid: str) -> bool:
-    """Whether the pid file is still there: it goes when Proxmox has cleaned up behind a VM (vm_stop_cleanup)."""
-    return is_vmid(vmid) and os.path.exists(os.path.join(run_dir, f"{vmid}.pid"))
-
-
-def is_qemu_of(pid: int, vmid: str, run_dir: str = RUN_DIR) -> bool:
-    """As Proxmox tells it (QemuServer/Helpers.pm): a program named kvm or qemu-*, started with this very -pidfile."""
-    words = proc.cmdline(pid)
-    program = os.path.basename(words[0]) if words else ""
-    if not (program.endswith("kvm") or program.startswith("qemu-")):
-        return False
-    wanted = (f"{run_dir}/{vmid}.pid", f"/var{run_dir}/{vmid}.pid")  # Proxmox writes /var/run for /run
-    return any(word == "-pidfile" and after in wanted for word, after in zip(words, words[1:], strict=False))
-
-
-def starter_of(pid: int) -> int:
-    """The process that runs the start whose hook ``pid`` is: the nearest ancestor that is a task's worker; 0: none.
-
-    A start is over when its worker has ended. Any other ancestor proves nothing: a script of the admin's may call the
-    hook and end long before QEMU comes.
-    """
-    for _ in range(_GENERATIONS):
-        pid = proc_parent(pid)
-        if pid <= 1:
-            return 0
-        if any(word.startswith(_WORKER) for word in proc.cmdline(pid)[:1]):
-            return pid
-    return 0
-
-
-def proc_parent(pid: int) -> int:
-    """0 when it is gone (stat's fields behind the name: state, ppid; proc(5))."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stream:
-            return int(stream.read().rpartition(b") ")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0

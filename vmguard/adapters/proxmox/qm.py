@@ -1,4 +1,4 @@
-"""Proxmox's own command ``qm``, for the one thing that only root on the node may do: to set a VM's hookscript.
+"""Run Proxmox's own ``qm`` for the one thing that only root on the node may do: set a VM's hookscript.
 
 The API refuses it to every token, even to root@pam's (API2/Qemu.pm: only root can set 'hookscript').
 """
@@ -10,8 +10,8 @@ import subprocess
 
 from vmguard.errors import VmguardError
 
-#: seconds; qm itself waits 10 s for the VM's lock
-_PATIENCE = 60.0
+#: qm itself waits 10 s for the VM's lock
+_TIMEOUT_S = 60.0
 _HINTS = (
     ("got timeout", "a task has the VM (a backup, a migration, a start that waits); when it is over, do it again"),
     ("is locked", "a task has the VM; when it is over, do it again"),
@@ -32,7 +32,7 @@ def set_hookscript(vmid: str, volume: str, digest: str) -> None:
             ["qm", "set", vmid, *what, "--digest", digest],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT_S,
             env={**os.environ, "LC_ALL": "C"},
             check=False,
         )
@@ -42,7 +42,7 @@ def set_hookscript(vmid: str, volume: str, digest: str) -> None:
         raise VmguardError(f"qm cannot be run: {problem.strerror}") from problem
     except subprocess.TimeoutExpired:
         raise VmguardError(
-            f"qm set {vmid} did not end within {_PATIENCE:.0f} s", "is /etc/pve there? ls /etc/pve"
+            f"qm set {vmid} did not end within {_TIMEOUT_S:.0f} s", "is /etc/pve there? ls /etc/pve"
         ) from None
     if done.returncode:
         lines = (done.stderr or done.stdout).decode(errors="replace").split("\n")

@@ -1,4 +1,4 @@
-"""The hookscript's place on a node: ``local:snippets/vmguard``, a file that Proxmox looks up at each start.
+"""Install the hookscript on a node: ``local:snippets/vmguard``, a file that Proxmox looks up at each start.
 
 Where the package's own file fits as it is, the place is a link to it, and an upgrade renews it by itself; for an
 installation elsewhere it is a copy with that one's paths filled in.
@@ -24,7 +24,7 @@ def place(folder: str) -> str:
 
 
 def what_is_there(path: str) -> str:
-    """OURS, FOREIGN (somebody else's file of that name) or NOTHING. Raises VmguardError."""
+    """Return OURS, FOREIGN (another file of that name) or NOTHING. Raises VmguardError."""
     if not os.path.lexists(path):
         return NOTHING
     if os.path.islink(path) and os.readlink(path) == _PACKAGED:
@@ -37,7 +37,7 @@ def what_is_there(path: str) -> str:
 
 
 def is_current(path: str, text: str) -> bool:
-    """Whether the hookscript there is this installation's and Proxmox may run it."""
+    """Return whether the hookscript there is this installation's and Proxmox may run it."""
     if not os.access(path, os.X_OK):
         return False
     with open(path, encoding="utf-8", errors="replace") as stream:
@@ -45,7 +45,7 @@ def is_current(path: str, text: str) -> bool:
 
 
 def why_not_here(folder: str) -> str:
-    """Why a folder must not have it; empty when it may. On a share each start would hang with the share."""
+    """Return why a folder must not have it; empty if it may. On a share each start would hang with the share."""
     found = max(
         (mount for mount in mounts.mounts() if f"{folder}/".startswith(mount.point.rstrip("/") + "/")),
         key=lambda mount: len(mount.point),
@@ -75,7 +75,7 @@ def install(path: str, text: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Raises VmguardError."""
+    """Remove the hookscript. Raises VmguardError."""
     try:
         os.unlink(path)
     except OSError as problem:

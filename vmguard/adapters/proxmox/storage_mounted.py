@@ -1,6 +1,8 @@
-"""Is the storage there? Proxmox runs its hook BEFORE it mounts (QemuServer.pm: exec_hookscript, then activate_volumes),
-so after a boot the folder of an NFS storage may still be the bare mount point, and a lock on a file there would guard
-nothing. pvestatd mounts in its rounds of 10 s: the claim waits for that, bounded.
+"""Wait for a VM's storages to be mounted.
+
+Proxmox runs its hook BEFORE it mounts (QemuServer.pm: exec_hookscript, then activate_volumes), so after a boot the
+folder of an NFS storage may still be the bare mount point, and a lock on a file there would guard nothing. pvestatd
+mounts every 10 s: the claim waits for that, bounded.
 
 Judged twice: by /proc/self/mountinfo before anything is opened, and by the device of what was opened.
 """
@@ -19,9 +21,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_PAUSE = 0.25
-#: seconds between two lines in the task log
-SAY_EVERY = 10.0
+_RETRY_S = 0.25
+#: between two lines in the task log
+_SAY_INTERVAL_S = 10.0
 _SMB = ("cifs", "smb3", "smbfs")
 
 
@@ -34,7 +36,7 @@ class Ground:
         self._vm = vm
 
     def wait(self, seconds: float, say: Callable[[str], None]) -> None:
-        """Until all storages are mounted, at most so long. Raises PlanError naming what is not there."""
+        """Wait until all storages are mounted, at most so long. Raises PlanError naming what is not there."""
         if not (why := self._missing()):
             return
         from vmguard.adapters.linux import clock  # a start whose storage is there does not pay for it
@@ -48,13 +50,13 @@ class Ground:
                     "pvesm status shows whether the storage is online; pvestatd mounts it every 10 s",
                 )
             if spent >= next_line:
-                next_line = spent + SAY_EVERY
+                next_line = spent + _SAY_INTERVAL_S
                 say(f"waiting for the storage: {why}; for {seconds - spent:.0f} s more")
-            time.sleep(min(_PAUSE, seconds - spent))
+            time.sleep(min(_RETRY_S, seconds - spent))
             why = self._missing()
 
     def _missing(self) -> str:
-        """What is wrong with the first storage that is not there, empty when all are."""
+        """Return what is wrong with the first storage that is not there, empty if all are."""
         wanted = {storage.id: storage for storage in self._vm.storages.values() if storage.mount_point}
         if not wanted:
             return ""
@@ -70,8 +72,10 @@ class Ground:
         return ""
 
     def judge(self, path: str, device: int) -> str:
-        """Whether an opened file really lies on its storage: else raises LockUnavailable. Why it must not be locked,
-        empty when it may be."""
+        """Return why an opened file must not be locked, empty if it may be.
+
+        Raises LockUnavailable if it does not lie on its storage.
+        """
         storage = self._vm.storages.get(path)
         mount = next((found for found in mounts.mounts() if found.device == device), None)
         if mount is not None and mount.type in _SMB:

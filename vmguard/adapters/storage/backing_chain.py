@@ -1,4 +1,4 @@
-"""From a VM's sources to its open files: every chain walked, every file opened once, in its strongest mode.
+"""Open a VM's files from its sources: every chain walked, every file opened once, in its strongest mode.
 
 ::
 
@@ -84,7 +84,7 @@ def resolve(domain: Domain, opener: Opener, pools: Pools | None = None) -> Resol
 
 
 def plan_of(xml: bytes, opener: Opener | None = None, pools: Pools | None = None) -> Plan:
-    """What a start would lock. Reads, locks nothing, leaves nothing open."""
+    """Return what a start would lock. Reads, locks nothing, leaves nothing open."""
     resolved = resolve(parse_domain(xml), ReadOnlyOpener() if opener is None else opener, pools)
     resolved.close()
     return resolved.plan
@@ -131,7 +131,7 @@ class _Walk:
     # --- one image ------------------------------------------------------------------------------------------------
 
     def open_image(self, source: Source, label: str) -> _Image | None:
-        """Open a source and its data file; None when there is no file in it to guard, which is noted."""
+        """Open a source and its data file; return None, with a note, if there is no file in it to guard."""
         self._settle(source)
         if source.kind != FILE:
             self._note(source.what, source.path, source.kind)
@@ -142,7 +142,7 @@ class _Walk:
         return image
 
     def _settle(self, source: Source) -> None:
-        """Turn a pool volume into what it is."""
+        """Resolve a pool volume into a file, or into what else it is."""
         if source.kind == VOLUME:
             if self._pools is None:
                 from vmguard.adapters.storage.libvirt_pools import Pools  # a VM without volumes does not pay for it
@@ -226,7 +226,7 @@ class _Walk:
         raise PlanError(f"{top.what}: its backing chain is longer than {MAX_CHAIN} images", path=top.path)
 
     def _below(self, source: Source, image: _Image | None, label: str) -> Source | None:
-        """The next image of a chain: what the XML says, else what the header says."""
+        """Return the next image of a chain: what the XML says, else what the header says."""
         if source.backing is not None or source.ends or image is None:
             return source.backing
         header = self._header(source, image, label)
@@ -237,7 +237,7 @@ class _Walk:
         return below
 
     def _named(self, name: str, parent: Source, what: str, role: str, mode: str, label: str) -> Source:
-        """The source behind a name that stands in a header."""
+        """Return the source behind a name that stands in a header."""
         from vmguard.core.sources.image_name import parse_name  # a VM without chains does not pay for it
 
         try:
@@ -254,7 +254,7 @@ class _Walk:
 
 
 def _read_header(file: OpenedFile, source: Source, label: str) -> ImageHeader:
-    """One read for most images, a second one for a header that does not fit; none at all for a raw one."""
+    """Read a header: once for most images, again for one that does not fit; not at all for a raw one."""
     if source.format == "raw":
         return ImageHeader("raw")
     size = max(0, file.size - source.offset)

@@ -1,4 +1,4 @@
-"""Opening a VM's files: one descriptor each, for the header and later for the lock.
+"""Open a VM's files: one descriptor each, for the header and later for the lock.
 
 ::
 
@@ -9,7 +9,7 @@
 
 On NFS every call here is a request, so the good path is one open and, for a format with a header, one read: no stat
 and no access beforehand, what was opened is judged afterwards by fstat, which the answer to the open has already
-paid for. All of it may hang with the storage: call it in a process that nobody's deadline hangs on.
+paid for. All of it may hang with the storage: call it in a process that no deadline depends on.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _LOCAL = ("/dev/", "/proc/", "/sys/")
 
 # A lease of a local file server is broken by the open itself; with O_NONBLOCK the caller has to come again.
 _LEASE_TRIES = 50
-_LEASE_PAUSE = 0.02
+_LEASE_RETRY_S = 0.02
 
 _DAMAGED = {
     errno.ELOOP: "too many symbolic links, or a loop of them (ELOOP)",
@@ -68,11 +68,11 @@ _SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNRE
 
 
 class Missing(PlanError):
-    """There is no such file."""
+    """A file that does not exist."""
 
 
 class NotAFile(PlanError):
-    """The path leads to something else; ``found`` says to what: ``block device``, ``directory``, ``FIFO``..."""
+    """A path that leads to something else; ``found`` says to what: ``block device``, ``directory``, ``FIFO``..."""
 
     def __init__(self, what: str, path: str, found: str) -> None:
         super().__init__(f"{what}: {path!r} is a {found}, not a file", path=path)
@@ -93,7 +93,7 @@ class OpenedFile:
         self.what = what
 
     def read(self, count: int = PAGE, offset: int = 0) -> bytes:
-        """Bytes from the file, fewer at its end. Aligned as O_DIRECT wants it: 4096 from 0 are one READ on NFS."""
+        """Read bytes from the file, fewer at its end. Aligned as O_DIRECT wants it: 4096 from 0 are one READ on NFS."""
         start = offset - offset % PAGE
         length = -(-(offset + count - start) // PAGE) * PAGE
         import mmap  # a VM without chains does not pay for it
@@ -142,7 +142,7 @@ def _read_all(fd: int, buffer: mmap.mmap, start: int) -> int:
 
 
 class Opener:
-    """Opens files for a claim.
+    """The way in which a claim opens files.
 
     ``as_users`` are (uid, gid) pairs to try where root is squashed and even stat is refused. An open as another user
     changes the identity of the whole process for its duration, so it belongs in a process of a single thread.
@@ -208,7 +208,7 @@ class Opener:
 
 
 class ReadOnlyOpener(Opener):
-    """For ``vmguard plan``: needs no right but reading, and leaves the caches as they are."""
+    """The way in which ``vmguard plan`` opens files: with the right to read alone, and without touching the caches."""
 
     __slots__ = ()
 
@@ -221,12 +221,12 @@ def _open_patiently(path: str, flags: int) -> int:
         try:
             return os.open(path, flags)
         except BlockingIOError:
-            time.sleep(_LEASE_PAUSE)
+            time.sleep(_LEASE_RETRY_S)
     return os.open(path, flags)
 
 
 def _open_as(path: str, flags: int, uid: int, gid: int) -> int:
-    """Open as another user; -1 when that user may not either. Root's other groups stay: they take nothing away."""
+    """Open as another user; return -1 if that user may not either. Root's other groups stay: they take nothing away."""
     own_group = os.getegid()
     os.setegid(gid)
     try:
@@ -257,7 +257,7 @@ def _kind(mode: int) -> str:
 
 
 def _refusal(problem: OSError, what: str, path: str, call: str) -> PlanError | LockUnavailable | StorageTimeout:
-    """The error that tells a person what an errno means here."""
+    """Return the error that tells a person what an errno means here."""
     number = problem.errno or 0
     if number == errno.EISDIR:
         return NotAFile(what, path, "directory")
@@ -274,7 +274,7 @@ def _refusal(problem: OSError, what: str, path: str, call: str) -> PlanError | L
 
 
 def real_path(fd: int, path: str) -> str:
-    """Where an open disk really lies, whatever links led to it; known to the local kernel without a request.
+    """Return where an open disk really lies, whatever links led to it; the local kernel knows it without a request.
 
     Records belong beside the real file: another host may come to it by another name.
     """

@@ -1,4 +1,4 @@
-"""From a pool and a volume to a path, out of libvirt's own files: a hook must not ask libvirt, which waits for it.
+"""Find a pool volume's path in libvirt's own files: a hook must not ask libvirt, which waits for it.
 
 ::
 
@@ -36,7 +36,7 @@ class Pools:
         self._known: dict[str, tuple[str, str]] = {}
 
     def locate(self, pool: str, volume: str, what: str) -> tuple[str, str]:
-        """FILE and the path, or a kind of Unguarded and the reason. Raises PlanError."""
+        """Return FILE and the path, or a kind of Unguarded and the reason. Raises PlanError."""
         _check_name(pool, "pool", what)
         _check_name(volume, "volume", what)
         kind, target = self._pool(pool, what)
@@ -52,7 +52,7 @@ class Pools:
         return OTHER, f"{place} is of a kind that is not known here"
 
     def _pool(self, pool: str, what: str) -> tuple[str, str]:
-        """Type and target path of a pool."""
+        """Return type and target path of a pool."""
         known = self._known.get(pool)
         if known is None:
             known = self._known[pool] = self._read(pool, what)
@@ -103,6 +103,6 @@ def _parse(xml: bytes, pool: str, path: str, what: str) -> tuple[str, str]:
 
 
 def _check_name(name: str, kind: str, what: str) -> None:
-    """A name becomes part of a path: it must stay one name."""
+    """Refuse what is not one name: it becomes part of a path. Raises PlanError."""
     if not name or "/" in name or "\0" in name or name in (".", ".."):
         raise PlanError(f"{what}: {name[:80]!r} is not the name of a storage {kind}")

@@ -1,4 +1,4 @@
-"""Finds out who stands in the way of a lock. Asks the share and /proc; only in a process that may be killed."""
+"""Find out what stands in the way of a lock. Asks the share and /proc; only in a process that may be killed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vmguard.core.locks.refusal import Holder
 
 
 def describe(path: str, fd: int, folder: str) -> Holder:
-    """All that can be learned about the holder of a disk, through a descriptor of it."""
+    """Learn all there is to know about the holder of a disk, through a descriptor of it."""
     info = os.fstat(fd)
     owner, problem = None, ""
     if folder:
@@ -24,6 +24,6 @@ def describe(path: str, fd: int, folder: str) -> Holder:
 
 
 def _local_lockers(fd: int) -> tuple[str, ...]:
-    """Processes of this host whose descriptor of that file carries a lock."""
+    """Return the processes of this host whose descriptor of that file carries a lock."""
     users = proc.users_of({proc.own_key(fd)}, exclude={os.getpid(), os.getppid()})
     return tuple(sorted({f"{proc.name(user.pid)} (pid {user.pid})" for user in users if user.info.locks}))

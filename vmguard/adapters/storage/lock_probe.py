@@ -1,4 +1,4 @@
-"""The one honest question about a lock: I/O through the description that holds it. Only in a thread that may hang.
+"""Probe a lock: I/O through the description that holds it is the one proof. Only in a thread that may hang.
 
 On NFSv4.2 SEEK_DATA costs one small request, moves no data, and carries the lock's stateid, which the server checks
 first (nfsd4_seek, nfs4_preprocess_stateid_op). It asks behind the end of every file, so the client has no dirty pages
@@ -21,11 +21,11 @@ import os
 from vmguard.adapters.linux import mounts
 
 _BEHIND_EVERYTHING = 1 << 62
-_PAGE = 4096
+_PAGE_BYTES = 4096
 
 
 def ask(fd: int, seek: bool) -> str:
-    """Empty when the server honours the lock, else the errno's name (EIO: lost)."""
+    """Return the errno's name (EIO: lost), empty if the server honours the lock."""
     try:
         if seek:
             os.lseek(fd, _BEHIND_EVERYTHING, os.SEEK_DATA)
@@ -39,7 +39,7 @@ def ask(fd: int, seek: bool) -> str:
 
 
 def ask_twice(fd: int, seek: bool, point: str) -> tuple[str, bool | None]:
-    """The same, and whether an EIO is the server's own; None where that is not known."""
+    """Return what ``ask`` returns, and whether an EIO is the server's own; None if that is not known."""
     problem = ask(fd, seek)
     if problem != "EIO":
         return problem, None
@@ -60,6 +60,6 @@ def server_errors(point: str, seek: bool, path: str = mounts.MOUNTSTATS) -> int 
 
 def _read(fd: int) -> None:
     if not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
-        os.posix_fadvise(fd, 0, _PAGE, os.POSIX_FADV_DONTNEED)
-    with mmap.mmap(-1, _PAGE) as buffer:
+        os.posix_fadvise(fd, 0, _PAGE_BYTES, os.POSIX_FADV_DONTNEED)
+    with mmap.mmap(-1, _PAGE_BYTES) as buffer:
         os.preadv(fd, [buffer], 0)

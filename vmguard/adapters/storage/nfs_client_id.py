@@ -1,4 +1,4 @@
-"""Who this host is to an NFS server: the client id in force, the one after the next boot, and how to set both.
+"""Read and set this host's NFS client id: the one in force, and the one after the next boot.
 
 The id is part of co_ownerid (nfs4_init_uniform_client_string): the sysfs identifier of the network namespace, else the
 module parameter nfs4_unique_id, in front of the host name. It is fixed for a server at the first mount; later changes
@@ -27,7 +27,7 @@ _NO_UUID |= {"03000200-0400-0500-0006-000700080009"}
 
 
 def in_force() -> str | None:
-    """None while the nfs module is not loaded; "" when the host name alone is the identity."""
+    """Return the id in force; None while the nfs module is not loaded, "" if the host name alone is the identity."""
     for path in (_SYSFS, _PARAMETER):
         value = _read(path)
         if value is not None and value not in ("", "(null)"):
@@ -36,7 +36,7 @@ def in_force() -> str | None:
 
 
 def persistent(folders: tuple[str, ...] = ("/etc/modprobe.d", "/usr/lib/modprobe.d")) -> tuple[str, str, str]:
-    """The id after the next boot, the file that says so, and the machine on which vmguard made it, if it did."""
+    """Return the id after the next boot, the file that says so, and the machine on which vmguard made it, if it did."""
     words = _BOOT_OPTION.search(_read("/proc/cmdline") or "")
     if words:
         return words[1], "/proc/cmdline", ""
@@ -53,8 +53,11 @@ def persistent(folders: tuple[str, ...] = ("/etc/modprobe.d", "/usr/lib/modprobe
 
 
 def machine() -> str:
-    """A fingerprint of this very machine: firmware's uuid, which a clone of a disk does not carry along; else (as in a
-    container) the machine id. Empty when neither is there."""
+    """Return a fingerprint of this very machine, empty if there is nothing to make it of.
+
+    It is made of the firmware's uuid, which a clone of a disk does not carry along; else (as in a container) of the
+    machine id.
+    """
     uuid = (_read("/sys/class/dmi/id/product_uuid") or "").lower()
     source = uuid if uuid not in _NO_UUID else host_identity.machine_id()
     return hashlib.sha256(f"vmguard {source}".encode()).hexdigest()[:16] if source else ""
@@ -71,7 +74,7 @@ def conf_text(unique_id: str, made_on: str) -> str:
 
 
 def set_now(unique_id: str) -> bool:
-    """Put it in force for servers that are mounted from now on; False when the nfs module is not loaded."""
+    """Put an id in force for servers mounted from now on; return False if the nfs module is not loaded."""
     if _read(_PARAMETER) is None:
         return False
     with open(_PARAMETER, "w", encoding="ascii") as stream:

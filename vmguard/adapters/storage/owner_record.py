@@ -1,4 +1,4 @@
-"""Owner records on the share: written by the hook's child behind the claim, read by whoever asks.
+"""Read and write owner records on the share. The hook's child writes them behind the claim.
 
 All of this is NFS I/O and may hang: it runs in a process that can be killed, or in a thread that may hang, never in
 the daemon's loop. No failure here may stand in the way of a start; the caller reports it and goes on. ``disk`` is
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-_READ_BACK = 4
+#: slots from the end that are tried: the last one may be torn
+_READ_BACK_SLOTS = 4
 #: what os.open answers for O_DIRECT on file systems without it (tmpfs), and I/O that is not aligned for the device
 _NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
 
@@ -128,14 +129,14 @@ def _write(fd: int, data: bytes, where: int) -> None:
 
 
 def read_owner(disk: str, folder_name: str, inode: int) -> Owner | None:
-    """The latest readable claim of a disk; None when nobody ever wrote one. Raises OSError."""
+    """Return the latest readable claim of a disk; None if none was ever written. Raises OSError."""
     try:
         fd = _open_record(disk, folder_name, inode, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
         last = os.fstat(fd).st_size // SLOT_BYTES
-        for index in range(last, max(0, last - _READ_BACK), -1):
+        for index in range(last, max(0, last - _READ_BACK_SLOTS), -1):
             owner = parse_slot(_read(fd, index))
             if owner is not None:
                 return owner
@@ -145,7 +146,7 @@ def read_owner(disk: str, folder_name: str, inode: int) -> Owner | None:
 
 
 def last_claim(path: str) -> Owner | None:
-    """The last slot of a record, for whoever goes through them all; None when it is unreadable or torn."""
+    """Return the last slot of a record; None if it is unreadable or torn."""
     try:
         with open(path, "rb") as stream:
             size = stream.seek(0, os.SEEK_END)

@@ -22,6 +22,8 @@ MASTERS = frozenset({Kind.QEMU, Kind.STORAGE_DAEMON})
 
 _QEMU_NAMES = ("kvm", "qemu-kvm", "qemu")
 _GONE = " (deleted)"
+_TELLING = ("qemu", "kvm", Kind.SWTPM, Kind.VIRTIOFSD)
+_STAND_INS = ("python", "perl", "ld-", "ld.so")
 #: the longest VM name in a helper's paths (libvirt conf/domain_conf.c, virDomainDefGetShortName)
 _SHORT_NAME_CHARS = 20
 
@@ -44,6 +46,27 @@ def kind_of(program: str, arguments: Sequence[str]) -> Kind | None:
             if name == kind:
                 return kind
     return None
+
+
+class Likelihood(enum.IntEnum):
+    """How much a process looks like one that does a VM's I/O, before its arguments are known."""
+
+    NONE = 0
+    #: an interpreter or a loader: its first argument may say that it is QEMU
+    POSSIBLE = 1
+    LIKELY = 2
+
+
+def likelihood(program: str, comm: str) -> Likelihood:
+    """Judge a process by its program file and its short name (comm): two reads that never hang.
+
+    Looser than ``kind_of``, which has the last word: a program may be called ``.qemu-system-x86_64-wrapped`` by whoever
+    wraps it, and comm holds 15 letters.
+    """
+    name = program.removesuffix(_GONE).rpartition("/")[2]
+    if any(word in name or word in comm for word in _TELLING):
+        return Likelihood.LIKELY
+    return Likelihood.POSSIBLE if (name or comm).startswith(_STAND_INS) else Likelihood.NONE
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,11 @@ from vmguard.protocol.adoption import RESULTS, AdoptRequest, AdoptResult
 #: seconds between two looks at whether all is settled
 _AGAIN = 0.05
 _LONGEST = 120.0
+#: for the arguments of processes that have just been counted for the first time
+_COUNT_S = 2.0
+_COUNT_RETRY_S = 0.01
 
-Reply = Callable[[list[dict[str, Any]]], None]
+Reply = Callable[[list[dict[str, Any]] | BadInput], None]
 
 
 class Adopter:
@@ -46,9 +49,19 @@ class Adopter:
         self._local = local
 
     def adopt(self, request: AdoptRequest, reply: Reply) -> None:
-        """Raises BadInput when the request names nothing that runs here."""
-        names, pid, everything, dry = request.names, request.pid, request.everything, request.dry_run
+        """Answer once; with BadInput when the request names nothing that runs here."""
         self._census.count()
+        self._when_counted(clock.boottime() + _COUNT_S, functools.partial(self._adopt, request, reply))
+
+    def _when_counted(self, deadline: float, then: Callable[[], None]) -> None:
+        """Go on when the arguments of all processes are known, but for those that do not tell theirs."""
+        if self._census.is_complete() or clock.boottime() >= deadline:
+            then()
+        else:
+            self._loop.call_in(_COUNT_RETRY_S, functools.partial(self._when_counted, deadline, then))
+
+    def _adopt(self, request: AdoptRequest, reply: Reply) -> None:
+        names, pid, everything, dry = request.names, request.pid, request.everything, request.dry_run
         strangers = [one for one in self._census.strangers() if everything or _is_meant(one, names, pid)]
         vms = [
             vm
@@ -56,7 +69,10 @@ class Adopter:
             if vm.state in LIVING and (everything or vm.name in names or vm.uuid in names or vm.process(pid))
         ]
         if pid and not strangers and not vms:
-            raise BadInput(f"pid {pid} is no QEMU that runs on this host")
+            hangs = self._census.hangs(pid)
+            why = "does not tell its arguments: its memory is locked" if hangs else "is no QEMU that runs on this host"
+            reply(BadInput(f"pid {pid} {why}"))
+            return
         results = [_result(vm, "guarded") for vm in vms]
         #: the VMs whose result is not final yet, and where in the results it stands
         following: list[tuple[GuardedVm, int]] = []

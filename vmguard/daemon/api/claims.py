@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vmguard.adapters.hypervisors import PROXMOX
+from vmguard.adapters import hypervisors
 from vmguard.adapters.linux import proc
 from vmguard.core.locks.claim_states import LIVING, SENTENCES, State
 from vmguard.core.locks.plan import MODES
@@ -17,7 +16,7 @@ from vmguard.daemon.claim.lifecycle import Keeper
 from vmguard.daemon.claim.migration_target import Incoming
 from vmguard.daemon.claim.proxmox_start_tasks import Starters
 from vmguard.daemon.registry.guarded_file import GuardedFile
-from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, LIBVIRT, GuardedVm
+from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.errors import BadInput, DaemonError
@@ -26,18 +25,9 @@ from vmguard.protocol.wire import Message
 
 log = logging.getLogger("vmguard.service")
 
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_VMID = re.compile(r"[1-9][0-9]{2,8}")
-#: hypervisors whose hooks claim
-_HYPERVISORS = (LIBVIRT, PROXMOX)
 _NAME_CHARACTERS = 4096
 _HOST_CHARACTERS = 256
 _WARNING_CHARACTERS = 500
-#: for which a claim waits until this host's own leftover of the same VM is released
-_LEFTOVER_TIMEOUT_S = 2.0
-#: the same on Proxmox, whose HA starts a VM again a few times only, and soon: its hook may wait for the proof
-_PROXMOX_LEFTOVER_TIMEOUT_S = 50.0
-
 #: makes the settings for a claim: of a hypervisor, and the node that the VM migrates from (None: an ordinary start)
 MakeSettings = Callable[[str, str | None], ClaimSettings]
 
@@ -60,9 +50,10 @@ class NamedVm:
         hypervisor, name, uuid = message["hypervisor"], message["name"], message["uuid"]
         if not 0 < len(name) <= _NAME_CHARACTERS:
             raise BadInput(f"{shown(name)} is not a VM's name")
-        if hypervisor not in _HYPERVISORS:
+        known = hypervisors.by_name(hypervisor)
+        if not known.has_hook:
             raise BadInput(f"{shown(hypervisor)} is not a hypervisor")
-        if not (_VMID if hypervisor == PROXMOX else _UUID).fullmatch(uuid):
+        if not known.is_id(uuid):
             raise BadInput(f"{shown(uuid)} is not a VM's uuid")
         return cls(hypervisor, name, uuid)
 
@@ -111,7 +102,7 @@ class ClaimRequests:
                 f"{old.title} is already running on this host (pid {old.pid}), claimed {old.claimed}",
                 "if it should not be: vmguard status",
             )
-        if old.state is State.OFFERED and vm.hypervisor != PROXMOX:
+        if old.state is State.OFFERED and not hypervisors.by_name(vm.hypervisor).serialises_starts:
             raise DaemonError(f"{old.title} is just being claimed by another start on this host", "wait for that one")
         # A start before this one left its claim behind: it is released first, on the same proof as ever.
         self._answer_when_released(session, old)
@@ -142,7 +133,7 @@ class ClaimRequests:
                 )
 
         old.when_released.append(go_on)
-        timeout = _PROXMOX_LEFTOVER_TIMEOUT_S if old.hypervisor == PROXMOX else _LEFTOVER_TIMEOUT_S
+        timeout = hypervisors.by_name(old.hypervisor).leftover_wait_s
         self._loop.call_in(timeout, give_up)
 
     def _hold(self, request: Request) -> Message:
@@ -171,8 +162,8 @@ class ClaimRequests:
             vm.incoming = (message.get("incoming") or ANOTHER_HOST)[:_HOST_CHARACTERS]
         for warning in message.get("warnings") or []:
             log.warning("%s: %s", vm.title, warning[:_WARNING_CHARACTERS])
-        if vm.hypervisor == PROXMOX and session.task < 0:
-            session.task = self._starters.find(session.pid)
+        if session.task < 0:
+            session.task = self._starters.find(hypervisors.by_name(vm.hypervisor), session.pid)
         try:
             self._keeper.accept(vm, session.pidfd)
         except OSError as problem:
@@ -213,7 +204,7 @@ class ClaimRequests:
     def _ended(self, request: Request) -> Message | None:
         named = NamedVm.of(request.message)
         vm = self._registry.get(named.id)
-        if named.hypervisor == PROXMOX:
+        if hypervisors.by_name(named.hypervisor).tells_ends_late:
             # A post-stop may belong to a run before this one, and come while QEMU is being started. Its hook does not
             # wait for an answer.
             if vm is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-from vmguard.daemon.api.sessions import Handler, Request
+from vmguard.daemon.api.sessions import Handler, Request, Session
 from vmguard.daemon.watch.maintenance_mode import LONGEST, Arming
 from vmguard.errors import BadInput
 from vmguard.protocol.adoption import AdoptRequest
@@ -15,7 +16,7 @@ from vmguard.protocol.wire import Message
 _TEXT_CHARACTERS = 500
 
 #: carries out ``adopt``: the request, and where its answer goes
-Adopt = Callable[[AdoptRequest, Callable[[list[dict[str, Any]]], None]], None]
+Adopt = Callable[[AdoptRequest, Callable[[list[dict[str, Any]] | BadInput], None]], None]
 
 
 class Commands:
@@ -30,7 +31,7 @@ class Commands:
         return {"adopt": self._take_up, "disarm": self._disarm, "arm": self._arm}
 
     def _take_up(self, request: Request) -> None:
-        self._adopt(AdoptRequest.from_message(request.message), request.session.answer_list)
+        self._adopt(AdoptRequest.from_message(request.message), functools.partial(_answer, request.session))
 
     def _disarm(self, request: Request) -> Message:
         message = request.message
@@ -46,6 +47,13 @@ class Commands:
         was = self._arming.as_json()
         self._arming.arm(_by(request.message))
         return {"was": was}
+
+
+def _answer(session: Session, found: list[dict[str, Any]] | BadInput) -> None:
+    if isinstance(found, BadInput):
+        session.refuse(found)
+    else:
+        session.answer_list(found)
 
 
 def _by(message: Message) -> str:

@@ -11,14 +11,16 @@ import logging
 import os
 from collections.abc import Callable
 
-from vmguard.adapters.libvirt import host as libvirt_host
+from vmguard.adapters import hypervisors
+from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.linux import proc
+from vmguard.core import HYPERVISORS
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.guard_states import Origin
 from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
 from vmguard.core.locks.ranges import RESERVATION, Range
 from vmguard.daemon.registry.guarded_file import GuardedFile
-from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, HYPERVISORS, LIBVIRT, GuardedVm
+from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, GuardedVm
 from vmguard.daemon.registry.store import Registry
 
 log = logging.getLogger("vmguard.orphans")
@@ -28,7 +30,7 @@ _SOURCE = "systemd's descriptor store"
 
 
 def take_in(
-    stored: dict[str, int], registry: Registry, pieces_of: Callable[[str], list[Range]], libvirt_run_dir: str
+    stored: dict[str, int], registry: Registry, pieces_of: Callable[[str], list[Range]], run_dirs: RunDirs
 ) -> list[GuardedVm]:
     """Give each descriptor that no state file knows to its VM, which is made anew if need be.
 
@@ -47,7 +49,7 @@ def take_in(
         if file is None:
             continue
         if vm is None:
-            title = libvirt_host.name_of(libvirt_run_dir, uuid) if hypervisor == LIBVIRT else ""
+            title = hypervisors.by_name(hypervisor).name_of(run_dirs, uuid)
             vm = GuardedVm(hypervisor, title or uuid, uuid, state=State.CLAIMED, rebuilt=True)
             vm.why = "its state file was lost"
             registry.take_up(vm)

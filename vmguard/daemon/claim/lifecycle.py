@@ -12,19 +12,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vmguard import faults
-from vmguard.adapters import hypervisors
+from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.linux import clock, mounts, proc, systemd
+from vmguard.adapters.linux.proc import CommandLine
 from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import RESERVATION, Range, covers
 from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon.claim.processes import Processes
+from vmguard.daemon.claim.qemu_finder import QemuFinder
 from vmguard.daemon.owner_records.mark_released import MarkReleased
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.release.releaser import Releaser
+from vmguard.daemon.runtime.command_lines import CommandLines
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.errors import DaemonError
 
@@ -41,8 +44,8 @@ class Timing:
     proxmox_run_dir: str = "/run/qemu-server"
 
     @property
-    def run_dirs(self) -> hypervisors.RunDirs:
-        return hypervisors.RunDirs(self.libvirt_run_dir, self.proxmox_run_dir)
+    def run_dirs(self) -> RunDirs:
+        return RunDirs(self.libvirt_run_dir, self.proxmox_run_dir)
 
 
 class Keeper:
@@ -56,6 +59,7 @@ class Keeper:
         releaser: Releaser,
         timing: Callable[[], Timing],
         mark_released: MarkReleased,
+        command_lines: CommandLines,
         on_running: Callable[[GuardedVm], None],
     ) -> None:
         """``on_running``: told when a VM's QEMU is known."""
@@ -64,7 +68,8 @@ class Keeper:
         self._pinner = pinner
         self._releaser = releaser
         self._mark_released = mark_released
-        self._processes = Processes(loop, lambda: timing().run_dirs, self._process_ended)
+        self._processes = Processes(loop, self._process_ended)
+        self._finder = QemuFinder(command_lines, lambda: timing().run_dirs)
         self._timing = timing
         self.on_running = on_running
 
@@ -126,11 +131,15 @@ class Keeper:
     def started(self, vm: GuardedVm) -> None:
         """The hypervisor says that QEMU is there: look at once."""
         if vm.state is State.CLAIMED:
-            self._found_qemu(vm)
+            self._finder.find(vm, functools.partial(self._qemu_found, vm))
 
     def ended(self, vm: GuardedVm) -> None:
         """The hypervisor says that the VM ended: a reason to look, never a proof."""
-        if vm.state is State.CLAIMED and not self._found_qemu(vm):
+        if vm.state is State.CLAIMED:
+            self._finder.find(vm, functools.partial(self._ended_or_found, vm))
+
+    def _ended_or_found(self, vm: GuardedVm, line: CommandLine | None) -> None:
+        if vm.state is State.CLAIMED and not self._qemu_found(vm, line):
             vm.start_is_over = True
             self.settle(vm)
 
@@ -162,37 +171,50 @@ class Keeper:
         self._processes.resume(vm)
         if vm.state not in LIVING:
             return
-        if vm.main is None:
-            pid = self._processes.qemu_pid(vm)
-            if pid is None or not self.follow(vm, pid, Kind.QEMU):
-                vm.move(State.ENDED, "QEMU ended while the daemon was down")
-                return
-            vm.pid = pid
-        self._pinner.attend(vm)
+        if vm.main is not None:
+            self._pinner.attend(vm)
+        else:
+            self._finder.find(vm, functools.partial(self._resume_another, vm))
+
+    def _resume_another(self, vm: GuardedVm, line: CommandLine | None) -> None:
+        """Go on with the process that the pid file of a VM names now, if that is its QEMU; else the VM has ended."""
+        if vm.state not in LIVING or vm.main is not None or self._registry.get(vm.id) is not vm:
+            return
+        if line is not None and self.follow(vm, line.pid, Kind.QEMU, line.started):
+            vm.pid = line.pid
+            self._pinner.attend(vm)
+        else:
+            vm.move(State.ENDED, "QEMU ended while the daemon was down")
+            self.settle(vm)
 
     # -- processes --------------------------------------------------------------------------------------------------
 
     def _look_for_qemu(self, vm: GuardedVm) -> None:
         """Look for the QEMU of a claim at each interval; its deadline only makes it examined, it proves nothing."""
-        if vm.state is not State.CLAIMED or self._registry.get(vm.id) is not vm or self._found_qemu(vm):
+        if vm.state is not State.CLAIMED or self._registry.get(vm.id) is not vm:
             return
-        overdue = vm.deadline is not None and clock.boottime() >= vm.deadline
-        if overdue and not vm.start_is_over:
+        is_due = vm.deadline is not None and clock.boottime() >= vm.deadline and not vm.start_is_over
+        self._finder.poll(vm, functools.partial(self._overdue_or_found if is_due else self._qemu_found, vm))
+        self._loop.call_in(self.timing.poll_interval, functools.partial(self._look_for_qemu, vm))
+
+    def _overdue_or_found(self, vm: GuardedVm, line: CommandLine | None) -> None:
+        if vm.state is State.CLAIMED and self._registry.get(vm.id) is vm and not self._qemu_found(vm, line):
             log.warning("%s: no QEMU within %.0f s of its claim", vm.title, self.timing.start_deadline)
             vm.start_is_over = True
             self.settle(vm)
-        self._loop.call_in(self.timing.poll_interval, functools.partial(self._look_for_qemu, vm))
 
-    def _found_qemu(self, vm: GuardedVm) -> bool:
-        pid = self._processes.qemu_pid(vm)
-        return pid is not None and self.runs(vm, pid, Kind.QEMU)
+    def _qemu_found(self, vm: GuardedVm, line: CommandLine | None) -> bool:
+        """Take note of a claim's QEMU, or that there is none. Return whether the claim has it now."""
+        if line is None or vm.state is not State.CLAIMED or self._registry.get(vm.id) is not vm:
+            return False
+        return self.runs(vm, line.pid, Kind.QEMU, line.started)
 
-    def runs(self, vm: GuardedVm, pid: int, kind: Kind) -> bool:
+    def runs(self, vm: GuardedVm, pid: int, kind: Kind, started: int = 0) -> bool:
         """Take note of a VM's QEMU, or of what stands in its place. Return False when it is not the VM's after all."""
-        if not self.follow(vm, pid, kind):
+        if not self.follow(vm, pid, kind, started):
             return False
         vm.pid = pid
-        self._processes.follow_helpers(vm)
+        self._finder.find_helpers(vm, functools.partial(self._helper_found, vm))
         vm.move(State.INCOMING if vm.incoming else State.RUNNING, f"QEMU is pid {pid}")
         faults.point("running-before-state")
         self._registry.save(vm)
@@ -201,9 +223,19 @@ class Keeper:
         self._pinner.attend(vm)
         return True
 
-    def follow(self, vm: GuardedVm, pid: int, kind: Kind) -> bool:
-        """Follow a process of a VM until it ends. Return False when it is gone, or is another process by now."""
-        return self._processes.follow(vm, pid, kind)
+    def _helper_found(self, vm: GuardedVm, line: CommandLine, kind: Kind) -> None:
+        if vm.state not in LIVING or self._registry.get(vm.id) is not vm or vm.process(line.pid):
+            return
+        if self.follow(vm, line.pid, kind, line.started):
+            self._registry.save(vm)
+            self._pinner.attend(vm)
+
+    def follow(self, vm: GuardedVm, pid: int, kind: Kind, started: int = 0) -> bool:
+        """Follow a process of a VM until it ends. Return False when it is gone, or is another process by now.
+
+        ``started``: when the process began that was judged to be the VM's; 0 for the one that has the number now.
+        """
+        return self._processes.follow(vm, pid, kind, started)
 
     def _process_ended(self, vm: GuardedVm, process: GuardedProcess) -> None:
         if process.pid == vm.pid and vm.state in LIVING:

@@ -19,12 +19,14 @@ can come first, so nothing is won by it, and a callback that is lost costs 30 s 
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from vmguard.adapters.linux import clock, ofd, proc
+from vmguard.adapters.linux import clock, ofd
+from vmguard.adapters.linux.proc import CommandLine
 from vmguard.adapters.linux.vcpus import Vcpus
 from vmguard.config.migration import Migration
 from vmguard.core.locks.claim_states import State
@@ -39,6 +41,7 @@ from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, GuardedVm
 from vmguard.daemon.registry.store import Registry
+from vmguard.daemon.runtime.command_lines import CommandLines, Lane
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
 from vmguard.errors import LockConflict
@@ -100,6 +103,7 @@ class Incoming:
         registry: Registry,
         pinner: Pinner,
         conflicts: Conflicts,
+        command_lines: CommandLines,
         settings: Callable[[], Migration],
         tell: Callable[[GuardedVm], None],
         feed: Callable[[Event], None],
@@ -110,6 +114,7 @@ class Incoming:
         self._registry = registry
         self._pinner = pinner
         self._conflicts = conflicts
+        self._command_lines = command_lines
         self._settings = settings
         self._tell = tell
         self._feed = feed
@@ -144,11 +149,16 @@ class Incoming:
         self._followed[vm.id] = vm
         log.info("%s: comes in from %s, which has its disks", vm.title, vm.incoming)
         arrival = _Arrival(vm)
-        words = proc.cmdline(vm.pid)
-        if words and any(file.guard.is_reserved for file in vm.files) and not identity(words).incoming:
-            self._refuse(vm)
-            return
+        if any(file.guard.is_reserved for file in vm.files):
+            self._command_lines.ask(Lane.NAMED, vm.pid, functools.partial(self._judge, vm))
         self._look(arrival)
+
+    def _judge(self, vm: GuardedVm, line: CommandLine | None) -> None:
+        """Its arguments are known: they say whether it waits for a VM's memory at all."""
+        if line is None or vm.state is not State.INCOMING or vm.main is None or vm.main.started != line.started:
+            return
+        if line.arguments and not identity(line.arguments).incoming:
+            self._refuse(vm)
 
     def pinned(self, vm: GuardedVm, file: GuardedFile) -> None:
         """A file has got its lock: perhaps the last one."""

@@ -11,8 +11,8 @@ import functools
 import logging
 import os
 
+from vmguard.adapters.hypervisor import Hypervisor
 from vmguard.adapters.linux import clock
-from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.core.locks.claim_states import State
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Loop
@@ -29,16 +29,16 @@ class Starters:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
 
-    def find(self, hook: int) -> int:
-        """Return a pidfd of the worker that runs a hook, which must be waiting for us; -1 when there is none."""
-        worker = proxmox_host.starter_of(hook)
+    def find(self, hypervisor: Hypervisor, hook: int) -> int:
+        """A pidfd of the worker whose hook this is, which must be waiting for us; -1 when there is none."""
+        worker = hypervisor.starter_of(hook)
         if not worker:
             return -1
         try:
             pidfd = os.pidfd_open(worker)
         except OSError:
             return -1
-        if proxmox_host.starter_of(hook) == worker:
+        if hypervisor.starter_of(hook) == worker:
             return pidfd
         os.close(pidfd)  # the number has changed hands
         return -1

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmguard.adapters import hypervisors
-from vmguard.adapters.hypervisors import RunDirs
+from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.linux import proc
-from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.watchdog.events import Cause
 from vmguard.core.watchdog.fence_ladder import FencedProcess, FenceEvidence, Life, Others, Rung
@@ -118,9 +118,12 @@ def has_copies(vm: GuardedVm) -> bool:
 
 def _processes(climb: Climb, vm: GuardedVm) -> list[FencedProcess]:
     climb.pid = vm.pid
-    return [
+    found = [
         FencedProcess(p.name or str(p.kind), p.pid, _life(p.pid, p.pidfd), p.pid in climb.killed) for p in vm.processes
     ]
+    if vm.state in LIVING and vm.main is None:  # after a restart, until the process in its pid file tells what it is
+        found.append(FencedProcess("QEMU", vm.pid, Life.UNKNOWN))
+    return found
 
 
 def _life(pid: int, pidfd: int) -> Life:
@@ -138,12 +141,16 @@ def _life(pid: int, pidfd: int) -> Life:
 def _cleaned(climb: Climb, run_dirs: RunDirs) -> bool:
     """By the hypervisor's own books: libvirt keeps a status file for each VM that it believes to run, Proxmox the pid
     file."""
-    if climb.tidied or not hypervisors.believes_running(run_dirs, climb.hypervisor, climb.name, climb.uuid):
-        return True
-    return runs_again(climb, run_dirs)
+    return climb.tidied or not _believes_running(climb, run_dirs) or runs_again(climb, run_dirs)
+
+
+def _believes_running(climb: Climb, run_dirs: RunDirs) -> bool:
+    return hypervisors.by_name(climb.hypervisor).believes_running(run_dirs, climb.name, climb.uuid)
 
 
 def runs_again(climb: Climb, run_dirs: RunDirs) -> bool:
-    """Another process already: somebody was faster (HA, a person) and has started it again."""
-    now = hypervisors.qemu_pid(run_dirs, climb.hypervisor, climb.name, climb.uuid)
-    return now is not None and now != climb.pid
+    """Another process already: somebody was faster (HA, a person) and has started it again.
+
+    The pid file is proof enough where it names another process than the one that was fenced: it was written since.
+    """
+    return hypervisors.candidate(run_dirs, climb.hypervisor, climb.name, climb.uuid) not in (0, climb.pid)

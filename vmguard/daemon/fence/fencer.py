@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmguard import faults
-from vmguard.adapters.hypervisors import RunDirs
+from vmguard.adapters import hypervisors
+from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.linux import clock, mounts, statefile
 from vmguard.adapters.linux.hardware_watchdog import HostFence
 from vmguard.core.locks.plan import EXCLUSIVE
@@ -39,8 +40,6 @@ _AFTER_FAILURE = 0.1
 _CUT_AGAIN, _START_AGAIN = 1.0, 5.0
 #: seconds in which the hypervisor notices the end of a VM by itself, if it does
 _NOTICES = 3.0
-#: hypervisors that may have to be told: Proxmox's qmeventd does not run again what it has missed
-_TOLD = ("proxmox",)
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ class Fencer:
                 self._copy(climb)  # late, but before its last write is queued
             case Rung.CUT if step.may_cut:
                 self._cut(climb)
-            case Rung.CLEAN_UP if climb.hypervisor in _TOLD:
+            case Rung.CLEAN_UP if hypervisors.by_name(climb.hypervisor).needs_clean_up:
                 self._clean_up(climb)
             case Rung.AFTER:
                 self._start_again(climb)

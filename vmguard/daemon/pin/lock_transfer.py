@@ -241,7 +241,7 @@ def let_go(fds: Sequence[int], names: Sequence[str] = ()) -> None:
             problems.append(problem)
         faults.point("release-unlocked")
     for name in names:
-        systemd.forget(name, systemd.BARRIER)
+        systemd.forget(name, systemd.BARRIER_TIMEOUT_S)
     faults.point("release-forgotten")
     close_last(fds)
     faults.point("release-closed")

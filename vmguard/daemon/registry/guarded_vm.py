@@ -16,8 +16,6 @@ from vmguard.daemon.registry.guarded_file import GuardedFile
 log = logging.getLogger("vmguard.registry")
 
 SCHEMA = 1
-#: what manages a VM; bare: nothing that we know
-LIBVIRT, PROXMOX, BARE = HYPERVISORS = ("libvirt", "proxmox", "bare")
 #: where a VM comes from when no owner record names the host that has its disks
 ANOTHER_HOST = "another host"
 

@@ -11,7 +11,8 @@ import logging
 import os
 from collections.abc import Callable
 
-from vmguard.daemon.registry.guarded_vm import LIBVIRT, GuardedVm
+from vmguard.adapters import hypervisors
+from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
@@ -76,7 +77,7 @@ class Hints:
         if "" in lines:
             log.info("libvirt's events are listened to")
         for vm in self._registry:
-            if vm.hypervisor != LIBVIRT:
+            if not hypervisors.by_name(vm.hypervisor).sends_events:
                 continue
             if vm.uuid in lines:
                 log.debug("%s: libvirt tells of it", vm.title)

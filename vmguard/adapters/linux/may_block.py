@@ -1,0 +1,51 @@
+"""The reads of /proc that may never come back. Only for a thread or a child that nobody waits for.
+
+To read another process's memory the kernel takes that process's mmap lock. ``cmdline`` and ``environ`` lie in its
+memory (``__access_remote_vm``); ``maps``, ``smaps`` and ``numa_maps`` walk through it. Whatever holds the lock holds up
+every reader: a page fault or an mmap of a file on a share holds it for as long as the storage does not answer, and so
+does any user's FUSE file system that does not.
+
+Measured: a daemon stood in state D before it was ready, its only thread in ``__access_remote_vm`` below
+``proc_pid_cmdline_read``, because another user's process was stuck in an mmap of a FUSE file. ``ps aux`` beside it hung
+for ten minutes. ``exe``, ``comm``, ``status`` and the links of the descriptors of the same process answered at once:
+such reads are in proc.py. The same is reported of another NFS watchdog with a hard NFS 4.1 mount as the cause
+(aws/efs-utils #374, kernel 6.12).
+
+A reader that waits for the lock does not see signals, but for SIGKILL.
+"""
+
+from __future__ import annotations
+
+from vmguard.adapters.linux import proc
+from vmguard.adapters.linux.proc import CommandLine
+
+
+def cmdline(pid: int) -> list[str]:
+    """Return the arguments of a process; none if it is gone, a kernel thread, or past its own exit."""
+    try:
+        data = proc.read_small(f"/proc/{pid}/cmdline")
+    except OSError:
+        return []
+    return [word.decode(errors="surrogateescape") for word in data.split(b"\0")[:-1]]
+
+
+def command_line(pid: int) -> CommandLine | None:
+    """Return which process has this pid, and what it runs; None if it is gone, or the pid another's by now."""
+    started = proc.started(pid)
+    found = CommandLine(pid, started, proc.program(pid), cmdline(pid))
+    return found if started and proc.started(pid) == started else None
+
+
+def cmdline_within(seconds: float, pid: int) -> list[str]:
+    """Return the arguments of a process, read in a child that is killed after so many seconds; none then.
+
+    For the command line, whose process has one thread (see bounded_child).
+    """
+    from vmguard.adapters.linux import bounded_child
+    from vmguard.errors import VmguardError
+
+    try:
+        words = bounded_child.run(lambda: cmdline(pid), seconds, f"reading the arguments of pid {pid}")
+    except VmguardError:
+        return []
+    return [str(word) for word in words]

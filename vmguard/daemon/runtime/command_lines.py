@@ -1,0 +1,128 @@
+"""Read the arguments of processes in threads, because such a read may never come back (adapters/linux/may_block.py).
+
+The loop asks, goes on, and is told when the answer is there. A read that hangs keeps its thread; the process stays
+unknown, is not read a second time meanwhile, and is told of when its memory's lock is free again.
+
+The threads are few, so whoever hangs must not keep the others from theirs: there is a lane for each kind of reason to
+ask. A user may well start a hundred programs that are called qemu and hang; none of them gets into a hypervisor's pid
+file.
+
+Not chosen: a child that reads and is killed when it hangs. It would cost an interpreter for each new process of this
+host that may be QEMU, and the daemon must be able to look when there is no memory for another process.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+from vmguard.adapters.linux import clock, may_block, proc
+from vmguard.adapters.linux.proc import CommandLine
+from vmguard.daemon.runtime.loop import Loop
+
+log = logging.getLogger("vmguard.workers")
+
+#: a read that takes longer hangs
+HANGS_S = 1.0
+_THREADS_PER_LANE = 8
+#: after which a thread that could not be started is tried again
+_RETRY_S = 0.5
+
+Told = Callable[[CommandLine | None], None]
+
+
+class Lane(enum.StrEnum):
+    """Why a process is asked for."""
+
+    #: a hypervisor's own pid file names it
+    NAMED = "named"
+    #: its program or its short name says so
+    LIKELY = "likely"
+    #: it is an interpreter
+    POSSIBLE = "possible"
+
+
+#: lane, pid and start: a process that hangs in one lane does not keep its place in another one
+_Key = tuple[Lane, int, int]
+
+
+class _Read:
+    __slots__ = ("key", "listeners", "since")
+
+    def __init__(self, key: _Key) -> None:
+        self.key = key
+        self.since = clock.boottime()
+        self.listeners: list[Told] = []
+
+
+class CommandLines:
+    """All reads that are under way; for the loop's thread alone."""
+
+    def __init__(self, loop: Loop, read: Callable[[int], CommandLine | None] = may_block.command_line) -> None:
+        self._loop = loop
+        self._read = read
+        self._reads: dict[_Key, _Read] = {}
+        self._queues: dict[Lane, queue.SimpleQueue[_Read]] = {lane: queue.SimpleQueue() for lane in Lane}
+        self._waiting = dict.fromkeys(Lane, 0)
+        self._threads = dict.fromkeys(Lane, 0)
+
+    def ask(self, lane: Lane, pid: int, told: Told) -> None:
+        """Have ``told`` called once, from the loop, with what a process runs now; with None if it is gone.
+
+        A process that is being read already in that lane is not read again: the answer is the older one.
+        """
+        key = (lane, pid, proc.started(pid))
+        if not key[2]:
+            self._loop.call_in(0.0, functools.partial(told, None))
+            return
+        known = self._reads.get(key)
+        if known is not None:
+            known.listeners.append(told)
+            return
+        read = self._reads[key] = _Read(key)
+        read.listeners.append(told)
+        self._waiting[lane] += 1
+        self._queues[lane].put(read)
+        self._start_threads(lane)
+
+    def is_asked(self, lane: Lane, pid: int) -> bool:
+        """Return whether the answer about the process that has this number now is still to come."""
+        return (lane, pid, proc.started(pid)) in self._reads
+
+    def hangs(self, lane: Lane, pid: int) -> bool:
+        """Return whether that process does not tell its arguments."""
+        read = self._reads.get((lane, pid, proc.started(pid)))
+        return read is not None and clock.boottime() - read.since > HANGS_S
+
+    def _start_threads(self, lane: Lane) -> None:
+        while self._threads[lane] < min(self._waiting[lane], _THREADS_PER_LANE):
+            try:
+                threading.Thread(target=self._run, args=(lane,), name=f"arguments {lane}", daemon=True).start()
+            except (RuntimeError, MemoryError) as problem:
+                log.error("the arguments of processes cannot be read: %s", problem)
+                self._loop.call_in(_RETRY_S, functools.partial(self._start_threads, lane))
+                return
+            self._threads[lane] += 1
+
+    def _run(self, lane: Lane) -> None:
+        waiting = self._queues[lane]
+        while True:
+            read = waiting.get()
+            answer: CommandLine | None = None
+            try:
+                answer = self._read(read.key[1])
+            except Exception:
+                log.exception("the arguments of pid %d cannot be read; please report it as a bug", read.key[1])
+            self._loop.call_from_thread(functools.partial(self._answered, lane, read, answer))
+
+    def _answered(self, lane: Lane, read: _Read, answer: CommandLine | None) -> None:
+        self._waiting[lane] -= 1
+        del self._reads[read.key]
+        if answer is not None and answer.started != read.key[2]:
+            answer = None  # another process has its number by now
+        for told in read.listeners:
+            self._loop.call_in(0.0, functools.partial(told, answer))  # each by itself: one that fails harms no other
