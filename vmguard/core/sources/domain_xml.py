@@ -12,10 +12,11 @@ In the XML                                      becomes
 <disk type='block|network|dir|nvme|...'>        unguarded; a file further down its chain is guarded
 <driver type=> absent                           raw, as libvirt does: its content is never probed
 <backingStore>                                  backing, shared; an empty one ends the chain; none: read the header
-<dataStore>                                     data file, in the mode of its image
+<dataStore>                                     data file, in the mode of its image, wherever that image lies
 <mirror>                                        mirror, exclusive: a running block job writes to it
 <os><nvram>, <varstore>                         nvram, exclusive; its template is only copied from, so not locked
-<os><loader>                                    loader, shared; exclusive only for a pflash with readonly='no'
+<os><loader>                                    loader, shared; exclusive for a pflash that does not say readonly='yes',
+                                                unless libvirt chooses the firmware (<os firmware=>): read-only then
 <os><kernel>, <initrd>, <dtb>, <acpi>           nothing: QEMU reads them once at start and never writes
 <tpm> emulator with <source type='file'>        tpm-state, exclusive
   any other emulator                            unguarded: swtpm replaces the files in its directory at each write, so
@@ -218,7 +219,7 @@ def _offset(element: Node, what: str) -> int:
 def _read_data_store(node: Node, element: Node, source: Source) -> None:
     store = element.child("dataStore") or node.child("dataStore")
     if store is not None:
-        what = f"data file of {source.path}"
+        what = f"data file of {source.path if source.kind == FILE else source.what}"
         source.data_store = _source(store, store.child("source"), what, source.mode, DATA_FILE, "raw")
 
 
@@ -335,7 +336,7 @@ _READERS = {
 
 
 def _read_os(node: Node, domain: Domain) -> None:
-    _read_loader(node.child("loader"), domain)
+    _read_loader(node.child("loader"), node.get("firmware"), domain)
     nvram, store = node.child("nvram"), node.child("varstore")
     if nvram is not None:
         _read_nvram(nvram, domain)
@@ -349,11 +350,16 @@ def _unnamed_nvram() -> Unguarded:
     return Unguarded("nvram", "libvirt chooses its file when the VM starts: the XML does not name it yet", MISSING)
 
 
-def _read_loader(node: Node | None, domain: Domain) -> None:
-    """Read the firmware. Stock firmware is one file for all VMs of a host; only a writable pflash is a VM's own."""
+def _read_loader(node: Node | None, firmware: str, domain: Domain) -> None:
+    """Read the firmware. Stock firmware is one file for all VMs of a host; only a writable pflash is a VM's own.
+
+    A pflash is writable unless it says otherwise (9.0 and 11.3 alike). Firmware that libvirt chooses is read-only,
+    whatever the XML says before the choice (qemu_firmware.c, qemuFirmwareEnableFeatures).
+    """
     if node is None or not node.text.strip():
         return
-    own = node.get("type") == "pflash" and node.get("readonly") == "no"
+    readonly = node.get("readonly") or ("yes" if firmware else "no")
+    own = node.get("type") == "pflash" and readonly == "no"
     path = _absolute(node.text, "loader")
     mode = EXCLUSIVE if own else SHARED
     domain.sources.append(Source("loader", FILE, path, mode, LOADER, node.get("format") or "raw"))
