@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.qemu_img import create, overlay
-from vmguard.adapters.storage import backing_chain
+from vmguard.adapters.storage import backing_chain, files
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
-from vmguard.adapters.storage.files import Opener, ReadOnlyOpener
+from vmguard.adapters.storage.files import NotAFile, Opener, ReadOnlyOpener
 from vmguard.adapters.storage.libvirt_pools import Pools
 from vmguard.core.locks.plan import EXCLUSIVE, SHARED, Plan
 from vmguard.core.sources.domain_xml import parse_domain
@@ -115,6 +115,62 @@ def test_a_data_file_of_a_backing_image_is_shared(tmp_path: Path) -> None:
     overlay(tmp_path / "a", f"{tmp_path}/base")
     found = modes(plan_of(domain(disk(tmp_path / "a"))))
     assert found["base.data"] == (SHARED, "data-file")
+
+
+STORE = "<dataStore type='file'><format type='raw'/><source file='{0}/data'/></dataStore>"
+ON_BLOCKS = "<source dev='/dev/sdz'>{store}</source>"
+ON_THE_NETWORK = "<source protocol='nbd' name='x'><host name='h'/>{store}</source>"
+BELOW = "<source file='{0}/a'/><backingStore type='{type}'><format type='qcow2'/>{source}<backingStore/></backingStore>"
+#: where the image lies whose data file the XML names: type of the disk, what is in it, mode of the data file
+IMAGES_ELSEWHERE = {
+    "a block device": ("block", ON_BLOCKS, EXCLUSIVE),
+    "a block device, read-only": ("block", ON_BLOCKS + "<readonly/>", SHARED),
+    "the network": ("network", ON_THE_NETWORK, EXCLUSIVE),
+    "a block device below a file": ("file", BELOW.replace("{type}", "block").replace("{source}", ON_BLOCKS), SHARED),
+    "the network, below a file": (
+        "file",
+        BELOW.replace("{type}", "network").replace("{source}", ON_THE_NETWORK),
+        SHARED,
+    ),
+    "an image that another program opened": ("file", "<source file='/x' fdgroup='g'>{store}</source>", EXCLUSIVE),
+    "a file that leads to a block device": ("file", "<source file='/dev/loop0'>{store}</source>", EXCLUSIVE),
+}
+
+
+@pytest.mark.parametrize("where", IMAGES_ELSEWHERE)
+def test_a_data_file_is_the_guests_data_wherever_its_image_lies(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_a_device(path: str, what: str) -> None:
+        if path.startswith("/dev/"):
+            raise NotAFile(what, path, "block device")
+
+    monkeypatch.setattr(files, "_look_first", is_a_device)
+    kind, inside, mode = IMAGES_ELSEWHERE[where]
+    create(tmp_path / "a")
+    create(tmp_path / "data", format="raw")
+    inside = inside.replace("{store}", STORE).replace("{0}", str(tmp_path))
+    plan = plan_of(domain(f"<disk type='{kind}'><driver type='qcow2'/>{inside}<target dev='vda'/></disk>"))
+    assert modes(plan)["data"] == (mode, "data-file")
+    assert len(plan.unguarded) == 1  # negative control: the image itself is no file, and that is said
+
+
+def test_what_only_the_header_on_a_block_device_names_is_said_to_be_unguarded() -> None:
+    def told(format: str, inside: str = "") -> str:
+        source = f"<source dev='/dev/sdz'>{inside}</source>{'<backingStore/>' if inside else ''}"
+        xml = f"<disk type='block'><driver type='{format}'/>{source}<target dev='vda'/></disk>"
+        return next(item.reason for item in plan_of(domain(xml)).unguarded if item.kind == "block")
+
+    assert "only its header names" in told("qcow2")
+    assert "only its header names" not in told("raw")
+    store = "<dataStore type='network'><format type='raw'/><source protocol='nbd' name='x'/></dataStore>"
+    assert "only its header names" not in told("qcow2", store)
+
+
+def test_a_disk_that_is_left_out_leaves_its_data_file_out(tmp_path: Path) -> None:
+    store = STORE.replace("{0}", str(tmp_path))
+    xml = f"<disk device='cdrom'><source file='{tmp_path}/gone' startupPolicy='optional'>{store}</source></disk>"
+    assert notes(plan_of(domain(xml))) == [("cdrom ?", "missing")]
 
 
 def test_a_file_that_one_disk_backs_on_and_another_writes_to(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from vmguard.core.locks.plan import (
     DATA_FILE,
     EXCLUSIVE,
     MISSING,
+    NETWORK,
     OTHER,
     SHARED,
     Plan,
@@ -35,7 +36,7 @@ from vmguard.core.locks.plan import (
     on_block_device,
 )
 from vmguard.core.sources.domain_xml import FILE, VOLUME, Domain, Source, parse_domain
-from vmguard.core.sources.image_header import USUAL_BYTES, ImageHeader, parse_header
+from vmguard.core.sources.image_header import COMPLETE, USUAL_BYTES, ImageHeader, parse_header
 from vmguard.errors import PlanError
 
 TYPE_CHECKING = False
@@ -131,15 +132,21 @@ class _Walk:
     # --- one image ------------------------------------------------------------------------------------------------
 
     def open_image(self, source: Source, label: str) -> _Image | None:
-        """Open a source and its data file; None when there is no file in it to guard, which is noted."""
+        """Open a source and its data file; None when the source itself is no file to guard, which is noted."""
         self._settle(source)
+        image = self._open_file(source, label) if source.kind == FILE else None
         if source.kind != FILE:
-            self._note(source.what, source.path, source.kind)
-            return None
-        image = self._open_file(source, label)
-        if image is not None:
+            self._note(source.what, source.path + self._unread(source), source.kind)
+        if image is not None or source.kind != FILE:
             self._open_data_file(source, image, label)
         return image
+
+    def _unread(self, source: Source) -> str:
+        """Return what nobody knows of an image that is no file: its header is not read here."""
+        told = source.data_store is not None and (source.backing is not None or source.ends)
+        if told or source.kind not in (BLOCK, NETWORK) or source.format in COMPLETE:
+            return ""
+        return "; nor is anything guarded that only its header names, such as a data file"
 
     def _settle(self, source: Source) -> None:
         """Turn a pool volume into what it is."""
@@ -167,8 +174,7 @@ class _Walk:
             return None
         except NotAFile as problem:
             if problem.found == "block device":
-                reason = on_block_device(path)
-                self._note(source.what, reason, BLOCK)
+                source.kind, source.path = BLOCK, on_block_device(path)
             elif problem.found == "character device" and source.late:  # /dev/dax: memory of this host
                 self._note(source.what, f"{path} is a device of this host: no file to lock", OTHER)
             else:
@@ -183,9 +189,11 @@ class _Walk:
         self._by_path[path] = image
         return image
 
-    def _open_data_file(self, source: Source, image: _Image, label: str) -> None:
+    def _open_data_file(self, source: Source, image: _Image | None, label: str) -> None:
         data = source.data_store
         if data is None:
+            if image is None:
+                return
             header = self._header(source, image, label)
             if header.data_file is None:
                 return
@@ -193,7 +201,7 @@ class _Walk:
             data = self._named(header.data_file, source, where, DATA_FILE, source.mode, label)
             data.format = "raw"
         opened = self.open_image(data, f"{label}: {data.what}")
-        if opened is image:
+        if opened is not None and opened is image:
             raise PlanError(f"{label}: {source.path!r} names itself as its data file", path=source.path)
 
     def _header(self, source: Source, image: _Image, label: str) -> ImageHeader:

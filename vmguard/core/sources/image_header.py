@@ -36,8 +36,10 @@ _QED_BACKING_BIT = 1 << 0
 _QED_RAW_BACKING_BIT = 1 << 2
 _QED_KNOWN_BITS = (1 << 3) - 1
 
-#: formats without further files (QEMU refuses a VHD, VHDX or VDI that has a parent)
-_COMPLETE = frozenset(("raw", "luks", "vdi", "vpc", "vhd", "vhdx", "iso", "fat", "dmg", "bochs", "cloop", "parallels"))
+#: formats without further files (QEMU refuses a VHD, VHDX or VDI that has a parent; ``file`` is the protocol alone)
+COMPLETE = frozenset(
+    ("raw", "file", "luks", "vdi", "vpc", "vhd", "vhdx", "iso", "fat", "dmg", "bochs", "cloop", "parallels")
+)
 
 _MAGIC = (
     (0, _QED, "qed"),
@@ -91,7 +93,7 @@ def parse_header(data: bytes, declared: str | None, size: int | None = None) -> 
     parser = _PARSERS.get(kind)
     if parser is None:
         header = ImageHeader(kind)
-        if kind not in _COMPLETE:
+        if kind not in COMPLETE:
             header.note = f"the format {kind!r} is not read here, so files that it leans on are not known"
         return header
     try:
