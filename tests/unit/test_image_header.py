@@ -89,6 +89,12 @@ READABLE = {
         ("b", "raw", None),
     ),
     "a name in UTF-8": (qcow2(backing="ü.img".encode()), "qcow2", ("ü.img", None, None)),
+    "a name in Latin 1": (qcow2(backing=b"\xfc.img"), "qcow2", ("\udcfc.img", None, None)),
+    "a data file in Latin 1": (
+        qcow2(extensions=data_file(b"\xfc.raw"), features=DATA_FILE_BIT),
+        "qcow2",
+        (None, None, "\udcfc.raw"),
+    ),
     "qcow 1": (qcow1(b"b.img"), "qcow", ("b.img", None, None)),
     "qcow 1 without backing": (qcow1(), "qcow", (None, None, None)),
     "qed": (qed(b"b.img"), "qed", ("b.img", None, None)),
@@ -130,7 +136,6 @@ DAMAGED = {
     "a name of minus one bytes": (qcow2(offset=200, length=(1 << 32) - 1), "qcow2", "4294967295 bytes"),
     "a name beyond the file": (qcow2(offset=1020, length=10), "qcow2", "truncated"),
     "a name with a NUL": (qcow2(backing=b"a\0b"), "qcow2", "NUL"),
-    "a name in Latin 1": (qcow2(backing=b"\xfc.img"), "qcow2", "not UTF-8"),
     "an extension without end": (qcow2(extensions=extension(5, b"x", length=1 << 31)), "qcow2", "extension of"),
     "an extension beyond the file": (qcow2(extensions=extension(5, b"x", length=60_000)), "qcow2", "truncated"),
     "extensions without number": (qcow2()[:104] + extension(5, b"") * 2000, "qcow2", "more than 1024"),
@@ -207,6 +212,17 @@ NAMES = {
     'json:{"file.filename":"/srv/b","driver":"raw"}': ("file", "/srv/b", "raw"),
     'json:{"driver":"file","filename":"/srv/b"}': ("file", "/srv/b", None),
     'json:{"filename":"/srv/b"}': ("file", "/srv/b", None),
+    'json:{"file.filename":"/srv/b"}': ("file", "/srv/b", None),
+    'json:{"driver":"qcow2","file":{"driver":"file"},"file.filename":"/srv/b"}': ("file", "/srv/b", "qcow2"),
+    'json:{"driver":"raw","file.driver":"qcow2","file.file.filename":"/srv/b"}': ("file", "/srv/b", "qcow2"),
+    "json:{'driver':'qcow2','file':{'driver':'file','filename':'/srv/b'}}": ("file", "/srv/b", "qcow2"),
+    "json:{'driver': \"qcow2\", 'file.filename': '/srv/it\\'s \"it\"'}": ("file", '/srv/it\'s "it"', "qcow2"),
+    'json:{"driver":"qcow2","file.filename":"/srv/it\\\'s"}': ("file", "/srv/it's", "qcow2"),
+    'json:{"driver":"qcow2","file":{"driver":"luks","file":{"filename":"/srv/b"}}}': (
+        "file",
+        "/srv/b",
+        "qcow2 in luks",
+    ),
     'json:{"driver":"throttle","throttle-group":"g","file":{"driver":"qcow2","file":{"filename":"/b"}}}': (
         "file",
         "/b",
@@ -236,6 +252,59 @@ def test_a_slice_of_a_file() -> None:
     assert (name.path, name.format, name.offset) == ("/b", "qcow2", 4096)
 
 
+def test_a_slice_above_a_format_is_no_place_in_the_file() -> None:
+    name = parse_name('json:{"driver":"raw","offset":4096,"file":{"driver":"qcow2","file":{"filename":"/b"}}}')
+    assert (name.path, name.format, name.offset) == ("/b", "qcow2", 0)
+
+
+IN_JSON = '"driver":"qcow2","file":{"filename":"/b"}'
+#: options besides -> what is below, whether the chain ends, the data file
+CHAINS = {
+    "": (None, False, None),
+    '"backing.file.filename":"/c"': ("/c", False, None),
+    '"backing":{"driver":"raw","file":{"driver":"file","filename":"/c"}}': ("/c", False, None),
+    '"backing":{"driver":"raw"},"backing.file.filename":"/c"': ("/c", False, None),
+    '"data-file.filename":"/d"': (None, False, "/d"),
+    '"data-file":{"driver":"file","filename":"/d"},"backing":null': (None, True, "/d"),
+    '"backing":""': (None, True, None),
+}
+
+
+@pytest.mark.parametrize("more", CHAINS)
+def test_the_chain_that_a_name_holds(more: str) -> None:
+    name = parse_name("json:{" + ",".join(filter(None, (IN_JSON, more))) + "}")
+    below, data = (None if found is None else found.path for found in (name.backing, name.data_file))
+    assert (name.path, below, name.ends, data) == ("/b", *CHAINS[more])
+
+
+def test_a_chain_in_a_name_has_its_formats_and_goes_on() -> None:
+    name = parse_name(
+        'json:{"driver":"raw","file":{"driver":"qcow2","file.filename":"/a","backing.driver":"qcow2",'
+        '"backing.file.filename":"/b","backing.backing.file.filename":"/c","backing.data-file.filename":"/d"}}'
+    )
+    assert name.backing is not None
+    assert name.backing.backing is not None
+    assert name.backing.data_file is not None
+    assert (name.backing.format, name.backing.backing.path, name.backing.data_file.path) == ("qcow2", "/c", "/d")
+
+
+#: name, format that the header declares -> format that counts
+DECLARED = {
+    ("json:{" + IN_JSON + "}", "raw"): "raw",
+    ("json:{" + IN_JSON + "}", None): "qcow2",
+    ('json:{"file.filename":"/b"}', "qcow2"): "qcow2",
+    ('json:{"driver":"raw","file":{"driver":"qcow2","file":{"filename":"/b"}}}', "raw"): "qcow2",
+    ('json:{"driver":"file","filename":"/b"}', "qcow2"): "qcow2",
+    ("/b", "vdi"): "vdi",
+    ("file:/b", "raw"): "raw",
+}
+
+
+@pytest.mark.parametrize(("name", "declared"), DECLARED)
+def test_the_headers_format_wins_over_the_names_driver(name: str, declared: str | None) -> None:
+    assert parse_name(name, declared).format == DECLARED[name, declared]
+
+
 def test_secrets_in_a_url_are_not_shown() -> None:
     shown = parse_name("https://me:secret@host/disk?token=secret").path
     assert "host/disk" in shown
@@ -261,6 +330,17 @@ NO_NAMES = [
     'json:{"driver":"raw","offset":"x","file":{"filename":"/a"}}',
     'json:{"driver":"qcow2","backing":{"filename":"/x"},"file":{"filename":"/a"}}',
     'json:{"driver":"quorum","children":[]}',
+    'json:{"driver":"quorum","children":[{"file":{"filename":"/a"}}]}',
+    'json:{"driver":"qcow2","backing.driver":"raw","file":{"filename":"/a"}}',
+    'json:{"driver":"qcow2","backing":"a-node-name","file":{"filename":"/a"}}',
+    'json:{"driver":"qcow2","data-file":"a-node-name","file":{"filename":"/a"}}',
+    'json:{"driver":"blkverify","raw.filename":"/b","file":{"filename":"/a"}}',
+    'json:{"driver":"raw","driver":"qcow2","file":{"filename":"/a"}}',
+    'json:{"driver":"raw","file.filename":"/b","file":{"filename":"/a"}}',
+    "json:{'driver':'raw','file':{'filename':'/a'}",
+    "json:{'driver':'raw','file':{'filename':'/a\\",
+    'json:{"driver":"raw","file.filename":"/a\udcff"}',
+    "json:" + '{"backing":' * 40 + '{"file.filename":"/a"}' + "}" * 40,
     'json:{"driver":"raw","file":' * 40 + "{}" + "}" * 40,
 ]
 
@@ -312,7 +392,15 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.sampled_from(["file", "raw", "qcow2", "nbd", "/a", "a", "", "\0"]),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["driver", "file", "filename", "offset", "image", "file.filename"]), inner)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *("driver", "file", "filename", "offset", "image", "file.filename", "backing", "children.0.file"),
+                    *("backing.file.filename", "data-file", "data-file.filename"),
+                ]
+            ),
+            inner,
+        )
     ),
     max_leaves=12,
 )
@@ -323,6 +411,7 @@ def test_no_tree_of_options_breaks_the_reader(options: object) -> None:
     import json
 
     name("json:" + json.dumps(options))
+    name("json:" + json.dumps(options).replace('"', "'"))
 
 
 @given(st.text(max_size=40))

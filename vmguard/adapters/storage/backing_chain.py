@@ -36,12 +36,13 @@ from vmguard.core.locks.plan import (
     on_block_device,
 )
 from vmguard.core.sources.domain_xml import FILE, VOLUME, Domain, Source, parse_domain
-from vmguard.core.sources.image_header import COMPLETE, USUAL_BYTES, ImageHeader, parse_header
+from vmguard.core.sources.image_header import COMPLETE, MAX_BYTES, USUAL_BYTES, ImageHeader, parse_header
 from vmguard.errors import PlanError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmguard.adapters.storage.libvirt_pools import Pools
+    from vmguard.core.sources.image_name import ImageName
 
 #: libvirt gives up at 200 images
 MAX_CHAIN = 256
@@ -198,7 +199,10 @@ class _Walk:
             if header.data_file is None:
                 return
             where = f"data file of {source.path}"
-            data = self._named(header.data_file, source, where, DATA_FILE, source.mode, label)
+            data = self._named(header.data_file, source, where, DATA_FILE, label)
+            if data.format not in (None, "raw"):
+                reason = f"it is itself an image ({data.format}), and what lies below it is not read"
+                self._note(where, reason, OTHER)
             data.format = "raw"
         opened = self.open_image(data, f"{label}: {data.what}")
         if opened is not None and opened is image:
@@ -240,38 +244,53 @@ class _Walk:
         header = self._header(source, image, label)
         if header.backing is None:
             return None
-        below = self._named(header.backing, source, f"backing of {source.path}", BACKING, SHARED, label)
-        below.format = below.format or header.backing_format
-        return below
+        what = f"backing of {source.path}"
+        return self._named(header.backing, source, what, BACKING, label, header.backing_format)
 
-    def _named(self, name: str, parent: Source, what: str, role: str, mode: str, label: str) -> Source:
-        """The source behind a name that stands in a header."""
+    def _named(self, name: str, parent: Source, what: str, role: str, label: str, format: str | None = None) -> Source:
+        """Return the source behind a name that stands in a header, which declares its format."""
         from vmguard.core.sources.image_name import parse_name  # a VM without chains does not pay for it
 
         try:
-            found = parse_name(name)
+            found = parse_name(name, format)
         except PlanError as problem:
             raise _about(problem, label, parent.path) from problem
-        path = found.path
-        if found.kind == FILE and not path.startswith("/"):
-            path = os.path.join(os.path.dirname(parent.path), path)
-        source = Source(what, found.kind, path, mode, role, found.format)
-        source.offset = found.offset
-        source.policy = parent.policy
-        return source
+        return _source_of(found, parent, what, role)
+
+
+def _source_of(name: ImageName, parent: Source, what: str, role: str) -> Source:
+    """Return the source that a name means, with the chain that the name itself holds."""
+    path = name.path
+    if name.kind == FILE and not path.startswith("/"):
+        path = os.path.join(os.path.dirname(parent.path), path)
+    source = Source(what, name.kind, path, SHARED if role == BACKING else parent.mode, role, name.format)
+    source.offset = name.offset
+    source.policy = parent.policy
+    source.ends = name.ends
+    called = path if name.kind == FILE else what
+    if name.backing is not None:
+        source.backing = _source_of(name.backing, source, f"backing of {called}", BACKING)
+    if name.data_file is not None:
+        source.data_store = _source_of(name.data_file, source, f"data file of {called}", DATA_FILE)
+        source.data_store.format = "raw"
+    return source
 
 
 def _read_header(file: OpenedFile, source: Source, label: str) -> ImageHeader:
-    """One read for most images, a second one for a header that does not fit; none at all for a raw one."""
+    """One read for most images, more for a header that does not fit; none at all for a raw one."""
     if source.format == "raw":
         return ImageHeader("raw")
     size = max(0, file.size - source.offset)
     try:
         header = parse_header(file.read(USUAL_BYTES, source.offset), source.format, size)
-        if header.needs:
-            header = parse_header(file.read(header.needs, source.offset), source.format, size)
-        if header.needs:
-            raise PlanError(f"its {header.format} header ends early: the file shrank while it was read")
+        got = USUAL_BYTES
+        while header.needs:  # each extension tells only where the next one begins
+            wanted = min(max(header.needs, 2 * got), MAX_BYTES)
+            data = file.read(wanted, source.offset)
+            if len(data) < header.needs:
+                raise PlanError(f"its {header.format} header ends early: the file shrank while it was read")
+            got = wanted
+            header = parse_header(data, source.format, size)
     except PlanError as problem:
         raise _about(problem, label, source.path) from problem
     if source.format is None and header.leans_on_others:
