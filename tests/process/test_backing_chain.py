@@ -15,7 +15,7 @@ from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import NotAFile, Opener, ReadOnlyOpener
 from vmguard.adapters.storage.libvirt_pools import Pools
 from vmguard.core.locks.plan import EXCLUSIVE, SHARED, Plan
-from vmguard.core.sources.domain_xml import parse_domain
+from vmguard.core.sources.domain_xml import Domain, Source, parse_domain
 from vmguard.errors import PlanError
 
 UUID = "6f8b1c9e-0b1d-4b0a-9f0e-2a6f0d1c2b3a"
@@ -275,6 +275,51 @@ def test_an_optional_disk_that_is_missing_is_left_out(tmp_path: Path, policy: st
     xml = disk(tmp_path / "gone.iso", "raw", device="cdrom").replace("/><target", f" startupPolicy='{policy}'/><target")
     plan = plan_of(domain(xml))
     assert (plan.files, notes(plan)) == ([], [("cdrom vda", "missing")])
+
+
+VOLUME = "<disk type='volume' device='cdrom'><source pool='gone' volume='a.iso'{0}/><target dev='sda'/></disk>"
+
+
+@pytest.mark.parametrize("policy", ["optional", "requisite"])
+def test_an_optional_volume_of_a_pool_that_nobody_knows_is_left_out(tmp_path: Path, policy: str) -> None:
+    xml = domain(VOLUME.replace("{0}", f" startupPolicy='{policy}'"))
+    plan = plan_of(xml, pools=Pools((str(tmp_path),)))
+    assert (plan.files, notes(plan)) == ([], [("cdrom sda", "missing")])
+    assert "storage pool 'gone' is not known" in plan.unguarded[0].reason
+
+
+def test_any_other_trouble_with_a_pool_is_refused(tmp_path: Path) -> None:
+    """Negative control: libvirt knows these pools, or cannot do without the volume."""
+    pools = Pools((str(tmp_path),))
+    with pytest.raises(PlanError, match="is not known"):
+        plan_of(domain(VOLUME.replace("{0}", "")), pools=pools)
+    (tmp_path / "gone.xml").write_text("<pool")
+    with pytest.raises(PlanError, match="not well formed"):
+        plan_of(domain(VOLUME.replace("{0}", " startupPolicy='optional'")), pools=pools)
+
+
+@pytest.mark.parametrize("names", ["no format", "no format, relative"])
+def test_proxmox_starts_a_clone_whose_header_states_no_format(tmp_path: Path, names: str) -> None:
+    """As Proxmox made linked clones once. QEMU probes the base; libvirt refuses it."""
+    create(tmp_path / "secret", format="raw")
+    overlay(tmp_path / "base", f"{tmp_path}/secret", "raw")
+    top = overlay(tmp_path / "clone", "base" if "relative" in names else f"{tmp_path}/base")
+    forget_backing_format(top)
+    found = Domain("web1", "100", probes=True)
+    found.sources.append(Source("scsi0", "file", str(top), EXCLUSIVE, "disk", "qcow2"))
+    resolved = resolve(found, ReadOnlyOpener())
+    resolved.close()
+    assert set(modes(resolved.plan)) == {"clone", "base", "secret"}
+    with pytest.raises(PlanError, match="does not say so"):
+        plan_of(domain(disk(top)))
+
+
+def forget_backing_format(image: Path) -> None:
+    """Turn the header's extension into one that means nothing."""
+    data = bytearray(image.read_bytes())
+    place = data.index((0xE2792ACA).to_bytes(4, "big"))
+    data[place : place + 4] = (0x12345678).to_bytes(4, "big")
+    image.write_bytes(data)
 
 
 def test_files_that_the_first_start_makes(tmp_path: Path) -> None:

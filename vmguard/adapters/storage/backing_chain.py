@@ -138,7 +138,7 @@ class _Walk:
         image = self._open_file(source, label) if source.kind == FILE else None
         if source.kind != FILE:
             self._note(source.what, source.path + self._unread(source), source.kind)
-        if image is not None or source.kind != FILE:
+        if image is not None or source.kind not in (FILE, MISSING):
             self._open_data_file(source, image, label)
         return image
 
@@ -152,11 +152,15 @@ class _Walk:
     def _settle(self, source: Source) -> None:
         """Turn a pool volume into what it is."""
         if source.kind == VOLUME:
-            if self._pools is None:
-                from vmguard.adapters.storage.libvirt_pools import Pools  # a VM without volumes does not pay for it
+            from vmguard.adapters.storage.libvirt_pools import Pools, UnknownPool  # only a VM with volumes pays for it
 
-                self._pools = Pools()
-            source.kind, source.path = self._pools.locate(source.pool, source.path, source.what)
+            self._pools = self._pools or Pools()
+            try:
+                source.kind, source.path = self._pools.locate(source.pool, source.path, source.what)
+            except UnknownPool as problem:
+                if not source.is_optional:
+                    raise
+                source.kind, source.path = MISSING, f"{problem.message}; the VM may start without it"
 
     def _open_file(self, source: Source, label: str) -> _Image | None:
         path = source.path
@@ -212,7 +216,7 @@ class _Walk:
         key = (source.format, source.offset)
         header = image.headers.get(key)
         if header is None:
-            header = image.headers[key] = _read_header(image.file, source, label)
+            header = image.headers[key] = _read_header(image.file, source, label, self._domain.probes)
             if header.note:
                 self._note(source.what, f"{source.path}: {header.note}", OTHER)
         return header
@@ -276,7 +280,7 @@ def _source_of(name: ImageName, parent: Source, what: str, role: str) -> Source:
     return source
 
 
-def _read_header(file: OpenedFile, source: Source, label: str) -> ImageHeader:
+def _read_header(file: OpenedFile, source: Source, label: str, probes: bool) -> ImageHeader:
     """One read for most images, more for a header that does not fit; none at all for a raw one."""
     if source.format == "raw":
         return ImageHeader("raw")
@@ -293,7 +297,7 @@ def _read_header(file: OpenedFile, source: Source, label: str) -> ImageHeader:
             header = parse_header(data, source.format, size)
     except PlanError as problem:
         raise _about(problem, label, source.path) from problem
-    if source.format is None and header.leans_on_others:
+    if source.format is None and header.leans_on_others and not probes:
         raise PlanError(
             f"{label}: {source.path!r} is a {header.format} image with files below it, but the image above it does not "
             "say so",

@@ -114,11 +114,13 @@ class Source:
 class Domain:
     """A VM: its name, its UUID, its sources, and the storage that no lock can guard."""
 
-    __slots__ = ("name", "sources", "unguarded", "uuid")
+    __slots__ = ("name", "probes", "sources", "unguarded", "uuid")
 
-    def __init__(self, name: str, uuid: str) -> None:
+    def __init__(self, name: str, uuid: str, probes: bool = False) -> None:
         self.name = name
         self.uuid = uuid
+        #: images of undeclared format are probed by QEMU (Proxmox), not refused (libvirt)
+        self.probes = probes
         self.sources: list[Source] = []
         self.unguarded: list[Unguarded] = []
 

@@ -53,7 +53,7 @@ class PveVm:
 
 def plan_vm(config: VmConfig, storages: Storages, node: str = "") -> PveVm:
     """Return what a start of the VM opens. Raises PlanError where Proxmox itself could not start it."""
-    vm = PveVm(Domain(config.name, config.vmid))
+    vm = PveVm(Domain(config.name, config.vmid, probes=True))
     for drive in config.drives.values():
         _read_drive(drive, config.is_template, storages, node, vm)
     for key, value in config.options.items():
