@@ -66,6 +66,9 @@ def open_descriptors() -> int:
         (b"[" * 100_000, "not JSON"),
         (b'{"v":2,"op":"claim"}', "version 2"),
         (b'{"op":"claim"}', "version None"),
+        (b'{"v":"1","op":"claim"}', "version of an unknown form"),
+        (b'{"v":' + b"[" * 400 + b"]" * 400 + b"}", "version of an unknown form"),
+        (b"", "not JSON"),
     ],
 )
 def test_a_bad_message_is_named_and_its_descriptors_are_closed(data: bytes, complaint: str) -> None:
@@ -78,6 +81,32 @@ def test_a_bad_message_is_named_and_its_descriptors_are_closed(data: bytes, comp
     assert open_descriptors() == before
     left.close()
     right.close()
+
+
+@pytest.mark.parametrize("problem", [RecursionError("deep"), MemoryError(), KeyboardInterrupt()], ids=repr)
+def test_descriptors_are_closed_whatever_goes_wrong(monkeypatch: pytest.MonkeyPatch, problem: BaseException) -> None:
+    """Also what no message can provoke today: a descriptor that leaks keeps a lock."""
+
+    def fail(data: bytes) -> wire.Message:
+        raise problem
+
+    monkeypatch.setattr(wire, "_parse", fail)
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    before = open_descriptors()
+    socket.send_fds(left, [b"{}"], [0, 1])
+    with pytest.raises(type(problem)):
+        wire.Connection(right).receive()
+    assert open_descriptors() == before
+    left.close()
+    right.close()
+
+
+@pytest.mark.parametrize("error", [None, "no", ["no"], 1, {}, {"message": ["no"]}])
+def test_a_refusal_in_any_form_is_a_refusal(error: object) -> None:
+    one, other = wire.pair()
+    other.send({"ok": False, "error": error})
+    with pytest.raises(DaemonError):
+        one.answer()
 
 
 def test_a_message_cut_by_the_kernel_is_refused() -> None:
