@@ -87,7 +87,8 @@ def resolve(domain: Domain, opener: Opener, pools: Pools | None = None) -> Resol
 
 def plan_of(xml: bytes, opener: Opener | None = None, pools: Pools | None = None) -> Plan:
     """What a start would lock. Reads, locks nothing, leaves nothing open."""
-    resolved = resolve(parse_domain(xml), ReadOnlyOpener() if opener is None else opener, pools)
+    domain = parse_domain(xml, defined=False)
+    resolved = resolve(domain, ReadOnlyOpener() if opener is None else opener, pools)
     resolved.close()
     return resolved.plan
 

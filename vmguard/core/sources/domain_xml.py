@@ -125,10 +125,13 @@ class Domain:
         self.unguarded: list[Unguarded] = []
 
 
-def parse_domain(xml: bytes) -> Domain:
-    """Read the XML that libvirt passes to a hook: ``<domain>``, or the ``<domstatus>`` around one. Raises BadInput."""
+def parse_domain(xml: bytes, defined: bool = True) -> Domain:
+    """Read the XML that libvirt passes to a hook: ``<domain>``, or the ``<domstatus>`` around one. Raises BadInput.
+
+    One that is not ``defined`` yet may lack the uuid: it is empty then.
+    """
     root = read_tree(xml, "domain", _WANTED, wrappers=("domstatus",))
-    domain = Domain(_name(root), _uuid(root))
+    domain = Domain(_name(root), _uuid(root, defined))
     for os_node in root.all("os"):
         _read_os(os_node, domain)
     for devices in root.all("devices"):
@@ -145,9 +148,11 @@ def _name(root: Node) -> str:
     return node.text
 
 
-def _uuid(root: Node) -> str:
+def _uuid(root: Node, wanted: bool) -> str:
     node = root.child("uuid")
     if node is None or not node.text.strip():
+        if not wanted:
+            return ""
         raise BadInput("domain XML holds no <uuid>", "libvirt gives every VM one: virsh dumpxml VM shows it")
     digits = node.text.strip().replace("-", "").lower()
     if len(digits) != 32 or not all(digit in "0123456789abcdef" for digit in digits):
@@ -355,13 +360,11 @@ def _unnamed_nvram() -> Unguarded:
 def _read_loader(node: Node | None, firmware: str, domain: Domain) -> None:
     """Read the firmware. Stock firmware is one file for all VMs of a host; only a writable pflash is a VM's own.
 
-    A pflash is writable unless it says otherwise (9.0 and 11.3 alike). Firmware that libvirt chooses is read-only,
-    whatever the XML says before the choice (qemu_firmware.c, qemuFirmwareEnableFeatures).
+    A pflash is writable unless it says otherwise; libvirt makes firmware that it chooses read-only (qemu_firmware.c).
     """
     if node is None or not node.text.strip():
         return
-    readonly = node.get("readonly") or ("yes" if firmware else "no")
-    own = node.get("type") == "pflash" and readonly == "no"
+    own = node.get("type") == "pflash" and (node.get("readonly") or ("yes" if firmware else "no")) == "no"
     path = _absolute(node.text, "loader")
     mode = EXCLUSIVE if own else SHARED
     domain.sources.append(Source("loader", FILE, path, mode, LOADER, node.get("format") or "raw"))
