@@ -85,9 +85,9 @@ def resolve(domain: Domain, opener: Opener, pools: Pools | None = None) -> Resol
     return walk.result()
 
 
-def plan_of(xml: bytes, opener: Opener | None = None, pools: Pools | None = None) -> Plan:
-    """What a start would lock. Reads, locks nothing, leaves nothing open."""
-    domain = parse_domain(xml, defined=False)
+def plan_of(xml: bytes, opener: Opener | None = None, pools: Pools | None = None, defined: bool = True) -> Plan:
+    """What a start would lock. Reads, locks nothing, leaves nothing open. ``defined``: as parse_domain has it."""
+    domain = parse_domain(xml, defined)
     resolved = resolve(domain, ReadOnlyOpener() if opener is None else opener, pools)
     resolved.close()
     return resolved.plan
