@@ -1,5 +1,7 @@
 """The wire protocol: messages, descriptors, and everything a peer may send wrongly."""
 
+import _socket
+import errno
 import json
 import os
 import socket
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmguard.core import lean_json
-from vmguard.errors import DaemonError, WireError
+from vmguard.errors import DaemonError, DaemonForbidden, WireError
 from vmguard.protocol import wire
 
 JSON = st.recursive(
@@ -144,6 +146,29 @@ def test_no_socket_and_nobody_listening_are_told_apart(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(path)
     with pytest.raises(DaemonError, match="nobody listens"):
+        wire.connect(path, 1.0)
+
+
+def test_a_forbidden_socket_is_told_from_one_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forbidden:
+        def __init__(self, *kind: int) -> None:
+            """Take whatever a socket takes."""
+
+        def settimeout(self, seconds: float) -> None:
+            """Wait for nothing."""
+
+        def connect(self, address: str) -> None:
+            raise PermissionError(errno.EACCES, "denied")
+
+        def close(self) -> None:
+            """Hold nothing."""
+
+    path = str(tmp_path / "none")
+    with pytest.raises(DaemonError, match="not running") as absent:
+        wire.connect(path, 1.0)
+    assert not isinstance(absent.value, DaemonForbidden)
+    monkeypatch.setattr(_socket, "socket", Forbidden)
+    with pytest.raises(DaemonForbidden, match="may not talk to the vmguard daemon"):
         wire.connect(path, 1.0)
 
 

@@ -21,7 +21,7 @@ import os
 import sys
 
 from vmguard.core.lean_json import decode, encode
-from vmguard.errors import DaemonError, WireError
+from vmguard.errors import DaemonError, DaemonForbidden, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _parse(data: bytes) -> Message:
 def connect(path: str, timeout: float) -> Connection:
     """Connect to the daemon's socket; ``timeout`` seconds bound every later wait as well.
 
-    Raise DaemonError, which says in words what is wrong.
+    Raise DaemonError (DaemonForbidden), which says in words what is wrong.
     """
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     try:
@@ -172,6 +172,12 @@ def connect(path: str, timeout: float) -> Connection:
         sock.close()
         raise DaemonError(
             f"the vmguard daemon is not running (nobody listens on {path})", "start it: systemctl start vmguard"
+        ) from None
+    except PermissionError:
+        sock.close()
+        raise DaemonForbidden(
+            f"user {os.geteuid()} may not talk to the vmguard daemon (permission denied for {path})",
+            "only root may" if os.geteuid() else "does AppArmor or SELinux forbid it? journalctl -k | grep -i denied",
         ) from None
     except TimeoutError:
         sock.close()
