@@ -1,5 +1,6 @@
 """vmguard: a guard for the disks of virtual machines on NFSv4. README.md beside this file is the map.
 
+__main__  python -m vmguard
 adapters  the only home of system calls
 cli       the commands
 config    the configuration

@@ -10,6 +10,7 @@
     ├── LockConflict             another open file description holds a conflicting lock
     ├── StorageTimeout           the storage did not answer within the deadline
     ├── DaemonError              the daemon cannot be reached, or refused
+    │   └── DaemonForbidden      this user or program may not use its socket; whether it runs is not known
     └── WireError                a message is malformed, too large, or of another version
 
 Only the command line and the hooks turn these into an exit status; everything else raises. A message is a lowercase
@@ -77,6 +78,10 @@ class StorageTimeout(VmguardError):
 
 class DaemonError(VmguardError):
     """The daemon cannot be reached, or refused."""
+
+
+class DaemonForbidden(DaemonError):
+    """This process may not use the daemon's socket. Whether the daemon runs is not known."""
 
 
 class WireError(VmguardError):

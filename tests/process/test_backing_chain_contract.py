@@ -34,6 +34,10 @@ def seen_by_qemu(path: Path) -> list[str]:
     return found
 
 
+def json_of(options: dict[str, str]) -> str:
+    return "json:" + json.dumps(options)
+
+
 def plain(tmp_path: Path) -> Path:
     return create(tmp_path / "a")
 
@@ -90,6 +94,45 @@ def json_name(tmp_path: Path) -> Path:
     return overlay(tmp_path / "a", "json:" + json.dumps(tree))
 
 
+def dotted_name(tmp_path: Path) -> Path:
+    create(tmp_path / "base")
+    return overlay(tmp_path / "a", json_of({"driver": "qcow2", "file.filename": f"{tmp_path}/base"}))
+
+
+def single_quotes(tmp_path: Path) -> Path:
+    create(tmp_path / "it's")
+    name = json_of({"driver": "qcow2", "file.filename": f"{tmp_path}/it?s"})
+    return overlay(tmp_path / "a", name.replace('"', "'").replace("?", "\\'"))
+
+
+def the_header_says_raw_the_name_qcow2(tmp_path: Path) -> Path:
+    create(tmp_path / "never opened", format="raw")
+    overlay(tmp_path / "base", f"{tmp_path}/never opened", "raw")
+    return overlay(tmp_path / "a", json_of({"driver": "qcow2", "file.filename": f"{tmp_path}/base"}), "raw")
+
+
+def the_header_says_qcow2_the_name_raw(tmp_path: Path) -> Path:
+    create(tmp_path / "below", format="raw")
+    overlay(tmp_path / "base", f"{tmp_path}/below", "raw")
+    return overlay(tmp_path / "a", json_of({"driver": "raw", "file.filename": f"{tmp_path}/base"}))
+
+
+def long_extensions(tmp_path: Path) -> Path:
+    """A header whose end is known after the third read alone."""
+    create(tmp_path / "base")
+    path = overlay(tmp_path / "a", f"{tmp_path}/base")
+    image = bytearray(path.read_bytes())
+    start, place, length = (int.from_bytes(image[a:b], "big") for a, b in ((100, 104), (8, 16), (16, 20)))
+    name = bytes(image[place : place + length])
+    unknown = b"".join((0x12345678).to_bytes(4, "big") + (5000).to_bytes(4, "big") + bytes(5000) for _ in range(4))
+    head = unknown + bytes(image[start:place])
+    image[start : start + len(head)] = head
+    image[8:16] = (60_000).to_bytes(8, "big")
+    image[60_000 : 60_000 + len(name)] = name
+    path.write_bytes(image)
+    return path
+
+
 def file_name(tmp_path: Path) -> Path:
     create(tmp_path / "base")
     return overlay(tmp_path / "a", f"file:{tmp_path}/base")
@@ -132,7 +175,8 @@ def long_name(tmp_path: Path) -> Path:
 
 IMAGES = [
     plain, version_2, small_clusters, large_clusters, relative, relative_behind_a_symlink,
-    on_raw, with_data_file, on_data_file, json_name,
+    on_raw, with_data_file, on_data_file, json_name, dotted_name, single_quotes,
+    the_header_says_raw_the_name_qcow2, the_header_says_qcow2_the_name_raw, long_extensions,
     file_name, old_qcow, old_qed, mixed, with_snapshots_and_bitmaps, extended, long_name,
 ]  # fmt: skip
 
@@ -147,3 +191,33 @@ def test_the_reader_sees_what_qemu_sees(tmp_path: Path, build: Callable[[Path], 
     theirs = [path.removeprefix("file:") for path in seen_by_qemu(top)]
     assert sorted(os.stat(file.path).st_ino for file in ours.files) == sorted({os.stat(path).st_ino for path in theirs})
     assert ours.unguarded == []
+
+
+def opens(path: Path) -> bool:
+    """Whether QEMU can open an image with its whole chain."""
+    return subprocess.run(["qemu-img", "map", "-U", str(path)], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("key", ["backing.file.filename", "data-file.filename"])
+def test_a_chain_in_a_name_is_opened_by_qemu_and_found_here(tmp_path: Path, key: str) -> None:
+    kept = create(tmp_path / "kept", format="raw")
+    create(tmp_path / "base")
+    if key == "data-file.filename":
+        create(tmp_path / "base", "-o", f"data_file={tmp_path}/gone")
+        (tmp_path / "gone").rename(tmp_path / "kept")
+    top = overlay(tmp_path / "a", json_of({"driver": "qcow2", "file.filename": f"{tmp_path}/base", key: str(kept)}))
+    assert opens(top)
+    assert {os.path.basename(file.path) for file in plan_of(domain(top, "qcow2")).files} == {"a", "base", "kept"}
+    kept.unlink()
+    assert not opens(top)  # negative control: QEMU does read it
+
+
+def test_a_name_that_is_no_utf8_is_the_file_that_qemu_opens(tmp_path: Path) -> None:
+    base = os.fsencode(tmp_path) + b"/caf\xe9"
+    create(tmp_path / "plain")
+    os.rename(tmp_path / "plain", base)
+    top = create(tmp_path / "a", "-u", "-F", "qcow2", "-b", os.fsdecode(base))
+    assert opens(top)
+    assert sorted(os.fsencode(file.path) for file in plan_of(domain(top, "qcow2")).files) == [os.fsencode(top), base]
+    os.unlink(base)
+    assert not opens(top)

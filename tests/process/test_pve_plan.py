@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.guard import make_disk
 from vmguard.cli.main import main
+from vmguard.core.sources.domain_xml import parse_domain
+from vmguard.errors import BadInput
 
 Capture = pytest.CaptureFixture[str]
 
@@ -42,11 +44,49 @@ def test_it_is_printed_in_the_same_json_as_for_libvirt(files: list[str], tmp_pat
         (f"{images}/100/vm-100-disk-1.raw", "exclusive", "nvram", "efidisk0"),
         (f"{images}/100/vm-100-disk-2.raw", "exclusive", "tpm-state", "tpmstate0"),
     }
-    why = {item["source"]: item["reason"] for item in found["unguarded"]}
-    assert set(why) == {"scsi2", "scsi3", "args", "scsi4"}
-    assert "block device" in why["scsi2"]
-    assert "SMB" in why["scsi3"]
-    assert "Proxmox ignores this value" in why["scsi4"]
+    why = [(item["source"], item["reason"]) for item in found["unguarded"]]
+    assert {source for source, _ in why} == {"scsi2", "scsi3", "args", "scsi4"}
+    for source, words in (
+        ("scsi2", "block device"),
+        ("scsi3", "SMB"),
+        ("scsi4", "Proxmox ignores this value"),
+        ("scsi4", "100/x.raw does not exist, and the VM may start without it"),
+    ):
+        assert any(source == told and words in reason for told, reason in why)
+
+
+@pytest.mark.parametrize("name", ["web.conf", "100.conf.bak", "vm-100.txt", "conf", "100", "99.conf"])
+def test_a_configuration_may_have_any_name(files: list[str], tmp_path: Path, capsys: Capture, name: str) -> None:
+    (tmp_path / "100.conf").rename(tmp_path / name)
+    assert main(["plan", "--pve-config", str(tmp_path / name), *files[2:], "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["files"]) == 4
+
+
+def test_a_configuration_comes_on_standard_input(
+    files: list[str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open(tmp_path / "100.conf") as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        assert main(["plan", "--pve-config", "-", *files[2:], "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["files"]) == 4
+
+
+@pytest.mark.parametrize("uuid", ["", "<uuid/>", "<uuid>6f8b1c9e-0b1d-4b0a-9f0e-2a6f0d1c2b3a</uuid>"])
+def test_a_domain_that_libvirt_has_yet_to_define_needs_no_uuid(tmp_path: Path, capsys: Capture, uuid: str) -> None:
+    path = make_disk(tmp_path / "disk.raw")
+    disk = f"<disk type='file'><source file='{path}'/><target dev='vda'/></disk>"
+    (tmp_path / "vm.xml").write_text(f"<domain><name>web</name>{uuid}<devices>{disk}</devices></domain>")
+    assert main(["plan", "--domain-xml", str(tmp_path / "vm.xml"), "--json"]) == 0
+    assert [file["path"] for file in json.loads(capsys.readouterr().out)["files"]] == [str(path)]
+
+
+def test_a_hook_needs_the_uuid_and_so_does_no_nonsense_pass(tmp_path: Path, capsys: Capture) -> None:
+    """Negative control: libvirt has given a VM its uuid before it calls a hook."""
+    with pytest.raises(BadInput, match="holds no <uuid>"):
+        parse_domain(b"<domain><name>web</name></domain>")
+    (tmp_path / "vm.xml").write_text("<domain><name>web</name><uuid>7</uuid></domain>")
+    assert main(["plan", "--domain-xml", str(tmp_path / "vm.xml")]) == 3
+    assert "'7' is not a UUID" in capsys.readouterr().err
 
 
 def test_a_storage_counts_only_on_its_nodes(files: list[str], capsys: Capture) -> None:

@@ -91,7 +91,12 @@ OS_RULES = {
         "<loader readonly='yes' type='pflash'>/fw</loader>",
         ("loader", "/fw", "shared", "loader"),
     ),
-    "also when nothing is said": ("<loader type='pflash'>/fw</loader>", ("loader", "/fw", "shared", "loader")),
+    "a pflash that does not say so is written": (
+        "<loader type='pflash'>/fw</loader>",
+        ("loader", "/fw", "exclusive", "loader"),
+    ),
+    "of what type is not said: a rom": ("<loader>/fw</loader>", ("loader", "/fw", "shared", "loader")),
+    "a rom that does not say so": ("<loader type='rom'>/fw</loader>", ("loader", "/fw", "shared", "loader")),
     "a rom is never written": ("<loader readonly='no' type='rom'>/fw</loader>", ("loader", "/fw", "shared", "loader")),
     "a writable pflash is the VM's own": (
         "<loader readonly='no' type='pflash'>/fw</loader>",
@@ -118,6 +123,15 @@ def test_firmware_becomes_a_source(rule: str) -> None:
     xml, expected = OS_RULES[rule]
     (source,) = parse_domain(domain(os_part=xml)).sources
     assert brief(source) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "mode"), [("", "shared"), ("readonly='yes'", "shared"), ("readonly='no'", "exclusive")]
+)
+def test_firmware_that_libvirt_chooses_is_read_only_unless_it_says_otherwise(said: str, mode: str) -> None:
+    xml = domain(os_part=f"<loader type='pflash' {said}>/fw</loader><nvram>/srv/v</nvram>")
+    loader, nvram = parse_domain(xml.replace(b"<os>", b"<os firmware='efi'>")).sources
+    assert (loader.mode, nvram.mode) == (mode, "exclusive")
 
 
 NOTHING = {

@@ -1,5 +1,6 @@
 """The owner record: written beside the disk, readable after any accident."""
 
+import binascii
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,26 @@ def test_a_torn_slot_is_recognised(cut: int) -> None:
 @given(st.binary(max_size=2 * SLOT_BYTES))
 def test_garbage_is_no_claim(data: bytes) -> None:
     assert parse_slot(data) is None
+
+
+def sealed(body: str) -> bytes:
+    """A slot with the right checksum around whatever somebody wrote."""
+    closing = f',"check":"{binascii.crc32(body.encode()):08x}"}}\n'
+    return (body + " " * (SLOT_BYTES - len(body) - len(closing)) + closing).encode()
+
+
+@pytest.mark.parametrize("depth", [1, 100, 400, 480])
+def test_a_field_that_is_no_text_says_nothing(depth: int) -> None:
+    nested = "[" * depth + "]" * depth
+    owner = parse_slot(sealed('{"epoch":3,"host":' + nested + ',"vm":7,"uuid":"u"'))
+    assert owner is not None
+    assert (owner.epoch, owner.host, owner.vm, owner.uuid) == (3, "", "", "u")
+
+
+@pytest.mark.parametrize("body", ['{"epoch":3,"host":' + "[" * 980, '{"epoch":' + "[" * 480 + "]" * 480, '{"epoch":3,'])
+def test_a_right_checksum_does_not_make_a_claim(body: str) -> None:
+    assert parse_slot(sealed(body)) is None
+    assert parse_slot(sealed('{"epoch":3,"host":"a"')) is not None  # negative control: the seal is right
 
 
 def test_a_slot_is_a_line_that_a_person_can_read() -> None:

@@ -33,6 +33,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "vmguard.cli.manual.pages": {"hook"},  # the page about the hooks is made from the table of their contract
     # imported only when the daemon does not answer: the admin's choice is in a file
     "vmguard.hook.daemon_absent": {"config"},
+    "vmguard.hook.session_vm": {"config"},
 }
 #: the pure core computes; what could ask the kernel for anything is not here
 PURE = {

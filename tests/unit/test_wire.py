@@ -1,5 +1,7 @@
 """The wire protocol: messages, descriptors, and everything a peer may send wrongly."""
 
+import _socket
+import errno
 import json
 import os
 import socket
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmguard.core import lean_json
-from vmguard.errors import DaemonError, WireError
+from vmguard.errors import DaemonError, DaemonForbidden, WireError
 from vmguard.protocol import wire
 
 JSON = st.recursive(
@@ -66,6 +68,9 @@ def open_descriptors() -> int:
         (b"[" * 100_000, "not JSON"),
         (b'{"v":2,"op":"claim"}', "version 2"),
         (b'{"op":"claim"}', "version None"),
+        (b'{"v":"1","op":"claim"}', "version of an unknown form"),
+        (b'{"v":' + b"[" * 400 + b"]" * 400 + b"}", "version of an unknown form"),
+        (b"", "not JSON"),
     ],
 )
 def test_a_bad_message_is_named_and_its_descriptors_are_closed(data: bytes, complaint: str) -> None:
@@ -78,6 +83,32 @@ def test_a_bad_message_is_named_and_its_descriptors_are_closed(data: bytes, comp
     assert open_descriptors() == before
     left.close()
     right.close()
+
+
+@pytest.mark.parametrize("problem", [RecursionError("deep"), MemoryError(), KeyboardInterrupt()], ids=repr)
+def test_descriptors_are_closed_whatever_goes_wrong(monkeypatch: pytest.MonkeyPatch, problem: BaseException) -> None:
+    """Also what no message can provoke today: a descriptor that leaks keeps a lock."""
+
+    def fail(data: bytes) -> wire.Message:
+        raise problem
+
+    monkeypatch.setattr(wire, "_parse", fail)
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    before = open_descriptors()
+    socket.send_fds(left, [b"{}"], [0, 1])
+    with pytest.raises(type(problem)):
+        wire.Connection(right).receive()
+    assert open_descriptors() == before
+    left.close()
+    right.close()
+
+
+@pytest.mark.parametrize("error", [None, "no", ["no"], 1, {}, {"message": ["no"]}])
+def test_a_refusal_in_any_form_is_a_refusal(error: object) -> None:
+    one, other = wire.pair()
+    other.send({"ok": False, "error": error})
+    with pytest.raises(DaemonError):
+        one.answer()
 
 
 def test_a_message_cut_by_the_kernel_is_refused() -> None:
@@ -115,6 +146,29 @@ def test_no_socket_and_nobody_listening_are_told_apart(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(path)
     with pytest.raises(DaemonError, match="nobody listens"):
+        wire.connect(path, 1.0)
+
+
+def test_a_forbidden_socket_is_told_from_one_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forbidden:
+        def __init__(self, *kind: int) -> None:
+            """Take whatever a socket takes."""
+
+        def settimeout(self, seconds: float) -> None:
+            """Wait for nothing."""
+
+        def connect(self, address: str) -> None:
+            raise PermissionError(errno.EACCES, "denied")
+
+        def close(self) -> None:
+            """Hold nothing."""
+
+    path = str(tmp_path / "none")
+    with pytest.raises(DaemonError, match="not running") as absent:
+        wire.connect(path, 1.0)
+    assert not isinstance(absent.value, DaemonForbidden)
+    monkeypatch.setattr(_socket, "socket", Forbidden)
+    with pytest.raises(DaemonForbidden, match="may not talk to the vmguard daemon"):
         wire.connect(path, 1.0)
 
 

@@ -12,12 +12,15 @@ from vmguard.cli.output import Output
 from vmguard.config import load
 from vmguard.core.reports.vm_report import Status
 from vmguard.core.sources.domain_xml import parse_domain
-from vmguard.core.sources.pve_config import parse_config
+from vmguard.core.sources.pve_config import is_vmid, parse_config
 from vmguard.core.sources.pve_plan import PveVm, plan_vm
 from vmguard.core.sources.pve_storage import parse_storages
 from vmguard.errors import BadInput, VmguardError
 from vmguard.query import start_plan
 from vmguard.query.lookup import unknown_to_cluster
+
+#: for a configuration whose file is not named after a VM: the last number, which hardly any VM has
+_NO_VMID = "999999999"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--name", help="a VM of this host's libvirt, by name")
     source.add_argument("--uuid", help="a VM of this host's libvirt, by uuid")
     source.add_argument("--vmid", help="a VM of this Proxmox cluster, by its number")
-    source.add_argument("--pve-config", metavar="FILE", help="a VM's configuration file of Proxmox (VMID.conf)")
+    source.add_argument("--pve-config", metavar="FILE", help="a VM's configuration of Proxmox, by any name; - as above")
     parser.add_argument("--storage-cfg", metavar="FILE", help="with --pve-config: the storages (/etc/pve/storage.cfg)")
     parser.add_argument("--node", help="with --pve-config: the node that would start it; else all its storages count")
 
@@ -59,16 +62,22 @@ def _proxmox(args: argparse.Namespace) -> PveVm:
         if not node:
             raise unknown_to_cluster(args.vmid)
         return proxmox_host.read_vm(config_dir, args.vmid, node)
-    vmid = os.path.basename(args.pve_config).removesuffix(".conf")
-    config = parse_config(_read(args.pve_config), vmid)
+    config = parse_config(_read(args.pve_config), _vmid_in(os.path.basename(args.pve_config)))
     storages = parse_storages(_read(args.storage_cfg or os.path.join(config_dir, "storage.cfg")))
     return plan_vm(config, storages, args.node or "")
 
 
+def _vmid_in(name: str) -> str:
+    """Return the VMID that a file is named after: ``100.conf``, ``100.conf.bak``, ``vm-100.txt``.
+
+    A copy may have any name. Only an image that is named without its storage depends on the number.
+    """
+    words = "".join(letter if letter in "0123456789" else " " for letter in name).split()
+    return next(filter(is_vmid, words), _NO_VMID)
+
+
 def _xml(args: argparse.Namespace) -> bytes:
     """Read a domain XML: a file, standard input, or a VM of this host's libvirt. Raises BadInput."""
-    if args.domain_xml == "-":
-        return sys.stdin.buffer.read()
     if args.domain_xml:
         return _read(args.domain_xml)
     wanted = args.name or args.uuid
@@ -88,6 +97,8 @@ def _xml(args: argparse.Namespace) -> bytes:
 
 
 def _read(path: str) -> bytes:
+    if path == "-":
+        return sys.stdin.buffer.read()
     try:
         with open(path, "rb") as stream:
             return stream.read()

@@ -27,7 +27,7 @@ render     writes the shipped, commented file
 """
 
 from vmguard.config.checks import contradictions
-from vmguard.config.choices import LocalFiles, LogLevel, PolicyAction, Window
+from vmguard.config.choices import LocalFiles, LogLevel, PolicyAction, SessionVms, Window
 from vmguard.config.loader import (
     DIRECTORY,
     default_paths,
@@ -56,6 +56,7 @@ __all__ = [
     "Origin",
     "PolicyAction",
     "Problem",
+    "SessionVms",
     "Setting",
     "Window",
     "contradictions",

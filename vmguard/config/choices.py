@@ -13,6 +13,14 @@ class PolicyAction(StrEnum):
     REFUSE = "refuse"
 
 
+class SessionVms(StrEnum):
+    """What to do with VMs of ordinary users, which cannot be guarded."""
+
+    LOCAL = "local"
+    ALLOW = "allow"
+    REFUSE = "refuse"
+
+
 class LocalFiles(StrEnum):
     """What to do with disks on this host's own file systems."""
 

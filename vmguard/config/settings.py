@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from vmguard.config.choices import LocalFiles, LogLevel, PolicyAction, Window
+from vmguard.config.choices import LocalFiles, LogLevel, PolicyAction, SessionVms, Window
 from vmguard.config.libvirt import Libvirt
 from vmguard.config.migration import Migration
 from vmguard.config.proxmox import Proxmox
@@ -86,6 +86,13 @@ class Hook:
         PolicyAction.REFUSE,
         "What a start does when the vmguard daemon does not answer. allow starts the VM UNGUARDED: another host can "
         "then start it, too, and destroy its disks.",
+    )
+    session_vms: SessionVms = _setting(
+        Choice(SessionVms.LOCAL, SessionVms.ALLOW, SessionVms.REFUSE),
+        SessionVms.LOCAL,
+        "VMs that an ordinary user runs (qemu:///session). vmguard's daemon belongs to root and cannot guard them. "
+        "local starts such a VM if none of its files lies on NFS; allow starts it UNGUARDED wherever they lie; refuse "
+        "starts none. A user who may not read this file gets the default.",
     )
     standby: bool = _setting(
         YesNo(),

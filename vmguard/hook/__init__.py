@@ -10,5 +10,6 @@ claim_on_share  the claim's work on the share: open, judge, lock, write owner re
 claim_incoming  the claim of a VM that comes in by live migration
 wait_line       one line for the task log while a start waits for a lock
 daemon_absent   what a start does without a daemon
+session_vm      what a start does for an ordinary user's VM (qemu:///session)
 prefork         processes started in advance, so that a start need not wait for an interpreter
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import site
 import syslog
 
-from vmguard.errors import DaemonError
+from vmguard.errors import DaemonError, DaemonForbidden
 
 
 def refuse_unless_allowed(name: str, problem: DaemonError) -> None:
@@ -17,7 +17,7 @@ def refuse_unless_allowed(name: str, problem: DaemonError) -> None:
     from vmguard import config
 
     settings = config.load()
-    if settings.hook.daemon_absent == "allow":
+    if settings.hook.daemon_absent == "allow" and not isinstance(problem, DaemonForbidden):  # it may well be there
         syslog.openlog("vmguard", syslog.LOG_PID)
         syslog.syslog(syslog.LOG_CRIT, f"VM {name!r} starts UNGUARDED (hook.daemon_absent is allow): {problem.message}")
         return

@@ -41,7 +41,8 @@ def socket_path() -> str:
 
 
 def claim_all(vm: VmToClaim, name: str) -> None:
-    """Claim a VM's files through the daemon; without a daemon, do what the configuration says. Raise VmguardError.
+    """Claim a VM's files through the daemon. Without one, and for a user that may not use it, do what the configuration
+    says. Raise VmguardError.
 
     ``name``: the VM for people.
     """
@@ -50,6 +51,11 @@ def claim_all(vm: VmToClaim, name: str) -> None:
     try:
         connection = wire.connect(socket_path(), CONNECT_TIMEOUT_S)
     except DaemonError as problem:
+        if os.geteuid() != 0:
+            from vmguard.hook import session_vm
+
+            session_vm.refuse_unless_allowed(vm.domain, name)
+            return
         from vmguard.hook.daemon_absent import refuse_unless_allowed
 
         refuse_unless_allowed(name, problem)

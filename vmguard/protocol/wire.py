@@ -21,7 +21,7 @@ import os
 import sys
 
 from vmguard.core.lean_json import decode, encode
-from vmguard.errors import DaemonError, WireError
+from vmguard.errors import DaemonError, DaemonForbidden, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Connection:
             if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
                 raise WireError("message or its descriptors were cut short by the kernel")
             return _parse(data), fds
-        except WireError:
+        except BaseException:
             for fd in fds:
                 os.close(fd)
             raise
@@ -117,7 +117,8 @@ class Connection:
         if answer.get("ok") is not True:
             for fd in fds:
                 os.close(fd)
-            error = answer.get("error") or {}
+            error = answer.get("error")
+            error = error if isinstance(error, dict) else {}
             raise DaemonError(str(error.get("message", "the daemon refused")), str(error.get("hint", "")))
         return answer, fds
 
@@ -143,9 +144,11 @@ def _parse(data: bytes) -> Message:
         raise WireError(f"message is not JSON: {problem}") from None
     if not isinstance(message, dict):
         raise WireError("message is not a JSON object")
-    if message.get("v") != VERSION:
+    version = message.get("v")
+    if version != VERSION:
+        spoken = repr(version) if isinstance(version, int) or version is None else "of an unknown form"
         raise WireError(
-            f"the other side speaks protocol version {message.get('v')!r}, this one {VERSION}",
+            f"the other side speaks protocol version {spoken}, this one {VERSION}",
             "restart the daemon after an upgrade: systemctl restart vmguard",
         )
     return message
@@ -154,7 +157,7 @@ def _parse(data: bytes) -> Message:
 def connect(path: str, timeout: float) -> Connection:
     """Connect to the daemon's socket; ``timeout`` seconds bound every later wait as well.
 
-    Raise DaemonError, which says in words what is wrong.
+    Raise DaemonError (DaemonForbidden), which says in words what is wrong.
     """
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     try:
@@ -169,6 +172,12 @@ def connect(path: str, timeout: float) -> Connection:
         sock.close()
         raise DaemonError(
             f"the vmguard daemon is not running (nobody listens on {path})", "start it: systemctl start vmguard"
+        ) from None
+    except PermissionError:
+        sock.close()
+        raise DaemonForbidden(
+            f"user {os.geteuid()} may not talk to the vmguard daemon (permission denied for {path})",
+            "only root may" if os.geteuid() else "does AppArmor or SELinux forbid it? journalctl -k | grep -i denied",
         ) from None
     except TimeoutError:
         sock.close()

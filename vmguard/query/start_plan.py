@@ -49,7 +49,7 @@ def of_domain(domain: Domain, timeout: float) -> StartPlan:
 
 
 def _plan_xml(xml: bytes) -> Plan:
-    return plan_of(xml, pools=Pools())
+    return plan_of(xml, pools=Pools(), defined=False)
 
 
 def plan_domain(domain: Domain) -> Plan:

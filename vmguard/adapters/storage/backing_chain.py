@@ -27,6 +27,7 @@ from vmguard.core.locks.plan import (
     DATA_FILE,
     EXCLUSIVE,
     MISSING,
+    NETWORK,
     OTHER,
     SHARED,
     Plan,
@@ -35,12 +36,13 @@ from vmguard.core.locks.plan import (
     on_block_device,
 )
 from vmguard.core.sources.domain_xml import FILE, VOLUME, Domain, Source, parse_domain
-from vmguard.core.sources.image_header import USUAL_BYTES, ImageHeader, parse_header
+from vmguard.core.sources.image_header import COMPLETE, MAX_BYTES, USUAL_BYTES, ImageHeader, parse_header
 from vmguard.errors import PlanError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmguard.adapters.storage.libvirt_pools import Pools
+    from vmguard.core.sources.image_name import ImageName
 
 #: libvirt gives up at 200 images
 MAX_CHAIN = 256
@@ -83,9 +85,10 @@ def resolve(domain: Domain, opener: Opener, pools: Pools | None = None) -> Resol
     return walk.result()
 
 
-def plan_of(xml: bytes, opener: Opener | None = None, pools: Pools | None = None) -> Plan:
-    """Return what a start would lock. Reads, locks nothing, leaves nothing open."""
-    resolved = resolve(parse_domain(xml), ReadOnlyOpener() if opener is None else opener, pools)
+def plan_of(xml: bytes, opener: Opener | None = None, pools: Pools | None = None, defined: bool = True) -> Plan:
+    """Return what a start would lock. Locks nothing, leaves nothing open. ``defined``: as parse_domain has it."""
+    domain = parse_domain(xml, defined)
+    resolved = resolve(domain, ReadOnlyOpener() if opener is None else opener, pools)
     resolved.close()
     return resolved.plan
 
@@ -131,24 +134,34 @@ class _Walk:
     # --- one image ------------------------------------------------------------------------------------------------
 
     def open_image(self, source: Source, label: str) -> _Image | None:
-        """Open a source and its data file; return None, with a note, if there is no file in it to guard."""
+        """Open a source and its data file; return None, with a note, if the source itself is no file to guard."""
         self._settle(source)
+        image = self._open_file(source, label) if source.kind == FILE else None
         if source.kind != FILE:
-            self._note(source.what, source.path, source.kind)
-            return None
-        image = self._open_file(source, label)
-        if image is not None:
+            self._note(source.what, source.path + self._unread(source), source.kind)
+        if image is not None or source.kind not in (FILE, MISSING):
             self._open_data_file(source, image, label)
         return image
+
+    def _unread(self, source: Source) -> str:
+        """Return what nobody knows of an image that is no file: its header is not read here."""
+        told = source.data_store is not None and (source.backing is not None or source.ends)
+        if told or source.kind not in (BLOCK, NETWORK) or source.format in COMPLETE:
+            return ""
+        return "; nor is anything guarded that only its header names, such as a data file"
 
     def _settle(self, source: Source) -> None:
         """Resolve a pool volume into a file, or into what else it is."""
         if source.kind == VOLUME:
-            if self._pools is None:
-                from vmguard.adapters.storage.libvirt_pools import Pools  # a VM without volumes does not pay for it
+            from vmguard.adapters.storage.libvirt_pools import Pools, UnknownPool  # only a VM with volumes pays for it
 
-                self._pools = Pools()
-            source.kind, source.path = self._pools.locate(source.pool, source.path, source.what)
+            self._pools = self._pools or Pools()
+            try:
+                source.kind, source.path = self._pools.locate(source.pool, source.path, source.what)
+            except UnknownPool as problem:
+                if not source.is_optional:
+                    raise
+                source.kind, source.path = MISSING, f"{problem.message}; the VM may start without it"
 
     def _open_file(self, source: Source, label: str) -> _Image | None:
         path = source.path
@@ -167,8 +180,7 @@ class _Walk:
             return None
         except NotAFile as problem:
             if problem.found == "block device":
-                reason = on_block_device(path)
-                self._note(source.what, reason, BLOCK)
+                source.kind, source.path = BLOCK, on_block_device(path)
             elif problem.found == "character device" and source.late:  # /dev/dax: memory of this host
                 self._note(source.what, f"{path} is a device of this host: no file to lock", OTHER)
             else:
@@ -183,24 +195,29 @@ class _Walk:
         self._by_path[path] = image
         return image
 
-    def _open_data_file(self, source: Source, image: _Image, label: str) -> None:
+    def _open_data_file(self, source: Source, image: _Image | None, label: str) -> None:
         data = source.data_store
         if data is None:
+            if image is None:
+                return
             header = self._header(source, image, label)
             if header.data_file is None:
                 return
             where = f"data file of {source.path}"
-            data = self._named(header.data_file, source, where, DATA_FILE, source.mode, label)
+            data = self._named(header.data_file, source, where, DATA_FILE, label)
+            if data.format not in (None, "raw"):
+                reason = f"it is itself an image ({data.format}), and what lies below it is not read"
+                self._note(where, reason, OTHER)
             data.format = "raw"
         opened = self.open_image(data, f"{label}: {data.what}")
-        if opened is image:
+        if opened is not None and opened is image:
             raise PlanError(f"{label}: {source.path!r} names itself as its data file", path=source.path)
 
     def _header(self, source: Source, image: _Image, label: str) -> ImageHeader:
         key = (source.format, source.offset)
         header = image.headers.get(key)
         if header is None:
-            header = image.headers[key] = _read_header(image.file, source, label)
+            header = image.headers[key] = _read_header(image.file, source, label, self._domain.probes)
             if header.note:
                 self._note(source.what, f"{source.path}: {header.note}", OTHER)
         return header
@@ -232,41 +249,56 @@ class _Walk:
         header = self._header(source, image, label)
         if header.backing is None:
             return None
-        below = self._named(header.backing, source, f"backing of {source.path}", BACKING, SHARED, label)
-        below.format = below.format or header.backing_format
-        return below
+        what = f"backing of {source.path}"
+        return self._named(header.backing, source, what, BACKING, label, header.backing_format)
 
-    def _named(self, name: str, parent: Source, what: str, role: str, mode: str, label: str) -> Source:
-        """Return the source behind a name that stands in a header."""
+    def _named(self, name: str, parent: Source, what: str, role: str, label: str, format: str | None = None) -> Source:
+        """Return the source behind a name that stands in a header, which declares its format."""
         from vmguard.core.sources.image_name import parse_name  # a VM without chains does not pay for it
 
         try:
-            found = parse_name(name)
+            found = parse_name(name, format)
         except PlanError as problem:
             raise _about(problem, label, parent.path) from problem
-        path = found.path
-        if found.kind == FILE and not path.startswith("/"):
-            path = os.path.join(os.path.dirname(parent.path), path)
-        source = Source(what, found.kind, path, mode, role, found.format)
-        source.offset = found.offset
-        source.policy = parent.policy
-        return source
+        return _source_of(found, parent, what, role)
 
 
-def _read_header(file: OpenedFile, source: Source, label: str) -> ImageHeader:
-    """Read a header: once for most images, again for one that does not fit; not at all for a raw one."""
+def _source_of(name: ImageName, parent: Source, what: str, role: str) -> Source:
+    """Return the source that a name means, with the chain that the name itself holds."""
+    path = name.path
+    if name.kind == FILE and not path.startswith("/"):
+        path = os.path.join(os.path.dirname(parent.path), path)
+    source = Source(what, name.kind, path, SHARED if role == BACKING else parent.mode, role, name.format)
+    source.offset = name.offset
+    source.policy = parent.policy
+    source.ends = name.ends
+    called = path if name.kind == FILE else what
+    if name.backing is not None:
+        source.backing = _source_of(name.backing, source, f"backing of {called}", BACKING)
+    if name.data_file is not None:
+        source.data_store = _source_of(name.data_file, source, f"data file of {called}", DATA_FILE)
+        source.data_store.format = "raw"
+    return source
+
+
+def _read_header(file: OpenedFile, source: Source, label: str, probes: bool) -> ImageHeader:
+    """Read a header: once for most images, more often for one that does not fit; not at all for a raw one."""
     if source.format == "raw":
         return ImageHeader("raw")
     size = max(0, file.size - source.offset)
     try:
         header = parse_header(file.read(USUAL_BYTES, source.offset), source.format, size)
-        if header.needs:
-            header = parse_header(file.read(header.needs, source.offset), source.format, size)
-        if header.needs:
-            raise PlanError(f"its {header.format} header ends early: the file shrank while it was read")
+        got = USUAL_BYTES
+        while header.needs:  # each extension tells only where the next one begins
+            wanted = min(max(header.needs, 2 * got), MAX_BYTES)
+            data = file.read(wanted, source.offset)
+            if len(data) < header.needs:
+                raise PlanError(f"its {header.format} header ends early: the file shrank while it was read")
+            got = wanted
+            header = parse_header(data, source.format, size)
     except PlanError as problem:
         raise _about(problem, label, source.path) from problem
-    if source.format is None and header.leans_on_others:
+    if source.format is None and header.leans_on_others and not probes:
         raise PlanError(
             f"{label}: {source.path!r} is a {header.format} image with files below it, but the image above it does not "
             "say so",

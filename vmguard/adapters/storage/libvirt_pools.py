@@ -26,6 +26,10 @@ _ON_BLOCKS = frozenset(("logical", "disk", "iscsi", "scsi", "mpath", "zfs"))
 _ON_NETWORK = frozenset(("rbd", "sheepdog", "gluster", "iscsi-direct"))
 
 
+class UnknownPool(PlanError):
+    """Nothing describes the pool: libvirt does not know it either, and cannot find a disk in it."""
+
+
 class Pools:
     """libvirt's storage pools, each read once."""
 
@@ -36,7 +40,7 @@ class Pools:
         self._known: dict[str, tuple[str, str]] = {}
 
     def locate(self, pool: str, volume: str, what: str) -> tuple[str, str]:
-        """Return FILE and the path, or a kind of Unguarded and the reason. Raises PlanError."""
+        """Return FILE and the path, or a kind of Unguarded and the reason. Raises PlanError (UnknownPool)."""
         _check_name(pool, "pool", what)
         _check_name(volume, "volume", what)
         kind, target = self._pool(pool, what)
@@ -69,7 +73,7 @@ class Pools:
                 raise PlanError(f"{what}: cannot read {path!r}: {problem.strerror}", path=path) from problem
             return _parse(xml, pool, path, what)
         where = " nor ".join(self.directories)
-        raise PlanError(
+        raise UnknownPool(
             f"{what}: storage pool {pool!r} is not known: neither {where} describes it",
             f"virsh pool-info {pool} shows whether libvirt knows it on this host",
         )

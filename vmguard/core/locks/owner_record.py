@@ -93,7 +93,8 @@ def parse_slot(data: bytes) -> Owner | None:
     epoch = values.get("epoch") if isinstance(values, dict) else None
     if not isinstance(epoch, int) or isinstance(epoch, bool):
         return None
-    return Owner(epoch, **{name: str(values.get(name, "")) for name in TEXT_FIELDS})
+    texts = {name: values.get(name) for name in TEXT_FIELDS}
+    return Owner(epoch, **{name: text for name, text in texts.items() if isinstance(text, str)})
 
 
 def next_epoch(size: int) -> int:

@@ -12,10 +12,11 @@ In the XML                                      becomes
 <disk type='block|network|dir|nvme|...'>        unguarded; a file further down its chain is guarded
 <driver type=> absent                           raw, as libvirt does: its content is never probed
 <backingStore>                                  backing, shared; an empty one ends the chain; none: read the header
-<dataStore>                                     data file, in the mode of its image
+<dataStore>                                     data file, in the mode of its image, wherever that image lies
 <mirror>                                        mirror, exclusive: a running block job writes to it
 <os><nvram>, <varstore>                         nvram, exclusive; its template is only copied from, so not locked
-<os><loader>                                    loader, shared; exclusive only for a pflash with readonly='no'
+<os><loader>                                    loader, shared; exclusive for a pflash that does not say readonly='yes',
+                                                unless libvirt chooses the firmware (<os firmware=>): read-only then
 <os><kernel>, <initrd>, <dtb>, <acpi>           nothing: QEMU reads them once at start and never writes
 <tpm> emulator with <source type='file'>        tpm-state, exclusive
   any other emulator                            unguarded: swtpm replaces the files in its directory at each write, so
@@ -113,19 +114,24 @@ class Source:
 class Domain:
     """A VM: its name, its UUID, its sources, and the storage that no lock can guard."""
 
-    __slots__ = ("name", "sources", "unguarded", "uuid")
+    __slots__ = ("name", "probes", "sources", "unguarded", "uuid")
 
-    def __init__(self, name: str, uuid: str) -> None:
+    def __init__(self, name: str, uuid: str, probes: bool = False) -> None:
         self.name = name
         self.uuid = uuid
+        #: images of undeclared format are probed by QEMU (Proxmox), not refused (libvirt)
+        self.probes = probes
         self.sources: list[Source] = []
         self.unguarded: list[Unguarded] = []
 
 
-def parse_domain(xml: bytes) -> Domain:
-    """Read the XML that libvirt passes to a hook: ``<domain>``, or the ``<domstatus>`` around one. Raises BadInput."""
+def parse_domain(xml: bytes, defined: bool = True) -> Domain:
+    """Read the XML that libvirt passes to a hook: ``<domain>``, or the ``<domstatus>`` around one. Raises BadInput.
+
+    One that is not ``defined`` yet may lack the uuid: it is empty then.
+    """
     root = read_tree(xml, "domain", _WANTED, wrappers=("domstatus",))
-    domain = Domain(_name(root), _uuid(root))
+    domain = Domain(_name(root), _uuid(root, defined))
     for os_node in root.all("os"):
         _read_os(os_node, domain)
     for devices in root.all("devices"):
@@ -142,9 +148,11 @@ def _name(root: Node) -> str:
     return node.text
 
 
-def _uuid(root: Node) -> str:
+def _uuid(root: Node, wanted: bool) -> str:
     node = root.child("uuid")
     if node is None or not node.text.strip():
+        if not wanted:
+            return ""
         raise BadInput("domain XML holds no <uuid>", "libvirt gives every VM one: virsh dumpxml VM shows it")
     digits = node.text.strip().replace("-", "").lower()
     if len(digits) != 32 or not all(digit in "0123456789abcdef" for digit in digits):
@@ -218,7 +226,7 @@ def _offset(element: Node, what: str) -> int:
 def _read_data_store(node: Node, element: Node, source: Source) -> None:
     store = element.child("dataStore") or node.child("dataStore")
     if store is not None:
-        what = f"data file of {source.path}"
+        what = f"data file of {source.path if source.kind == FILE else source.what}"
         source.data_store = _source(store, store.child("source"), what, source.mode, DATA_FILE, "raw")
 
 
@@ -335,7 +343,7 @@ _READERS = {
 
 
 def _read_os(node: Node, domain: Domain) -> None:
-    _read_loader(node.child("loader"), domain)
+    _read_loader(node.child("loader"), node.get("firmware"), domain)
     nvram, store = node.child("nvram"), node.child("varstore")
     if nvram is not None:
         _read_nvram(nvram, domain)
@@ -349,11 +357,14 @@ def _unnamed_nvram() -> Unguarded:
     return Unguarded("nvram", "libvirt chooses its file when the VM starts: the XML does not name it yet", MISSING)
 
 
-def _read_loader(node: Node | None, domain: Domain) -> None:
-    """Read the firmware. Stock firmware is one file for all VMs of a host; only a writable pflash is a VM's own."""
+def _read_loader(node: Node | None, firmware: str, domain: Domain) -> None:
+    """Read the firmware. Stock firmware is one file for all VMs of a host; only a writable pflash is a VM's own.
+
+    A pflash is writable unless it says otherwise; libvirt makes firmware that it chooses read-only (qemu_firmware.c).
+    """
     if node is None or not node.text.strip():
         return
-    own = node.get("type") == "pflash" and node.get("readonly") == "no"
+    own = node.get("type") == "pflash" and (node.get("readonly") or ("yes" if firmware else "no")) == "no"
     path = _absolute(node.text, "loader")
     mode = EXCLUSIVE if own else SHARED
     domain.sources.append(Source("loader", FILE, path, mode, LOADER, node.get("format") or "raw"))

@@ -36,8 +36,10 @@ _QED_BACKING_BIT = 1 << 0
 _QED_RAW_BACKING_BIT = 1 << 2
 _QED_KNOWN_BITS = (1 << 3) - 1
 
-#: formats without further files (QEMU refuses a VHD, VHDX or VDI that has a parent)
-_COMPLETE = frozenset(("raw", "luks", "vdi", "vpc", "vhd", "vhdx", "iso", "fat", "dmg", "bochs", "cloop", "parallels"))
+#: formats without further files (QEMU refuses a VHD, VHDX or VDI that has a parent; ``file`` is the protocol alone)
+COMPLETE = frozenset(
+    ("raw", "file", "luks", "vdi", "vpc", "vhd", "vhdx", "iso", "fat", "dmg", "bochs", "cloop", "parallels")
+)
 
 _MAGIC = (
     (0, _QED, "qed"),
@@ -91,7 +93,7 @@ def parse_header(data: bytes, declared: str | None, size: int | None = None) -> 
     parser = _PARSERS.get(kind)
     if parser is None:
         header = ImageHeader(kind)
-        if kind not in _COMPLETE:
+        if kind not in COMPLETE:
             header.note = f"the format {kind!r} is not read here, so files that it leans on are not known"
         return header
     try:
@@ -140,12 +142,20 @@ def _check_magic(data: bytes, magic: bytes, kind: str) -> None:
         )
 
 
-def _text(raw: bytes, what: str) -> str:
-    """Decode a file's name. A NUL is refused: QEMU would cut the name there, libvirt could not write it into XML."""
+def _name(raw: bytes, what: str) -> str:
+    """Decode a file's name, which need not be UTF-8. A NUL is refused: QEMU would cut the name there."""
+    return _checked(raw.decode("utf-8", "surrogateescape"), what)
+
+
+def _format(raw: bytes) -> str:
+    """Decode the name of a format."""
     try:
-        text = raw.decode("utf-8")
+        return _checked(raw.decode("utf-8"), "backing format")
     except UnicodeDecodeError:
-        raise PlanError(f"its header is damaged: the {what} {raw[:80]!r} is not UTF-8") from None
+        raise PlanError(f"its header is damaged: the backing format {raw[:80]!r} is not UTF-8") from None
+
+
+def _checked(text: str, what: str) -> str:
     if "\0" in text or not text:
         raise PlanError(f"its header is damaged: the {what} {text[:80]!r} is empty or holds a NUL byte")
     return text
@@ -186,7 +196,7 @@ def _read_qcow2_backing(data: bytes, offset: int, length: int, cluster: int, hea
     if offset > cluster or length > min(_MAX_NAME_BYTES, cluster - offset):
         raise PlanError(f"its qcow2 header is damaged: a backing file name of {length} bytes at byte {offset}")
     if length:
-        header.backing = _text(_take(data, offset, length), "backing file name")
+        header.backing = _name(_take(data, offset, length), "backing file name")
 
 
 def _read_qcow2_extensions(data: bytes, offset: int, end: int, header: ImageHeader) -> None:
@@ -200,9 +210,9 @@ def _read_qcow2_extensions(data: bytes, offset: int, end: int, header: ImageHead
         if length > end - offset:
             raise PlanError(f"its qcow2 header is damaged: an extension of {length} bytes at byte {offset}")
         if kind == _BACKING_FORMAT:
-            header.backing_format = _text(_take(data, offset, length), "backing format") if length else None
+            header.backing_format = _format(_take(data, offset, length)) if length else None
         elif kind == _EXTERNAL_DATA:
-            header.data_file = _text(_take(data, offset, length), "data file name")
+            header.data_file = _name(_take(data, offset, length), "data file name")
         offset += (length + 7) & ~7
     raise PlanError(f"its qcow2 header is damaged: more than {_MAX_EXTENSIONS} extensions")
 
@@ -220,7 +230,7 @@ def _qcow1(data: bytes) -> ImageHeader:
         if length > _MAX_NAME_BYTES:
             raise PlanError(f"its qcow header is damaged: a backing file name of {length} bytes")
         if length:
-            header.backing = _text(_take(data, offset, length), "backing file name")
+            header.backing = _name(_take(data, offset, length), "backing file name")
     return header
 
 
@@ -232,7 +242,7 @@ def _qed(data: bytes) -> ImageHeader:
         if length > _MAX_NAME_BYTES:
             raise PlanError(f"its qed header is damaged: a backing file name of {length} bytes")
         if length:
-            header.backing = _text(_take(data, offset, length), "backing file name")
+            header.backing = _name(_take(data, offset, length), "backing file name")
         if features & _QED_RAW_BACKING_BIT:
             header.backing_format = "raw"
     if features & ~_QED_KNOWN_BITS:

@@ -1,7 +1,13 @@
-"""Interpret the name of an image in another image's header as QEMU does: ``parse_name(text)``. Pure.
+"""Interpret the name of an image in another image's header as QEMU does: ``parse_name(text, format)``. Pure.
 
 Most names are paths. A word before a colon, in front of any slash, is a protocol (``nbd://host/disk``,
 ``file:/srv/a``). ``json:{...}`` is a tree of QEMU's own options, which libvirt writes for what a path cannot express.
+Its strings may stand in single quotes, and its keys be dotted: ``"file.filename"`` is the ``filename`` in ``file``
+(QEMU qobject/json-lexer.c, qdict_flatten). It may name a whole chain: ``"backing.file.filename"``,
+``"data-file.filename"``.
+
+The format that the header declares for the image wins over the ``driver`` in its name (QEMU block.c: the options of
+bdrv_open_backing_file come first, parse_json_protocol overwrites none of them).
 """
 
 from __future__ import annotations
@@ -20,12 +26,13 @@ _OTHER = frozenset(("nvme", "nvme-io_uring", "virtio-blk-vhost-vdpa", "virtio-bl
 #: drivers between a format and its file that do not change which file is meant
 _FILTERS = frozenset(("throttle", "copy-on-read", "preallocate", "blkdebug", "snapshot-access"))
 _MAX_NESTING = 16
+_CHILDREN = ("file", "image", "backing", "data-file")
 
 
 class ImageName:
     """The meaning of a name: ``kind`` is FILE and ``path`` the file, or a kind of Unguarded and ``path`` the reason."""
 
-    __slots__ = ("format", "kind", "offset", "path")
+    __slots__ = ("backing", "data_file", "ends", "format", "kind", "offset", "path")
 
     def __init__(self, kind: str, path: str, format: str | None = None, offset: int = 0) -> None:
         self.kind = kind
@@ -33,15 +40,28 @@ class ImageName:
         #: the format that the name itself declares; None for none
         self.format = format
         self.offset = offset
+        #: the image below, or (``ends``) that there is none; with neither the image's own header decides
+        self.backing: ImageName | None = None
+        self.ends = False
+        self.data_file: ImageName | None = None
 
     def __repr__(self) -> str:
         return f"Name({self.kind}, {self.path!r}, {self.format}, {self.offset})"
 
 
-def parse_name(text: str) -> ImageName:
-    """Interpret a name from a header. A relative path stays relative. Raises PlanError."""
+def parse_name(text: str, format: str | None = None) -> ImageName:
+    """Interpret a name from a header that declares ``format`` for it. A relative path stays relative.
+
+    Raises PlanError.
+    """
     if text.startswith("json:"):
-        return _json(text[5:])
+        return _interpret(_options(text[5:]), format, text[5:])
+    name = _plain(text)
+    name.format = format
+    return name
+
+
+def _plain(text: str) -> ImageName:
     protocol, colon, rest = text.partition(":")
     if not colon or "/" in protocol:
         return ImageName(FILE, text)
@@ -81,51 +101,114 @@ def public(text: str) -> str:
     return f"{head}://{rest.partition('?')[0].rpartition('@')[2]}"[:200]
 
 
-def _json(text: str) -> ImageName:
+# --- json: ------------------------------------------------------------------------------------------------------------
+
+
+def _options(text: str) -> dict[str, object]:
+    """Return the options of a ``json:`` name, all keys dotted. Raises PlanError."""
     import json  # only such names pay for the import
 
+    flat: dict[str, object] = {}
     try:
-        options = json.loads(text)
+        options = json.loads(_in_double_quotes(text), object_pairs_hook=_unique)
+        if isinstance(options, dict):
+            _flatten(options, "", flat, 0)
     except (ValueError, RecursionError):
-        raise PlanError(f"it names 'json:{text[:80]}', which is not JSON") from None
+        raise PlanError(f"it names 'json:{text[:80]}', which is not JSON as QEMU reads it") from None
+    return flat
+
+
+def _in_double_quotes(text: str) -> str:
+    """Return QEMU's JSON, where a string may stand in single quotes, as everybody else's."""
+    if "'" not in text:
+        return text
+    pieces: list[str] = []
+    quote = ""
+    letters = iter(text)
+    for letter in letters:
+        if quote and letter == "\\":
+            escaped = next(letters, "")
+            pieces.append("'" if escaped == "'" else letter + escaped)
+        elif letter == quote or (not quote and letter in "'\""):
+            quote = "" if quote else letter
+            pieces.append('"')
+        else:
+            pieces.append('\\"' if letter == '"' else letter)
+    return "".join(pieces)
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return an object of JSON. Raises ValueError for a key that occurs twice: QEMU refuses it, too."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return dict(pairs)
+
+
+def _flatten(options: dict[str, object], prefix: str, flat: dict[str, object], depth: int) -> None:
+    if depth > _MAX_NESTING:
+        raise ValueError("nested too deeply")
+    for key, value in options.items():
+        inner = dict(zip(map(str, range(len(value))), value, strict=True)) if isinstance(value, list) else value
+        if isinstance(inner, dict):
+            _flatten(inner, f"{prefix}{key}.", flat, depth + 1)
+        elif prefix + key in flat:
+            raise ValueError("a key occurs twice")
+        else:
+            flat[prefix + key] = value
+
+
+def _below(options: dict[str, object], word: str) -> dict[str, object]:
+    """Return the options below a word, empty for none."""
+    return {key[len(word) + 1 :]: value for key, value in options.items() if key.startswith(word + ".")}
+
+
+def _interpret(options: dict[str, object], declared: str | None, text: str, depth: int = 0) -> ImageName:
+    """Return the image that a tree of options means, with the chain that the tree itself names. Raises PlanError."""
     format: str | None = None
     offset = 0
-    for _ in range(_MAX_NESTING):
-        if not isinstance(options, dict):
-            break
-        driver = options.get("driver")
-        child = _child(options)
-        if child is None:
-            return _leaf(options, driver, format, offset, text)
-        if not isinstance(driver, str):
-            raise PlanError(f"it names 'json:{text[:80]}', which lacks a driver")
+    chain = ImageName(OTHER, "")
+    driver: object = declared or options.get("driver")
+    for _ in range(_MAX_NESTING if depth < _MAX_NESTING else 0):
+        child = _below(options, "file") or _below(options, "image")
+        if not child:
+            name = _leaf(options, format or declared, offset, text)
+            name.backing, name.ends, name.data_file = chain.backing, chain.ends, chain.data_file
+            return name
+        if driver is not None and not isinstance(driver, str):
+            raise PlanError(f"it names 'json:{text[:80]}', in which a driver is no word")
+        _read_chain(options, chain, text, depth)
         if driver == "raw":
             offset += _number(options.get("offset", 0), text)
-        if options.get("backing") is not None or options.get("data-file") is not None:
-            raise PlanError(f"it names 'json:{text[:80]}', which holds a chain of its own: that is not read here")
-        if driver not in _FILTERS and format in (None, "raw"):
-            format = driver
-        options = child
+            format = format or driver
+        elif driver not in _FILTERS and format in (None, "raw"):
+            format, offset = driver, 0
+        elif driver and driver not in _FILTERS:  # a header inside another format's data cannot be read from the file
+            format = f"{format} in {driver}"
+        options, driver = child, child.get("driver")
     raise PlanError(f"it names 'json:{text[:80]}', in which no file can be found")
 
 
-def _child(options: dict[str, object]) -> object | None:
-    """Return the ``file`` (for filters ``image``) below a format, also in the dotted form ``file.filename``."""
-    for word in ("file", "image"):
-        if word in options:
-            return options[word]
-        dotted = {key[len(word) + 1 :]: value for key, value in options.items() if key.startswith(word + ".")}
-        if dotted:
-            return dotted
-    return None
+def _read_chain(options: dict[str, object], chain: ImageName, text: str, depth: int) -> None:
+    """Read what one level of the tree names besides its own file: the image below, the data file. Raises PlanError."""
+    if "backing" in options and not options["backing"]:  # null; QEMU takes an empty text for null, too
+        chain.ends = True
+    backing, data = _below(options, "backing"), _below(options, "data-file")
+    if backing:
+        if "file.filename" not in backing:  # QEMU would go on with the name in the image's own header
+            raise PlanError(f"it names 'json:{text[:80]}', which holds a chain of its own without a file")
+        chain.backing = _interpret(backing, None, text, depth + 1)
+    if data:
+        chain.data_file = _interpret(data, None, text, depth + 1)
+    for key, value in options.items():
+        word, dot, _ = key.partition(".")
+        if (word in _CHILDREN and not dot and value) or (word not in _CHILDREN and key.endswith("filename")):
+            raise PlanError(f"it names 'json:{text[:80]}', in which {key[:40]!r} names more than is read here")
 
 
-def _leaf(options: dict[str, object], driver: object, format: str | None, offset: int, text: str) -> ImageName:
-    filename = options.get("filename")
+def _leaf(options: dict[str, object], format: str | None, offset: int, text: str) -> ImageName:
+    driver, filename = options.get("driver"), options.get("filename")
     if driver in (None, "file") and isinstance(filename, str):
-        name = (
-            parse_name(filename) if driver is None and not filename.startswith("json:") else ImageName(FILE, filename)
-        )
+        name = _plain(filename) if driver is None and not filename.startswith("json:") else ImageName(FILE, filename)
         if name.kind != FILE:
             return name
         return ImageName(FILE, _absolute(_clean(name.path)), format, offset)

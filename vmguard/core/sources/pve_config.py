@@ -1,12 +1,13 @@
 """Read VMID.conf as Proxmox does: ``parse_config(data, "100")``. Pure: nothing is opened here.
 
 Only the main section (all lines before the first ``[``) decides what a start opens. [PENDING], snapshots and special
-sections are recognised and otherwise ignored (qemu-server QemuServer.pm, parse_vm_config). A value that Proxmox drops
-with a warning is dropped here, too, and reported: the VM starts without that drive.
+sections are recognised and otherwise ignored (qemu-server QemuServer.pm, parse_vm_config).
 
-Two things are kept that Proxmox may drop, because locking one file too many does no harm and missing one destroys it:
-a drive with an option that this table does not know (a newer Proxmox may), and a path outside /dev. Both count as
-``unsure``: if such a file is missing, the VM may start all the same.
+Proxmox drops a drive with a value that it does not take, and starts the VM without it. Which values it takes differs
+from version to version, and locking one file too many does no harm while missing one destroys it. So no drive is
+dropped whose file can be read: with a wrong value, an option that this table does not know, a number beyond the bus's,
+or a path outside /dev it is ``unsure``. That is reported, and if its file is missing, the VM may start all the same.
+A line that is unsure does not undo the line of the same key before it: both files are locked.
 
 The hook reads this on its hot path: no ``re``, no ``dataclasses``.
 """
@@ -31,30 +32,34 @@ _STORE = _LOWER | _DIGITS | frozenset("-_.")
 _IMAGE_FORMATS = ("cloop", "cow", "qcow", "qcow2", "qed", "raw", "vmdk", "subvol")
 _TRUE, _FALSE = ("1", "on", "yes", "true"), ("0", "off", "no", "false")
 
-# Types of a drive's options: a tuple of allowed words, or one of these.
-_BOOL, _NUMBER, _DECIMAL, _SIZE, _WWN, _TEXT, _FILE = "bool", "number", "decimal", "size", "wwn", "text", "file"
+# Types of a drive's options: a tuple of allowed words, or one of these. An integer may have a sign, a decimal an
+# exponent, too (pve-common JSONSchema.pm, is_integer, is_number); a count is an integer of at least 1, many of 2.
+_BOOL, _INTEGER, _COUNT, _MANY, _DECIMAL = "bool", "integer", "count", "many", "decimal"
+_SIZE, _WWN, _TEXT, _FILE = "size", "wwn", "text", "file"
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "K", "M", "G", "T")
 
 _THROTTLES = {
-    name: _DECIMAL if name.startswith("mbps") else _NUMBER
+    f"{stem}{middle}{end}": _COUNT if end.endswith("length") else _DECIMAL if stem == "mbps" else _INTEGER
     for stem in ("bps", "iops", "mbps")
     for middle in ("", "_rd", "_wr")
-    for name in (f"{stem}{middle}", f"{stem}{middle}_max", f"{stem}{middle}_max_length")
+    for end in ("", "_max", "_max_length", "_length")
+    if not (end == "_length" and (stem == "mbps" or not middle))
 }
 _DISK: dict[str, str | tuple[str, ...]] = {
     "file": _FILE,
     "aio": ("native", "threads", "io_uring"),
     "backup": _BOOL,
     "cache": ("none", "writethrough", "writeback", "unsafe", "directsync"),
-    "cyls": _NUMBER,
+    "cyls": _INTEGER,
     "detect_zeroes": _BOOL,
     "discard": ("ignore", "on"),
     "format": _IMAGE_FORMATS,
-    "heads": _NUMBER,
+    "heads": _INTEGER,
     "import-from": _TEXT,
     "media": ("cdrom", "disk"),
     "replicate": _BOOL,
     "rerror": ("ignore", "report", "stop"),
-    "secs": _NUMBER,
+    "secs": _INTEGER,
     "serial": _TEXT,
     "shared": _BOOL,
     "size": _SIZE,
@@ -66,7 +71,7 @@ _DISK: dict[str, str | tuple[str, ...]] = {
 _MORE: dict[str, dict[str, str | tuple[str, ...]]] = {
     "ide": {"model": _TEXT, "ssd": _BOOL, "wwn": _WWN},
     "sata": {"ssd": _BOOL, "wwn": _WWN},
-    "scsi": {"iothread": _BOOL, "product": _TEXT, "queues": _NUMBER, "ro": _BOOL, "scsiblock": _BOOL, "ssd": _BOOL,
+    "scsi": {"iothread": _BOOL, "product": _TEXT, "queues": _MANY, "ro": _BOOL, "scsiblock": _BOOL, "ssd": _BOOL,
              "vendor": _TEXT, "wwn": _WWN},
     "virtio": {"iothread": _BOOL, "ro": _BOOL},
 }  # fmt: skip
@@ -77,24 +82,29 @@ _SPECIAL: dict[str, dict[str, str | tuple[str, ...]]] = {
                  "version": ("v1.2", "v2.0")},
     "unused": {"file": _FILE},
 }  # fmt: skip
-#: pairs of options that exclude each other
+#: pairs of options that exclude each other, unless one of them is 0
 _EXCLUDE = (("mbps_rd", "mbps"), ("mbps_wr", "mbps"), ("iops_rd", "iops"), ("iops_wr", "iops"),
             ("bps", "mbps"), ("bps_rd", "mbps_rd"), ("bps_wr", "mbps_wr"))  # fmt: skip
 
 
 class Drive:
-    """One drive of the main section that Proxmox keeps."""
+    """One drive of the main section that Proxmox keeps, or may keep."""
 
-    __slots__ = ("bus", "file", "key", "options", "unsure")
+    __slots__ = ("bus", "doubt", "file", "key", "options", "unsure")
 
-    def __init__(self, key: str, bus: str, file: str, options: dict[str, str], unsure: bool) -> None:
+    def __init__(
+        self, key: str, bus: str, file: str, options: dict[str, str], unsure: bool = False, doubt: str = ""
+    ) -> None:
         self.key = key
         self.bus = bus
         #: ``store:volume``, an absolute path, ``none`` or ``cdrom``
         self.file = file
+        #: those that have a meaning here and a value that is one
         self.options = options
         #: Proxmox may drop it (see above)
-        self.unsure = unsure
+        self.unsure = unsure or bool(doubt)
+        #: why, when people should know
+        self.doubt = doubt
 
     @property
     def is_cdrom(self) -> bool:
@@ -124,14 +134,16 @@ class Drive:
 class VmConfig:
     """A VM's configuration, as far as its storage is concerned."""
 
-    __slots__ = ("drives", "dropped", "options", "pending", "snapshot_hooks", "snapshots", "vmid")
+    __slots__ = ("beside", "drives", "dropped", "options", "pending", "snapshot_hooks", "snapshots", "vmid")
 
     def __init__(self, vmid: str) -> None:
         self.vmid = vmid
         self.drives: dict[str, Drive] = {}
+        #: unsure drives whose key has another line before them
+        self.beside: list[Drive] = []
         #: other keys of the main section (name, template, args, lock, vmstate, hookscript, virtiofs0...)
         self.options: dict[str, str] = {}
-        #: (key, reason) of what Proxmox ignores with a warning
+        #: (key, reason) of what Proxmox ignores, or may ignore, with a warning
         self.dropped: list[tuple[str, str]] = []
         #: keys of drives whose change takes effect at the next start
         self.pending: list[str] = []
@@ -164,7 +176,7 @@ def parse_config(data: bytes, vmid: str) -> VmConfig:
         text = line.rstrip(_SPACE)
         if not text.strip(_SPACE):
             continue
-        if text[0] == "[" and text[-1] == "]":
+        if text[0] == "[" and text.find("]") == len(text) - 1:
             section = _section(text[1:-1], config)
         elif text[0] == "#":
             continue
@@ -213,21 +225,34 @@ def _line(text: str, section: str, config: VmConfig) -> None:
         elif key == "delete":
             config.pending += [word for word in value.replace(";", ",").replace(" ", ",").split(",") if _bus(word)]
         return
-    bus = "ide" if key == CDROM_DEVICE else _bus(key)
-    if not bus:
-        if key.rstrip("0123456789") in BUSES:
-            config.dropped.append((key, "Proxmox has no drive of this number"))
-        else:
-            config.options[key] = value
+    stem = key.rstrip("0123456789")
+    if key != CDROM_DEVICE and stem not in BUSES:
+        _option(key, value, config)
         return
+    beyond = "" if key == CDROM_DEVICE or _bus(key) else "Proxmox has no drive of this number"
+    bus = "ide" if key == CDROM_DEVICE else stem
     try:
-        drive = _drive("ide2" if key == CDROM_DEVICE else key, bus, value, config.vmid)
+        drive = _drive("ide2" if key == CDROM_DEVICE else key, bus, value, config.vmid, beyond)
     except ValueError as problem:
         config.dropped.append((key, f"Proxmox ignores this value: {problem}"))
         return
+    if drive.doubt:
+        config.dropped.append((key, drive.doubt))
+    if drive.unsure and drive.key in config.drives:
+        config.beside.append(drive)
+        return
     config.drives[drive.key] = drive
-    if drive.unsure and (unknown := [name for name in drive.options if name not in _options(bus)]):
-        config.dropped.append((key, f"the option {unknown[0]!r} is not known here: Proxmox may ignore this drive"))
+    config.beside = [other for other in config.beside if other.key != drive.key]
+
+
+def _option(key: str, value: str, config: VmConfig) -> None:
+    """Take a key that is no drive's. A value that Proxmox does not take does not undo the one before it."""
+    store, _, volume = value.partition(":")
+    no_volume = not (is_store_id(store) and volume)
+    if (key == "template" and boolean(value) is None) or (key == "hookscript" and no_volume):
+        config.dropped.append((key, f"Proxmox ignores this value: {value[:40]!r}"))
+    else:
+        config.options[key] = value
 
 
 def _is_key(key: str) -> bool:
@@ -252,90 +277,104 @@ def _options(bus: str) -> dict[str, str | tuple[str, ...]]:
     return _SPECIAL[bus] if bus in _SPECIAL else {**_DISK, **_MORE[bus]}
 
 
-def _drive(key: str, bus: str, value: str, vmid: str) -> Drive:
-    """Read one drive. Raises ValueError with the reason why Proxmox drops it."""
+def _drive(key: str, bus: str, value: str, vmid: str, beyond: str = "") -> Drive:
+    """Read one drive; what Proxmox does not take makes it unsure. Raises ValueError when it names no file."""
     known = _options(bus)
-    options = parse_properties(value, "file", {"volume": "file"})
-    unsure = False
-    for name, text in options.items():
-        kind = known.get(name)
-        if kind is not None:
-            _check(name, text, kind)
-        elif name in _DISK or any(name in more for more in (*_MORE.values(), *_SPECIAL.values())):
-            raise ValueError(f"{bus} drives have no option {name!r}")
-        elif not _KEY.issuperset(name):
-            raise ValueError(f"there is no option {name[:40]!r}")
-        else:
-            unsure = True
+    options, problem = read_properties(value, "file", {"volume": "file"})
     file = options.pop("file", "")
     if not file:
-        raise ValueError("it names no file")
-    _check_combination(bus, options)
-    file, sure = _volume_id(file, vmid, options.get("media") == "cdrom")
-    return Drive(key, bus, file, options, unsure or not sure)
+        raise ValueError(problem or "it names no file")
+    problem = problem or ("it holds a line break" if "\r" in value else "")
+    good: dict[str, str] = {}
+    newer = ""
+    for name, text in options.items():
+        kind = known.get(name)
+        if kind is not None and _is_value(text, kind):
+            good[name] = text
+        elif kind is not None:
+            problem = problem or f"{name}={text[:40]!r} is not a value of that option"
+        elif name in _DISK or any(name in more for more in (*_MORE.values(), *_SPECIAL.values())):
+            problem = problem or f"{bus} drives have no option {name!r}"
+        elif not _KEY.issuperset(name):
+            problem = problem or f"there is no option {name[:40]!r}"
+        else:
+            newer = newer or f"the option {name!r} is not known here: Proxmox may ignore this drive"
+    problem = problem or _bad_combination(bus, good)
+    file, sure = _volume_id(file, vmid, good.get("media") == "cdrom")
+    doubt = beyond or (f"Proxmox ignores this value: {problem}" if problem else newer)
+    return Drive(key, bus, file, good, not sure, doubt)
 
 
-def parse_properties(value: str, default: str, aliases: dict[str, str]) -> dict[str, str]:
-    """Read a property string (pve-common JSONSchema.pm, parse_property_string). Raises ValueError.
+def read_properties(value: str, default: str, aliases: dict[str, str]) -> tuple[dict[str, str], str]:
+    """Read a property string (pve-common JSONSchema.pm, parse_property_string).
 
+    Return the properties, the first of each name, and why Proxmox refuses the whole string, empty when it does not.
     ``default`` is the key that may be omitted, anywhere in the list.
     """
     found: dict[str, str] = {}
-    bare = False
+    problem = ""
     for part in value.split(","):
         if not part.strip(_SPACE):
             continue
         key, sign, text = part.partition("=")
-        if sign:
-            if not key or not text:
-                raise ValueError(f"{part[:40]!r} is neither a value nor key=value")
-            if key in found:
-                raise ValueError(f"{key!r} stands there twice")
-            found[aliases.get(key, key)] = text
-        elif bare or default in found:
-            raise ValueError(f"{default!r} stands there twice")
+        if not sign:
+            key, text = default, part
+        elif not key or not text:
+            problem = problem or f"{part[:40]!r} is neither a value nor key=value"
+            continue
+        name = aliases.get(key, key)
+        if name == key and name in found:  # an alias wins over what stands before it
+            problem = problem or f"{name!r} stands there twice"
         else:
-            bare = True
-            found[default] = part
-    return found
+            found[name] = text
+    return found, problem
 
 
-def _check(name: str, text: str, kind: str | tuple[str, ...]) -> None:
+def _is_value(text: str, kind: str | tuple[str, ...]) -> bool:
     if isinstance(kind, tuple):
-        good = text in kind
-    elif kind == _BOOL:
-        good = boolean(text) is not None
-    elif kind == _NUMBER:
-        good = _is_number(text)
-    elif kind == _DECIMAL:
-        whole, dot, rest = text.partition(".")
-        good = _is_number(whole) and (not dot or _is_number(rest))
-    elif kind == _SIZE:
-        whole, dot, rest = text.rstrip("KMGT").partition(".")
-        good = len(text) - len(text.rstrip("KMGT")) <= 1 and _is_number(whole) and (not dot or _is_number(rest))
-    elif kind == _WWN:
-        good = text[:2] == "0x" and len(text) == 18 and not text[2:].strip("0123456789abcdefABCDEF")
-    else:
-        good = True
-    if not good:
-        raise ValueError(f"{name}={text[:40]!r} is not a value of that option")
+        return text in kind
+    if kind == _BOOL:
+        return boolean(text) is not None
+    if kind in (_INTEGER, _COUNT, _MANY):
+        return _is_integer(text) and (kind == _INTEGER or int(text[:20]) >= (1 if kind == _COUNT else 2))
+    if kind == _DECIMAL:
+        return _is_decimal(text)
+    if kind == _SIZE:
+        bare = next((text.removesuffix(unit) for unit in _UNITS if text.endswith(unit)), text)
+        whole, dot, rest = bare.partition(".")
+        return _is_digits(whole) and (not dot or _is_digits(rest))
+    if kind == _WWN:
+        return text[:2] == "0x" and len(text) == 18 and not text[2:].strip("0123456789abcdefABCDEF")
+    return True
 
 
-def _is_number(text: str) -> bool:
+def _is_digits(text: str) -> bool:
     return bool(text) and _DIGITS.issuperset(text)
 
 
-def _check_combination(bus: str, options: dict[str, str]) -> None:
+def _is_integer(text: str) -> bool:
+    return _is_digits(text[1:] if text[:1] in ("+", "-") else text)
+
+
+def _is_decimal(text: str) -> bool:
+    """Return whether a text is a number as Proxmox reads it: ``3``, ``+3.``, ``.5``, ``1.5e-3``."""
+    number, mark, exponent = text.replace("E", "e").partition("e")
+    whole, _, rest = (number[1:] if number[:1] in ("+", "-") else number).partition(".")
+    digits = whole + rest
+    return _is_digits(digits) and (not mark or _is_integer(exponent))
+
+
+def _bad_combination(bus: str, options: dict[str, str]) -> str:
+    """Return why Proxmox drops a drive whose options are all right by themselves; empty when it does not."""
     for one, other in _EXCLUDE:
-        if one in options and other in options:
-            raise ValueError(f"{one} and {other} exclude each other")
+        if options.get(one, "0") != "0" and options.get(other, "0") != "0":
+            return f"{one} and {other} exclude each other"
     if options.get("media") != "cdrom":
-        return
+        return ""
     for name in ("snapshot", "trans", "format", "heads", "secs", "cyls"):
         if options.get(name) and not (name == "snapshot" and boolean(options[name]) is False):
-            raise ValueError(f"a cdrom has no {name}")
-    if bus == "virtio":
-        raise ValueError("virtio has no cdrom")
+            return f"a cdrom has no {name}"
+    return "virtio has no cdrom" if bus == "virtio" else ""
 
 
 def _volume_id(file: str, vmid: str, is_cdrom: bool) -> tuple[str, bool]:

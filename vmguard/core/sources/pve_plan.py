@@ -14,7 +14,8 @@ virtiofsN                                           unguarded: shared with the g
 args: with a drive in it                            unguarded: what it opens cannot be known
 vmstate                                             nothing: read once, at resume, by the holder of the disks; Proxmox
                                                     removes it then, and a lock on it would keep gigabytes allocated
-what Proxmox drops                                  unguarded, with the reason: the VM starts without it
+what Proxmox drops, or may drop                     unguarded, with the reason; a drive whose file can be read is
+                                                    locked all the same, and may be missing
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from vmguard.core.locks.plan import (
 from vmguard.core.sources.domain_xml import FILE, Domain, Source, opens_storage
 from vmguard.core.sources.pve_config import CDROM_DEVICE, NONE, Drive, VmConfig
 from vmguard.core.sources.pve_storage import Storage, Storages
+from vmguard.errors import PlanError
 
 _ROLES = {"efidisk": NVRAM, "tpmstate": TPM_STATE}
 
@@ -53,9 +55,14 @@ class PveVm:
 
 def plan_vm(config: VmConfig, storages: Storages, node: str = "") -> PveVm:
     """Return what a start of the VM opens. Raises PlanError where Proxmox itself could not start it."""
-    vm = PveVm(Domain(config.name, config.vmid))
-    for drive in config.drives.values():
-        _read_drive(drive, config.is_template, storages, node, vm)
+    vm = PveVm(Domain(config.name, config.vmid, probes=True))
+    for drive in [*config.drives.values(), *config.beside]:
+        try:
+            _read_drive(drive, config.is_template, storages, node, vm)
+        except PlanError as problem:
+            if not drive.unsure:
+                raise
+            vm.domain.unguarded.append(Unguarded(drive.key, problem.message, OTHER))
     for key, value in config.options.items():
         if key.startswith("virtiofs"):
             vm.domain.unguarded.append(Unguarded(key, "a folder that is shared with the guest file by file", DIRECTORY))
