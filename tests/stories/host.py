@@ -22,6 +22,7 @@ from vmguard.core.watchdog.events import (
     Hold,
     MountSeen,
     Probe,
+    Relock,
     Report,
     Rival,
     RivalMet,
@@ -115,6 +116,8 @@ class Host:
                 self.vms[effect.vm].held = False
             elif isinstance(effect, TryLocks):
                 self._try_locks(self.vms[effect.vm])
+            elif isinstance(effect, Relock):
+                self._lock_again(self.vms[effect.vm], effect)
 
     def _probe(self, probe: Probe) -> None:
         for ask in probe.asks:
@@ -131,6 +134,24 @@ class Host:
     ) -> None:
         token = Token(self.epochs.get(description.path), "another host", self.record_problem) if ask.token else None
         self.feed(lambda now: Answer(now, mount, ask.lock, ask.serial, sent, problem, from_server, token))
+
+    def _lock_again(self, vm: Vm, order: Relock) -> None:
+        """The kernel forgets that the lock was lost once it is unlocked; only then a request goes out."""
+        path, item = next((path, item) for path, item in vm.locks.items() if lock_id(vm.name, path).key == order.key)
+        sent = self.sim.now
+
+        def done(problem: str, from_server: bool) -> None:
+            if problem:
+                self.sim.after(5.0, lambda: self._lock_again(vm, order))
+                return
+            item.lost = False
+            if item not in self.kernel.descriptions:
+                self.kernel.hold(item)
+            vm.granted[path], vm.relocks = sent, vm.relocks + 1
+            self.say(f"   {vm.name} has the lock on {path} again")
+            self.tell(vm)
+
+        self.kernel.send(Request(self.kernel, item.server, item.file, None, lambda: item.server.lock(item), done))
 
     def _signal(self, name: str, act: Act) -> None:
         vm = self.vms[name]

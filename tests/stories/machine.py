@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.stories.world import Description, Request
-from vmguard.core.watchdog.events import LockId, LockInfo, Rival, VmInfo
+from vmguard.core.watchdog.events import LockId, LockInfo, Rival, Stake, VmInfo
 from vmguard.core.watchdog.fence_ladder import Rung
 from vmguard.core.watchdog.policy import Policy
 
@@ -40,6 +40,9 @@ class Vm:
     said: str = ""
     cleaned: bool = False
     followed: bool = False
+    #: of those of its files that it could live without, or only reads
+    stakes: dict[str, Stake] = field(default_factory=dict)
+    relocks: int = 0
     #: owner records at its claim
     epochs: dict[str, int] = field(default_factory=dict)
 
@@ -52,7 +55,7 @@ class Vm:
         if self.state in ("dead", "gone") or self.host.kernel.dead:
             return
         for path in self.locks if self.executing else ():
-            if path not in self.writing:
+            if path not in self.writing and path not in self.stakes:
                 self._write_to(path)
         self.host.sim.after(1.0, self.write)
 
@@ -91,8 +94,10 @@ class Vm:
     def lock_info(self, path: str) -> LockInfo:
         mount = self.locks[path].server.name
         granted = self.granted.get(path)
-        through, epoch = str(id(self.locks[path])), self.epochs.get(path) if self.host.has_records else None
-        return LockInfo(lock_id(self.name, path), mount, path, self.pinned, granted, through, epoch)
+        through = f"{id(self.locks[path])}.{self.relocks}"
+        epoch = self.epochs.get(path) if self.host.has_records and path not in self.stakes else None
+        stake = self.stakes.get(path, Stake.VITAL)
+        return LockInfo(lock_id(self.name, path), mount, path, self.pinned, granted, through, epoch, stake)
 
 
 def lock_id(vm: str, path: str) -> LockId:

@@ -5,7 +5,8 @@ events.yaml::
     servers: {nas: {lease: 10, grace: 10, courteous: true}}     # all of it may be left out
     hosts: {A: {margin: 2}, B: {}}                              # wishes of timing.py
     records: false                                              # no owner records, and so no fencing token
-    vms: {web: {host: A, disks: [nas:web], pinned: true, policy: {on_lost: fence}}}
+    vms: {web: {host: A, disks: [nas:web], pinned: true, policy: {on_lost: fence},
+               stakes: {nas:cd: spare}}}            # files that it only reads
     events: [[12, down nas], [42, up nas]]                      # second, what happens: see VERBS
     until: 60
     expect: [write, runs]      # violations of the promise that MUST be seen: negative controls and stated limits
@@ -24,7 +25,7 @@ import yaml
 from tests.stories.host import Host
 from tests.stories.machine import Vm
 from tests.stories.world import Server, Sim
-from vmguard.core.watchdog.events import Adopted, Arm, Disarm, Hint, HintKind, MountSeen, Rival, StartRefused
+from vmguard.core.watchdog.events import Adopted, Arm, Disarm, Hint, HintKind, MountSeen, Rival, Stake, StartRefused
 from vmguard.core.watchdog.policy import Policy
 from vmguard.core.watchdog.timing import Wishes
 
@@ -45,7 +46,9 @@ class Story:
             self._add_host(name, name, Wishes(**(wishes or {})))
         for name, values in plot["vms"].items():
             policy = Policy(**values.get("policy", {}))
-            self._start(name, values.get("host", "A"), values["disks"], policy, values.get("pinned", True))
+            vm = Vm(name, self.hosts[values.get("host", "A")], policy, values.get("pinned", True))
+            vm.stakes = {path: Stake(stake) for path, stake in values.get("stakes", {}).items()}
+            vm.host.start(vm, [*values["disks"], *vm.stakes])
         for second, text in plot["events"]:
             self.sim.at(second, lambda text=text: self._happen(text))  # type: ignore[misc]
 

@@ -30,6 +30,7 @@ from vmguard.daemon.fence.signals import Signals
 from vmguard.daemon.owner_records.mark_released import Records
 from vmguard.daemon.owner_records.write_late import Claims
 from vmguard.daemon.pin.pinner import Pinner
+from vmguard.daemon.pin.relock import Relocker
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
@@ -182,6 +183,7 @@ class Parts:
             self.fencer,
             self.conflicts,
             self.pinner,
+            Relocker(self.loop, self.workers, self.registry),
         )
 
     @cached_property

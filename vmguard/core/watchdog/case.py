@@ -20,7 +20,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vmguard.core.watchdog.events import Rival, Verdict
+from vmguard.core.watchdog.events import Rival, Stake, Verdict
 from vmguard.core.watchdog.lease import Mount
 from vmguard.core.watchdog.policy import OnAtRisk, OnConflict, OnLost, Policy
 from vmguard.core.watchdog.states import DANGER, Lock, Phase
@@ -67,6 +67,10 @@ def measure(need: Need, policy: Policy, grace_is_over: bool = False) -> Measure:
             return _LOST[policy.on_lost]
 
 
+#: the strongest measure that a lock may lead to
+_LIMITS = {Stake.VITAL: Measure.FENCE, Stake.BACKING: Measure.FREEZE, Stake.SPARE: Measure.NOTHING}
+
+
 @dataclass(frozen=True)
 class Case:
     """What is known about one VM now."""
@@ -82,17 +86,21 @@ class Case:
 
 
 def case(locks: Sequence[tuple[Lock, Mount]], rivals: Sequence[Rival], policy: Policy, grace_is_over: bool) -> Case:
-    """Weigh all locks and rivals of one VM."""
+    """Weigh all locks and rivals of one VM. A spare lock has no say: its loss is reported by its mount."""
     worst = Case(Need.NONE, Measure.NOTHING, "every lock stands", None, True)
     proven = not rivals or measure(Need.CONFLICT, policy, grace_is_over) is Measure.NOTHING
     found: list[tuple[Need, str, Lock | None]] = []
     for lock, mount in locks:
+        if lock.info.stake is Stake.SPARE:
+            continue
         need, why = _need(lock, mount)
         proven = proven and need is Need.NONE and lock.verdict is Verdict.KEPT
         found.append((need, why, lock))
     found += [(Need.CONFLICT, f"it writes to {rival.path}, which is {rival.holder}", None) for rival in rivals]
     for need, why, subject in found:
         strength = measure(need, policy, grace_is_over)
+        if subject is not None:
+            strength = min(strength, _LIMITS[subject.info.stake])
         if (strength, need) > (worst.measure, worst.need):
             worst = Case(need, strength, why, subject, False)
     return Case(worst.need, worst.measure, worst.why, worst.lock, proven)

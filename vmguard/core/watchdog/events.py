@@ -30,6 +30,17 @@ class LockId:
     key: Key
 
 
+class Stake(enum.StrEnum):
+    """What the loss of a lock can cost its VM, and so what may be done about it at most."""
+
+    #: a disk that the VM writes: freeze, fence
+    VITAL = "vital"
+    #: an image below such a disk, which the VM only reads: freeze, never fence
+    BACKING = "backing"
+    #: a medium that nobody writes (CD, ISO, firmware code) or pure output (dump, save): report, and lock again
+    SPARE = "spare"
+
+
 @dataclass(frozen=True)
 class LockInfo:
     """A lock as the registry knows it."""
@@ -46,6 +57,7 @@ class LockInfo:
     through: str = ""
     #: its claim's epoch in the disk's owner record; None: there is no record, and so no fencing token
     epoch: int | None = None
+    stake: Stake = Stake.VITAL
 
 
 @dataclass(frozen=True)
@@ -330,6 +342,14 @@ class Unhold:
 
 
 @dataclass(frozen=True)
+class Relock:
+    """Unlock this lost lock and lock it again on the same description, which answers I/O with EIO until then."""
+
+    vm: str
+    key: Key
+
+
+@dataclass(frozen=True)
 class TryLocks:
     """Try the VM's missing locks once more, at once; a rival that is still there is told by RivalMet."""
 
@@ -355,4 +375,4 @@ class Report:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-Effect = Probe | Freeze | Thaw | Fence | Hold | Unhold | TryLocks | Report
+Effect = Probe | Freeze | Thaw | Fence | Hold | Unhold | TryLocks | Relock | Report

@@ -59,9 +59,11 @@ from vmguard.core.watchdog.events import (
     LockId,
     LockInfo,
     Probe,
+    Relock,
     Report,
+    Stake,
 )
-from vmguard.core.watchdog.states import ALIVE, DANGER, LEVELS, MOVES, STOLEN_SESSIONS, Lock, Phase, Sessions
+from vmguard.core.watchdog.states import ALIVE, DANGER, LEVELS, MOVES, SILENT, STOLEN_SESSIONS, Lock, Phase, Sessions
 from vmguard.core.watchdog.timing import Timeline
 
 #: routine requests on their way at the same time: each hangs in a thread of its own while the server is away
@@ -128,7 +130,7 @@ class Mount:
 
     def counters(self, event: Counters) -> None:
         was_stolen = self.stolen
-        sessions, checks = self._sessions.compare(event, self.now, 3 * self.timeline.lease)
+        sessions, checks = self._sessions.compare(event, self.now, 3 * self.timeline.lease, self.phase in SILENT)
         what = "the client had to set up its state with the server again"
         if sessions:
             self._report(Level.INFO, "mount.new-session", f"{self.name}: {what}; asking every lock")
@@ -139,8 +141,7 @@ class Mount:
                 Level.ERROR,
                 "mount.identity-stolen",
                 f"{self.name}: the client's session was torn down {STOLEN_SESSIONS} times within three leases, as when"
-                " another host with the same NFS client identity (the same host name) uses this server;"
-                " no lock here is safe",
+                " another host with the same NFS identity (host name) uses this server; no lock here is safe",
             )
 
     def hint(self, event: Hint) -> None:
@@ -214,9 +215,7 @@ class Mount:
         times = [self.confirmed + ages.get(self.phase, line.freeze) if self.phase is not Phase.EXPIRED else math.inf]
         if len(self.waiting) < min(IN_FLIGHT, len(self.locks)):
             times.append(self.next_probe)
-        if self.unsure:
-            times.append(self._look_at)
-        return min(times)
+        return min([*times, self._look_at] if self.unsure else times)
 
     def take_reports(self) -> list[Effect]:
         reports, self._reports = self._reports, []
@@ -273,6 +272,7 @@ class Mount:
         if new not in MOVES[old]:
             raise ValueError(f"{self.name} cannot go from {old} to {new}")
         self.phase = new
+        self._sessions.silent |= new in SILENT
         self.next_probe = min(self.next_probe, self.now + self.timeline.urgent)
         if Phase.IDLE not in (old, new):
             self._report(LEVELS.get(new, Level.INFO), f"mount.{new}", f"{self.name}: {old} => {new}: {self._why(new)}")
@@ -343,13 +343,14 @@ class Mount:
         self._lose(lock, "EIO through its own descriptor, twice")
 
     def _lose(self, lock: Lock, evidence: str) -> None:
-        lock.lost, lock.doubt = True, None
-        lock.evidence = evidence
+        lock.lost, lock.doubt, lock.evidence = True, None, evidence
         self.unsure.pop(lock.info.id, None)
         self.touched.add(lock.info.id.vm)
-        self._report(
-            Level.ERROR, "lock.lost", f"{lock.info.path}: the lock is LOST on {self.name}: {lock.evidence}", lock
-        )
+        spare = lock.info.stake is Stake.SPARE
+        more = "; the VM goes on, nobody's data depend on it; locking it again" if spare else ""
+        lost = f"{lock.info.path}: the lock is LOST on {self.name}: {evidence}{more}"
+        self._report(Level.WARNING if spare else Level.ERROR, "lock.lost", lost, lock)
+        self._reports += [Relock(lock.info.id.vm, lock.info.id.key)] if spare else []
 
     def _ask(self, lock: Lock) -> None:
         if lock.lost or lock.info.id in self.waiting:

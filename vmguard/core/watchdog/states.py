@@ -24,6 +24,8 @@ class Phase(enum.StrEnum):
 ALIVE = frozenset({Phase.HEALTHY, Phase.LATE})
 #: nobody may run there
 DANGER = frozenset({Phase.AT_RISK, Phase.EXPIRED})
+#: the server has not answered for longer than it should have
+SILENT = DANGER | {Phase.LATE}
 
 MOVES: dict[Phase, frozenset[Phase]] = {
     Phase.IDLE: ALIVE | DANGER,
@@ -79,14 +81,22 @@ class Sessions:
     def __init__(self) -> None:
         self._last: Counters | None = None
         self._new: list[float] = []
+        #: the server was silent since the last look
+        self.silent = False
 
     @property
     def stolen(self) -> bool:
         return len(self._new) >= STOLEN_SESSIONS
 
-    def compare(self, now: Counters, when: float, window: float) -> tuple[bool, bool]:
-        """Return whether the client made a new session, and whether it checked its state. The first call stores."""
+    def compare(self, now: Counters, when: float, window: float, still_silent: bool) -> tuple[bool, bool]:
+        """Return whether the client made a new session, and whether it checked its state. The first call stores.
+
+        When the server was silent since the last call, a new session is that of its reboot, and no sign of theft.
+        """
         last, self._last = self._last or now, now
         sessions = now.exchange_id > last.exchange_id or now.create_session > last.create_session
-        self._new = [earlier for earlier in self._new if earlier > when - window] + ([when] if sessions else [])
+        self._new = [earlier for earlier in self._new if earlier > when - window]
+        if sessions and not self.silent:
+            self._new.append(when)
+        self.silent = still_silent
         return sessions, now.reclaim_complete > last.reclaim_complete or now.test_stateid > last.test_stateid

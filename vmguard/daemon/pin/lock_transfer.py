@@ -227,6 +227,23 @@ def _quietly(call: Callable[[], object]) -> None:
         pass
 
 
+def lock_again(process: int, fd: int, path: str, mode: str, pieces: Sequence[Range]) -> float:
+    """In a worker: unlock a lost lock of a process's description and lock it anew; return when that was asked for.
+
+    Only the unlock makes the kernel forget that it was lost (fs/nfs/nfs4state.c: the last nfs4_lock_state goes).
+    Raises LockConflict or OSError.
+    """
+    copy = pidfd.copy_descriptor(process, fd)
+    try:
+        ofd.unlock(copy, WHOLE)
+        granted = clock.boottime()
+        for piece in pieces:
+            ofd.lock(copy, path, ofd.WRITE if mode == EXCLUSIVE else ofd.READ, piece)
+        return granted
+    finally:
+        os.close(copy)
+
+
 def let_go(fds: Sequence[int], names: Sequence[str] = ()) -> None:
     """Unlock each description, then close it, in a worker. A copy that somebody else has must not keep the lock.
 

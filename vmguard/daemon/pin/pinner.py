@@ -237,6 +237,7 @@ class Pinner:
 
     def _settle_file(self, vm: GuardedVm, file: GuardedFile, users: list[OpenFile]) -> None:
         """Take the next step that brings the lock onto the description that does the I/O, if one is due."""
+        vm.news |= file.note_access(user.info.flags for user in users)
         found = descriptions(users)
         shareable = file.guard.is_shareable(file.mode, shares_writes(found))
         wanted = wish(found, file.pieces, shareable)

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import enum
 import logging
+import os
+from collections.abc import Iterable
 from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 from vmguard.adapters.linux.proc import Key
 from vmguard.core.locks.file_guard import FileGuard
 from vmguard.core.locks.guard_states import Origin
+from vmguard.core.locks.plan import BACKING, EXCLUSIVE
 from vmguard.core.locks.ranges import Range, describe
+from vmguard.core.watchdog.events import Stake
 
 log = logging.getLogger("vmguard.registry")
+
+
+class Access(enum.Enum):
+    """How the processes of a VM have a file open."""
+
+    UNKNOWN = enum.auto()
+    READ = enum.auto()
+    #: output alone: a dump, a saved state
+    WRITE_ONLY = enum.auto()
+    READ_WRITE = enum.auto()
+
+    @classmethod
+    def of(cls, flags: Iterable[int]) -> Access:
+        """From the open flags of all descriptors of the file."""
+        modes = {each & os.O_ACCMODE for each in flags}
+        if modes == {os.O_WRONLY}:
+            return cls.WRITE_ONLY
+        return cls.READ if modes == {os.O_RDONLY} else cls.READ_WRITE if modes else cls.UNKNOWN
 
 
 @dataclass(eq=False)
@@ -34,6 +57,10 @@ class GuardedFile:
     real: str = ""
     #: of its owner record; 0: none was written
     epoch: int = 0
+    #: how often its lock was lost and taken again on the same description
+    relocks: int = 0
+    #: how the VM's processes have it open, as of the last scan
+    access: Access = Access.UNKNOWN
     #: None: a hook's claim of that mode
     origin: InitVar[Origin | None] = None
     guard: FileGuard = field(init=False)
@@ -43,6 +70,21 @@ class GuardedFile:
 
     def _log_move(self, line: str) -> None:
         log.info("%s: %s", self.path, line)
+
+    def note_access(self, flags: Iterable[int]) -> bool:
+        """Take in the open flags of its descriptors; return whether that is news. A file nobody has open keeps it."""
+        before, now = self.access, Access.of(flags)
+        self.access = before if now is Access.UNKNOWN else now
+        return self.access is not before
+
+    @property
+    def stake(self) -> Stake:
+        """What the loss of its lock can cost the VM. What is not known counts as the worst."""
+        if self.access is Access.WRITE_ONLY and self.guard.origin.is_found:
+            return Stake.SPARE
+        if self.mode == EXCLUSIVE or self.access in (Access.UNKNOWN, Access.READ_WRITE):
+            return Stake.VITAL
+        return Stake.BACKING if self.role == BACKING else Stake.SPARE
 
     @property
     def locked_mode(self) -> str | None:

@@ -18,6 +18,7 @@ from vmguard.core.watchdog.events import (
     Freeze,
     Hold,
     Probe,
+    Relock,
     Report,
     Thaw,
     TryLocks,
@@ -28,6 +29,7 @@ from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.fence.fencer import Fencer
 from vmguard.daemon.fence.signals import Signals
 from vmguard.daemon.pin.pinner import Pinner
+from vmguard.daemon.pin.relock import Relocker
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.watch.guest_clocks import Clocks
@@ -49,6 +51,7 @@ class Effects:
         fencer: Fencer,
         conflicts: Conflicts,
         pinner: Pinner,
+        relocker: Relocker,
     ) -> None:
         """``feed``: where the answers go. ``policy``: the admin's choices for a VM."""
         self._registry = registry
@@ -61,6 +64,7 @@ class Effects:
         self._fencer = fencer
         self._conflicts = conflicts
         self._pinner = pinner
+        self._relocker = relocker
 
     def carry_out(self, effect: Effect) -> None:
         """Carry out one effect; an effect on a VM that is gone by now is dropped."""
@@ -69,14 +73,14 @@ class Effects:
                 self._report(effect)
             case Probe():
                 self._probes.ask(effect)
-            case Freeze() | Thaw() | Fence() | Hold() | Unhold() | TryLocks():
+            case Freeze() | Thaw() | Fence() | Hold() | Unhold() | TryLocks() | Relock():
                 vm = self._registry.get(effect.vm)
                 if vm is not None:
                     self._act_on(vm, effect)
             case _:
                 assert_never(effect)
 
-    def _act_on(self, vm: GuardedVm, effect: Freeze | Thaw | Fence | Hold | Unhold | TryLocks) -> None:
+    def _act_on(self, vm: GuardedVm, effect: Freeze | Thaw | Fence | Hold | Unhold | TryLocks | Relock) -> None:
         match effect:
             case Freeze():
                 self._signals.freeze(vm, functools.partial(self._frozen, vm))
@@ -90,6 +94,8 @@ class Effects:
                 self._conflicts.end(vm)
             case TryLocks():
                 self._pinner.try_again(vm)
+            case Relock():
+                self._relocker.lock_again(vm, effect.key)
             case _:
                 assert_never(effect)
 

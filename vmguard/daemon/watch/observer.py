@@ -198,9 +198,9 @@ class Observer:
         pinned = pin is not None and (vm.state is not State.ENDED or bool(vm.fencing))
         if mount is None or (file.guard.descriptor is None and not pinned):
             return None
-        through = f"{pin.pid}.{pin.fd}" if pin is not None else "held"
+        through = f"{pin.pid}.{pin.fd}.{file.relocks}" if pin is not None else "held"
         lock, epoch = LockId(vm.id, file.key), file.epoch if file.epoch and file.mode == EXCLUSIVE else None
-        return LockInfo(lock, mount.point, file.path, pin is not None, file.guard.granted, through, epoch)
+        return LockInfo(lock, mount.point, file.path, pin is not None, file.guard.granted, through, epoch, file.stake)
 
     # -- time and the kernel's log ----------------------------------------------------------------------------------
 
