@@ -41,6 +41,8 @@ class Guest:
     name: str
     disks: tuple[str, ...] = ()
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
+    #: an ISO in its drive
+    cdrom: str = ""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -54,6 +56,11 @@ class Guest:
             f"<target dev='vd{letter}' bus='virtio'/></disk>"
             for path, letter in zip(self.paths, "abcdefgh", strict=False)
         )
+        if self.cdrom:
+            disks += (
+                f"<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{self.cdrom}'/>"
+                "<target dev='hda' bus='ide'/><readonly/></disk>"
+            )
         return (
             f"<domain type='qemu'><name>{self.name}</name><uuid>{self.uuid}</uuid><devices>{disks}</devices></domain>"
         )
@@ -122,6 +129,9 @@ class Guarded:
         for path in guest.paths:
             options = f"file.locking={locking},if=virtio,cache=none,werror=report"
             drives += ["-drive", f"file={path},format={image_format(path)},{options}"]
+        if guest.cdrom:
+            cd = f"file={guest.cdrom},format=raw,if=ide,media=cdrom,readonly=on,file.locking={locking}"
+            drives += ["-drive", cd]
         identity = ["-name", f"guest={guest.name}", "-uuid", guest.uuid, "-pidfile", f"{RUN_DIR}/{guest.name}.pid"]
         machine = ["-accel", "tcg", "-m", "16", "-nodefaults", "-display", "none", "-serial", "stdio"]
         return Vm(self.host.spawn([EMULATOR, *identity, *machine, *drives]))
