@@ -25,7 +25,7 @@ from vmguard.daemon.api.watchdog_status import WatchdogStatus
 from vmguard.daemon.claim.lifecycle import Keeper
 from vmguard.daemon.claim.migration_target import Incoming
 from vmguard.daemon.fence.conflicts import Conflicts
-from vmguard.daemon.fence.fencer import Fencer, Surroundings
+from vmguard.daemon.fence.fencer import Fencer, FencerDeps
 from vmguard.daemon.fence.signals import Signals
 from vmguard.daemon.owner_records.mark_released import Records
 from vmguard.daemon.owner_records.write_late import Claims
@@ -200,7 +200,7 @@ class Parts:
 
     @cached_property
     def fencer(self) -> Fencer:
-        surroundings = Surroundings(
+        deps = FencerDeps(
             report=self.report,
             others=self.watch.others,
             why_no_restart=self.watch.why_no_restart,
@@ -209,7 +209,7 @@ class Parts:
             host=self.host_fence,
             run_dirs=lambda: self.keeper.timing.run_dirs,
         )
-        return Fencer(self.loop, self.registry, self.signals, os.path.join(self._run_dir, "fences"), surroundings)
+        return Fencer(self.loop, self.registry, self.signals, os.path.join(self._run_dir, "fences"), deps)
 
     @cached_property
     def maintenance(self) -> Arming:

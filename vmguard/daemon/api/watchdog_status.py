@@ -38,7 +38,7 @@ class WatchdogStatus:
         mounts = {lock.mount: watch.mounts[lock.mount] for lock in known.info.locks}
         now = clock.boottime()
         age = max(now - mount.confirmed for mount in mounts.values())
-        climb = self._fencer.climbs.get(vm.id)
+        fence = self._fencer.fences.get(vm.id)
         return {
             "stance": str(known.stance),
             "done": known.stance is known.real,
@@ -46,7 +46,7 @@ class WatchdogStatus:
             "why": found.why,
             "lease_age": _number(age),
             "freeze_in": _number(min(_freeze_in(mount, now) for mount in mounts.values())),
-            "fence": climb.sentence if climb is not None else "",
+            "fence": fence.sentence if fence is not None else "",
             "locks": [
                 {
                     "path": lock.info.path,

@@ -19,7 +19,7 @@ from vmguard.daemon.runtime.loop import Timer
 
 
 @dataclass
-class Climb:
+class FenceProgress:
     """Only what ``as_json`` has is kept in a file; all else is looked up anew by the next daemon."""
 
     id: str
@@ -66,7 +66,7 @@ class Climb:
         }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Climb:
+    def from_json(cls, value: dict[str, Any]) -> FenceProgress:
         """Raises KeyError, TypeError or ValueError when the value is not one."""
         return cls(
             id=str(value["id"]),
@@ -80,9 +80,9 @@ class Climb:
         )
 
 
-def evidence(climb: Climb, others: Others, run_dirs: RunDirs) -> FenceEvidence:
+def evidence(fence: FenceProgress, others: Others, run_dirs: RunDirs) -> FenceEvidence:
     """Look everything up. No call here touches the share."""
-    vm = climb.vm
+    vm = fence.vm
     if vm is None:  # the keeper lets go only on proof of all that comes before
         return FenceEvidence(
             processes=(),
@@ -91,12 +91,12 @@ def evidence(climb: Climb, others: Others, run_dirs: RunDirs) -> FenceEvidence:
             drained=True,
             others=Others.NONE,
             released=True,
-            cleaned=_cleaned(climb, run_dirs),
-            followed=climb.followed,
+            cleaned=_cleaned(fence, run_dirs),
+            followed=fence.followed,
         )
     releasing = vm.state is State.RELEASING
     return FenceEvidence(
-        processes=tuple(_processes(climb, vm)),
+        processes=tuple(_processes(fence, vm)),
         pinned=releasing or all(file.guard.is_on_process for file in vm.files if file.mode == EXCLUSIVE),
         copied=releasing or has_copies(vm),
         drained=vm.drained or releasing,
@@ -116,10 +116,10 @@ def has_copies(vm: GuardedVm) -> bool:
     return all(guard.descriptor is not None for guard in guards)
 
 
-def _processes(climb: Climb, vm: GuardedVm) -> list[FencedProcess]:
-    climb.pid = vm.pid
+def _processes(fence: FenceProgress, vm: GuardedVm) -> list[FencedProcess]:
+    fence.pid = vm.pid
     found = [
-        FencedProcess(p.name or str(p.kind), p.pid, _life(p.pid, p.pidfd), p.pid in climb.killed) for p in vm.processes
+        FencedProcess(p.name or str(p.kind), p.pid, _life(p.pid, p.pidfd), p.pid in fence.killed) for p in vm.processes
     ]
     if vm.state in LIVING and vm.main is None:  # after a restart, until the process in its pid file tells what it is
         found.append(FencedProcess("QEMU", vm.pid, Life.UNKNOWN))
@@ -138,19 +138,19 @@ def _life(pid: int, pidfd: int) -> Life:
     return Life.LEADER_GONE if threads.get(pid) == "Z" and len(threads) > 1 else Life.RUNNING
 
 
-def _cleaned(climb: Climb, run_dirs: RunDirs) -> bool:
+def _cleaned(fence: FenceProgress, run_dirs: RunDirs) -> bool:
     """By the hypervisor's own books: libvirt keeps a status file for each VM that it believes to run, Proxmox the pid
     file."""
-    return climb.tidied or not _believes_running(climb, run_dirs) or runs_again(climb, run_dirs)
+    return fence.tidied or not _believes_running(fence, run_dirs) or runs_again(fence, run_dirs)
 
 
-def _believes_running(climb: Climb, run_dirs: RunDirs) -> bool:
-    return hypervisors.by_name(climb.hypervisor).believes_running(run_dirs, climb.name, climb.uuid)
+def _believes_running(fence: FenceProgress, run_dirs: RunDirs) -> bool:
+    return hypervisors.by_name(fence.hypervisor).believes_running(run_dirs, fence.name, fence.uuid)
 
 
-def runs_again(climb: Climb, run_dirs: RunDirs) -> bool:
+def runs_again(fence: FenceProgress, run_dirs: RunDirs) -> bool:
     """Another process already: somebody was faster (HA, a person) and has started it again.
 
     The pid file is proof enough where it names another process than the one that was fenced: it was written since.
     """
-    return hypervisors.candidate(run_dirs, climb.hypervisor, climb.name, climb.uuid) not in (0, climb.pid)
+    return hypervisors.candidate(run_dirs, fence.hypervisor, fence.name, fence.uuid) not in (0, fence.pid)

@@ -23,7 +23,7 @@ from vmguard.core.watchdog.events import Cause, Level, Report
 from vmguard.core.watchdog.fence_ladder import Next, Others, Rung, next_rung
 from vmguard.core.watchdog.policy import Policy
 from vmguard.core.watchdog.timing import Rungs
-from vmguard.daemon.fence.evidence import Climb, evidence, has_copies, runs_again
+from vmguard.daemon.fence.evidence import FenceProgress, evidence, has_copies, runs_again
 from vmguard.daemon.fence.signals import Signals
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
@@ -43,7 +43,7 @@ _NOTICES = 3.0
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class FencerDeps:
     """Whom the fencer asks and tells."""
 
     report: Callable[[Report], None]
@@ -63,31 +63,31 @@ class Surroundings:
 class Fencer:
     """All fences of this host."""
 
-    def __init__(self, loop: Loop, registry: Registry, signals: Signals, folder: str, around: Surroundings) -> None:
+    def __init__(self, loop: Loop, registry: Registry, signals: Signals, folder: str, deps: FencerDeps) -> None:
         self._loop = loop
         self._registry = registry
         self._signals = signals
         self._folder = folder
-        self._around = around
-        self.climbs: dict[str, Climb] = {}
+        self._deps = deps
+        self.fences: dict[str, FenceProgress] = {}
         os.makedirs(folder, mode=0o700, exist_ok=True)
 
     def begin(self, vm: GuardedVm, why: str, cause: Cause, policy: Policy) -> None:
         """Begin to fence a VM; the report that says so came right before."""
-        known = self.climbs.get(vm.id)
+        known = self.fences.get(vm.id)
         if known is not None and known.vm is vm:
             return
-        climb = Climb(
+        fence = FenceProgress(
             vm.id, vm.name, vm.uuid, vm.hypervisor, why, policy, vm.pid, vm, cause=cause, began=clock.boottime()
         )
-        climb.mounts = set(_mounts(vm))
-        self.climbs[vm.id] = climb
-        self._save(climb)
+        fence.mounts = set(_mounts(vm))
+        self.fences[vm.id] = fence
+        self._save(fence)
         vm.fencing = why
         self._registry.save(vm)
-        vm.when_released.append(lambda: self._released(climb))
+        vm.when_released.append(lambda: self._released(fence))
         faults.point("fence-begun")
-        self._climb(climb)
+        self._advance(fence)
 
     def resume(self) -> None:
         """Fences that a daemon before this one did not finish. The watchdog orders those of VMs that are still guarded
@@ -96,213 +96,215 @@ class Fencer:
             path = os.path.join(self._folder, name)
             value = statefile.read(path) if name.endswith(".json") else None
             try:
-                climb = Climb.from_json(value or {})
+                fence = FenceProgress.from_json(value or {})
             except (KeyError, TypeError, ValueError) as problem:
                 log.error("state file %s is not understood (%s); going on without it", name, problem)
                 statefile.remove(path)
                 continue
-            if self._registry.get(climb.id) is None:
-                climb.began = clock.boottime()
-                self.climbs[climb.id] = climb
-                self._say(climb, Level.WARNING, "fence.resumed", "the fence that was begun is taken up again")
-                self._climb(climb)
+            if self._registry.get(fence.id) is None:
+                fence.began = clock.boottime()
+                self.fences[fence.id] = fence
+                self._say(fence, Level.WARNING, "fence.resumed", "the fence that was begun is taken up again")
+                self._advance(fence)
 
     def as_json(self) -> list[dict[str, Any]]:
         """What is being ended, and on which rung."""
         return [
-            {**climb.as_json(), "rung": str(climb.rung or ""), "sentence": climb.sentence}
-            for climb in self.climbs.values()
+            {**fence.as_json(), "rung": str(fence.rung or ""), "sentence": fence.sentence}
+            for fence in self.fences.values()
         ]
 
     # -- climbing ---------------------------------------------------------------------------------------------------
 
-    def _climb(self, climb: Climb) -> None:
+    def _advance(self, fence: FenceProgress) -> None:
         """Take rungs until one has to be waited for; look again soon."""
-        if self.climbs.get(climb.id) is not climb:
+        if self.fences.get(fence.id) is not fence:
             return
-        if climb.timer is not None:
-            climb.timer.cancel()
+        if fence.timer is not None:
+            fence.timer.cancel()
         # Whatever fails below, for want of memory, say: it is looked at again.
-        climb.timer = self._loop.call_in(_AFTER_FAILURE, lambda: self._climb(climb))
-        rung = climb.rung
+        fence.timer = self._loop.call_in(_AFTER_FAILURE, lambda: self._advance(fence))
+        rung = fence.rung
         if rung is None:
-            self._copy(climb)  # local and quick; what fails is tried again on its rung
+            self._copy(fence)  # local and quick; what fails is tried again on its rung
         while True:
-            seen = evidence(climb, self._others(climb), self._around.run_dirs())
-            step = next_rung(seen, climb.since, clock.boottime(), self._around.spans, climb.policy)
-            before = climb.rung
-            self._tell(climb, step)
+            seen = evidence(fence, self._others(fence), self._deps.run_dirs())
+            step = next_rung(seen, fence.since, clock.boottime(), self._deps.spans, fence.policy)
+            before = fence.rung
+            self._tell(fence, step)
             for reached in _between(before, step.rung):
                 faults.point(f"fence-{reached}")
             if step.done:
-                climb.timer.cancel()
-                self._finish(climb)
+                fence.timer.cancel()
+                self._finish(fence)
                 return
-            if not self._take(climb, step):
+            if not self._take(fence, step):
                 break
-        climb.pause = _FIRST_LOOK if climb.rung is not rung else min(1.5 * climb.pause, _LAST_LOOK)
-        climb.timer.cancel()
-        climb.timer = self._loop.call_in(climb.pause, lambda: self._climb(climb))
+        fence.pause = _FIRST_LOOK if fence.rung is not rung else min(1.5 * fence.pause, _LAST_LOOK)
+        fence.timer.cancel()
+        fence.timer = self._loop.call_in(fence.pause, lambda: self._advance(fence))
 
-    def _others(self, climb: Climb) -> Others:
+    def _others(self, fence: FenceProgress) -> Others:
         """Return which other VMs a cut would hurt.
 
         While the server answers, the last writes of a VM in conflict get through by themselves: a mount is not cut for
         them at once, as it is when a lost lock makes them dangerous.
         """
-        others = self._around.others(climb.id) if climb.vm is not None else Others.NONE
-        patient = climb.cause in (Cause.CONFLICT, Cause.REFUSED)
-        return Others.JUDGED if patient and others is Others.NONE and climb.vm is not None else others
+        others = self._deps.others(fence.id) if fence.vm is not None else Others.NONE
+        patient = fence.cause in (Cause.CONFLICT, Cause.REFUSED)
+        return Others.JUDGED if patient and others is Others.NONE and fence.vm is not None else others
 
-    def _tell(self, climb: Climb, step: Next) -> None:
+    def _tell(self, fence: FenceProgress, step: Next) -> None:
         """Each rung once, before it is taken; each alarm once."""
-        is_new, climb.rung, climb.sentence = step.rung is not climb.rung, step.rung, step.sentence
-        if step.alarm and step.rung not in climb.alarmed:
-            climb.alarmed.add(step.rung)
-            self._say(climb, Level.ERROR, f"fence.{step.rung}", f"ALARM: {step.sentence}")
+        is_new, fence.rung, fence.sentence = step.rung is not fence.rung, step.rung, step.sentence
+        if step.alarm and step.rung not in fence.alarmed:
+            fence.alarmed.add(step.rung)
+            self._say(fence, Level.ERROR, f"fence.{step.rung}", f"ALARM: {step.sentence}")
         elif is_new:
-            self._say(climb, Level.INFO, f"fence.{step.rung}", step.sentence)
+            self._say(fence, Level.INFO, f"fence.{step.rung}", step.sentence)
         if step.host_fence:
-            self._fire(climb)
+            self._fire(fence)
         elif is_new:
-            self._cancel(climb)
+            self._cancel(fence)
 
-    def _take(self, climb: Climb, step: Next) -> bool:
+    def _take(self, fence: FenceProgress, step: Next) -> bool:
         """Do what the rung wants; whether to look at once."""
         match step.rung:
             case Rung.COPY:
-                return self._copy(climb)
-            case Rung.KILL if climb.vm is not None:
-                killed = self._signals.kill(climb.vm)
-                climb.killed |= killed
+                return self._copy(fence)
+            case Rung.KILL if fence.vm is not None:
+                killed = self._signals.kill(fence.vm)
+                fence.killed |= killed
                 faults.point("fence-killed")
                 return bool(killed)
-            case Rung.DEATH if climb.vm is not None and not has_copies(climb.vm):
-                self._copy(climb)  # late, but before its last write is queued
+            case Rung.DEATH if fence.vm is not None and not has_copies(fence.vm):
+                self._copy(fence)  # late, but before its last write is queued
             case Rung.CUT if step.may_cut:
-                self._cut(climb)
-            case Rung.CLEAN_UP if hypervisors.by_name(climb.hypervisor).needs_clean_up:
-                self._clean_up(climb)
+                self._cut(fence)
+            case Rung.CLEAN_UP if hypervisors.by_name(fence.hypervisor).needs_clean_up:
+                self._clean_up(fence)
             case Rung.AFTER:
-                self._start_again(climb)
+                self._start_again(fence)
         return False
 
-    def _released(self, climb: Climb) -> None:
-        climb.vm = None
+    def _released(self, fence: FenceProgress) -> None:
+        fence.vm = None
         faults.point("fence-released")
-        self._around.gone(climb.id)
-        self._loop.call_in(0.0, lambda: self._climb(climb))
+        self._deps.gone(fence.id)
+        self._loop.call_in(0.0, lambda: self._advance(fence))
 
-    def _finish(self, climb: Climb) -> None:
+    def _finish(self, fence: FenceProgress) -> None:
         faults.point("fence-finished")
-        self.climbs.pop(climb.id, None)
-        statefile.remove(self._path(climb))
+        self.fences.pop(fence.id, None)
+        statefile.remove(self._path(fence))
 
     # -- acts -------------------------------------------------------------------------------------------------------
 
-    def _copy(self, climb: Climb) -> bool:
+    def _copy(self, fence: FenceProgress) -> bool:
         """Copy the descriptions that carry its locks. Return whether all are held.
 
         It raises nothing: the kill must come in time, with the copies or without.
         """
-        if climb.vm is None:
+        if fence.vm is None:
             return True
         try:
-            self._around.copy(climb.vm)
+            self._deps.copy(fence.vm)
         except Exception:
-            log.exception("%s: its descriptors cannot be copied; please report it as a bug", climb.title)
-        return has_copies(climb.vm)
+            log.exception("%s: its descriptors cannot be copied; please report it as a bug", fence.title)
+        return has_copies(fence.vm)
 
-    def _cut(self, climb: Climb) -> None:
+    def _cut(self, fence: FenceProgress) -> None:
         """Again and again: what the client sends after one cut waits for the next."""
-        vm, now = climb.vm, clock.boottime()
-        if vm is None or climb.busy or now < climb.again:
+        vm, now = fence.vm, clock.boottime()
+        if vm is None or fence.busy or now < fence.again:
             return
         points = _mounts(vm)
         if not points:
             return
-        climb.again = now + _CUT_AGAIN
-        self._job(climb, "cut", points, lambda status: None, self._around.spans.cut)
+        fence.again = now + _CUT_AGAIN
+        self._job(fence, "cut", points, lambda status: None, self._deps.spans.cut)
 
-    def _clean_up(self, climb: Climb) -> None:
+    def _clean_up(self, fence: FenceProgress) -> None:
         """What the hypervisor does at the end of a VM, where it has not noticed it."""
         now = clock.boottime()
-        if climb.busy or now < max(climb.again, climb.since[Rung.CLEAN_UP] + _NOTICES):
+        if fence.busy or now < max(fence.again, fence.since[Rung.CLEAN_UP] + _NOTICES):
             return
-        climb.again = now + _START_AGAIN
+        fence.again = now + _START_AGAIN
 
         def cleaned(status: int) -> None:
-            climb.tidied = status == 0
-            self._climb(climb)
+            fence.tidied = status == 0
+            self._advance(fence)
 
-        words = ["clean-up", climb.hypervisor, climb.uuid]
-        self._job(climb, "hypervisor", words, cleaned, self._around.spans.clean_up)
+        words = ["clean-up", fence.hypervisor, fence.uuid]
+        self._job(fence, "hypervisor", words, cleaned, self._deps.spans.clean_up)
 
-    def _start_again(self, climb: Climb) -> None:
+    def _start_again(self, fence: FenceProgress) -> None:
         """An ordinary start: the hook claims the disks, or refuses."""
         now = clock.boottime()
-        if climb.busy or now < climb.again:
+        if fence.busy or now < fence.again:
             return
-        if runs_again(climb, self._around.run_dirs()):
-            climb.followed = True
+        if runs_again(fence, self._deps.run_dirs()):
+            fence.followed = True
             return
-        climb.again = now + _START_AGAIN
-        in_vain = self._around.why_no_restart(climb.mounts)
+        fence.again = now + _START_AGAIN
+        in_vain = self._deps.why_no_restart(fence.mounts)
         if in_vain:
-            self._say(climb, Level.ERROR, "fence.no-restart", f"not started again: {in_vain}")
-            climb.followed = True
+            self._say(fence, Level.ERROR, "fence.no-restart", f"not started again: {in_vain}")
+            fence.followed = True
             return
         faults.point("fence-start")
 
         def started(status: int) -> None:
-            climb.followed = status == 0
-            self._climb(climb)
+            fence.followed = status == 0
+            self._advance(fence)
 
-        words = ["start", climb.hypervisor, climb.uuid]
-        self._job(climb, "hypervisor", words, started, self._around.spans.clean_up)
+        words = ["start", fence.hypervisor, fence.uuid]
+        self._job(fence, "hypervisor", words, started, self._deps.spans.clean_up)
 
-    def _job(self, climb: Climb, module: str, words: list[str], done: Callable[[int], None], seconds: float) -> None:
+    def _job(
+        self, fence: FenceProgress, module: str, words: list[str], done: Callable[[int], None], seconds: float
+    ) -> None:
         def ended(status: int) -> None:
-            climb.busy = False
+            fence.busy = False
             done(status)
 
-        climb.busy = True
+        fence.busy = True
         try:
             subprocesses.start(self._loop, module, ended, words=words, seconds=seconds)
         except OSError as problem:
-            climb.busy = False
-            log.error("%s: %s cannot be started: %s", climb.title, module, problem)
+            fence.busy = False
+            log.error("%s: %s cannot be started: %s", fence.title, module, problem)
 
-    def _fire(self, climb: Climb) -> None:
-        if self._around.host.fired:
+    def _fire(self, fence: FenceProgress) -> None:
+        if self._deps.host.fired:
             return
-        self._say(climb, Level.ERROR, "fence.host", f"THE HOST IS RESET by its watchdog: {climb.sentence}")
+        self._say(fence, Level.ERROR, "fence.host", f"THE HOST IS RESET by its watchdog: {fence.sentence}")
         faults.point("fence-host")
         try:
-            self._around.host.fire()
+            self._deps.host.fire()
         except OSError as problem:
-            log.error("%s: the host's watchdog cannot be fired: %s", climb.title, problem)
+            log.error("%s: the host's watchdog cannot be fired: %s", fence.title, problem)
 
-    def _cancel(self, climb: Climb) -> None:
-        waits = any(other.rung in other.alarmed for other in self.climbs.values() if other is not climb)
-        if self._around.host.fired and not waits and self._around.host.cancel():
-            self._say(climb, Level.WARNING, "fence.host-cancelled", "the proof came in time: the host is not reset")
+    def _cancel(self, fence: FenceProgress) -> None:
+        waits = any(other.rung in other.alarmed for other in self.fences.values() if other is not fence)
+        if self._deps.host.fired and not waits and self._deps.host.cancel():
+            self._say(fence, Level.WARNING, "fence.host-cancelled", "the proof came in time: the host is not reset")
 
     # -- the rest ---------------------------------------------------------------------------------------------------
 
-    def _say(self, climb: Climb, level: Level, code: str, text: str) -> None:
-        fields = {"vm": climb.id, "name": climb.name, "uuid": climb.uuid, "evidence": climb.evidence}
-        fields["since_begin"] = f"{clock.boottime() - climb.began:.3f}"
-        self._around.report(Report(level, code, f"{climb.title}: fence: {text}", fields))
+    def _say(self, fence: FenceProgress, level: Level, code: str, text: str) -> None:
+        fields = {"vm": fence.id, "name": fence.name, "uuid": fence.uuid, "evidence": fence.evidence}
+        fields["since_begin"] = f"{clock.boottime() - fence.began:.3f}"
+        self._deps.report(Report(level, code, f"{fence.title}: fence: {text}", fields))
 
-    def _save(self, climb: Climb) -> None:
+    def _save(self, fence: FenceProgress) -> None:
         try:
-            statefile.write(self._path(climb), climb.as_json())
+            statefile.write(self._path(fence), fence.as_json())
         except OSError as problem:
-            log.error("%s: its fence cannot be written down (%s); it is begun all the same", climb.title, problem)
+            log.error("%s: its fence cannot be written down (%s); it is begun all the same", fence.title, problem)
 
-    def _path(self, climb: Climb) -> str:
-        return os.path.join(self._folder, f"{climb.id}.json")
+    def _path(self, fence: FenceProgress) -> str:
+        return os.path.join(self._folder, f"{fence.id}.json")
 
 
 def _between(before: Rung | None, now: Rung) -> list[Rung]:
