@@ -11,7 +11,7 @@ import pytest
 from tests.support.fencer_harness import FAST, World, begin_fence
 from vmguard.adapters.linux import clock, proc
 from vmguard.core.watchdog.events import Level
-from vmguard.daemon.pin.fd_copies import Shield
+from vmguard.daemon.pin.fd_copies import FdCopies
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.storage_threads import Workers
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.process
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
-    made.copy = Shield(Workers(made.loop), made.registry, lambda: None).take
+    made.copy = FdCopies(Workers(made.loop), made.registry, lambda: None).take
     yield made
     made.close()
 

@@ -11,7 +11,7 @@ from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import State
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.scan.burst import SCHEDULE, Bursts
+from vmguard.daemon.scan.burst import SCHEDULE, ScanBursts
 
 FULL, CHEAP = "full", "cheap"
 
@@ -25,7 +25,7 @@ class World:
         self.loop = Loop()
         monkeypatch.setattr(self.loop, "_sleep", lambda: 0.0)
         self.looks: list[tuple[float, str, str]] = []
-        self.bursts = Bursts(self.loop, lambda vm: self.look(FULL, vm), lambda vm: self.look(CHEAP, vm))
+        self.bursts = ScanBursts(self.loop, lambda vm: self.look(FULL, vm), lambda vm: self.look(CHEAP, vm))
 
     def look(self, how: str, vm: GuardedVm) -> None:
         self.looks.append((round(self.now - 1000.0, 3), how, vm.name))

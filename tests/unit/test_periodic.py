@@ -12,7 +12,7 @@ from vmguard.core.locks.claim_states import State
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.scan.periodic import LATEST, Rounds, pace
+from vmguard.daemon.scan.periodic import LATEST, PeriodicScan, pace
 from vmguard.daemon.scan.settling_files import STEADY
 
 #: seconds within which a file that nobody announced must be pinned (issue 3), and what the lock itself may take of them
@@ -37,7 +37,7 @@ class World:
             self.registry._vms[vm.id] = vm
         self.looked: dict[str, list[float]] = {vm.id: [] for vm in self.registry}
         self.broken = ""
-        self.rounds = Rounds(self.loop, self.registry, self.look, 1.0)
+        self.scan = PeriodicScan(self.loop, self.registry, self.look, 1.0)
 
     def look(self, vm: GuardedVm, now: float) -> None:
         self.used += self.cost
@@ -52,7 +52,7 @@ class World:
             self.loop.turn()
 
     def run(self, seconds: float) -> None:
-        self.rounds.start()
+        self.scan.start()
         self.pass_by(seconds)
 
     def longest(self) -> float:
@@ -76,7 +76,7 @@ def test_every_vm_is_looked_at_soon_enough_for_the_promise(
 def test_what_costs_little_is_done_more_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path, monkeypatch, 100, COST)
     world.run(30)
-    assert world.rounds.interval == 1.0
+    assert world.scan.interval == 1.0
 
 
 def test_beyond_a_tenth_of_a_processor_the_promise_is_given_up_and_that_is_said(

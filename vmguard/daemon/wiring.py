@@ -27,8 +27,8 @@ from vmguard.daemon.claim.migration_target import Incoming
 from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.fence.fencer import Fencer, FencerDeps
 from vmguard.daemon.fence.signals import Signals
-from vmguard.daemon.owner_records.mark_released import Records
-from vmguard.daemon.owner_records.write_late import Claims
+from vmguard.daemon.owner_records.mark_released import ReleaseMarks
+from vmguard.daemon.owner_records.write_late import LateRecords
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
@@ -39,13 +39,13 @@ from vmguard.daemon.report.notify_command import Notifier
 from vmguard.daemon.runtime.command_lines import CommandLines
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
-from vmguard.daemon.scan.libvirt_events import Hints
+from vmguard.daemon.scan.libvirt_events import LibvirtEvents
 from vmguard.daemon.settings import Settings
 from vmguard.daemon.watch.driver import Driver
 from vmguard.daemon.watch.effects import Effects
-from vmguard.daemon.watch.guest_clocks import Clocks
-from vmguard.daemon.watch.lease_store import Leases
-from vmguard.daemon.watch.maintenance_mode import Arming
+from vmguard.daemon.watch.guest_clocks import GuestClocks
+from vmguard.daemon.watch.lease_store import LeaseStore
+from vmguard.daemon.watch.maintenance_mode import MaintenanceMode
 from vmguard.daemon.watch.observer import Observer
 from vmguard.daemon.watch.probes import Probes
 
@@ -77,7 +77,7 @@ class Parts:
         self.registry = Registry(run_dir)
         self.workers = Workers(loop)
         self.command_lines = CommandLines(loop)
-        self.records = Records(loop, self.settings.record)
+        self.release_marks = ReleaseMarks(loop, self.settings.record)
         self.report = Reporter(History(run_dir), Notifier(self.settings.notify), self.registry.about)
         self.watch = Watch(self.settings.wishes())
         self.signals = Signals(loop, self.registry)
@@ -99,7 +99,7 @@ class Parts:
             self.loop,
             self.workers,
             self.registry,
-            self.records.mark_released,
+            self.release_marks.mark_released,
             self.settings.pieces,
             self._pin_interval_s,
             on_conflict=lambda vm, file, rival: self.conflicts.meet(vm, file, rival),
@@ -113,12 +113,12 @@ class Parts:
             self.observer.tell(vm)
 
     @cached_property
-    def late_records(self) -> Claims:
-        return Claims(self.loop, self.registry, self.records)
+    def late_records(self) -> LateRecords:
+        return LateRecords(self.loop, self.registry, self.release_marks)
 
     @cached_property
     def releaser(self) -> Releaser:
-        return Releaser(self.loop, self.workers, self.registry, self.pinner, self.records.mark_released)
+        return Releaser(self.loop, self.workers, self.registry, self.pinner, self.release_marks.mark_released)
 
     @cached_property
     def keeper(self) -> Keeper:
@@ -128,7 +128,7 @@ class Parts:
             self.pinner,
             self.releaser,
             self.settings.timing,
-            self.records.mark_released,
+            self.release_marks.mark_released,
             self.command_lines,
             on_running=lambda vm: self.incoming.follow(vm),
         )
@@ -153,9 +153,9 @@ class Parts:
         return Census(self.loop, self.registry, self.keeper, self.pinner, self.command_lines, unguarded)
 
     @cached_property
-    def hints(self) -> Hints:
+    def libvirt_events(self) -> LibvirtEvents:
         events = self.settings.listens_to_libvirt
-        return Hints(self.loop, self.registry, self.pinner.attend, self.observer.io_error, events)
+        return LibvirtEvents(self.loop, self.registry, self.pinner.attend, self.observer.io_error, events)
 
     # -- the watchdog -----------------------------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class Parts:
 
     @cached_property
     def observer(self) -> Observer:
-        leases = Leases(self._run_dir)
+        leases = LeaseStore(self._run_dir)
         policy = self.settings.policy
         return Observer(self.loop, self.registry, self.watch, self.driver.feed, policy, leases, self._table)
 
@@ -178,7 +178,7 @@ class Parts:
             self.settings.policy,
             self.probes,
             self.signals,
-            Clocks(self.loop, self.registry),
+            GuestClocks(self.loop, self.registry),
             self.fencer,
             self.conflicts,
             self.pinner,
@@ -186,9 +186,9 @@ class Parts:
 
     @cached_property
     def probes(self) -> Probes:
-        mount_of, shield = self.observer.mount_of, self.pinner.shield
-        folder = lambda: self.records.settings.folder  # noqa: E731
-        return Probes(self.loop, self.registry, self.watch, self.driver.feed, mount_of, shield, folder)
+        mount_of, fd_copies = self.observer.mount_of, self.pinner.fd_copies
+        folder = lambda: self.release_marks.settings.folder  # noqa: E731
+        return Probes(self.loop, self.registry, self.watch, self.driver.feed, mount_of, fd_copies, folder)
 
     @cached_property
     def conflicts(self) -> Conflicts:
@@ -204,7 +204,7 @@ class Parts:
             report=self.report,
             others=self.watch.others,
             why_no_restart=self.watch.why_no_restart,
-            copy=self.pinner.shield.take,
+            copy=self.pinner.fd_copies.take,
             gone=self.observer.gone,
             host=self.host_fence,
             run_dirs=lambda: self.keeper.timing.run_dirs,
@@ -212,8 +212,8 @@ class Parts:
         return Fencer(self.loop, self.registry, self.signals, os.path.join(self._run_dir, "fences"), deps)
 
     @cached_property
-    def maintenance(self) -> Arming:
-        return Arming(self._run_dir, self.driver.feed)
+    def maintenance(self) -> MaintenanceMode:
+        return MaintenanceMode(self._run_dir, self.driver.feed)
 
     # -- the socket -------------------------------------------------------------------------------------------------
 

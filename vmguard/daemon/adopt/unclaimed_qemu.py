@@ -42,7 +42,7 @@ from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.command_lines import CommandLines, Lane
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.scan.periodic import LATEST
-from vmguard.daemon.scan.process_fds import Sight
+from vmguard.daemon.scan.process_fds import ProcessFds
 
 log = logging.getLogger("vmguard.unguarded")
 
@@ -60,7 +60,7 @@ class Stranger:
     line: CommandLine
     birth: int
     kind: Kind
-    sight: Sight
+    fds: ProcessFds
     #: what it has open that a lock may guard
     files: list[OpenFile]
     told: bool = False
@@ -170,8 +170,8 @@ class Census:
         self._silent = hanging
 
     def _refresh(self, stranger: Stranger) -> None:
-        if stranger.sight.changed():
-            stranger.files = stranger.sight.full(self._pinner.tables)
+        if stranger.fds.changed():
+            stranger.files = stranger.fds.full(self._pinner.tables)
 
     def _ask(self, pid: int, birth: int) -> None:
         before, due, _ = self._others.get(pid, (-1, 0, 0))
@@ -204,14 +204,14 @@ class Census:
             return
         self._others.pop(pid, None)
         try:
-            sight = Sight(pid)
+            fds = ProcessFds(pid)
         except OSError:
             return
-        stranger = self._strangers[pid] = Stranger(line, birth, kind, sight, sight.full(self._pinner.tables))
+        stranger = self._strangers[pid] = Stranger(line, birth, kind, fds, fds.full(self._pinner.tables))
         self._consider(stranger)
 
     def _forget(self, pid: int) -> None:
-        self._strangers.pop(pid).sight.close()
+        self._strangers.pop(pid).fds.close()
 
     def on_share(self, stranger: Stranger) -> bool:
         """Whether it writes to an image on NFS."""

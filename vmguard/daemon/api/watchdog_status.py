@@ -11,7 +11,7 @@ from vmguard.core.watchdog.machine import Watch
 from vmguard.core.watchdog.states import DANGER
 from vmguard.daemon.fence.fencer import Fencer
 from vmguard.daemon.registry.guarded_vm import GuardedVm
-from vmguard.daemon.watch.maintenance_mode import Arming
+from vmguard.daemon.watch.maintenance_mode import MaintenanceMode
 from vmguard.daemon.watch.observer import Observer
 from vmguard.protocol.wire import Message
 
@@ -19,10 +19,10 @@ from vmguard.protocol.wire import Message
 class WatchdogStatus:
     """Reads the watchdog's state, and changes nothing."""
 
-    def __init__(self, watch: Watch, observer: Observer, arming: Arming, fencer: Fencer) -> None:
+    def __init__(self, watch: Watch, observer: Observer, maintenance: MaintenanceMode, fencer: Fencer) -> None:
         self._watch = watch
         self._observer = observer
-        self._arming = arming
+        self._maintenance = maintenance
         self._fencer = fencer
 
     def of_vm(self, vm: GuardedVm) -> dict[str, Any] | None:
@@ -81,7 +81,7 @@ class WatchdogStatus:
                 if mount.locks
             ],
             "fences": self._fencer.as_json()[:100],
-            "disarmed": self._arming.as_json(),
+            "disarmed": self._maintenance.as_json(),
         }
 
 

@@ -114,7 +114,7 @@ class Fencer:
             for fence in self.fences.values()
         ]
 
-    # -- climbing ---------------------------------------------------------------------------------------------------
+    # -- the steps ---------------------------------------------------------------------------------------------------
 
     def _advance(self, fence: FenceProgress) -> None:
         """Take rungs until one has to be waited for; look again soon."""

@@ -24,7 +24,7 @@ from vmguard.daemon.runtime.storage_threads import Workers
 log = logging.getLogger("vmguard.shield")
 
 
-class Shield:
+class FdCopies:
     """Takes and closes copies. Taking one is local: no request is made, so a dead server cannot hinder it."""
 
     def __init__(self, workers: Workers, registry: Registry, calmed: Callable[[], None]) -> None:

@@ -25,7 +25,7 @@ from vmguard.core.locks.ranges import Range
 from vmguard.core.locks.retry import RetryNow
 from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon.owner_records.mark_released import MarkReleased
-from vmguard.daemon.pin.fd_copies import Shield
+from vmguard.daemon.pin.fd_copies import FdCopies
 from vmguard.daemon.pin.lock_transfer import Order, Outcome, Rival, carry_out, let_go
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
@@ -33,12 +33,12 @@ from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
-from vmguard.daemon.scan.burst import Bursts
-from vmguard.daemon.scan.open_events import Opens
-from vmguard.daemon.scan.periodic import Rounds
-from vmguard.daemon.scan.process_fds import MountTables, Sight, descriptions, has_image_locks, may_be_image
+from vmguard.daemon.scan.burst import ScanBursts
+from vmguard.daemon.scan.open_events import OpenEvents
+from vmguard.daemon.scan.periodic import PeriodicScan
+from vmguard.daemon.scan.process_fds import MountTables, ProcessFds, descriptions, has_image_locks, may_be_image
 from vmguard.daemon.scan.settling_files import STEADY
-from vmguard.daemon.scan.vm_scan_state import Attention
+from vmguard.daemon.scan.vm_scan_state import VmScanState
 
 log = logging.getLogger("vmguard.pinner")
 
@@ -70,11 +70,11 @@ class Pinner:
         self._mark_released = mark_released
         self._workers = workers
         self._registry = registry
-        self._attention: dict[str, Attention] = {}
-        self._opens = Opens(loop, workers, self._opened, self._look_at_all, self._guards)
-        self._bursts = Bursts(loop, self.reconcile, self._peek)
-        self.rounds = Rounds(loop, registry, self._glance, interval)
-        self.shield = Shield(workers, registry, self._look_at_all)
+        self._scan_states: dict[str, VmScanState] = {}
+        self._open_events = OpenEvents(loop, workers, self._opened, self._look_at_all, self._guards)
+        self._bursts = ScanBursts(loop, self.reconcile, self._peek)
+        self.periodic_scan = PeriodicScan(loop, registry, self._glance, interval)
+        self.fd_copies = FdCopies(workers, registry, self._look_at_all)
         self.tables = MountTables()
         self.pieces_of = pieces_of
         self.on_conflict = on_conflict
@@ -82,7 +82,7 @@ class Pinner:
 
     def start(self) -> None:
         """Begin the periodic scans."""
-        self.rounds.start()
+        self.periodic_scan.start()
 
     def attend(self, vm: GuardedVm) -> None:
         """Scan a VM now and for a second: its QEMU is known, or something happened to one of its files."""
@@ -96,30 +96,30 @@ class Pinner:
 
     def forget(self, vm: GuardedVm) -> None:
         """Stop watching the files of a VM that is gone."""
-        self._opens.forget(vm)
+        self._open_events.forget(vm)
         self._bursts.forget(vm)
-        attention = self._attention.pop(vm.id, None)
-        for sight in attention.sights.values() if attention is not None else ():
-            sight.close()
+        state = self._scan_states.pop(vm.id, None)
+        for fds in state.fds_by_pid.values() if state is not None else ():
+            fds.close()
 
     def has_in_hand(self, vm: GuardedVm) -> bool:
         """Return whether a worker is moving one of the VM's locks; its descriptors must not be let go of meanwhile."""
-        attention = self._attention.get(vm.id)
-        return attention is not None and bool(attention.moving)
+        state = self._scan_states.get(vm.id)
+        return state is not None and bool(state.moving)
 
     # -- scanning ---------------------------------------------------------------------------------------------------
 
     def _glance(self, vm: GuardedVm, now: float) -> None:
         """Scan a VM cheaply, and fully if anything changed; then plan one more full scan."""
-        attention = self._attention.get(vm.id)
-        known = attention is not None and now < attention.due
+        state = self._scan_states.get(vm.id)
+        known = state is not None and now < state.due
         if self._peek(vm) and known:
             self._loop.call_in(_CHANGED_S, functools.partial(self.reconcile, vm))
 
     def _peek(self, vm: GuardedVm) -> bool:
         """Scan a VM cheaply, and fully if anything changed. Return whether a full scan ran."""
-        attention = self._attention.get(vm.id)
-        if attention is not None and attention.nothing_new(len(vm.processes)):
+        state = self._scan_states.get(vm.id)
+        if state is not None and state.nothing_new(len(vm.processes)):
             return False
         self.reconcile(vm)
         return True
@@ -130,8 +130,8 @@ class Pinner:
             self.attend(vm)
 
     def _look_at_all(self) -> None:
-        for attention in self._attention.values():
-            attention.due = 0.0
+        for state in self._scan_states.values():
+            state.due = 0.0
 
     def _guards(self, vm: GuardedVm) -> bool:
         return vm.state in LIVING and self._registry.get(vm.id) is vm
@@ -153,18 +153,18 @@ class Pinner:
                 log.info("%s: opened %s, which no hook announced", vm.title, file.path)
             file.guard.seen_open()
             self._settle_file(vm, file, users)
-        attention = self._busy(vm)
-        attention.newcomers.only(open_now.keys())
+        state = self._scan_state(vm)
+        state.settling.only(open_now.keys())
         self._look_for_closed(vm, [file for key, file in known.items() if key not in open_now], list(known.values()))
         now = clock.boottime()
-        attention.due = now if attention.moving else self._next_full_scan(vm, open_now, now)
+        state.due = now if state.moving else self._next_full_scan(vm, open_now, now)
 
     def _look_for_closed(self, vm: GuardedVm, missed: list[GuardedFile], known: list[GuardedFile]) -> None:
         """Let go of the files that enough scans in a row have missed."""
         gone = [file for file in missed if file.guard.is_in_use]
         # A process that exits shows no descriptors any more, but its writes may still be under way: only one that
         # lives on has closed them.
-        shown = bool(gone) and all(sight.shows() for sight in self._busy(vm).sights.values())
+        shown = bool(gone) and all(fds.shows() for fds in self._scan_state(vm).fds_by_pid.values())
         for file in known:
             file.guard.closing.scanned(missed=shown and file in gone)
             if file.guard.closing.is_closed:
@@ -177,15 +177,15 @@ class Pinner:
         unsettled = False
         for file in vm.files:
             written = any(user.info.writable for user in open_now.get(file.key, []))
-            unsettled |= needs_frequent_scans(file.guard, file.mode, self._opens.watches(vm, file), written)
+            unsettled |= needs_frequent_scans(file.guard, file.mode, self._open_events.watches(vm, file), written)
         due = next_full_scan([file.guard for file in vm.files], unsettled, now)
-        return min(due, self._busy(vm).newcomers.next_change())
+        return min(due, self._scan_state(vm).settling.next_change())
 
     def _is_steady(self, vm: GuardedVm, key: Key, users: list[OpenFile]) -> bool:
         """Return whether an unannounced file has been open in the same way for a moment, or has our lock already."""
         if any(description.holds_some(self.pieces_of(vm.hypervisor)) for description in descriptions(users)):
             return True
-        steady = self._busy(vm).newcomers.steady(key, users)
+        steady = self._scan_state(vm).settling.steady(key, users)
         if steady is None:
             self._loop.call_in(STEADY, functools.partial(self.reconcile, vm))
         return bool(steady)
@@ -194,12 +194,12 @@ class Pinner:
         """Return what the VM's processes have open of its claim, of NFS mounts, and of disk images anywhere."""
         ours = {file.key for file in vm.files}
         found: dict[Key, list[OpenFile]] = {}
-        for process, sight in self._sights(vm):
-            for user in sight.full(self.tables):
-                self._busy(vm).image_locks |= has_image_locks(user)
+        for process, fds in self._process_fds(vm):
+            for user in fds.full(self.tables):
+                self._scan_state(vm).image_locks |= has_image_locks(user)
                 if user.key in ours or self.is_image(process.kind, user):
                     found.setdefault(user.key, []).append(user)
-            if sight.forbidden:
+            if fds.forbidden:
                 for file in vm.files:
                     self._not_pinned(vm, file, f"the daemon may not look into {process.title} (needs CAP_SYS_PTRACE)")
         return found
@@ -208,17 +208,17 @@ class Pinner:
         """Return whether a file that a process has open is one that a lock should guard."""
         return may_be_image(kind, user, self.tables.shares())
 
-    def _sights(self, vm: GuardedVm) -> list[tuple[GuardedProcess, Sight]]:
-        sights = self._busy(vm).sights
-        for pid in sights.keys() - {process.pid for process in vm.processes}:
-            sights.pop(pid).close()
+    def _process_fds(self, vm: GuardedVm) -> list[tuple[GuardedProcess, ProcessFds]]:
+        fds_by_pid = self._scan_state(vm).fds_by_pid
+        for pid in fds_by_pid.keys() - {process.pid for process in vm.processes}:
+            fds_by_pid.pop(pid).close()
         for process in vm.processes:
-            if process.pid not in sights:
+            if process.pid not in fds_by_pid:
                 try:
-                    sights[process.pid] = Sight(process.pid)
+                    fds_by_pid[process.pid] = ProcessFds(process.pid)
                 except OSError:
                     continue
-        return [(process, sights[process.pid]) for process in vm.processes if process.pid in sights]
+        return [(process, fds_by_pid[process.pid]) for process in vm.processes if process.pid in fds_by_pid]
 
     def discovered(self, users: list[OpenFile], hypervisor: str = "") -> GuardedFile:
         """Return an entry for an open file that no hook announced: hot-plugged, an overlay, a copy's target."""
@@ -240,13 +240,13 @@ class Pinner:
         found = descriptions(users)
         shareable = file.guard.is_shareable(file.mode, shares_writes(found))
         wanted = wish(found, file.pieces, shareable)
-        if wanted is None or file.key in self._busy(vm).moving:
+        if wanted is None or file.key in self._scan_state(vm).moving:
             return
         match next_step(file.guard, file.mode, wanted, self._keeps(vm, file), clock.boottime()):
             case PinStep.WATCH:
-                self._opens.add(vm, file)  # if it is not watched already
+                self._open_events.add(vm, file)  # if it is not watched already
             case PinStep.DROP_COPY:
-                self.shield.drop(vm, file)
+                self.fd_copies.drop(vm, file)
             case PinStep.PIN:
                 self._order(vm, file, wanted)
             case PinStep.WAIT:
@@ -254,8 +254,8 @@ class Pinner:
 
     def _keeps(self, vm: GuardedVm, file: GuardedFile) -> bool:
         """Return whether a copy of the file's pinned description shall stay with us."""
-        calm = self._busy(vm).newcomers.grown_up(file.key) and not self._busy(vm).image_locks
-        return calm or self.shield.wants(vm, file)
+        calm = self._scan_state(vm).settling.grown_up(file.key) and not self._scan_state(vm).image_locks
+        return calm or self.fd_copies.wants(vm, file)
 
     def _order(self, vm: GuardedVm, file: GuardedFile, wanted: Wish) -> None:
         process = vm.process(wanted.target.pid)
@@ -275,7 +275,7 @@ class Pinner:
             keep=self._keeps(vm, file),
             yields=file.mode == EXCLUSIVE and wanted.mode == SHARED,
         )
-        self._busy(vm).moving.add(file.key)
+        self._scan_state(vm).moving.add(file.key)
         self._workers.run(
             file.key[0],
             f"pin {file.path}",
@@ -284,9 +284,9 @@ class Pinner:
         )
 
     def _moved(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, result: object) -> None:
-        attention = self._busy(vm)
-        attention.moving.discard(file.key)
-        attention.due = 0.0
+        state = self._scan_state(vm)
+        state.moving.discard(file.key)
+        state.due = 0.0
         if isinstance(result, Outcome) and result.done:
             self._pinned(vm, file, wanted, result)
         elif isinstance(result, Outcome) and result.rival is not None:
@@ -316,7 +316,7 @@ class Pinner:
         """The kernel forbids the pin: the lock stays beside the process, with us."""
         if outcome.copy is not None:
             file.mode, vm.news = wanted.mode, True
-            self.shield.close(file, file.guard.held_beside(outcome.copy, outcome.forbidden))
+            self.fd_copies.close(file, file.guard.held_beside(outcome.copy, outcome.forbidden))
             if systemd.may_store(outcome.copy):
                 systemd.store(vm.store_name(file), outcome.copy)
             self.on_pinned(vm, file)
@@ -334,7 +334,7 @@ class Pinner:
         before = file.guard.pinned_on(pin, outcome.copy, outcome.granted)
         file.mode = wanted.mode
         systemd.forget(vm.store_name(file))
-        self.shield.close(file, before)
+        self.fd_copies.close(file, before)
         faults.point("pinned-before-store")
         if outcome.copy is not None and systemd.may_store(outcome.copy):
             systemd.store(vm.store_name(file), outcome.copy)
@@ -342,14 +342,14 @@ class Pinner:
         self._registry.save(vm)
         faults.point("pinned")
         log.info("%s: %s pinned (%s) on %s", vm.title, file.path, file.mode, pin)
-        self._opens.add(vm, file)
+        self._open_events.add(vm, file)
         self.on_pinned(vm, file)
 
     # -- letting go -------------------------------------------------------------------------------------------------
 
     def _closed(self, vm: GuardedVm, file: GuardedFile) -> None:
         """The VM closed a file while it lives on: end its guard, on proof that its writes are through."""
-        if file.key in self._busy(vm).moving:
+        if file.key in self._scan_state(vm).moving:
             return
         pin, descriptor = file.guard.pin, file.guard.descriptor
         if pin is not None and vm.process(pin.pid) is None and file.mode == EXCLUSIVE and descriptor is not None:
@@ -364,7 +364,7 @@ class Pinner:
         faults.point("closed")
         self._mark_released(vm, [file])
         log.info("%s: %s is closed, its lock is let go", vm.title, file.path)
-        self._opens.remove(vm, file.key)
+        self._open_events.remove(vm, file.key)
         descriptor = file.guard.closed("the VM has closed it")
         if descriptor is None:
             self._forgotten(vm, None)
@@ -381,18 +381,18 @@ class Pinner:
             self._registry.save(vm)
 
     def _drain(self, vm: GuardedVm, file: GuardedFile, descriptor: int) -> None:
-        self._busy(vm).moving.add(file.key)
+        self._scan_state(vm).moving.add(file.key)
 
         def drained(status: int) -> None:
-            self._busy(vm).moving.discard(file.key)
+            self._scan_state(vm).moving.discard(file.key)
             if status == 0 and file in vm.files:
                 self._let_go(vm, file)
 
         try:
             subprocesses.start(self._loop, "drain", drained, words=[str(descriptor)], fds=[descriptor])
         except OSError as problem:
-            self._busy(vm).moving.discard(file.key)
+            self._scan_state(vm).moving.discard(file.key)
             log.error("%s: cannot prove that writes to %s are through: %s", vm.title, file.path, problem)
 
-    def _busy(self, vm: GuardedVm) -> Attention:
-        return self._attention.setdefault(vm.id, Attention())
+    def _scan_state(self, vm: GuardedVm) -> VmScanState:
+        return self._scan_states.setdefault(vm.id, VmScanState())

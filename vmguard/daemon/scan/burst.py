@@ -23,7 +23,7 @@ SCHEDULE = (0.0, 0.005, 0.015, 0.04, 0.1, 0.25, 0.5, 1.0)
 Look = Callable[[GuardedVm], object]
 
 
-class Bursts:
+class ScanBursts:
     """One burst of looks at a time for each VM."""
 
     def __init__(self, loop: Loop, full: Look, cheap: Look) -> None:

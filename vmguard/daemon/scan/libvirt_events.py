@@ -25,7 +25,7 @@ _URI = "qemu:///system"
 _AGAIN, _LOOK = 20.0, 5.0
 
 
-class Hints:
+class LibvirtEvents:
     """One listener at a time."""
 
     def __init__(

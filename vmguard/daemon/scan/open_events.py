@@ -23,7 +23,7 @@ _FEW = 4
 _AGAIN = 60.0
 
 
-class Opens:
+class OpenEvents:
     """inotify watches by VM and file. One inode has one watch, however many VMs use it as their backing file."""
 
     def __init__(

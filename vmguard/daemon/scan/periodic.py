@@ -1,9 +1,9 @@
-"""How often each VM is looked at: soon enough for the promise, and otherwise at a cost that is measured and bounded.
+"""Decide how often each VM is scanned: often enough for the promise, and otherwise at a measured, bounded cost.
 
-A file that nobody announced has to be pinned within two seconds of its opening. Of these it must be open in the same
-way for 0.4 s (newcomers.py), and the rest is for the lock itself and for a busy host: so every VM is looked at once in
-1.4 s at the latest. Where that costs little it is done once a second; where even 1.4 s would take a good part of a
-processor, the promise is given up, and that is said.
+A file that nobody announced has to be pinned within two seconds of its opening. It must have been open in the same way
+for 0.4 s of these (scan/settling_files.py); the lock itself and a busy host take the rest. So every VM is scanned at
+least once in 1.4 s. Where that is cheap it is scanned once a second; where even 1.4 s would take a good part of a
+processor, the promise is given up, and a warning says so.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def pace(cost: float, shortest: float) -> float:
     return max(shortest, min(cost / CHEAP, LATEST), cost / TOO_MUCH)
 
 
-class Rounds:
+class PeriodicScan:
     """Looks at one VM after the other, for ever."""
 
     def __init__(

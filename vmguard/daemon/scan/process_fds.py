@@ -9,7 +9,7 @@ full     fdinfo of each file: mount, inode, mode, and the locks on it        10 
 
 The number alone would not do: an open hides behind a close. When it is the same and every known descriptor has its
 link still, no other one can be open. That leaves a file that was opened and closed twice and got its old number back:
-inotify tells of it (opens.py), and in the end the slow full look.
+inotify tells of it (scan/open_events.py), and in the end the slow full look.
 
 Not chosen: lstat of the links instead of reading them. It costs the same, and shows neither another file nor another
 description: /proc keeps the inode of a number, with its times, as long as somebody looks at it.
@@ -58,7 +58,7 @@ class MountTables:
         return self._shares
 
 
-class Sight:
+class ProcessFds:
     """One process and what was last seen of it. Making one raises OSError when the process is gone by then."""
 
     __slots__ = ("_count", "_folder", "_links", "forbidden", "pid")

@@ -20,7 +20,7 @@ _YOUNG = 10.0
 _How = frozenset[tuple[int, int, bool]]
 
 
-class Newcomers:
+class SettlingFiles:
     """Those of one VM."""
 
     __slots__ = ("_fresh", "_young")

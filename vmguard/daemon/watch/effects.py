@@ -30,7 +30,7 @@ from vmguard.daemon.fence.signals import Signals
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
-from vmguard.daemon.watch.guest_clocks import Clocks
+from vmguard.daemon.watch.guest_clocks import GuestClocks
 from vmguard.daemon.watch.probes import Probes
 
 
@@ -45,7 +45,7 @@ class Effects:
         policy: Callable[[GuardedVm], Policy],
         probes: Probes,
         signals: Signals,
-        clocks: Clocks,
+        guest_clocks: GuestClocks,
         fencer: Fencer,
         conflicts: Conflicts,
         pinner: Pinner,
@@ -57,7 +57,7 @@ class Effects:
         self._policy = policy
         self._probes = probes
         self._signals = signals
-        self._clocks = clocks
+        self._guest_clocks = guest_clocks
         self._fencer = fencer
         self._conflicts = conflicts
         self._pinner = pinner
@@ -94,12 +94,12 @@ class Effects:
                 assert_never(effect)
 
     def _frozen(self, vm: GuardedVm, problem: str) -> None:
-        self._clocks.frozen(vm)
+        self._guest_clocks.frozen(vm)
         self._feed(Acted(clock.boottime(), vm.id, Act.FREEZE, not problem, problem))
 
     def _thawed(self, vm: GuardedVm, problem: str) -> None:
         if not problem:
-            self._clocks.thawed(vm, self._policy(vm).set_clock)
+            self._guest_clocks.thawed(vm, self._policy(vm).set_clock)
         self._feed(Acted(clock.boottime(), vm.id, Act.THAW, not problem, problem))
 
     def _fence(self, vm: GuardedVm, effect: Fence) -> None:

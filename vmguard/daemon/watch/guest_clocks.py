@@ -18,7 +18,7 @@ log = logging.getLogger("vmguard.clocks")
 _WORTH_IT, _DEADLINE = 1.0, 30.0
 
 
-class Clocks:
+class GuestClocks:
     """Who stood still since when, and whose clock is to be set."""
 
     def __init__(self, loop: Loop, registry: Registry) -> None:

@@ -20,7 +20,7 @@ FILE = "leases.json"
 _TAKEN_UP = 60.0
 
 
-class Leases:
+class LeaseStore:
     """The file. Times are seconds of CLOCK_BOOTTIME, so they count in one boot only."""
 
     def __init__(self, run_dir: str) -> None:

@@ -21,7 +21,7 @@ FILE = "disarmed.json"
 LONGEST = 7 * 86400.0
 
 
-class Arming:
+class MaintenanceMode:
     """The watchdog's switch."""
 
     def __init__(self, run_dir: str, feed: Callable[[Event], None]) -> None:

@@ -32,7 +32,7 @@ from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.watch.lease_store import Leases
+from vmguard.daemon.watch.lease_store import LeaseStore
 
 log = logging.getLogger("vmguard.watch")
 
@@ -54,7 +54,7 @@ class Observer:
         watch: Watch,
         feed: Callable[[Event], None],
         policy: Callable[[GuardedVm], Policy],
-        leases: Leases | None = None,
+        leases: LeaseStore | None = None,
         table: MountTable | None = None,
     ) -> None:
         """``feed``: takes an event in. ``policy``: the admin's choices for a VM. ``leases``: ages of leases that an

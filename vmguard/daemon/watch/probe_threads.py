@@ -40,7 +40,7 @@ class _Question:
         self.record = record
 
 
-class Prober:
+class ProbeThreads:
     """The threads of all mounts."""
 
     def __init__(self, loop: Loop, answered: Answered) -> None:
