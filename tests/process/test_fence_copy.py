@@ -13,7 +13,7 @@ from vmguard.adapters.linux import clock, proc
 from vmguard.core.watchdog.events import Level
 from vmguard.daemon.pin.fd_copies import FdCopies
 from vmguard.daemon.registry.guarded_vm import GuardedVm
-from vmguard.daemon.runtime.storage_threads import Workers
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 
 pytestmark = pytest.mark.process
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.process
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
-    made.copy = FdCopies(Workers(made.loop), made.registry, lambda: None).take
+    made.copy = FdCopies(StorageThreads(made.loop), made.registry, lambda: None).take
     yield made
     made.close()
 

@@ -170,7 +170,7 @@ class Corner:
     def end(self) -> None:
         for writer in self.writers:
             writer.end()
-        while self.parts.workers.busy():  # a worker that is done wakes the loop
+        while self.parts.storage_threads.busy():  # a worker that is done wakes the loop
             time.sleep(0.01)
         time.sleep(0.05)
         self.loop.close()

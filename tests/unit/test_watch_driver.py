@@ -26,7 +26,7 @@ from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.runtime.storage_threads import Workers
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 from vmguard.daemon.watch import observer
 from vmguard.daemon.watch.driver import Driver
 from vmguard.daemon.watch.observer import Observer, server_of
@@ -357,10 +357,10 @@ def test_questions_wait_until_there_is_a_thread_for_them(world: World, monkeypat
 
 
 def test_a_job_waits_until_there_is_a_thread_for_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    workers, done = Workers(world.loop), list[object]()
+    threads, done = StorageThreads(world.loop), list[object]()
     with monkeypatch.context() as patched:
         no_threads(patched)
-        workers.run(1, "a job", lambda: 7, done.append)
+        threads.run(1, "a job", lambda: 7, done.append)
         world.loop.turn()
     while not done:
         world.loop.turn()

@@ -38,7 +38,7 @@ from vmguard.daemon.report.history import History, Reporter
 from vmguard.daemon.report.notify_command import Notifier
 from vmguard.daemon.runtime.command_lines import CommandLines
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.runtime.storage_threads import Workers
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 from vmguard.daemon.scan.libvirt_events import LibvirtEvents
 from vmguard.daemon.settings import Settings
 from vmguard.daemon.watch.driver import Driver
@@ -75,7 +75,7 @@ class Parts:
         self._table = table or MountTable()
         self.settings = Settings(config)
         self.registry = Registry(run_dir)
-        self.workers = Workers(loop)
+        self.storage_threads = StorageThreads(loop)
         self.command_lines = CommandLines(loop)
         self.release_marks = ReleaseMarks(loop, self.settings.record)
         self.report = Reporter(History(run_dir), Notifier(self.settings.notify), self.registry.about)
@@ -97,7 +97,7 @@ class Parts:
     def pinner(self) -> Pinner:
         return Pinner(
             self.loop,
-            self.workers,
+            self.storage_threads,
             self.registry,
             self.release_marks.mark_released,
             self.settings.pieces,
@@ -118,7 +118,7 @@ class Parts:
 
     @cached_property
     def releaser(self) -> Releaser:
-        return Releaser(self.loop, self.workers, self.registry, self.pinner, self.release_marks.mark_released)
+        return Releaser(self.loop, self.storage_threads, self.registry, self.pinner, self.release_marks.mark_released)
 
     @cached_property
     def keeper(self) -> Keeper:
@@ -137,7 +137,7 @@ class Parts:
     def incoming(self) -> Incoming:
         return Incoming(
             self.loop,
-            self.workers,
+            self.storage_threads,
             self.registry,
             self.pinner,
             self.conflicts,

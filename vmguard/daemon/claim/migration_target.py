@@ -43,7 +43,7 @@ from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.command_lines import CommandLines, Lane
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.runtime.storage_threads import Workers
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 from vmguard.errors import LockConflict
 
 log = logging.getLogger("vmguard.incoming")
@@ -99,7 +99,7 @@ class Incoming:
     def __init__(
         self,
         loop: Loop,
-        workers: Workers,
+        threads: StorageThreads,
         registry: Registry,
         pinner: Pinner,
         conflicts: Conflicts,
@@ -110,7 +110,7 @@ class Incoming:
     ) -> None:
         """``tell``: have the watchdog look at a VM now. ``feed``: have it take in an event."""
         self._loop = loop
-        self._workers = workers
+        self._threads = threads
         self._registry = registry
         self._pinner = pinner
         self._conflicts = conflicts
@@ -222,7 +222,7 @@ class Incoming:
         arrival.trying = arrival.looked
         file, descriptor = wanted[0]
         fd = os.dup(descriptor)
-        self._workers.run(
+        self._threads.run(
             file.key[0],
             f"lock {file.path}, which comes in",
             lambda: _lock(fd, file),
@@ -252,7 +252,7 @@ class Incoming:
         arrival.asking = True
         arrival.ask_at = arrival.looked + _ASK
         device = reserved[0].key[0]
-        self._workers.run(
+        self._threads.run(
             device,
             f"ask who has the disks of {arrival.vm.title}",
             lambda: all(_is_free(fd, pieces) for fd, pieces in footholds),

@@ -19,7 +19,7 @@ from vmguard.daemon.pin.lock_transfer import close_last
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
-from vmguard.daemon.runtime.storage_threads import Workers
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 
 log = logging.getLogger("vmguard.shield")
 
@@ -27,9 +27,9 @@ log = logging.getLogger("vmguard.shield")
 class FdCopies:
     """Takes and closes copies. Taking one is local: no request is made, so a dead server cannot hinder it."""
 
-    def __init__(self, workers: Workers, registry: Registry, calmed: Callable[[], None]) -> None:
+    def __init__(self, threads: StorageThreads, registry: Registry, calmed: Callable[[], None]) -> None:
         """``calmed`` is called when a server that owed an answer has given it."""
-        self._workers = workers
+        self._threads = threads
         self._registry = registry
         self._calmed = calmed
         self._doubted: set[int] = set()
@@ -83,7 +83,7 @@ class FdCopies:
         """
         if descriptor is not None:
             work = functools.partial(close_last, [descriptor])
-            self._workers.run(file.key[0], f"close a copy of {file.path}", work, _report)
+            self._threads.run(file.key[0], f"close a copy of {file.path}", work, _report)
 
 
 def description(vm: GuardedVm, file: GuardedFile) -> int | None:

@@ -32,7 +32,7 @@ from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.runtime.storage_threads import Workers
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 from vmguard.daemon.scan.burst import ScanBursts
 from vmguard.daemon.scan.open_events import OpenEvents
 from vmguard.daemon.scan.periodic import PeriodicScan
@@ -56,7 +56,7 @@ class Pinner:
     def __init__(
         self,
         loop: Loop,
-        workers: Workers,
+        threads: StorageThreads,
         registry: Registry,
         mark_released: MarkReleased,
         pieces_of: Callable[[str], list[Range]],
@@ -68,13 +68,13 @@ class Pinner:
         lock of a file that a VM writes to. ``on_pinned``: told of each new pin."""
         self._loop = loop
         self._mark_released = mark_released
-        self._workers = workers
+        self._threads = threads
         self._registry = registry
         self._scan_states: dict[str, VmScanState] = {}
-        self._open_events = OpenEvents(loop, workers, self._opened, self._look_at_all, self._guards)
+        self._open_events = OpenEvents(loop, threads, self._opened, self._look_at_all, self._guards)
         self._bursts = ScanBursts(loop, self.reconcile, self._peek)
         self.periodic_scan = PeriodicScan(loop, registry, self._glance, interval)
-        self.fd_copies = FdCopies(workers, registry, self._look_at_all)
+        self.fd_copies = FdCopies(threads, registry, self._look_at_all)
         self.tables = MountTables()
         self.pieces_of = pieces_of
         self.on_conflict = on_conflict
@@ -276,7 +276,7 @@ class Pinner:
             yields=file.mode == EXCLUSIVE and wanted.mode == SHARED,
         )
         self._scan_state(vm).moving.add(file.key)
-        self._workers.run(
+        self._threads.run(
             file.key[0],
             f"pin {file.path}",
             functools.partial(carry_out, order),
@@ -370,7 +370,7 @@ class Pinner:
             self._forgotten(vm, None)
             return
         work = functools.partial(let_go, [descriptor], [vm.store_name(file)])
-        self._workers.run(file.key[0], f"let go of {file.path}", work, functools.partial(self._forgotten, vm))
+        self._threads.run(file.key[0], f"let go of {file.path}", work, functools.partial(self._forgotten, vm))
 
     def _forgotten(self, vm: GuardedVm, result: object) -> None:
         """Persist last: a daemon that starts in between must know to which file systemd's descriptor belongs."""

@@ -32,7 +32,7 @@ class _Job:
         self.done = done
 
 
-class Worker:
+class StorageThread:
     """One thread and its queue."""
 
     def __init__(self, loop: Loop, name: str) -> None:
@@ -62,28 +62,28 @@ class Worker:
             self._loop.call_from_thread(lambda job=job, result=result: job.done(result))  # type: ignore[misc]
 
 
-class Workers:
+class StorageThreads:
     """The workers by device number, made when first needed."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._by_device: dict[int, Worker] = {}
+        self._by_device: dict[int, StorageThread] = {}
 
     def run(self, device: int, name: str, work: Callable[[], object], done: Callable[[object], None]) -> None:
         """Do ``work`` in the device's thread; ``done`` gets its result, or the exception, in the loop."""
-        worker = self._by_device.get(device)
-        if worker is None:
+        thread = self._by_device.get(device)
+        if thread is None:
             try:
-                worker = Worker(self._loop, "this host" if device == THIS_HOST else f"{device:#x}")
+                thread = StorageThread(self._loop, "this host" if device == THIS_HOST else f"{device:#x}")
             except (RuntimeError, MemoryError) as problem:
                 # The job is not lost: somebody waits for its end, and would wait for ever.
                 log.error("%s has to wait: %s", name, problem)
                 self._loop.call_in(_AGAIN, lambda: self.run(device, name, work, done))
                 return
-            self._by_device[device] = worker
-        worker.submit(_Job(name, work, done))
+            self._by_device[device] = thread
+        thread.submit(_Job(name, work, done))
 
     def busy(self) -> dict[int, tuple[str, float]]:
         """Devices whose worker is at work: the job's name and for how many seconds."""
-        found = {device: worker.busy() for device, worker in self._by_device.items()}
+        found = {device: thread.busy() for device, thread in self._by_device.items()}
         return {device: state for device, state in found.items() if state is not None}

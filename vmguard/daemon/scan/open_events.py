@@ -12,7 +12,7 @@ from vmguard.adapters.linux.proc import Key
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.runtime.storage_threads import Workers
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 
 log = logging.getLogger("vmguard.opens")
 
@@ -29,13 +29,13 @@ class OpenEvents:
     def __init__(
         self,
         loop: Loop,
-        workers: Workers,
+        threads: StorageThreads,
         opened: Callable[[str], None],
         missed: Callable[[], None],
         living: Callable[[GuardedVm], bool],
     ) -> None:
         """``opened`` gets a VM's id; ``missed``: the kernel has lost events; ``living``: may a watch still come."""
-        self._workers = workers
+        self._threads = threads
         self._opened = opened
         self._missed = missed
         self._living = living
@@ -74,7 +74,7 @@ class OpenEvents:
                 if copy is not None:
                     os.close(copy)
 
-        self._workers.run(file.key[0], f"watch {file.path}", add, lambda result: self._added(vm, file, result))
+        self._threads.run(file.key[0], f"watch {file.path}", add, lambda result: self._added(vm, file, result))
 
     def _added(self, vm: GuardedVm, file: GuardedFile, result: object) -> None:
         self._not_before.pop((vm.id, file.key), None)
