@@ -53,9 +53,9 @@ def name(owner: str, fd: int) -> str:
 
 def take_in(corner: Corner, stored: dict[str, int]) -> list[GuardedVm]:
     """As the daemon does at its start."""
-    made = fdstore_recovery.take_in(stored, corner.registry, lambda _: PIECES, corner.keeper.timing.run_dirs)
+    made = fdstore_recovery.take_in(stored, corner.registry, lambda _: PIECES, corner.lifecycle.timing.run_dirs)
     for vm in corner.registry:
-        corner.keeper.resume(vm, stored)
+        corner.lifecycle.resume(vm, stored)
     return made
 
 
@@ -120,7 +120,7 @@ def test_a_file_that_its_state_file_does_not_have_yet_goes_to_its_vm(corner: Cor
     stored = {name(f"{LIBVIRT}-{identity}", fd): fd for fd in fds}
     first, second = ({name: fd} for name, fd in stored.items())
     [vm] = take_in(corner, first)
-    assert fdstore_recovery.take_in(second, corner.registry, lambda _: PIECES, corner.keeper.timing.run_dirs) == []
+    assert fdstore_recovery.take_in(second, corner.registry, lambda _: PIECES, corner.lifecycle.timing.run_dirs) == []
     assert [(os.path.basename(file.path), file.mode, file.guard.origin) for file in vm.files] == [
         ("web.raw", "exclusive", Origin.EXCLUSIVE_CLAIM),
         ("more.raw", "shared", Origin.FOUND),

@@ -170,7 +170,7 @@ class Target(Corner):
     def arrive(self, *disks: Path, incoming: bool = True, late: bool = False) -> tuple[GuardedVm, Qemu]:
         vm, qemu = self.claim(*disks), Qemu(*disks, incoming=incoming, late=late)
         self.qemus.append(qemu)
-        assert self.keeper.runs(vm, qemu.process.pid, Kind.QEMU)
+        assert self.lifecycle.runs(vm, qemu.process.pid, Kind.QEMU)
         return vm, qemu
 
     qemus: list[Qemu]

@@ -112,11 +112,11 @@ def test_a_claim_whose_qemu_is_silent_is_kept_and_another_one_is_found_meanwhile
     silence.pids.add(qemus["silent"].pid)
     for name, vm in vms.items():
         (corner.folder / f"{name}.pid").write_text(f"{qemus[name].pid}\n")
-        corner.keeper.commit(vm)
+        corner.lifecycle.commit(vm)
     corner.until(lambda: vms["web"].state is State.RUNNING, counting=False)
     assert vms["web"].pid == qemus["web"].pid
     vms["silent"].deadline = 0.0
-    corner.keeper.ended(vms["silent"])
+    corner.lifecycle.ended(vms["silent"])
     end = time.monotonic() + 0.5
     corner.until(lambda: time.monotonic() > end, counting=False)
     silent = vms["silent"]
@@ -130,11 +130,11 @@ def test_control_a_pid_file_that_names_another_program_ends_the_start(corner: Co
     vm = claim(corner, corner.disk("web"), "web", str(uuid.uuid4()))
     other = corner.writer("-uuid", str(uuid.uuid4()))
     (corner.folder / "web.pid").write_text(f"{other.pid}\n")
-    corner.keeper.commit(vm)
+    corner.lifecycle.commit(vm)
     end = time.monotonic() + 0.3
     corner.until(lambda: time.monotonic() > end, counting=False)
     assert vm.state is State.CLAIMED
-    corner.keeper.ended(vm)
+    corner.lifecycle.ended(vm)
     corner.until(lambda: vm.start_is_over, counting=False)
 
 
@@ -145,7 +145,7 @@ def resumed(corner: Corner, identity: str) -> GuardedVm:
     name, fd = vm.store_name(vm.files[0]), vm.files[0].guard.descriptor
     assert fd is not None
     vm.files = [GuardedFile.from_json(file.as_json()) for file in vm.files]
-    corner.keeper.resume(vm, {name: fd})
+    corner.lifecycle.resume(vm, {name: fd})
     return vm
 
 

@@ -104,7 +104,7 @@ class Corner:
         )
         self.loop = Loop()
         self.parts = wiring.Parts(self.loop, str(folder / "run"), lambda: self.config, pin_interval_s=0.2)
-        self.registry, self.pinner, self.keeper = self.parts.registry, self.parts.pinner, self.parts.keeper
+        self.registry, self.pinner, self.lifecycle = self.parts.registry, self.parts.pinner, self.parts.lifecycle
         self.census, self.incoming = self.parts.census, self.parts.incoming
         device = folder.stat().st_dev
         tables = self.pinner.tables

@@ -80,7 +80,7 @@ class Daemon:
         parts.registry.load()
         fdstore_recovery.take_in(stored, parts.registry, parts.settings.pieces, parts.settings.timing().run_dirs)
         for vm in parts.registry:
-            parts.keeper.resume(vm, stored)
+            parts.lifecycle.resume(vm, stored)
         for name, fd in stored.items():
             log.error("systemd kept descriptor %s, whose owner is unknown; it stays open until systemctl stop", name)
             os.set_inheritable(fd, False)

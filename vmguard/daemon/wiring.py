@@ -22,7 +22,7 @@ from vmguard.daemon.api.commands import Commands
 from vmguard.daemon.api.questions import Questions
 from vmguard.daemon.api.server import Server
 from vmguard.daemon.api.watchdog_status import WatchdogStatus
-from vmguard.daemon.claim.lifecycle import Keeper
+from vmguard.daemon.claim.lifecycle import ClaimLifecycle
 from vmguard.daemon.claim.migration_target import Incoming
 from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.fence.fencer import Fencer, FencerDeps
@@ -121,8 +121,8 @@ class Parts:
         return Releaser(self.loop, self.storage_threads, self.registry, self.pinner, self.release_marks.mark_released)
 
     @cached_property
-    def keeper(self) -> Keeper:
-        return Keeper(
+    def lifecycle(self) -> ClaimLifecycle:
+        return ClaimLifecycle(
             self.loop,
             self.registry,
             self.pinner,
@@ -150,7 +150,7 @@ class Parts:
     @cached_property
     def census(self) -> Census:
         unguarded = lambda: self._config().unguarded  # noqa: E731
-        return Census(self.loop, self.registry, self.keeper, self.pinner, self.command_lines, unguarded)
+        return Census(self.loop, self.registry, self.lifecycle, self.pinner, self.command_lines, unguarded)
 
     @cached_property
     def libvirt_events(self) -> LibvirtEvents:
@@ -207,7 +207,7 @@ class Parts:
             copy=self.pinner.fd_copies.take,
             gone=self.observer.gone,
             host=self.host_fence,
-            run_dirs=lambda: self.keeper.timing.run_dirs,
+            run_dirs=lambda: self.lifecycle.timing.run_dirs,
         )
         return Fencer(self.loop, self.registry, self.signals, os.path.join(self._run_dir, "fences"), deps)
 
@@ -228,7 +228,7 @@ class Parts:
             self.settings.locks_local_files,
         )
         status = WatchdogStatus(self.watch, self.observer, self.maintenance, self.fencer)
-        claims = ClaimRequests(self.loop, self.registry, self.keeper, self.settings.claim, self.incoming)
+        claims = ClaimRequests(self.loop, self.registry, self.lifecycle, self.settings.claim, self.incoming)
         questions = Questions(self.registry, status)
         commands = Commands(self.maintenance, adopter.adopt)
-        return Server(self.loop, self.keeper, {**claims.handlers, **questions.handlers, **commands.handlers})
+        return Server(self.loop, self.lifecycle, {**claims.handlers, **questions.handlers, **commands.handlers})

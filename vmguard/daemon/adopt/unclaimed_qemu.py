@@ -34,7 +34,7 @@ from vmguard.core.sources.process_arguments import (
     named_files,
     served,
 )
-from vmguard.daemon.claim.lifecycle import Keeper
+from vmguard.daemon.claim.lifecycle import ClaimLifecycle
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, GuardedVm
@@ -81,14 +81,14 @@ class Census:
         self,
         loop: Loop,
         registry: Registry,
-        keeper: Keeper,
+        lifecycle: ClaimLifecycle,
         pinner: Pinner,
         command_lines: CommandLines,
         settings: Callable[[], Unguarded],
     ) -> None:
         self._loop = loop
         self._registry = registry
-        self._keeper = keeper
+        self._lifecycle = lifecycle
         self._pinner = pinner
         self._command_lines = command_lines
         self._settings = settings
@@ -257,9 +257,9 @@ class Census:
 
     def _runs(self, vm: GuardedVm, stranger: Stranger) -> bool:
         """Tell the keeper that a VM runs in this process; False when it is not the VM's after all."""
-        known, run_dirs = hypervisors.by_name(vm.hypervisor), self._keeper.timing.run_dirs
+        known, run_dirs = hypervisors.by_name(vm.hypervisor), self._lifecycle.timing.run_dirs
         is_its = stranger.kind is not Kind.QEMU or known.is_qemu_of(run_dirs, stranger.arguments, vm.uuid)
-        return is_its and self._keeper.runs(vm, stranger.pid, stranger.kind, stranger.line.started)
+        return is_its and self._lifecycle.runs(vm, stranger.pid, stranger.kind, stranger.line.started)
 
     def take_up(self, stranger: Stranger, why: str, extra: frozenset[Key] = frozenset()) -> GuardedVm | None:
         """Guard it from now on, without touching it; None when it is gone.
@@ -267,7 +267,7 @@ class Census:
         ``extra``: files that are images for certain; the others are found, and looked at for a moment, by the pinner.
         """
         about = identity(stranger.arguments)
-        manager = hypervisors.manager_of(self._keeper.timing.run_dirs, stranger.line)
+        manager = hypervisors.manager_of(self._lifecycle.timing.run_dirs, stranger.line)
         hypervisor, vm_uuid = manager.name, manager.id_of(about)  # as its hook and its task would call it
         if not vm_uuid or self._registry.get(f"{hypervisor}-{vm_uuid}") is not None:
             hypervisor = BARE
@@ -305,7 +305,7 @@ class Census:
                 continue
             named = hypervisors.by_name(vm.hypervisor).names_vm(names, vm.name, vm.uuid)
             if named or any(file.key in keys for file in vm.files):
-                if self._keeper.follow(vm, stranger.pid, stranger.kind, stranger.line.started):
+                if self._lifecycle.follow(vm, stranger.pid, stranger.kind, stranger.line.started):
                     log.info("%s: its helper %s is followed, too", vm.title, vm.processes[-1].title)
                     self._registry.save(vm)
                     self._pinner.attend(vm)

@@ -12,7 +12,7 @@ from vmguard.adapters.linux import proc
 from vmguard.core.locks.claim_states import LIVING, SENTENCES, State
 from vmguard.core.locks.plan import MODES
 from vmguard.daemon.api.sessions import Handler, Request, Session
-from vmguard.daemon.claim.lifecycle import Keeper
+from vmguard.daemon.claim.lifecycle import ClaimLifecycle
 from vmguard.daemon.claim.migration_target import Incoming
 from vmguard.daemon.claim.proxmox_start_tasks import Starters
 from vmguard.daemon.registry.guarded_file import GuardedFile
@@ -62,12 +62,12 @@ class ClaimRequests:
     """Serves the requests of the hooks."""
 
     def __init__(
-        self, loop: Loop, registry: Registry, keeper: Keeper, settings: MakeSettings, incoming: Incoming
+        self, loop: Loop, registry: Registry, lifecycle: ClaimLifecycle, settings: MakeSettings, incoming: Incoming
     ) -> None:
         """``incoming``: the VMs that migrate to this host."""
         self._loop = loop
         self._registry = registry
-        self._keeper = keeper
+        self._lifecycle = lifecycle
         self._settings = settings
         self._incoming = incoming
         self._starters = Starters(loop)
@@ -107,7 +107,7 @@ class ClaimRequests:
         # A start before this one left its claim behind: it is released first, on the same proof as ever.
         self._answer_when_released(session, old)
         old.start_is_over = True
-        self._keeper.settle(old)
+        self._lifecycle.settle(old)
         return None
 
     def _settings_for(self, session: Session, hypervisor: str) -> Message:
@@ -165,7 +165,7 @@ class ClaimRequests:
         if session.task < 0:
             session.task = self._starters.find(hypervisors.by_name(vm.hypervisor), session.pid)
         try:
-            self._keeper.accept(vm, session.pidfd)
+            self._lifecycle.accept(vm, session.pidfd)
         except OSError as problem:
             raise DaemonError(
                 f"the state of {vm.title} cannot be written: {problem}", "free space in /run"
@@ -178,7 +178,7 @@ class ClaimRequests:
         session = request.session
         if session.vm is None:
             return
-        self._keeper.commit(session.vm)
+        self._lifecycle.commit(session.vm)
         if session.task >= 0:
             task, session.task = session.task, -1
             self._starters.follow(session.vm, task)
@@ -189,7 +189,7 @@ class ClaimRequests:
         if vm is None:
             return
         epochs = request.message.get("epochs") or {}
-        self._keeper.recorded(vm, {int(inode): epoch for inode, epoch in epochs.items()})
+        self._lifecycle.recorded(vm, {int(inode): epoch for inode, epoch in epochs.items()})
         for problem in request.message.get("problems") or []:
             log.warning("%s: %s", vm.title, problem[:_WARNING_CHARACTERS])
 
@@ -198,7 +198,7 @@ class ClaimRequests:
     def _started(self, request: Request) -> Message:
         vm = self._registry.get(NamedVm.of(request.message).id)
         if vm is not None:
-            self._keeper.started(vm)
+            self._lifecycle.started(vm)
         return {}
 
     def _ended(self, request: Request) -> Message | None:
@@ -208,10 +208,10 @@ class ClaimRequests:
             # A post-stop may belong to a run before this one, and come while QEMU is being started. Its hook does not
             # wait for an answer.
             if vm is not None:
-                self._keeper.settle(vm)
+                self._lifecycle.settle(vm)
             return None
         if vm is not None:
-            self._keeper.ended(vm)
+            self._lifecycle.ended(vm)
         return {}
 
     def _announce(self, request: Request) -> Message:

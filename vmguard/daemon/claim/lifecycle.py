@@ -48,7 +48,7 @@ class Timing:
         return RunDirs(self.libvirt_run_dir, self.proxmox_run_dir)
 
 
-class Keeper:
+class ClaimLifecycle:
     """The life of all claims: offered by a hook, claimed, running, ended; the releaser does the rest."""
 
     def __init__(
