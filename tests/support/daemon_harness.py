@@ -105,7 +105,7 @@ class Corner:
         self.loop = Loop()
         self.parts = wiring.Parts(self.loop, str(folder / "run"), lambda: self.config, pin_interval_s=0.2)
         self.registry, self.pinner, self.lifecycle = self.parts.registry, self.parts.pinner, self.parts.lifecycle
-        self.census, self.incoming = self.parts.census, self.parts.incoming
+        self.census, self.migration_target = self.parts.census, self.parts.migration_target
         device = folder.stat().st_dev
         tables = self.pinner.tables
         monkeypatch.setattr(tables, "shares", lambda: frozenset({device}))

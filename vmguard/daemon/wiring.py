@@ -23,7 +23,7 @@ from vmguard.daemon.api.questions import Questions
 from vmguard.daemon.api.server import Server
 from vmguard.daemon.api.watchdog_status import WatchdogStatus
 from vmguard.daemon.claim.lifecycle import ClaimLifecycle
-from vmguard.daemon.claim.migration_target import Incoming
+from vmguard.daemon.claim.migration_target import MigrationTarget
 from vmguard.daemon.fence.conflicts import Conflicts
 from vmguard.daemon.fence.fencer import Fencer, FencerDeps
 from vmguard.daemon.fence.signals import Signals
@@ -84,7 +84,7 @@ class Parts:
 
     def start(self) -> None:
         """Start what runs by itself; the registry holds by now what an earlier daemon guarded."""
-        self.incoming.resume()
+        self.migration_target.resume()
         self.pinner.start()
         self.signals.resume()
         self.observer.start()
@@ -108,7 +108,7 @@ class Parts:
 
     def _pinned(self, vm: GuardedVm, file: GuardedFile) -> None:
         self.late_records.pinned(vm, file)
-        self.incoming.pinned(vm, file)
+        self.migration_target.pinned(vm, file)
         if vm.state is State.CONFLICT:
             self.observer.tell(vm)
 
@@ -130,12 +130,12 @@ class Parts:
             self.settings.timing,
             self.release_marks.mark_released,
             self.command_lines,
-            on_running=lambda vm: self.incoming.follow(vm),
+            on_running=lambda vm: self.migration_target.follow(vm),
         )
 
     @cached_property
-    def incoming(self) -> Incoming:
-        return Incoming(
+    def migration_target(self) -> MigrationTarget:
+        return MigrationTarget(
             self.loop,
             self.storage_threads,
             self.registry,
@@ -228,7 +228,7 @@ class Parts:
             self.settings.locks_local_files,
         )
         status = WatchdogStatus(self.watch, self.observer, self.maintenance, self.fencer)
-        claims = ClaimRequests(self.loop, self.registry, self.lifecycle, self.settings.claim, self.incoming)
+        claims = ClaimRequests(self.loop, self.registry, self.lifecycle, self.settings.claim, self.migration_target)
         questions = Questions(self.registry, status)
         commands = Commands(self.maintenance, adopter.adopt)
         return Server(self.loop, self.lifecycle, {**claims.handlers, **questions.handlers, **commands.handlers})

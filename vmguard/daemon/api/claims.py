@@ -13,8 +13,8 @@ from vmguard.core.locks.claim_states import LIVING, SENTENCES, State
 from vmguard.core.locks.plan import MODES
 from vmguard.daemon.api.sessions import Handler, Request, Session
 from vmguard.daemon.claim.lifecycle import ClaimLifecycle
-from vmguard.daemon.claim.migration_target import Incoming
-from vmguard.daemon.claim.proxmox_start_tasks import Starters
+from vmguard.daemon.claim.migration_target import MigrationTarget
+from vmguard.daemon.claim.proxmox_start_tasks import StartTasks
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, GuardedVm
 from vmguard.daemon.registry.store import Registry
@@ -62,15 +62,20 @@ class ClaimRequests:
     """Serves the requests of the hooks."""
 
     def __init__(
-        self, loop: Loop, registry: Registry, lifecycle: ClaimLifecycle, settings: MakeSettings, incoming: Incoming
+        self,
+        loop: Loop,
+        registry: Registry,
+        lifecycle: ClaimLifecycle,
+        settings: MakeSettings,
+        migration_target: MigrationTarget,
     ) -> None:
-        """``incoming``: the VMs that migrate to this host."""
+        """``migration_target``: the VMs that migrate to this host."""
         self._loop = loop
         self._registry = registry
         self._lifecycle = lifecycle
         self._settings = settings
-        self._incoming = incoming
-        self._starters = Starters(loop)
+        self._migration_target = migration_target
+        self._start_tasks = StartTasks(loop)
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -90,7 +95,7 @@ class ClaimRequests:
         """Answer with the settings; wait for the release of an earlier run's claim first, if there is one."""
         vm, session = NamedVm.of(request.message), request.session
         old = self._registry.get(vm.id)
-        if self._incoming.is_announced(vm.id):
+        if self._migration_target.is_announced(vm.id):
             session.source = ""
         source = request.message.get("incoming")
         if source is not None:
@@ -163,7 +168,7 @@ class ClaimRequests:
         for warning in message.get("warnings") or []:
             log.warning("%s: %s", vm.title, warning[:_WARNING_CHARACTERS])
         if session.task < 0:
-            session.task = self._starters.find(hypervisors.by_name(vm.hypervisor), session.pid)
+            session.task = self._start_tasks.find(hypervisors.by_name(vm.hypervisor), session.pid)
         try:
             self._lifecycle.accept(vm, session.pidfd)
         except OSError as problem:
@@ -181,7 +186,7 @@ class ClaimRequests:
         self._lifecycle.commit(session.vm)
         if session.task >= 0:
             task, session.task = session.task, -1
-            self._starters.follow(session.vm, task)
+            self._start_tasks.follow(session.vm, task)
 
     def _recorded(self, request: Request) -> None:
         """Note the epochs of the owner records that the hook wrote."""
@@ -215,7 +220,7 @@ class ClaimRequests:
         return {}
 
     def _announce(self, request: Request) -> Message:
-        self._incoming.announce(NamedVm.of(request.message).id)
+        self._migration_target.announce(NamedVm.of(request.message).id)
         return {}
 
 

@@ -93,7 +93,7 @@ class _Arrival:
         self.vcpus = None
 
 
-class Incoming:
+class MigrationTarget:
     """All VMs that migrate to this host."""
 
     def __init__(

@@ -23,7 +23,7 @@ log = logging.getLogger("vmguard.starters")
 _AFTERWARDS_S = 2.0
 
 
-class Starters:
+class StartTasks:
     """The workers of all starts that are under way."""
 
     def __init__(self, loop: Loop) -> None:
