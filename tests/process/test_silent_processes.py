@@ -68,14 +68,14 @@ def test_the_census_goes_on_and_finds_another_one_meanwhile(
     silent = corner.writer("-name", "silent")
     silence.pids.add(silent.pid)
     silent.open(corner.disk("silent.raw"))
-    corner.census.round()
+    corner.unclaimed_qemus.round()
     other = corner.writer("-name", "other")
     other.open(corner.disk("other.raw"))
     corner.until(corner.pinned)
     assert (corner.vm.name, corner.vm.pid) == ("other", other.pid)
-    corner.until(lambda: corner.census.hangs(silent.pid))
+    corner.until(lambda: corner.unclaimed_qemus.hangs(silent.pid))
     before = time.monotonic()
-    corner.census.round()
+    corner.unclaimed_qemus.round()
     assert time.monotonic() - before < 0.5, "no count ever waits for it"
     assert len(corner.registry) == 1
     corner.spin(0.3)
@@ -87,8 +87,8 @@ def test_the_census_goes_on_and_finds_another_one_meanwhile(
 
 def test_the_first_count_is_not_a_part_of_the_start(corner: Corner, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[bool] = []
-    monkeypatch.setattr(corner.census, "count", lambda: counted.append(True))
-    corner.census.start()
+    monkeypatch.setattr(corner.unclaimed_qemus, "count", lambda: counted.append(True))
+    corner.unclaimed_qemus.start()
     assert counted == []
     corner.until(lambda: counted, counting=False)
 
@@ -172,7 +172,12 @@ def test_adopt_answers_for_the_others_and_says_of_the_silent_one_that_it_is(corn
     silent.open(corner.disk("silent.raw"))
     other.open(corner.disk("other.raw"))
     adopter = Adopter(
-        corner.loop, corner.registry, corner.census, corner.pinner, corner.parts.driver.feed, local=lambda: True
+        corner.loop,
+        corner.registry,
+        corner.unclaimed_qemus,
+        corner.pinner,
+        corner.parts.driver.feed,
+        local=lambda: True,
     )
     answers: list[Any] = []
     adopter.adopt(AdoptRequest(everything=True, dry_run=True), answers.append)

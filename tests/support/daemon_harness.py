@@ -105,7 +105,7 @@ class Corner:
         self.loop = Loop()
         self.parts = wiring.Parts(self.loop, str(folder / "run"), lambda: self.config, pin_interval_s=0.2)
         self.registry, self.pinner, self.lifecycle = self.parts.registry, self.parts.pinner, self.parts.lifecycle
-        self.census, self.migration_target = self.parts.census, self.parts.migration_target
+        self.unclaimed_qemus, self.migration_target = self.parts.unclaimed_qemus, self.parts.migration_target
         device = folder.stat().st_dev
         tables = self.pinner.tables
         monkeypatch.setattr(tables, "shares", lambda: frozenset({device}))
@@ -150,7 +150,7 @@ class Corner:
         while not wanted():
             assert time.monotonic() < deadline, [vm.as_json() for vm in self.registry]
             if counting:
-                self.census.round()
+                self.unclaimed_qemus.round()
             self.loop.turn()
 
     def spin(self, seconds: float) -> None:

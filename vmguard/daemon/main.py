@@ -64,7 +64,7 @@ class Daemon:
         systemd.notify("READY=1\nSTATUS=guarding")
         systemd.keep_alive(self._loop.call_in)
         # Only now: the first census looks at every process of the host, and must not delay what is guarded already.
-        self._loop.call_in(0.0, parts.census.start)
+        self._loop.call_in(0.0, parts.unclaimed_qemus.start)
         parts.libvirt_events.start()
         log.info("ready, guarding %d VMs", len(parts.registry))
         self._loop.run()

@@ -16,7 +16,7 @@ from vmguard.config.settings import Config
 from vmguard.core.locks.claim_states import State
 from vmguard.core.watchdog.machine import Watch
 from vmguard.daemon.adopt.adopter import Adopter
-from vmguard.daemon.adopt.unclaimed_qemu import Census
+from vmguard.daemon.adopt.unclaimed_qemu import UnclaimedQemus
 from vmguard.daemon.api.claims import ClaimRequests
 from vmguard.daemon.api.commands import Commands
 from vmguard.daemon.api.questions import Questions
@@ -148,9 +148,9 @@ class Parts:
         )
 
     @cached_property
-    def census(self) -> Census:
+    def unclaimed_qemus(self) -> UnclaimedQemus:
         unguarded = lambda: self._config().unguarded  # noqa: E731
-        return Census(self.loop, self.registry, self.lifecycle, self.pinner, self.command_lines, unguarded)
+        return UnclaimedQemus(self.loop, self.registry, self.lifecycle, self.pinner, self.command_lines, unguarded)
 
     @cached_property
     def libvirt_events(self) -> LibvirtEvents:
@@ -222,7 +222,7 @@ class Parts:
         adopter = Adopter(
             self.loop,
             self.registry,
-            self.census,
+            self.unclaimed_qemus,
             self.pinner,
             self.driver.feed,
             self.settings.locks_local_files,

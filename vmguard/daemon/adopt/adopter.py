@@ -10,7 +10,7 @@ from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.sources.process_arguments import identity
 from vmguard.core.watchdog.events import Adopted, Event
-from vmguard.daemon.adopt.unclaimed_qemu import Census, Stranger
+from vmguard.daemon.adopt.unclaimed_qemu import UnclaimedProcess, UnclaimedQemus
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
@@ -35,7 +35,7 @@ class Adopter:
         self,
         loop: Loop,
         registry: Registry,
-        census: Census,
+        unclaimed_qemus: UnclaimedQemus,
         pinner: Pinner,
         feed: Callable[[Event], None],
         local: Callable[[], bool],
@@ -43,33 +43,33 @@ class Adopter:
         """``feed``: has the watchdog take in an event. ``local``: whether local files are guarded, too."""
         self._loop = loop
         self._registry = registry
-        self._census = census
+        self._unclaimed_qemus = unclaimed_qemus
         self._pinner = pinner
         self._feed = feed
         self._local = local
 
     def adopt(self, request: AdoptRequest, reply: Reply) -> None:
         """Answer once; with BadInput when the request names nothing that runs here."""
-        self._census.count()
+        self._unclaimed_qemus.count()
         self._when_counted(clock.boottime() + _COUNT_S, functools.partial(self._adopt, request, reply))
 
     def _when_counted(self, deadline: float, then: Callable[[], None]) -> None:
         """Go on when the arguments of all processes are known, but for those that do not tell theirs."""
-        if self._census.is_complete() or clock.boottime() >= deadline:
+        if self._unclaimed_qemus.is_complete() or clock.boottime() >= deadline:
             then()
         else:
             self._loop.call_in(_COUNT_RETRY_S, functools.partial(self._when_counted, deadline, then))
 
     def _adopt(self, request: AdoptRequest, reply: Reply) -> None:
         names, pid, everything, dry = request.names, request.pid, request.everything, request.dry_run
-        strangers = [one for one in self._census.strangers() if everything or _is_meant(one, names, pid)]
+        unclaimed = [one for one in self._unclaimed_qemus.unclaimed() if everything or _is_meant(one, names, pid)]
         vms = [
             vm
             for vm in self._registry
             if vm.state in LIVING and (everything or vm.name in names or vm.uuid in names or vm.process(pid))
         ]
-        if pid and not strangers and not vms:
-            hangs = self._census.hangs(pid)
+        if pid and not unclaimed and not vms:
+            hangs = self._unclaimed_qemus.hangs(pid)
             why = "does not tell its arguments: its memory is locked" if hangs else "is no QEMU that runs on this host"
             reply(BadInput(f"pid {pid} {why}"))
             return
@@ -80,8 +80,8 @@ class Adopter:
             if vm.state is State.CONFLICT and not dry:
                 following.append((vm, index))
                 self._pinner.try_again(vm)
-        for stranger in strangers:
-            taken, result = self._take(stranger, dry)
+        for process in unclaimed:
+            taken, result = self._take(process, dry)
             results.append(result)
             if taken is not None:
                 following.append((taken, len(results) - 1))
@@ -90,18 +90,18 @@ class Adopter:
         deadline = clock.boottime() + min(request.seconds, _LONGEST)
         self._follow(following, results, reply, deadline)
 
-    def _take(self, stranger: Stranger, dry: bool) -> tuple[GuardedVm | None, AdoptResult]:
+    def _take(self, process: UnclaimedProcess, dry: bool) -> tuple[GuardedVm | None, AdoptResult]:
         """Guard an unguarded QEMU, unless ``dry``. Return its VM if its locks are still to come, and its result."""
-        images = self._census.images(stranger, self._local())
+        images = self._unclaimed_qemus.images(process, self._local())
         if not images:
-            return None, AdoptResult(_about(stranger), "nothing", RESULTS["nothing"])
+            return None, AdoptResult(_about(process), "nothing", RESULTS["nothing"])
         if dry:
             files = [file.as_json() for file in images]
-            return None, AdoptResult({**_about(stranger), "files": files}, "would-adopt")
+            return None, AdoptResult({**_about(process), "files": files}, "would-adopt")
         keys = frozenset(file.key for file in images)
-        vm = self._census.take_up(stranger, "adopted while it ran", keys)
+        vm = self._unclaimed_qemus.take_up(process, "adopted while it ran", keys)
         if vm is None:
-            return None, AdoptResult(_about(stranger), "gone", RESULTS["gone"])
+            return None, AdoptResult(_about(process), "gone", RESULTS["gone"])
         return vm, _result(vm, "adopted")
 
     def _follow(
@@ -133,18 +133,18 @@ class Adopter:
         return bool(vm.files) and all(file.guard.is_settled for file in vm.files)
 
 
-def _is_meant(stranger: Stranger, names: tuple[str, ...], pid: int) -> bool:
-    about = identity(stranger.arguments)
-    return stranger.pid == pid or about.name in names or about.uuid in names or about.vmid in names
+def _is_meant(process: UnclaimedProcess, names: tuple[str, ...], pid: int) -> bool:
+    about = identity(process.arguments)
+    return process.pid == pid or about.name in names or about.uuid in names or about.vmid in names
 
 
 def _nobody(name: str) -> dict[str, Any]:
     return {"name": name, "uuid": "", "hypervisor": "", "pid": 0, "state": "", "files": []}
 
 
-def _about(stranger: Stranger) -> dict[str, Any]:
-    about = identity(stranger.arguments)
-    return {**_nobody(about.name), "uuid": about.uuid, "pid": stranger.pid}
+def _about(process: UnclaimedProcess) -> dict[str, Any]:
+    about = identity(process.arguments)
+    return {**_nobody(about.name), "uuid": about.uuid, "pid": process.pid}
 
 
 def _result(vm: GuardedVm, word: str) -> AdoptResult:

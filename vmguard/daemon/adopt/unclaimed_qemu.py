@@ -54,7 +54,7 @@ _LANES = {Likelihood.LIKELY: Lane.LIKELY, Likelihood.POSSIBLE: Lane.POSSIBLE}
 
 
 @dataclass
-class Stranger:
+class UnclaimedProcess:
     """A process that looks like QEMU, or like one of its helpers, and belongs to no guarded VM."""
 
     line: CommandLine
@@ -74,7 +74,7 @@ class Stranger:
         return self.line.arguments
 
 
-class Census:
+class UnclaimedQemus:
     """Counts all processes of this host again and again."""
 
     def __init__(
@@ -92,7 +92,7 @@ class Census:
         self._pinner = pinner
         self._command_lines = command_lines
         self._settings = settings
-        self._strangers: dict[int, Stranger] = {}
+        self._unclaimed: dict[int, UnclaimedProcess] = {}
         #: pid: its birth, the round in which it is asked again, and the pause after that
         self._others: dict[int, tuple[int, int, int]] = {}
         #: pid: birth and lane of those whose arguments were asked for and have not come yet
@@ -112,18 +112,18 @@ class Census:
     def round(self) -> None:
         """Look at all processes, take up what runs unguarded."""
         self.count()
-        for stranger in list(self._strangers.values()):
-            self._consider(stranger)
+        for process in list(self._unclaimed.values()):
+            self._consider(process)
 
-    def _consider(self, stranger: Stranger) -> None:
-        if stranger.kind is not Kind.QEMU and self._join(stranger):
+    def _consider(self, process: UnclaimedProcess) -> None:
+        if process.kind is not Kind.QEMU and self._join(process):
             return
-        if stranger.kind in MASTERS and self.on_share(stranger):
-            self._meet(stranger)
+        if process.kind in MASTERS and self.on_share(process):
+            self._meet(process)
 
-    def strangers(self) -> list[Stranger]:
+    def unclaimed(self) -> list[UnclaimedProcess]:
         """Those that may run a VM of their own, as of the last count."""
-        return [stranger for stranger in self._strangers.values() if stranger.kind in MASTERS]
+        return [process for process in self._unclaimed.values() if process.kind in MASTERS]
 
     def is_complete(self) -> bool:
         """Return whether the arguments of all processes are known that were counted last, but for those that hang."""
@@ -140,7 +140,7 @@ class Census:
         guarded = {process.pid for vm in self._registry for process in vm.processes}
         births = proc.births()
         for pid, birth in births:
-            known = self._strangers.get(pid)
+            known = self._unclaimed.get(pid)
             if known is not None and (known.birth != birth or pid in guarded):
                 self._forget(pid)
                 known = None
@@ -149,7 +149,7 @@ class Census:
             elif pid not in guarded:
                 self._ask(pid, birth)
         alive = {pid for pid, _ in births}
-        for pid in self._strangers.keys() - alive:
+        for pid in self._unclaimed.keys() - alive:
             self._forget(pid)
         for pid in self._others.keys() - alive:
             del self._others[pid]
@@ -169,9 +169,9 @@ class Census:
             )
         self._silent = hanging
 
-    def _refresh(self, stranger: Stranger) -> None:
-        if stranger.fds.changed():
-            stranger.files = stranger.fds.full(self._pinner.tables)
+    def _refresh(self, process: UnclaimedProcess) -> None:
+        if process.fds.changed():
+            process.files = process.fds.full(self._pinner.tables)
 
     def _ask(self, pid: int, birth: int) -> None:
         before, due, _ = self._others.get(pid, (-1, 0, 0))
@@ -207,105 +207,105 @@ class Census:
             fds = ProcessFds(pid)
         except OSError:
             return
-        stranger = self._strangers[pid] = Stranger(line, birth, kind, fds, fds.full(self._pinner.tables))
-        self._consider(stranger)
+        process = self._unclaimed[pid] = UnclaimedProcess(line, birth, kind, fds, fds.full(self._pinner.tables))
+        self._consider(process)
 
     def _forget(self, pid: int) -> None:
-        self._strangers.pop(pid).fds.close()
+        self._unclaimed.pop(pid).fds.close()
 
-    def on_share(self, stranger: Stranger) -> bool:
+    def on_share(self, process: UnclaimedProcess) -> bool:
         """Whether it writes to an image on NFS."""
         shares = self._pinner.tables.shares()
         return any(
-            user.key[0] in shares and user.info.writable and self._pinner.is_image(stranger.kind, user)
-            for user in stranger.files
+            user.key[0] in shares and user.info.writable and self._pinner.is_image(process.kind, user)
+            for user in process.files
         )
 
     # -- taking up --------------------------------------------------------------------------------------------------
 
-    def _meet(self, stranger: Stranger) -> None:
-        if self._claimed(stranger):
+    def _meet(self, process: UnclaimedProcess) -> None:
+        if self._claimed(process):
             return
         if self._settings().take_up:
-            self.take_up(stranger, "started without its hook")
-        elif not stranger.told:
-            stranger.told = True
-            about = identity(stranger.arguments)
+            self.take_up(process, "started without its hook")
+        elif not process.told:
+            process.told = True
+            about = identity(process.arguments)
             log.warning(
                 "pid %d (VM %r) runs UNGUARDED, without a claim: vmguard adopt --pid %d",
-                stranger.pid,
+                process.pid,
                 about.name or about.uuid,
-                stranger.pid,
+                process.pid,
             )
 
-    def _claimed(self, stranger: Stranger) -> bool:
+    def _claimed(self, process: UnclaimedProcess) -> bool:
         """Whether it is the QEMU that a claim waits for, or may be; then it is no business of ours."""
-        about = identity(stranger.arguments)
-        keys = {user.key for user in stranger.files if user.info.writable}
+        about = identity(process.arguments)
+        keys = {user.key for user in process.files if user.info.writable}
         for vm in self._registry:
             if vm.state in LIVING or vm.state is State.RELEASING:
                 continue
             has_its_disk = any(file.key in keys and file.guard.descriptor is not None for file in vm.files)
             if vm.rebuilt and (vm.uuid == about.uuid or has_its_disk):
                 vm.name = about.name or vm.name
-                return self._runs(vm, stranger) or has_its_disk
+                return self._runs(vm, process) or has_its_disk
             if vm.uuid == about.uuid and vm.state in (State.CLAIMED, State.ENDED):
-                return self._runs(vm, stranger)
+                return self._runs(vm, process)
             if vm.uuid == about.uuid or has_its_disk:
                 return True
         return False
 
-    def _runs(self, vm: GuardedVm, stranger: Stranger) -> bool:
+    def _runs(self, vm: GuardedVm, process: UnclaimedProcess) -> bool:
         """Tell the keeper that a VM runs in this process; False when it is not the VM's after all."""
         known, run_dirs = hypervisors.by_name(vm.hypervisor), self._lifecycle.timing.run_dirs
-        is_its = stranger.kind is not Kind.QEMU or known.is_qemu_of(run_dirs, stranger.arguments, vm.uuid)
-        return is_its and self._lifecycle.runs(vm, stranger.pid, stranger.kind, stranger.line.started)
+        is_its = process.kind is not Kind.QEMU or known.is_qemu_of(run_dirs, process.arguments, vm.uuid)
+        return is_its and self._lifecycle.runs(vm, process.pid, process.kind, process.line.started)
 
-    def take_up(self, stranger: Stranger, why: str, extra: frozenset[Key] = frozenset()) -> GuardedVm | None:
+    def take_up(self, process: UnclaimedProcess, why: str, extra: frozenset[Key] = frozenset()) -> GuardedVm | None:
         """Guard it from now on, without touching it; None when it is gone.
 
         ``extra``: files that are images for certain; the others are found, and looked at for a moment, by the pinner.
         """
-        about = identity(stranger.arguments)
-        manager = hypervisors.manager_of(self._lifecycle.timing.run_dirs, stranger.line)
+        about = identity(process.arguments)
+        manager = hypervisors.manager_of(self._lifecycle.timing.run_dirs, process.line)
         hypervisor, vm_uuid = manager.name, manager.id_of(about)  # as its hook and its task would call it
         if not vm_uuid or self._registry.get(f"{hypervisor}-{vm_uuid}") is not None:
             hypervisor = BARE
-            birth = f"{host.boot_id()} {stranger.pid} {stranger.line.started}"
+            birth = f"{host.boot_id()} {process.pid} {process.line.started}"
             vm_uuid = str(uuid.uuid5(uuid.NAMESPACE_OID, birth))
-        name = about.name or about.vmid or f"{proc.name(stranger.pid)}-{stranger.pid}"
+        name = about.name or about.vmid or f"{proc.name(process.pid)}-{process.pid}"
         vm = GuardedVm(hypervisor, name, vm_uuid, state=State.CLAIMED, why=why, without_hook=why)
         vm.incoming = ANOTHER_HOST if about.incoming else ""
-        vm.files = [self._pinner.discovered([user]) for user in _once(stranger.files) if user.key in extra]
-        log.warning("%s (pid %d): %s; it is guarded from now on", vm.title, stranger.pid, why)
+        vm.files = [self._pinner.discovered([user]) for user in _once(process.files) if user.key in extra]
+        log.warning("%s (pid %d): %s; it is guarded from now on", vm.title, process.pid, why)
         self._registry.take_up(vm)
-        if self._runs(vm, stranger):
+        if self._runs(vm, process):
             return vm
         self._registry.remove(vm)
         return None
 
-    def images(self, stranger: Stranger, local: bool) -> list[GuardedFile]:
+    def images(self, process: UnclaimedProcess, local: bool) -> list[GuardedFile]:
         """Its files that a lock should guard. ``local``: those on this host's own file systems, too, if they are
         images for certain: named as such by the arguments, or locked by QEMU itself."""
-        named = named_files(stranger.arguments) if local else set()
+        named = named_files(process.arguments) if local else set()
         shares = self._pinner.tables.shares()
         chosen = [
             user
-            for user in _once(stranger.files)
-            if user.path in named or ((local or user.key[0] in shares) and self._pinner.is_image(stranger.kind, user))
+            for user in _once(process.files)
+            if user.path in named or ((local or user.key[0] in shares) and self._pinner.is_image(process.kind, user))
         ]
         return [self._pinner.discovered([user]) for user in chosen]
 
-    def _join(self, stranger: Stranger) -> bool:
+    def _join(self, process: UnclaimedProcess) -> bool:
         """A helper belongs to the VM that its arguments name, or whose file it has open."""
-        names = served(stranger.arguments)
-        keys = {user.key for user in stranger.files}
+        names = served(process.arguments)
+        keys = {user.key for user in process.files}
         for vm in self._registry:
             if vm.state not in LIVING:
                 continue
             named = hypervisors.by_name(vm.hypervisor).names_vm(names, vm.name, vm.uuid)
             if named or any(file.key in keys for file in vm.files):
-                if self._lifecycle.follow(vm, stranger.pid, stranger.kind, stranger.line.started):
+                if self._lifecycle.follow(vm, process.pid, process.kind, process.line.started):
                     log.info("%s: its helper %s is followed, too", vm.title, vm.processes[-1].title)
                     self._registry.save(vm)
                     self._pinner.attend(vm)
