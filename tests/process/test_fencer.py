@@ -150,7 +150,7 @@ def test_a_client_of_watchdog_mux_leaves_without_a_v(tmp_path: Path) -> None:
         mux.listen(1)
         listener = threading.Thread(target=lambda: said.append(mux.accept()[0].recv(10)))
         listener.start()
-        fence = hardware_watchdog.HostFence(str(tmp_path / "mux"))
+        fence = hardware_watchdog.HardwareWatchdog(str(tmp_path / "mux"))
         assert fence.missing() == ""
         fence.fire()
         listener.join(5)
@@ -159,9 +159,9 @@ def test_a_client_of_watchdog_mux_leaves_without_a_v(tmp_path: Path) -> None:
 
 
 def test_a_host_without_a_watchdog_says_so_beforehand(tmp_path: Path) -> None:
-    assert "No such file" in hardware_watchdog.HostFence(str(tmp_path / "none")).missing()
+    assert "No such file" in hardware_watchdog.HardwareWatchdog(str(tmp_path / "none")).missing()
     (tmp_path / "file").touch()
-    assert "neither" in hardware_watchdog.HostFence(str(tmp_path / "file")).missing()
+    assert "neither" in hardware_watchdog.HardwareWatchdog(str(tmp_path / "file")).missing()
 
 
 def test_libvirts_own_books_are_waited_for_and_given_up(world: World) -> None:

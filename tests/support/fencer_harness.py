@@ -53,7 +53,7 @@ class World:
         self.signals = Signals(self.loop, self.registry)
         self.reports: list[Report] = []
         self.gone: list[str] = []
-        self.host = hardware_watchdog.HostFence(str(folder / "watchdog"))
+        self.host = hardware_watchdog.HardwareWatchdog(str(folder / "watchdog"))
         self.others = Others.NONE
         #: stands in for the pinner's copies: what it does is the test's
         self.copy: Callable[[GuardedVm], None] = lambda vm: None

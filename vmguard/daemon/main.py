@@ -57,8 +57,8 @@ class Daemon:
         self._resume(parts, {name: fd for name, fd in passed if "-" in name})
         parts.server.listen(self._listener([fd for name, fd in passed if "-" not in name]))
         parts.start()
-        if parts.settings.wants_host_fence() and parts.host_fence.missing():
-            log.error("host_fence: watchdog is configured, but could not fire: %s", parts.host_fence.missing())
+        if parts.settings.wants_host_fence() and parts.hardware_watchdog.missing():
+            log.error("host_fence: watchdog is configured, but could not fire: %s", parts.hardware_watchdog.missing())
         self._signals(parts.registry)
         HookPrefork(self._loop, self._run_dir, _STANDING_BY if self._config.hook.standby else 0).start()
         systemd.notify("READY=1\nSTATUS=guarding")

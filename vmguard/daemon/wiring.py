@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from functools import cached_property
 
-from vmguard.adapters.linux.hardware_watchdog import HostFence
+from vmguard.adapters.linux.hardware_watchdog import HardwareWatchdog
 from vmguard.adapters.linux.mount_table import MountTable
 from vmguard.config.settings import Config
 from vmguard.core.locks.claim_states import State
@@ -195,8 +195,8 @@ class Parts:
         return Conflicts(self.registry, self.settings.policy, self.observer.tell, self.driver.feed)
 
     @cached_property
-    def host_fence(self) -> HostFence:
-        return HostFence(self._config().watch.watchdog_device)
+    def hardware_watchdog(self) -> HardwareWatchdog:
+        return HardwareWatchdog(self._config().watch.watchdog_device)
 
     @cached_property
     def fencer(self) -> Fencer:
@@ -206,7 +206,7 @@ class Parts:
             why_no_restart=self.watch.why_no_restart,
             copy=self.pinner.fd_copies.take,
             gone=self.observer.gone,
-            host=self.host_fence,
+            host=self.hardware_watchdog,
             run_dirs=lambda: self.lifecycle.timing.run_dirs,
         )
         return Fencer(self.loop, self.registry, self.signals, os.path.join(self._run_dir, "fences"), deps)

@@ -17,7 +17,7 @@ from vmguard import faults
 from vmguard.adapters import hypervisors
 from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.linux import clock, mounts, statefile
-from vmguard.adapters.linux.hardware_watchdog import HostFence
+from vmguard.adapters.linux.hardware_watchdog import HardwareWatchdog
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.watchdog.events import Cause, Level, Report
 from vmguard.core.watchdog.fence_ladder import Next, Others, Rung, next_rung
@@ -55,7 +55,7 @@ class FencerDeps:
     copy: Callable[[GuardedVm], None]
     #: the VM's locks are let go of
     gone: Callable[[str], None]
-    host: HostFence
+    host: HardwareWatchdog
     run_dirs: Callable[[], RunDirs]
     spans: Rungs = field(default_factory=Rungs)
 
