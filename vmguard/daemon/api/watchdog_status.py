@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from vmguard.adapters.linux import clock
-from vmguard.core.watchdog.lease import Mount
+from vmguard.core.watchdog.lease import MountLease
 from vmguard.core.watchdog.machine import Watch
 from vmguard.core.watchdog.states import DANGER
 from vmguard.daemon.fence.fencer import Fencer
@@ -85,7 +85,7 @@ class WatchdogStatus:
         }
 
 
-def _freeze_in(mount: Mount, now: float) -> float:
+def _freeze_in(mount: MountLease, now: float) -> float:
     """Return the seconds until the VMs on a mount are frozen if it answers nothing; 0 when they are already."""
     return 0.0 if mount.phase in DANGER else max(0.0, mount.confirmed + mount.timeline.freeze - now)
 
