@@ -36,7 +36,7 @@ from vmguard.core.locks.retry import RetryNow
 from vmguard.core.sources.process_arguments import identity
 from vmguard.core.watchdog.events import Event, StartRefused
 from vmguard.daemon.fence.conflicts import Conflicts
-from vmguard.daemon.pin.lock_transfer import Rival
+from vmguard.daemon.pin.lock_transfer import RivalLock
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, GuardedVm
@@ -284,7 +284,7 @@ class MigrationTarget:
         for file in vm.files:
             if file.mode == EXCLUSIVE and not file.guard.is_locked:
                 file.guard.retry_when(RetryNow())
-                self._conflicts.meet(vm, file, Rival(True, (source,)))
+                self._conflicts.meet(vm, file, RivalLock(True, (source,)))
         self._registry.save(vm)
 
 

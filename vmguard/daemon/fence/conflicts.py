@@ -13,10 +13,9 @@ from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.retry import RetryAt, RetryNever
-from vmguard.core.watchdog.events import Event, RivalMet
-from vmguard.core.watchdog.events import Rival as WatchedRival
+from vmguard.core.watchdog.events import Event, Rival, RivalMet
 from vmguard.core.watchdog.policy import OnConflict, Policy
-from vmguard.daemon.pin.lock_transfer import Rival
+from vmguard.daemon.pin.lock_transfer import RivalLock
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
@@ -41,7 +40,7 @@ class Conflicts:
         self._tell = tell
         self._feed = feed
 
-    def meet(self, vm: GuardedVm, file: GuardedFile, rival: Rival) -> None:
+    def meet(self, vm: GuardedVm, file: GuardedFile, rival: RivalLock) -> None:
         """Take in that the exclusive lock of a file that the VM writes to belongs to somebody else."""
         if vm.state is State.INCOMING:
             file.guard.retry_when(RetryAt(clock.boottime() + _INCOMING_RETRY_S))
@@ -56,7 +55,7 @@ class Conflicts:
             file.guard.retry_when(RetryNever())
         self._registry.save(vm)
         self._tell(vm)
-        self._feed(RivalMet(clock.boottime(), vm.id, WatchedRival(file.path, name)))
+        self._feed(RivalMet(clock.boottime(), vm.id, Rival(file.path, name)))
 
     def hold(self, vm: GuardedVm, why: str) -> None:
         """Persist that only a person lets the VM go on, and take no lock for it meanwhile.
@@ -76,6 +75,6 @@ class Conflicts:
             vm.move(State.RUNNING, "nobody else has its disks any more")
         self._registry.save(vm)
 
-    def _name(self, vm: GuardedVm, file: GuardedFile, rival: Rival) -> str:
+    def _name(self, vm: GuardedVm, file: GuardedFile, rival: RivalLock) -> str:
         here = [other.title for other in self._registry.holder_of(file.key) if other is not vm]
         return f"locked by {', '.join(here)} of this host" if here else rival.sentence

@@ -48,7 +48,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Rival:
+class RivalLock:
     """Somebody else's lock that was in the way."""
 
     #: the lock excludes everybody; else it is a reader's
@@ -80,7 +80,7 @@ class Outcome:
     done: bool
     copy: int | None = None
     #: whose lock was in the way
-    rival: Rival | None = None
+    rival: RivalLock | None = None
     #: the process has closed that descriptor in the meantime: look again
     gone: bool = False
     #: why the kernel does not let us do it at all
@@ -138,7 +138,7 @@ def _leave(order: Order, copy: int) -> Outcome:
         log.warning("%s: somebody has locked the byte that says that its VM is leaving", order.path)
     finally:
         os.close(copy)
-    return Outcome(False, rival=Rival(True, successor=True))
+    return Outcome(False, rival=RivalLock(True, successor=True))
 
 
 def _hold(order: Order, forbidden: str) -> Outcome:
@@ -167,7 +167,7 @@ def _hold(order: Order, forbidden: str) -> Outcome:
     return Outcome(False, gone=True)
 
 
-def _rival(order: Order, fd: int) -> Rival | None:
+def _rival(order: Order, fd: int) -> RivalLock | None:
     """Return whose lock is in the way of a description's; None when none is any more (try again)."""
     kind = ofd.WRITE if order.mode == EXCLUSIVE else ofd.READ
     found = [conflict for piece in order.pieces if (conflict := ofd.conflict(fd, kind, piece)) is not None]
@@ -183,7 +183,7 @@ def _rival(order: Order, fd: int) -> Rival | None:
     names = {f"{proc.name(user.pid)} (pid {user.pid})" for user in lockers}
     # Nobody looked at the switch (this daemon was down, or late): the target has the whole disk by now.
     successor = order.yields and not restored and not names
-    return Rival(any(item.exclusive for item in found), tuple(sorted(names)), restored, successor)
+    return RivalLock(any(item.exclusive for item in found), tuple(sorted(names)), restored, successor)
 
 
 def _holds(source: int, order: Order) -> bool:

@@ -26,7 +26,7 @@ from vmguard.core.locks.retry import RetryNow
 from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon.owner_records.mark_released import MarkReleased
 from vmguard.daemon.pin.fd_copies import FdCopies
-from vmguard.daemon.pin.lock_transfer import Order, Outcome, Rival, carry_out, let_go
+from vmguard.daemon.pin.lock_transfer import Order, Outcome, RivalLock, carry_out, let_go
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.registry.store import Registry
@@ -61,7 +61,7 @@ class Pinner:
         mark_released: MarkReleased,
         pieces_of: Callable[[str], list[Range]],
         interval: float,
-        on_conflict: Callable[[GuardedVm, GuardedFile, Rival], None],
+        on_conflict: Callable[[GuardedVm, GuardedFile, RivalLock], None],
         on_pinned: Callable[[GuardedVm, GuardedFile], None],
     ) -> None:
         """``pieces_of``: the ranges that are locked, by hypervisor. ``on_conflict``: told when somebody else has the
@@ -296,7 +296,7 @@ class Pinner:
         elif isinstance(result, Exception):
             self._not_pinned(vm, file, f"the lock could not be moved: {result}")
 
-    def _refused(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, rival: Rival) -> None:
+    def _refused(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, rival: RivalLock) -> None:
         """Somebody else has the file."""
         guard = file.guard
         if rival.successor and not guard.is_reserved:
