@@ -51,7 +51,7 @@ class Conflicts:
         file.guard.conflict_with(name)
         if vm.state is State.RUNNING:
             vm.move(State.CONFLICT, f"writes to {file.path}, which is {name}")
-        if vm.stopped:
+        if vm.held_for_person:
             file.guard.retry_when(RetryNever())
         self._registry.save(vm)
         self._tell(vm)
@@ -62,7 +62,7 @@ class Conflicts:
 
         A frozen VM that took the lock once its rival stops would shut out the rightful owner's next start.
         """
-        vm.stopped = why
+        vm.held_for_person = why
         for file in vm.files:
             if file.guard.state is GuardState.CONFLICT:
                 file.guard.retry_when(RetryNever())
@@ -70,7 +70,7 @@ class Conflicts:
 
     def end(self, vm: GuardedVm) -> None:
         """The watchdog says that the conflict is over, and that nobody has to let the VM go on (any more)."""
-        vm.stopped = ""
+        vm.held_for_person = ""
         if vm.state is State.CONFLICT and not any(file.guard.state is GuardState.CONFLICT for file in vm.files):
             vm.move(State.RUNNING, "nobody else has its disks any more")
         self._registry.save(vm)

@@ -315,7 +315,7 @@ class Pinner:
     def _held(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, outcome: Outcome) -> None:
         """The kernel forbids the pin: the lock stays beside the process, with us."""
         if outcome.copy is not None:
-            file.mode, vm.news = wanted.mode, True
+            file.mode, vm.changed = wanted.mode, True
             self.fd_copies.close(file, file.guard.held_beside(outcome.copy, outcome.forbidden))
             if systemd.may_store(outcome.copy):
                 systemd.store(vm.store_name(file), outcome.copy)
@@ -360,7 +360,7 @@ class Pinner:
 
     def _let_go(self, vm: GuardedVm, file: GuardedFile) -> None:
         vm.files.remove(file)
-        vm.news = True
+        vm.changed = True
         faults.point("closed")
         self._mark_released(vm, [file])
         log.info("%s: %s is closed, its lock is let go", vm.title, file.path)

@@ -91,7 +91,7 @@ class Observer:
         self._tell_leases(statistics, now)
         self._looks += 1
         for number, vm in enumerate(self._registry):
-            if vm.news or all_of_them or (number + self._looks) % _ALL_IN == 0:
+            if vm.changed or all_of_them or (number + self._looks) % _ALL_IN == 0:
                 self._look_at(vm, statistics, now)
         for vm_id in self._told.keys() - self._registry.ids:
             self.gone(vm_id)
@@ -166,7 +166,7 @@ class Observer:
     # -- VMs --------------------------------------------------------------------------------------------------------
 
     def _look_at(self, vm: GuardedVm, statistics: dict[str, NfsStatistics], now: float) -> None:
-        vm.news = False  # first: what follows from it may be news, too
+        vm.changed = False  # first: what follows from it may change the VM again
         before = self._told.get(vm.id)
         if before is not None and before[0] is not vm:
             self.gone(vm.id)  # released and claimed anew since the last look
@@ -188,7 +188,7 @@ class Observer:
             fencing=vm.fencing,
             rivals=tuple(Rival(file.path, rival) for file in vm.files if (rival := file.guard.rival) is not None),
             # An earlier daemon may have ended between the freeze and the note that it was over a conflict.
-            held=bool(vm.stopped) or (vm.frozen and vm.state is State.CONFLICT),
+            held=bool(vm.held_for_person) or (vm.frozen and vm.state is State.CONFLICT),
         )
 
     def _lock(self, vm: GuardedVm, file: GuardedFile) -> LockInfo | None:
