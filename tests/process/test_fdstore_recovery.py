@@ -23,8 +23,8 @@ pytestmark = pytest.mark.process
 
 
 @pytest.fixture
-def corner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Corner]:
-    yield from open_corner(tmp_path, monkeypatch)
+def corner(tmp_path: Path) -> Iterator[Corner]:
+    yield from open_corner(tmp_path)
 
 
 def claimed(path: Path, kind: int = ofd.WRITE) -> int:

@@ -141,8 +141,8 @@ class ThirdHost:
 class Target(Corner):
     """This host, with a VM coming in."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(folder, monkeypatch)
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self.migration_target = self.parts.migration_target
 
     @property
@@ -182,8 +182,8 @@ class Target(Corner):
 
 
 @pytest.fixture
-def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
-    target = Target(tmp_path, monkeypatch)
+def target(tmp_path: Path) -> Iterator[Target]:
+    target = Target(tmp_path)
     target.qemus = []
     target.loop.call_in(0.0, target.pinner.start)
 
@@ -330,15 +330,13 @@ def test_the_state_file_brings_the_wait_back(target: Target) -> None:
     target.until(lambda: again.state is State.RUNNING)
 
 
-def test_an_announcement_counts_for_one_start_and_for_a_while(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [1000.0]
-    monkeypatch.setattr("vmguard.adapters.linux.clock.boottime", lambda: now[0])
+def test_an_announcement_counts_for_one_start_and_for_a_while(target: Target) -> None:
     assert not target.migration_target.is_announced("libvirt-1")
     target.migration_target.announce("libvirt-1")
     assert target.migration_target.is_announced("libvirt-1")
     assert not target.migration_target.is_announced("libvirt-1")
     target.migration_target.announce("libvirt-1")
-    now[0] += 61.0
+    target.late = 61.0
     assert not target.migration_target.is_announced("libvirt-1")
 
 

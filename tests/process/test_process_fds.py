@@ -15,10 +15,13 @@ from vmguard.daemon.scan.process_fds import MountTables, ProcessFds
 pytestmark = pytest.mark.process
 
 
-@pytest.fixture(params=["counted", "before Linux 6.2"])
-def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param != "counted":
-        monkeypatch.setattr(FdFolder, "count", lambda self: 0)
+class UncountedFolder(FdFolder):
+    """A process's descriptors on a kernel before Linux 6.2, which does not tell their number."""
+
+    __slots__ = ()
+
+    def count(self) -> int:
+        return 0
 
 
 @pytest.fixture
@@ -37,10 +40,10 @@ def writer(files: tuple[Path, Path]) -> Iterator[Writer]:
     writer.end()
 
 
-@pytest.fixture
-def fds(writer: Writer) -> Iterator[ProcessFds]:
+@pytest.fixture(params=[FdFolder, UncountedFolder], ids=["counted", "before Linux 6.2"])
+def fds(writer: Writer, request: pytest.FixtureRequest) -> Iterator[ProcessFds]:
     """It has just been looked at fully, and nothing has changed."""
-    fds = ProcessFds(writer.pid)
+    fds = ProcessFds(writer.pid, request.param)
     look(fds)
     assert not fds.changed()
     yield fds
@@ -53,7 +56,6 @@ def look(fds: ProcessFds) -> dict[str, int]:
     return {os.path.basename(user.path): user.fd for user in found if "pytest" in os.path.dirname(user.path)}
 
 
-@pytest.mark.usefixtures("kernel")
 def test_what_is_opened_and_closed_is_seen(fds: ProcessFds, writer: Writer, files: tuple[Path, Path]) -> None:
     writer.open(files[1])
     assert fds.changed()
@@ -63,7 +65,6 @@ def test_what_is_opened_and_closed_is_seen(fds: ProcessFds, writer: Writer, file
     assert fds.changed()
 
 
-@pytest.mark.usefixtures("kernel")
 def test_an_open_that_hides_behind_a_close_is_seen(fds: ProcessFds, writer: Writer, files: tuple[Path, Path]) -> None:
     """As many descriptors as before, and the new one has the number of the one that was closed."""
     before, count = look(fds), fds._folder.count()
@@ -74,7 +75,6 @@ def test_an_open_that_hides_behind_a_close_is_seen(fds: ProcessFds, writer: Writ
     assert look(fds) == {"b": before["a"]}
 
 
-@pytest.mark.usefixtures("kernel")
 def test_another_link_of_the_same_descriptor_is_seen(fds: ProcessFds, files: tuple[Path, Path]) -> None:
     """Proxmox renames the file of a snapshot."""
     files[0].rename(files[0].with_name("renamed"))

@@ -50,14 +50,13 @@ class Silence:
 def silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silence]:
     silence = Silence()
     monkeypatch.setattr(command_lines, "HANGS_S", 0.2)
-    monkeypatch.setattr(command_lines.CommandLines.__init__, "__defaults__", (silence.read,))
     yield silence
     silence.over.set()
 
 
 @pytest.fixture
-def corner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silence: Silence) -> Iterator[Corner]:
-    for corner in open_corner(tmp_path, monkeypatch):
+def corner(tmp_path: Path, silence: Silence) -> Iterator[Corner]:
+    for corner in open_corner(tmp_path, silence.read):
         yield corner
         silence.over.set()
 

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from vmguard.adapters.linux import clock
+from tests.support.simulated_loop import SimulatedLoop
 from vmguard.core.locks.claim_states import State
 from vmguard.daemon.registry.guarded_vm import GuardedVm
-from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.scan.burst import SCHEDULE, ScanBursts
 
 FULL, CHEAP = "full", "cheap"
@@ -19,28 +18,21 @@ FULL, CHEAP = "full", "cheap"
 class World:
     """A clock of its own, and a book of all looks: when, how, at which VM."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr(clock, "boottime", lambda: self.now)
-        self.loop = Loop()
-        monkeypatch.setattr(self.loop, "_sleep", lambda: 0.0)
+    def __init__(self) -> None:
+        self.loop = SimulatedLoop(1000.0)
         self.looks: list[tuple[float, str, str]] = []
         self.bursts = ScanBursts(self.loop, lambda vm: self.look(FULL, vm), lambda vm: self.look(CHEAP, vm))
 
     def look(self, how: str, vm: GuardedVm) -> None:
-        self.looks.append((round(self.now - 1000.0, 3), how, vm.name))
+        self.looks.append((round(self.loop.now() - 1000.0, 3), how, vm.name))
 
     def pass_by(self, seconds: float) -> None:
-        end = self.now + seconds
-        self.loop.turn()
-        while self.now < end:
-            self.now += 0.001
-            self.loop.turn()
+        self.loop.pass_by(seconds)
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    world = World(monkeypatch)
+def world() -> Iterator[World]:
+    world = World()
     yield world
     world.loop.close()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmguard.adapters.linux import clock, host_identity
+from vmguard.adapters.linux import host_identity
 from vmguard.daemon.watch import lease_store
 from vmguard.daemon.watch.lease_store import FILE, LeaseStore
 
@@ -39,10 +39,11 @@ def test_a_daemon_killed_before_it_finds_the_locks_again_loses_nothing(tmp_path:
     assert LeaseStore(str(tmp_path)).before(*NAS) == 100.25
 
 
-def test_a_mount_that_comes_into_use_much_later_begins_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mount_that_comes_into_use_much_later_begins_afresh(tmp_path: Path) -> None:
     LeaseStore(str(tmp_path)).keep({NAS: 100.25})
-    after, now = LeaseStore(str(tmp_path)), clock.boottime()
-    monkeypatch.setattr(clock, "boottime", lambda: now + 2 * lease_store._TAKEN_UP)
+    times = [1000.0]
+    after = LeaseStore(str(tmp_path), lambda: times[-1])
+    times.append(1000.0 + 2 * lease_store._TAKEN_UP)
     assert after.before(*NAS) is None
     after.keep(NEVER)
     assert json.loads((tmp_path / FILE).read_text())["confirmed"] == {}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.simulated_loop import SimulatedLoop
 from vmguard import config
 from vmguard.adapters.linux import clock
 from vmguard.adapters.linux.mount_table import MountTable
@@ -131,20 +132,21 @@ def test_a_daemon_goes_by_the_age_of_the_lease_that_the_one_before_knew(
 
 
 def test_an_event_brings_the_next_tick_forward_and_never_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, wanted = 1000.0, 1060.0
-    monkeypatch.setattr(clock, "boottime", lambda: now)
+    world.loop = loop = SimulatedLoop(1000.0)
+    world.begin()
+    wanted = 1060.0
     monkeypatch.setattr(world.watch, "wake_at", lambda: wanted)
     world.driver.start()
     assert world.driver._due == 1001.0  # the boot clock is looked at each second, whatever is due
     for next_wish, due in ((1000.3, 1000.3), (1000.7, 1000.3), (999.0, 1000.01)):
         wanted = next_wish
-        world.driver.feed(Acted(now, "nobody", Act.THAW, True))
+        world.driver.feed(Acted(loop.now(), "nobody", Act.THAW, True))
         assert world.driver._due == due
-    now, wanted = 1000.02, 1000.5
-    world.loop.turn()
+    loop.time, wanted = 1000.02, 1000.5
+    loop.turn()
     assert world.driver._due == 1000.5
-    now = 1000.4
-    world.loop.turn()  # the ticks that were planned later are cancelled
+    loop.time = 1000.4
+    loop.turn()  # the ticks that were planned later are cancelled
     assert world.driver._due == 1000.5
 
 

@@ -10,8 +10,10 @@ import os
 from collections.abc import Callable
 from functools import cached_property
 
+from vmguard.adapters.linux import may_block
 from vmguard.adapters.linux.hardware_watchdog import HardwareWatchdog
 from vmguard.adapters.linux.mount_table import MountTable
+from vmguard.adapters.linux.proc import CommandLine
 from vmguard.config.settings import Config
 from vmguard.core.locks.claim_states import State
 from vmguard.core.watchdog.machine import Watch
@@ -40,6 +42,7 @@ from vmguard.daemon.runtime.command_lines import CommandLines
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import StorageThreads
 from vmguard.daemon.scan.libvirt_events import LibvirtEvents
+from vmguard.daemon.scan.process_fds import MountTables, ProcessFds
 from vmguard.daemon.settings import Settings
 from vmguard.daemon.watch.driver import Driver
 from vmguard.daemon.watch.effects import Effects
@@ -63,6 +66,9 @@ class Parts:
         config: Callable[[], Config],
         pin_interval_s: float = _PIN_INTERVAL_S,
         table: MountTable | None = None,
+        tables: MountTables | None = None,
+        fds_of: Callable[[int], ProcessFds] = ProcessFds,
+        command_line: Callable[[int], CommandLine | None] = may_block.command_line,
     ) -> None:
         """``table``: the mounts that the watchdog sees; this host's when there is none.
 
@@ -73,10 +79,12 @@ class Parts:
         self._config = config
         self._pin_interval_s = pin_interval_s
         self._table = table or MountTable()
+        self._tables = tables or MountTables(loop.now)
+        self._fds_of = fds_of
         self.settings = Settings(config)
         self.registry = Registry(run_dir)
         self.storage_threads = StorageThreads(loop)
-        self.command_lines = CommandLines(loop)
+        self.command_lines = CommandLines(loop, command_line)
         self.release_marks = ReleaseMarks(loop, self.settings.record)
         self.report = Reporter(History(run_dir), Notifier(self.settings.notify), self.registry.about)
         self.watch = Watch(self.settings.wishes())
@@ -104,6 +112,8 @@ class Parts:
             self._pin_interval_s,
             on_conflict=lambda vm, file, rival: self.conflicts.meet(vm, file, rival),
             on_pinned=self._pinned,
+            tables=self._tables,
+            fds_of=self._fds_of,
         )
 
     def _pinned(self, vm: GuardedVm, file: GuardedFile) -> None:
@@ -165,7 +175,7 @@ class Parts:
 
     @cached_property
     def observer(self) -> Observer:
-        leases = LeaseStore(self._run_dir)
+        leases = LeaseStore(self._run_dir, self.loop.now)
         policy = self.settings.policy
         return Observer(self.loop, self.registry, self.watch, self.driver.feed, policy, leases, self._table)
 
@@ -182,6 +192,7 @@ class Parts:
             self.fencer,
             self.conflicts,
             self.pinner,
+            self.loop.now,
         )
 
     @cached_property
@@ -192,7 +203,7 @@ class Parts:
 
     @cached_property
     def conflicts(self) -> Conflicts:
-        return Conflicts(self.registry, self.settings.policy, self.observer.tell, self.driver.feed)
+        return Conflicts(self.registry, self.settings.policy, self.observer.tell, self.driver.feed, self.loop.now)
 
     @cached_property
     def hardware_watchdog(self) -> HardwareWatchdog:
@@ -213,7 +224,7 @@ class Parts:
 
     @cached_property
     def maintenance(self) -> MaintenanceMode:
-        return MaintenanceMode(self._run_dir, self.driver.feed)
+        return MaintenanceMode(self._run_dir, self.driver.feed, self.loop.now)
 
     # -- the socket -------------------------------------------------------------------------------------------------
 
@@ -227,7 +238,7 @@ class Parts:
             self.driver.feed,
             self.settings.locks_local_files,
         )
-        status = WatchdogStatus(self.watch, self.observer, self.maintenance, self.fencer)
+        status = WatchdogStatus(self.watch, self.observer, self.maintenance, self.fencer, self.loop.now)
         claims = ClaimRequests(self.loop, self.registry, self.lifecycle, self.settings.claim, self.migration_target)
         questions = Questions(self.registry, status)
         commands = Commands(self.maintenance, adopter.adopt)

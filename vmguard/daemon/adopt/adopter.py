@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.sources.process_arguments import identity
 from vmguard.core.watchdog.events import Adopted, Event
@@ -51,11 +50,11 @@ class Adopter:
     def adopt(self, request: AdoptRequest, reply: Reply) -> None:
         """Answer once; with BadInput when the request names nothing that runs here."""
         self._unclaimed_qemus.count()
-        self._when_counted(clock.boottime() + _COUNT_S, functools.partial(self._adopt, request, reply))
+        self._when_counted(self._loop.now() + _COUNT_S, functools.partial(self._adopt, request, reply))
 
     def _when_counted(self, deadline: float, then: Callable[[], None]) -> None:
         """Go on when the arguments of all processes are known, but for those that do not tell theirs."""
-        if self._unclaimed_qemus.is_complete() or clock.boottime() >= deadline:
+        if self._unclaimed_qemus.is_complete() or self._loop.now() >= deadline:
             then()
         else:
             self._loop.call_in(_COUNT_RETRY_S, functools.partial(self._when_counted, deadline, then))
@@ -87,7 +86,7 @@ class Adopter:
                 following.append((taken, len(results) - 1))
         missing = [name for name in names if not any(name in (one.name, one.uuid) for one in results)]
         results += [AdoptResult(_nobody(name), "gone", "no such VM runs on this host") for name in missing]
-        deadline = clock.boottime() + min(request.seconds, _LONGEST)
+        deadline = self._loop.now() + min(request.seconds, _LONGEST)
         self._follow(following, results, reply, deadline)
 
     def _take(self, process: UnclaimedProcess, dry: bool) -> tuple[GuardedVm | None, AdoptResult]:
@@ -109,12 +108,12 @@ class Adopter:
     ) -> None:
         """Wait until every file has its lock or its refusal, then tell."""
         open_still = [item for item in following if not self._settled(item[0])]
-        if open_still and clock.boottime() < end:
+        if open_still and self._loop.now() < end:
             self._loop.call_in(_AGAIN, functools.partial(self._follow, following, results, reply, end))
             return
         for vm, index in following:
             if vm.state is State.CONFLICT:
-                self._feed(Adopted(clock.boottime(), vm.id))
+                self._feed(Adopted(self._loop.now(), vm.id))
             word = results[index].result
             if vm.state is State.CONFLICT:
                 word = "conflict"

@@ -204,7 +204,7 @@ class UnclaimedQemus:
             return
         self._others.pop(pid, None)
         try:
-            fds = ProcessFds(pid)
+            fds = self._pinner.fds_of(pid)
         except OSError:
             return
         process = self._unclaimed[pid] = UnclaimedProcess(line, birth, kind, fds, fds.full(self._pinner.tables))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-from vmguard.adapters.linux import clock
 from vmguard.core.watchdog.lease import MountLease
 from vmguard.core.watchdog.machine import Watch
 from vmguard.core.watchdog.states import DANGER
@@ -19,11 +19,14 @@ from vmguard.protocol.wire import Message
 class WatchdogStatus:
     """Reads the watchdog's state, and changes nothing."""
 
-    def __init__(self, watch: Watch, observer: Observer, maintenance: MaintenanceMode, fencer: Fencer) -> None:
+    def __init__(
+        self, watch: Watch, observer: Observer, maintenance: MaintenanceMode, fencer: Fencer, now: Callable[[], float]
+    ) -> None:
         self._watch = watch
         self._observer = observer
         self._maintenance = maintenance
         self._fencer = fencer
+        self._now = now
 
     def of_vm(self, vm: GuardedVm) -> dict[str, Any] | None:
         """Return a VM's stance and why, the oldest lease that it depends on, and the verdict on each lock.
@@ -36,7 +39,7 @@ class WatchdogStatus:
             return None
         found = watch.case_of(known)
         mounts = {lock.mount: watch.mounts[lock.mount] for lock in known.info.locks}
-        now = clock.boottime()
+        now = self._now()
         age = max(now - mount.confirmed for mount in mounts.values())
         fence = self._fencer.fences.get(vm.id)
         return {
@@ -62,7 +65,7 @@ class WatchdogStatus:
 
     def health(self) -> Message:
         """Return the leases of all mounts, fences under way, and whether the watchdog is disarmed."""
-        watch, now = self._watch, clock.boottime()
+        watch, now = self._watch, self._now()
         sources = {mount.point: mount.source for mount in self._observer.mounts.values()}
         return {
             "mounts": [

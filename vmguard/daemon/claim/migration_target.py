@@ -23,9 +23,9 @@ import functools
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from vmguard.adapters.linux import clock, ofd
+from vmguard.adapters.linux import ofd
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.adapters.linux.vcpus import Vcpus
 from vmguard.config.migration import Migration
@@ -68,6 +68,8 @@ class _Arrival:
     """One VM that comes in."""
 
     vm: GuardedVm
+    #: when it was last scanned
+    looked: float
     vcpus: Vcpus | None = None
     count_at: float = 0.0
     busy: float = -1.0
@@ -78,7 +80,6 @@ class _Arrival:
     runs: bool = False
     #: seconds for which it ran without its lock while the storage answered
     waited: float = 0.0
-    looked: float = field(default_factory=clock.boottime)
     #: since when a try is under way
     trying: float = 0.0
     #: the last try met a lock for writing; a reader (the source of a post-copy migration) harms nobody
@@ -132,13 +133,13 @@ class MigrationTarget:
 
     def announce(self, vm_id: str) -> None:
         """The hypervisor says that this VM is about to migrate to this host."""
-        now = clock.boottime()
+        now = self._loop.now()
         self._announced = {known: until for known, until in self._announced.items() if until > now}
         self._announced[vm_id] = now + self._settings().pending
 
     def is_announced(self, vm_id: str) -> bool:
         """Whether the start that comes now is that migration's; an announcement counts for one start alone."""
-        return self._announced.pop(vm_id, 0.0) > clock.boottime()
+        return self._announced.pop(vm_id, 0.0) > self._loop.now()
 
     # -- following --------------------------------------------------------------------------------------------------
 
@@ -148,7 +149,7 @@ class MigrationTarget:
             return
         self._followed[vm.id] = vm
         log.info("%s: comes in from %s, which has its disks", vm.title, vm.incoming)
-        arrival = _Arrival(vm)
+        arrival = _Arrival(vm, self._loop.now())
         if any(file.guard.is_reserved for file in vm.files):
             self._command_lines.ask(Lane.NAMED, vm.pid, functools.partial(self._judge, vm))
         self._look(arrival)
@@ -177,7 +178,7 @@ class MigrationTarget:
             if self._followed.get(vm.id) is vm:
                 del self._followed[vm.id]
             return
-        now = clock.boottime()
+        now = self._loop.now()
         passed, arrival.looked = now - arrival.looked, now
         if not arrival.runs and self._runs(arrival):
             arrival.runs = arrival.taking = True
@@ -225,7 +226,7 @@ class MigrationTarget:
         self._threads.run(
             file.key[0],
             f"lock {file.path}, which comes in",
-            lambda: _lock(fd, file),
+            lambda: _lock(fd, file, self._loop.now),
             lambda granted: self._taken(arrival, file, granted),
         )
 
@@ -275,7 +276,7 @@ class MigrationTarget:
         """
         self._tell(vm)
         why = "it was announced as a migration and starts anew"
-        self._feed(StartRefused(clock.boottime(), vm.id, why))
+        self._feed(StartRefused(self._loop.now(), vm.id, why))
 
     def _overdue(self, vm: GuardedVm, how: str) -> None:
         source, vm.incoming = vm.incoming or ANOTHER_HOST, ""
@@ -288,10 +289,10 @@ class MigrationTarget:
         self._registry.save(vm)
 
 
-def _lock(fd: int, file: GuardedFile) -> float | bool:
+def _lock(fd: int, file: GuardedFile, now: Callable[[], float]) -> float | bool:
     """In a worker, on a descriptor of its own. When the request was sent that got the lock; else whether somebody has
     it for writing."""
-    sent = clock.boottime()
+    sent = now()
     try:
         for piece in file.pieces:
             ofd.lock(fd, file.path, ofd.WRITE, piece)

@@ -12,7 +12,6 @@ import logging
 import os
 
 from vmguard.adapters.hypervisor import Hypervisor
-from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import State
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Loop
@@ -56,4 +55,4 @@ class StartTasks:
         os.close(worker)
         if vm.state is State.CLAIMED:
             log.info("%s: the task that started it has ended", vm.title)
-            vm.deadline = clock.boottime() + _AFTERWARDS_S
+            vm.deadline = self._loop.now() + _AFTERWARDS_S

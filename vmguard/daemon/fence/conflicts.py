@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.retry import RetryAt, RetryNever
@@ -33,17 +32,19 @@ class Conflicts:
         policy: Callable[[GuardedVm], Policy],
         tell: Callable[[GuardedVm], None],
         feed: Callable[[Event], None],
+        now: Callable[[], float],
     ) -> None:
         """``tell``: have the watchdog look at a VM now. ``feed``: have it take in an event."""
         self._registry = registry
         self._policy = policy
         self._tell = tell
         self._feed = feed
+        self._now = now
 
     def meet(self, vm: GuardedVm, file: GuardedFile, rival: RivalLock) -> None:
         """Take in that the exclusive lock of a file that the VM writes to belongs to somebody else."""
         if vm.state is State.INCOMING:
-            file.guard.retry_when(RetryAt(clock.boottime() + _INCOMING_RETRY_S))
+            file.guard.retry_when(RetryAt(self._now() + _INCOMING_RETRY_S))
             return
         if self._policy(vm).on_conflict is OnConflict.IGNORE:
             return
@@ -55,7 +56,7 @@ class Conflicts:
             file.guard.retry_when(RetryNever())
         self._registry.save(vm)
         self._tell(vm)
-        self._feed(RivalMet(clock.boottime(), vm.id, Rival(file.path, name)))
+        self._feed(RivalMet(self._now(), vm.id, Rival(file.path, name)))
 
     def hold(self, vm: GuardedVm, why: str) -> None:
         """Persist that only a person lets the VM go on, and take no lock for it meanwhile.

@@ -16,7 +16,7 @@ from typing import Any
 from vmguard import faults
 from vmguard.adapters import hypervisors
 from vmguard.adapters.hypervisor import RunDirs
-from vmguard.adapters.linux import clock, mounts, statefile
+from vmguard.adapters.linux import mounts, statefile
 from vmguard.adapters.linux.hardware_watchdog import HardwareWatchdog
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.watchdog.events import Cause, Level, Report
@@ -78,7 +78,7 @@ class Fencer:
         if known is not None and known.vm is vm:
             return
         fence = FenceProgress(
-            vm.id, vm.name, vm.uuid, vm.hypervisor, why, policy, vm.pid, vm, cause=cause, began=clock.boottime()
+            vm.id, vm.name, vm.uuid, vm.hypervisor, why, policy, vm.pid, vm, cause=cause, began=self._loop.now()
         )
         fence.mounts = set(_mounts(vm))
         self.fences[vm.id] = fence
@@ -102,7 +102,7 @@ class Fencer:
                 statefile.remove(path)
                 continue
             if self._registry.get(fence.id) is None:
-                fence.began = clock.boottime()
+                fence.began = self._loop.now()
                 self.fences[fence.id] = fence
                 self._say(fence, Level.WARNING, "fence.resumed", "the fence that was begun is taken up again")
                 self._advance(fence)
@@ -129,7 +129,7 @@ class Fencer:
             self._copy(fence)  # local and quick; what fails is tried again on its rung
         while True:
             seen = evidence(fence, self._others(fence), self._deps.run_dirs())
-            step = next_rung(seen, fence.since, clock.boottime(), self._deps.spans, fence.policy)
+            step = next_rung(seen, fence.since, self._loop.now(), self._deps.spans, fence.policy)
             before = fence.rung
             self._tell(fence, step)
             for reached in _between(before, step.rung):
@@ -215,7 +215,7 @@ class Fencer:
 
     def _cut(self, fence: FenceProgress) -> None:
         """Again and again: what the client sends after one cut waits for the next."""
-        vm, now = fence.vm, clock.boottime()
+        vm, now = fence.vm, self._loop.now()
         if vm is None or fence.busy or now < fence.again:
             return
         points = _mounts(vm)
@@ -226,7 +226,7 @@ class Fencer:
 
     def _clean_up(self, fence: FenceProgress) -> None:
         """What the hypervisor does at the end of a VM, where it has not noticed it."""
-        now = clock.boottime()
+        now = self._loop.now()
         if fence.busy or now < max(fence.again, fence.since[Rung.CLEAN_UP] + _NOTICES):
             return
         fence.again = now + _START_AGAIN
@@ -240,7 +240,7 @@ class Fencer:
 
     def _start_again(self, fence: FenceProgress) -> None:
         """An ordinary start: the hook claims the disks, or refuses."""
-        now = clock.boottime()
+        now = self._loop.now()
         if fence.busy or now < fence.again:
             return
         if runs_again(fence, self._deps.run_dirs()):
@@ -294,7 +294,7 @@ class Fencer:
 
     def _say(self, fence: FenceProgress, level: Level, code: str, text: str) -> None:
         fields = {"vm": fence.id, "name": fence.name, "uuid": fence.uuid, "evidence": fence.evidence}
-        fields["since_begin"] = f"{clock.boottime() - fence.began:.3f}"
+        fields["since_begin"] = f"{self._loop.now() - fence.began:.3f}"
         self._deps.report(Report(level, code, f"{fence.title}: fence: {text}", fields))
 
     def _save(self, fence: FenceProgress) -> None:

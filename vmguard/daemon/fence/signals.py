@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable
 
 from vmguard import faults
-from vmguard.adapters.linux import clock, pidfd, proc
+from vmguard.adapters.linux import pidfd, proc
 from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
@@ -56,7 +56,7 @@ class Signals:
         faults.point("freeze-saved")
         self._stop(vm)
         faults.point("freeze-sent")
-        self._prove(vm, done, clock.boottime() + _PROOF_S)
+        self._prove(vm, done, self._loop.now() + _PROOF_S)
         self._hold(vm)
 
     def thaw(self, vm: GuardedVm, done: Done) -> None:
@@ -103,7 +103,7 @@ class Signals:
         moving = next((text for process in vm.processes if (text := _moving(process))), "")
         if not moving:
             done("")
-        elif clock.boottime() >= deadline:
+        elif self._loop.now() >= deadline:
             done(moving)
         else:
             self._loop.call_in(_LOOK_S, functools.partial(self._prove, vm, done, deadline))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vmguard import faults
-from vmguard.adapters.linux import clock, mounts, ofd, pidfd, proc, systemd
+from vmguard.adapters.linux import mounts, ofd, pidfd, proc, systemd
 from vmguard.adapters.linux.proc import Key, OpenFile
 from vmguard.core.locks.pin import Side, Step, Verb, move
 from vmguard.core.locks.plan import EXCLUSIVE
@@ -89,7 +89,7 @@ class Outcome:
     granted: float | None = None
 
 
-def carry_out(order: Order) -> Outcome:
+def carry_out(order: Order, now: Callable[[], float]) -> Outcome:
     """Carry an order out, in a worker. The source stays open; after a conflict it holds what it held before.
 
     Raises OSError when a lock call fails for another reason than a conflict.
@@ -107,7 +107,7 @@ def carry_out(order: Order) -> Outcome:
     faults.point("pin-copied")
     if order.yields and ofd.conflict(copy, ofd.READ, RESERVATION) is not None:
         return _leave(order, copy)
-    granted = None if order.satisfied else clock.boottime()
+    granted = None if order.satisfied else now()
     try:
         if not order.satisfied:
             _take(order, copy, move(order.source_mode, order.mode, order.pieces))

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable
 
 from vmguard import faults
-from vmguard.adapters.linux import clock, systemd
+from vmguard.adapters.linux import systemd
 from vmguard.adapters.linux.proc import Key, OpenFile
 from vmguard.core.locks.claim_states import LIVING
 from vmguard.core.locks.guard_states import GuardState, Origin, Pin
@@ -63,6 +63,8 @@ class Pinner:
         interval: float,
         on_conflict: Callable[[GuardedVm, GuardedFile, RivalLock], None],
         on_pinned: Callable[[GuardedVm, GuardedFile], None],
+        tables: MountTables,
+        fds_of: Callable[[int], ProcessFds],
     ) -> None:
         """``pieces_of``: the ranges that are locked, by hypervisor. ``on_conflict``: told when somebody else has the
         lock of a file that a VM writes to. ``on_pinned``: told of each new pin."""
@@ -75,7 +77,8 @@ class Pinner:
         self._bursts = ScanBursts(loop, self.reconcile, self._peek)
         self.periodic_scan = PeriodicScan(loop, registry, self._glance, interval)
         self.fd_copies = FdCopies(threads, registry, self._look_at_all)
-        self.tables = MountTables()
+        self.tables = tables
+        self.fds_of = fds_of
         self.pieces_of = pieces_of
         self.on_conflict = on_conflict
         self.on_pinned = on_pinned
@@ -119,7 +122,7 @@ class Pinner:
     def _peek(self, vm: GuardedVm) -> bool:
         """Scan a VM cheaply, and fully if anything changed. Return whether a full scan ran."""
         state = self._scan_states.get(vm.id)
-        if state is not None and state.nothing_new(len(vm.processes)):
+        if state is not None and state.nothing_new(len(vm.processes), self._loop.now()):
             return False
         self.reconcile(vm)
         return True
@@ -156,7 +159,7 @@ class Pinner:
         state = self._scan_state(vm)
         state.settling.only(open_now.keys())
         self._look_for_closed(vm, [file for key, file in known.items() if key not in open_now], list(known.values()))
-        now = clock.boottime()
+        now = self._loop.now()
         state.due = now if state.moving else self._next_full_scan(vm, open_now, now)
 
     def _look_for_closed(self, vm: GuardedVm, missed: list[GuardedFile], known: list[GuardedFile]) -> None:
@@ -185,7 +188,7 @@ class Pinner:
         """Return whether an unannounced file has been open in the same way for a moment, or has our lock already."""
         if any(description.holds_some(self.pieces_of(vm.hypervisor)) for description in descriptions(users)):
             return True
-        steady = self._scan_state(vm).settling.steady(key, users)
+        steady = self._scan_state(vm).settling.steady(key, users, self._loop.now())
         if steady is None:
             self._loop.call_in(STEADY, functools.partial(self.reconcile, vm))
         return bool(steady)
@@ -215,7 +218,7 @@ class Pinner:
         for process in vm.processes:
             if process.pid not in fds_by_pid:
                 try:
-                    fds_by_pid[process.pid] = ProcessFds(process.pid)
+                    fds_by_pid[process.pid] = self.fds_of(process.pid)
                 except OSError:
                     continue
         return [(process, fds_by_pid[process.pid]) for process in vm.processes if process.pid in fds_by_pid]
@@ -242,7 +245,7 @@ class Pinner:
         wanted = wish(found, file.pieces, shareable)
         if wanted is None or file.key in self._scan_state(vm).moving:
             return
-        match next_step(file.guard, file.mode, wanted, self._keeps(vm, file), clock.boottime()):
+        match next_step(file.guard, file.mode, wanted, self._keeps(vm, file), self._loop.now()):
             case PinStep.WATCH:
                 self._open_events.add(vm, file)  # if it is not watched already
             case PinStep.DROP_COPY:
@@ -254,7 +257,9 @@ class Pinner:
 
     def _keeps(self, vm: GuardedVm, file: GuardedFile) -> bool:
         """Return whether a copy of the file's pinned description shall stay with us."""
-        calm = self._scan_state(vm).settling.grown_up(file.key) and not self._scan_state(vm).image_locks
+        calm = (
+            self._scan_state(vm).settling.grown_up(file.key, self._loop.now()) and not self._scan_state(vm).image_locks
+        )
         return calm or self.fd_copies.wants(vm, file)
 
     def _order(self, vm: GuardedVm, file: GuardedFile, wanted: Wish) -> None:
@@ -279,7 +284,7 @@ class Pinner:
         self._threads.run(
             file.key[0],
             f"pin {file.path}",
-            functools.partial(carry_out, order),
+            functools.partial(carry_out, order, self._loop.now),
             functools.partial(self._moved, vm, file, wanted),
         )
 
@@ -324,7 +329,7 @@ class Pinner:
 
     def _not_pinned(self, vm: GuardedVm, file: GuardedFile, why: str) -> None:
         """Retry later; log and persist the reason when it is a new one."""
-        if file.guard.not_pinned(why, clock.boottime() + _RETRY_S):
+        if file.guard.not_pinned(why, self._loop.now() + _RETRY_S):
             log.warning("%s: %s is not pinned: %s", vm.title, file.path, why)
             self._registry.save(vm)
 

@@ -20,7 +20,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from vmguard.adapters.linux import clock, may_block, proc
+from vmguard.adapters.linux import proc
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.daemon.runtime.loop import Loop
 
@@ -53,16 +53,16 @@ _Key = tuple[Lane, int, int]
 class _Read:
     __slots__ = ("key", "listeners", "since")
 
-    def __init__(self, key: _Key) -> None:
+    def __init__(self, key: _Key, since: float) -> None:
         self.key = key
-        self.since = clock.boottime()
+        self.since = since
         self.listeners: list[Told] = []
 
 
 class CommandLines:
     """All reads that are under way; for the loop's thread alone."""
 
-    def __init__(self, loop: Loop, read: Callable[[int], CommandLine | None] = may_block.command_line) -> None:
+    def __init__(self, loop: Loop, read: Callable[[int], CommandLine | None]) -> None:
         self._loop = loop
         self._read = read
         self._reads: dict[_Key, _Read] = {}
@@ -83,7 +83,7 @@ class CommandLines:
         if known is not None:
             known.listeners.append(told)
             return
-        read = self._reads[key] = _Read(key)
+        read = self._reads[key] = _Read(key, self._loop.now())
         read.listeners.append(told)
         self._waiting[lane] += 1
         self._queues[lane].put(read)
@@ -96,7 +96,7 @@ class CommandLines:
     def hangs(self, lane: Lane, pid: int) -> bool:
         """Return whether that process does not tell its arguments."""
         read = self._reads.get((lane, pid, proc.started(pid)))
-        return read is not None and clock.boottime() - read.since > HANGS_S
+        return read is not None and self._loop.now() - read.since > HANGS_S
 
     def _start_threads(self, lane: Lane) -> None:
         while self._threads[lane] < min(self._waiting[lane], _THREADS_PER_LANE):

@@ -45,7 +45,9 @@ class Timer:
 class Loop:
     """Runs until ``stop`` is called. Only ``call_from_thread`` may be used by other threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = clock.boottime) -> None:
+        """``now``: the clock of all deadlines, in seconds."""
+        self._now = now
         self._selector = selectors.DefaultSelector()
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
@@ -58,6 +60,10 @@ class Loop:
     def wake_fd(self) -> int:
         """For signal.set_wakeup_fd: a byte here makes the loop look around."""
         return self._wake_write
+
+    def now(self) -> float:
+        """Return the time on the clock of the deadlines; any thread may ask."""
+        return self._now()
 
     def watch(self, fd: int, callback: Callback) -> None:
         """Call back whenever the descriptor is readable."""
@@ -73,7 +79,7 @@ class Loop:
         return timer
 
     def call_in(self, seconds: float, callback: Callback) -> Timer:
-        return self.call_at(clock.boottime() + seconds, callback)
+        return self.call_at(self._now() + seconds, callback)
 
     def call_from_thread(self, callback: Callback) -> None:
         self._from_threads.append(callback)
@@ -95,7 +101,7 @@ class Loop:
         for key, _ in self._selector.select(self._sleep()):
             if key.fd in self._selector.get_map():
                 self._guarded(key.data)
-        while self._timers and self._timers[0][0] <= clock.boottime():
+        while self._timers and self._timers[0][0] <= self._now():
             self._guarded(heapq.heappop(self._timers)[2].fire)
         while self._from_threads:
             self._guarded(self._from_threads.popleft())
@@ -110,7 +116,7 @@ class Loop:
             return 0.0
         if not self._timers:
             return TICK
-        return min(TICK, max(0.0, self._timers[0][0] - clock.boottime()))
+        return min(TICK, max(0.0, self._timers[0][0] - self._now()))
 
     def _drain_wakes(self) -> None:
         try:

@@ -11,7 +11,6 @@ import queue
 import threading
 from collections.abc import Callable
 
-from vmguard.adapters.linux import clock
 from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.workers")
@@ -47,12 +46,12 @@ class StorageThread:
     def busy(self) -> tuple[str, float] | None:
         """The job under way and for how many seconds; None when idle."""
         now = self._busy
-        return None if now is None else (now[0], clock.boottime() - now[1])
+        return None if now is None else (now[0], self._loop.now() - now[1])
 
     def _run(self) -> None:
         while True:
             job = self._jobs.get()
-            self._busy = (job.name, clock.boottime())
+            self._busy = (job.name, self._loop.now())
             result: object
             try:
                 result = job.work()

@@ -9,7 +9,6 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vmguard.adapters.linux import clock
 from vmguard.adapters.linux.spawn import ended, python, spawn
 from vmguard.daemon.runtime.loop import Loop
 
@@ -46,13 +45,13 @@ def start(
         raise
     finally:
         os.close(says)
-    _follow(loop, pid, said, done, clock.boottime() + seconds, _FIRST_LOOK)
+    _follow(loop, pid, said, done, loop.now() + seconds, _FIRST_LOOK)
 
 
 def _follow(loop: Loop, pid: int, said: int, done: Done, deadline: float, pause: float) -> None:
     status = ended(pid)
     if status is None:
-        if clock.boottime() >= deadline:
+        if loop.now() >= deadline:
             os.kill(pid, signal.SIGKILL)
             deadline = float("inf")
         again = min(2 * pause, _LAST_LOOK)

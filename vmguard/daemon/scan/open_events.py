@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable
 
-from vmguard.adapters.linux import clock, inotify, proc
+from vmguard.adapters.linux import inotify, proc
 from vmguard.adapters.linux.proc import Key
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
@@ -35,6 +35,7 @@ class OpenEvents:
         living: Callable[[GuardedVm], bool],
     ) -> None:
         """``opened`` gets a VM's id; ``missed``: the kernel has lost events; ``living``: may a watch still come."""
+        self._loop = loop
         self._threads = threads
         self._opened = opened
         self._missed = missed
@@ -53,7 +54,7 @@ class OpenEvents:
         Where we keep no copy it is the process's own: without a copy the lock ends with that descriptor, and must be on
         the next one at once.
         """
-        known, now = (vm.id, file.key), clock.boottime()
+        known, now = (vm.id, file.key), self._loop.now()
         if self.watches(vm, file) or now < self._not_before.get(known, 0.0):
             return
         descriptor, pin = file.guard.descriptor, file.guard.pin
@@ -86,7 +87,7 @@ class OpenEvents:
             elif not self._users.get(watch):
                 self._inotify.remove(watch)
         elif self._living(vm):
-            self._not_before[vm.id, file.key] = clock.boottime() + _AGAIN
+            self._not_before[vm.id, file.key] = self._loop.now() + _AGAIN
             if not self._blind:
                 log.warning("%s: the kernel does not tell who opens %s (%s)", vm.title, file.path, result)
             self._blind = True

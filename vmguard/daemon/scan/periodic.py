@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable
 
-from vmguard.adapters.linux import clock
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
@@ -40,33 +39,42 @@ class PeriodicScan:
     """Looks at one VM after the other, for ever."""
 
     def __init__(
-        self, loop: Loop, registry: Registry, look: Callable[[GuardedVm, float], None], shortest: float
+        self,
+        loop: Loop,
+        registry: Registry,
+        scan: Callable[[GuardedVm, float], None],
+        shortest_s: float,
+        cpu_time: Callable[[], float] = time.thread_time,
     ) -> None:
-        """``look`` gets a VM and the time of CLOCK_BOOTTIME; a round never takes less than ``shortest`` seconds."""
+        """``scan`` gets a VM and the loop's time. A pass over all VMs never takes less than ``shortest_s`` seconds.
+
+        ``cpu_time``: the seconds of CPU time that this thread has used.
+        """
         self._loop = loop
         self._registry = registry
-        self._look = look
-        self._shortest = shortest
+        self._scan = scan
+        self._shortest_s = shortest_s
+        self._cpu_time = cpu_time
         self._left: list[GuardedVm] = []
         self._share = 1
         #: what this round has cost so far
         self._cost = 0.0
-        self.interval = shortest
+        self.interval = shortest_s
         self._told = LATEST
 
     def start(self) -> None:
         if not self._left:
             self._begin()
-        now, before = clock.boottime(), time.thread_time()
+        now, before = self._loop.now(), self._cpu_time()
         try:
             for _ in range(min(self._share, len(self._left))):
-                self._look(self._left.pop(), now)
+                self._scan(self._left.pop(), now)
         finally:  # whatever fails for one VM, the others are looked at
-            self._cost += time.thread_time() - before
+            self._cost += self._cpu_time() - before
             self._loop.call_at(now + self.interval / _SLICES, self.start)
 
     def _begin(self) -> None:
-        self.interval = pace(self._cost, self._shortest)
+        self.interval = pace(self._cost, self._shortest_s)
         if self.interval > _ANOTHER * self._told:
             self._told = self.interval
             log.warning(

@@ -17,6 +17,8 @@ description: /proc keeps the inode of a number, with its times, as long as someb
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from vmguard.adapters.linux import clock, mounts, proc
 from vmguard.adapters.linux.proc import FdFolder, FdInfo, Key, OpenFile
 from vmguard.core.locks.pin import Description
@@ -29,10 +31,19 @@ _NO_IMAGES = ("/dev/", "/proc/", "/sys/", "/memfd:", "/anon_hugepage", "/[")
 _FRESH = 1.0
 
 
+def nfs_devices() -> frozenset[int]:
+    """Return the devices of this host's NFS mounts."""
+    return frozenset(mount.device for mount in mounts.mounts() if mount.is_nfs)
+
+
 class MountTables:
     """From mount id to device, by mount namespace: read once for all processes that share one."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, now: Callable[[], float] = clock.boottime, nfs_devices: Callable[[], frozenset[int]] = nfs_devices
+    ) -> None:
+        self._now = now
+        self._nfs_devices = nfs_devices
         self._tables: dict[str, tuple[float, dict[int, int]]] = {}
         self._shares: frozenset[int] = frozenset()
         self._shares_until = 0.0
@@ -40,7 +51,7 @@ class MountTables:
     def key(self, pid: int, info: FdInfo) -> Key:
         """Raises OSError when the process is gone."""
         namespace = proc.mount_namespace(pid)
-        now = clock.boottime()
+        now = self._now()
         until, table = self._tables.get(namespace, (0.0, {}))
         if now >= until or info.mount_id not in table:
             if len(self._tables) > 64:
@@ -51,9 +62,9 @@ class MountTables:
 
     def shares(self) -> frozenset[int]:
         """The devices that are NFS mounts of this host."""
-        now = clock.boottime()
+        now = self._now()
         if now >= self._shares_until:
-            self._shares = frozenset(mount.device for mount in mounts.mounts() if mount.is_nfs)
+            self._shares = self._nfs_devices()
             self._shares_until = now + _FRESH
         return self._shares
 
@@ -63,9 +74,9 @@ class ProcessFds:
 
     __slots__ = ("_count", "_folder", "_links", "forbidden", "pid")
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, open_folder: Callable[[int], FdFolder] = FdFolder) -> None:
         self.pid = pid
-        self._folder = FdFolder(pid)
+        self._folder = open_folder(pid)
         self._count = -1
         self._links: list[tuple[str, str]] = []
         #: the kernel does not let us see what it has open

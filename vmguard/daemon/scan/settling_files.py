@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from vmguard.adapters.linux import clock
 from vmguard.adapters.linux.proc import Key, OpenFile
 
 #: seconds for which such a file must be open in the same way before it is pinned
@@ -31,9 +30,8 @@ class SettlingFiles:
         #: until when no copy of them is kept
         self._young: dict[Key, float] = {}
 
-    def steady(self, key: Key, users: list[OpenFile]) -> bool | None:
+    def steady(self, key: Key, users: list[OpenFile], now: float) -> bool | None:
         """Whether it has been open in the same way for long enough; None when it was just seen to change."""
-        now = clock.boottime()
         how = frozenset((user.pid, user.fd, user.info.writable) for user in users)
         before, since = self._fresh.get(key, (None, now))
         if before != how:
@@ -45,9 +43,9 @@ class SettlingFiles:
         self._young[key] = now + _YOUNG
         return True
 
-    def grown_up(self, key: Key) -> bool:
+    def grown_up(self, key: Key, now: float) -> bool:
         """Whether a copy of its description may be kept."""
-        if clock.boottime() < self._young.get(key, 0.0):
+        if now < self._young.get(key, 0.0):
             return False
         self._young.pop(key, None)
         return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vmguard.adapters.linux import clock
 from vmguard.adapters.linux.proc import Key
 from vmguard.daemon.scan.process_fds import ProcessFds
 from vmguard.daemon.scan.settling_files import SettlingFiles
@@ -21,7 +20,7 @@ class VmScanState:
     #: CLOCK_BOOTTIME seconds at which a full look is due, whatever the cheap ones say
     due: float = 0.0
 
-    def nothing_new(self, processes: int) -> bool:
+    def nothing_new(self, processes: int, now: float) -> bool:
         """The cheap look: the VM still has so many processes, and each of them the same descriptors."""
-        known = clock.boottime() < self.due and len(self.fds_by_pid) == processes
+        known = now < self.due and len(self.fds_by_pid) == processes
         return known and not any(fds.changed() for fds in self.fds_by_pid.values())

@@ -10,7 +10,6 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-from vmguard.adapters.linux import clock
 from vmguard.core.watchdog.events import Effect, Event, Tick
 from vmguard.core.watchdog.machine import Watch
 from vmguard.daemon.runtime.loop import Loop, Timer
@@ -38,7 +37,7 @@ class Driver:
     def start(self) -> None:
         """Begin to tick."""
         self._due = math.inf
-        self.feed(Tick(clock.boottime()))
+        self.feed(Tick(self._loop.now()))
 
     def feed(self, event: Event) -> None:
         """Take an event in and do all that follows from it, in its order."""
@@ -63,7 +62,7 @@ class Driver:
 
     def _plan(self) -> None:
         """Set the next tick, no later than the watchdog wants it: each event may bring that time forward."""
-        now = clock.boottime()
+        now = self._loop.now()
         when = min(max(self._watch.wake_at(), now + _SHORTEST_PAUSE_S), now + _LONGEST_PAUSE_S)
         if when < self._due:
             self._timer.cancel()

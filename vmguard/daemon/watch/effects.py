@@ -7,7 +7,6 @@ import functools
 from collections.abc import Callable
 from typing import assert_never
 
-from vmguard.adapters.linux import clock
 from vmguard.core.watchdog.events import (
     Act,
     Acted,
@@ -49,6 +48,7 @@ class Effects:
         fencer: Fencer,
         conflicts: Conflicts,
         pinner: Pinner,
+        now: Callable[[], float],
     ) -> None:
         """``feed``: where the answers go. ``policy``: the admin's choices for a VM."""
         self._registry = registry
@@ -61,6 +61,7 @@ class Effects:
         self._fencer = fencer
         self._conflicts = conflicts
         self._pinner = pinner
+        self._now = now
 
     def carry_out(self, effect: Effect) -> None:
         """Carry out one effect; an effect on a VM that is gone by now is dropped."""
@@ -95,12 +96,12 @@ class Effects:
 
     def _frozen(self, vm: GuardedVm, problem: str) -> None:
         self._guest_clocks.frozen(vm)
-        self._feed(Acted(clock.boottime(), vm.id, Act.FREEZE, not problem, problem))
+        self._feed(Acted(self._now(), vm.id, Act.FREEZE, not problem, problem))
 
     def _thawed(self, vm: GuardedVm, problem: str) -> None:
         if not problem:
             self._guest_clocks.thawed(vm, self._policy(vm).set_clock)
-        self._feed(Acted(clock.boottime(), vm.id, Act.THAW, not problem, problem))
+        self._feed(Acted(self._now(), vm.id, Act.THAW, not problem, problem))
 
     def _fence(self, vm: GuardedVm, effect: Fence) -> None:
         policy = self._policy(vm)

@@ -6,7 +6,6 @@ import functools
 import logging
 from collections import deque
 
-from vmguard.adapters.linux import clock
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
@@ -29,12 +28,12 @@ class GuestClocks:
         self._busy = False
 
     def frozen(self, vm: GuardedVm) -> None:
-        self._still.setdefault(vm.id, clock.boottime())
+        self._still.setdefault(vm.id, self._loop.now())
 
     def thawed(self, vm: GuardedVm, wanted: bool) -> None:
         """It goes on. A daemon that was started meanwhile does not know since when it stood still: long enough."""
         since = self._still.pop(vm.id, 0.0)
-        if wanted and clock.boottime() - since >= _WORTH_IT:
+        if wanted and self._loop.now() - since >= _WORTH_IT:
             self._waiting.append(vm)
             self._next()
 

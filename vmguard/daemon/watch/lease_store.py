@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from vmguard.adapters.linux import clock, host_identity, statefile
 
@@ -23,12 +23,13 @@ _TAKEN_UP = 60.0
 class LeaseStore:
     """The file. Times are seconds of CLOCK_BOOTTIME, so they count in one boot only."""
 
-    def __init__(self, run_dir: str) -> None:
+    def __init__(self, run_dir: str, now: Callable[[], float] = clock.boottime) -> None:
+        self._now = now
         self._path = os.path.join(run_dir, FILE)
         self._boot = host_identity.boot_id()
         self._kept: dict[str, float] | None = None
         self._before = self._read()
-        self._until = clock.boottime() + _TAKEN_UP
+        self._until = self._now() + _TAKEN_UP
 
     def before(self, point: str, device: int) -> float | None:
         """What a daemon before this one knew of a mount; None when it knew nothing of this very mount."""
@@ -52,7 +53,7 @@ class LeaseStore:
 
     def _forget(self) -> None:
         """A mount whose locks ended with the daemon before this one, and that comes into use later, begins afresh."""
-        if clock.boottime() >= self._until:
+        if self._now() >= self._until:
             self._before = {}
 
     def _read(self) -> dict[str, float]:

@@ -24,14 +24,15 @@ LONGEST = 7 * 86400.0
 class MaintenanceMode:
     """The watchdog's switch."""
 
-    def __init__(self, run_dir: str, feed: Callable[[Event], None]) -> None:
+    def __init__(self, run_dir: str, feed: Callable[[Event], None], now: Callable[[], float] = clock.boottime) -> None:
+        self._now = now
         self._path = os.path.join(run_dir, FILE)
         self._feed = feed
         self._state: dict[str, Any] = {}
 
     def disarm(self, seconds: float, reason: str, by: str) -> bool:
         """Whether it would survive a restart of the daemon, too (it does unless /run is full)."""
-        now = clock.boottime()
+        now = self._now()
         self._state = {
             "until": now + seconds,
             "boot": host_identity.boot_id(),
@@ -51,12 +52,12 @@ class MaintenanceMode:
     def arm(self, by: str) -> None:
         self._state = {}
         statefile.remove(self._path)
-        self._feed(Arm(clock.boottime(), f"by {by}"))
+        self._feed(Arm(self._now(), f"by {by}"))
 
     def resume(self) -> None:
         """Take up what was in force before a restart of the daemon."""
         state = statefile.read(self._path) or {}
-        now = clock.boottime()
+        now = self._now()
         try:
             until = float(state["until"])
             reason, by = str(state["reason"]), str(state["by"])
@@ -70,7 +71,7 @@ class MaintenanceMode:
 
     def as_json(self) -> dict[str, Any] | None:
         """None while the watchdog is armed."""
-        left = float(self._state.get("until", 0.0)) - clock.boottime()
+        left = float(self._state.get("until", 0.0)) - self._now()
         if left <= 0:
             return None
         return {"seconds": round(left, 1), **{name: self._state[name] for name in ("since", "reason", "by")}}

@@ -85,7 +85,7 @@ class Observer:
 
     def look(self) -> None:
         """Compare mounts and VMs with what the watchdog was told of them."""
-        now = clock.boottime()
+        now = self._loop.now()
         statistics = self._table.statistics()
         all_of_them = self._look_at_mounts(statistics)
         self._tell_leases(statistics, now)
@@ -103,19 +103,19 @@ class Observer:
         """Tell the watchdog now what has changed about a VM: what comes next needs to be judged at once."""
         statistics = self._table.statistics()
         self._look_at_mounts(statistics)
-        self._look_at(vm, statistics, clock.boottime())
+        self._look_at(vm, statistics, self._loop.now())
 
     def gone(self, vm_id: str) -> None:
         """Tell that a VM's locks are let go of."""
         if self._told.pop(vm_id, None) is not None:
-            self._feed(VmGone(clock.boottime(), vm_id))
+            self._feed(VmGone(self._loop.now(), vm_id))
 
     def io_error(self, vm: GuardedVm) -> None:
         """Have a VM's locks probed because QEMU could not read or write: lost lock or broken disk, nobody knows yet."""
         if vm.id in self._watch.vms:
             for lock in self._watch.vms[vm.id].info.locks:
                 text = "QEMU reported an I/O error"
-                self._feed(Hint(clock.boottime(), lock.mount, HintKind.OTHER, text, lock.id))
+                self._feed(Hint(self._loop.now(), lock.mount, HintKind.OTHER, text, lock.id))
 
     def mount_of(self, device: int) -> Mount | None:
         """Return the NFSv4 mount of a device."""
@@ -208,7 +208,7 @@ class Observer:
         self._loop.call_in(_LOOK_S, self._look_again)
         ahead = self._boot_ahead()
         if ahead - self._ahead > _SUSPENDED_S:
-            self._feed(WokeUp(clock.boottime(), ahead - self._ahead, "the host was suspended"))
+            self._feed(WokeUp(self._loop.now(), ahead - self._ahead, "the host was suspended"))
         self._ahead = ahead
         self.look()
         self.keep_leases()
@@ -216,7 +216,7 @@ class Observer:
     def _kernel_says(self, lines: list[str]) -> None:
         for line in lines:
             for point in self._concerned(line):
-                self._feed(Hint(clock.boottime(), point, HintKind.KERNEL_LOG, line))
+                self._feed(Hint(self._loop.now(), point, HintKind.KERNEL_LOG, line))
 
     def _concerned(self, line: str) -> list[str]:
         """Return the mounts of the server that a line names (``NFS: SERVER: lost 2 locks``); all if it names none."""

@@ -13,7 +13,6 @@ import queue
 import threading
 from collections.abc import Callable
 
-from vmguard.adapters.linux import clock
 from vmguard.adapters.storage import lock_probe
 from vmguard.adapters.storage.fencing_token import read_token
 from vmguard.core.watchdog.events import Answer, Ask
@@ -72,17 +71,17 @@ class ProbeThreads:
 
     def refuse(self, ask: Ask, mount: str, problem: str) -> None:
         """Answer a question that cannot be asked."""
-        now = clock.boottime()
+        now = self._loop.now()
         answer = Answer(now, mount, ask.lock, ask.serial, now, problem)
         self._loop.call_from_thread(lambda: self._answered(answer))
 
     def _run(self, waiting: queue.SimpleQueue[_Question]) -> None:
         while True:
             question = waiting.get()
-            sent = clock.boottime()
+            sent = self._loop.now()
             problem, from_server = lock_probe.ask_twice(question.fd, question.seek, question.mount)
             token = read_token(question.record) if question.record and not problem else None
-            now = clock.boottime()
+            now = self._loop.now()
             ask = question.ask
             answer = Answer(now, question.mount, ask.lock, ask.serial, sent, problem, from_server, token)
             os.close(question.fd)
