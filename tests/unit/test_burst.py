@@ -10,7 +10,7 @@ import pytest
 from tests.support.simulated_loop import SimulatedLoop
 from vmguard.core.locks.claim_states import State
 from vmguard.daemon.registry.guarded_vm import GuardedVm
-from vmguard.daemon.scan.burst import SCHEDULE, ScanBursts
+from vmguard.daemon.scan.burst import SCHEDULE_S, ScanBursts
 
 FULL, CHEAP = "full", "cheap"
 
@@ -45,7 +45,7 @@ def test_one_event(world: World) -> None:
     world.bursts.begin(vm("web"))
     world.pass_by(2.0)
     assert [how for _, how, _ in world.looks] == [FULL, *[CHEAP] * 6, FULL]
-    assert [when for when, _, _ in world.looks] == pytest.approx(SCHEDULE, abs=0.002)
+    assert [when for when, _, _ in world.looks] == pytest.approx(SCHEDULE_S, abs=0.002)
 
 
 def test_more_events_begin_the_second_anew_and_do_not_add_to_it(world: World) -> None:
@@ -68,5 +68,5 @@ def test_one_vm_does_not_cut_short_the_other_ones_and_a_forgotten_one_is_left_al
     world.pass_by(0.010)
     world.bursts.forget(vm("db"))
     world.pass_by(2.0)
-    assert [name for _, _, name in world.looks].count("web") == len(SCHEDULE)
+    assert [name for _, _, name in world.looks].count("web") == len(SCHEDULE_S)
     assert [when for when, _, name in world.looks if name == "db"] == pytest.approx([0.02, 0.025], abs=0.003)

@@ -43,7 +43,7 @@ def test_a_mount_that_comes_into_use_much_later_begins_afresh(tmp_path: Path) ->
     LeaseStore(str(tmp_path)).keep({NAS: 100.25})
     times = [1000.0]
     after = LeaseStore(str(tmp_path), lambda: times[-1])
-    times.append(1000.0 + 2 * lease_store._TAKEN_UP)
+    times.append(1000.0 + 2 * lease_store._TAKE_OVER_S)
     assert after.before(*NAS) is None
     after.keep(NEVER)
     assert json.loads((tmp_path / FILE).read_text())["confirmed"] == {}

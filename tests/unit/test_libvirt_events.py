@@ -35,8 +35,8 @@ class World:
         self.tells = -1
         self.over: Callable[[int], None] = lambda status: None
         monkeypatch.setattr(subprocesses, "start", self._start)
-        monkeypatch.setattr(libvirt_events, "_AGAIN", 0.01)
-        monkeypatch.setattr(libvirt_events, "_LOOK", 0.01)
+        monkeypatch.setattr(libvirt_events, "_RESTART_S", 0.01)
+        monkeypatch.setattr(libvirt_events, "_LIBVIRT_POLL_S", 0.01)
         looked, failed = self.looked, self.failed
         self.events = LibvirtEvents(
             self.loop, registry, lambda vm: looked.append(vm.id), lambda vm: failed.append(vm.id), lambda: self.wanted

@@ -10,8 +10,8 @@ from tests.support.simulated_loop import SimulatedLoop
 from vmguard.core.locks.claim_states import State
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
-from vmguard.daemon.scan.periodic import LATEST, PeriodicScan, pace
-from vmguard.daemon.scan.settling_files import STEADY
+from vmguard.daemon.scan.periodic import MAX_INTERVAL_S, PeriodicScan, pace
+from vmguard.daemon.scan.settling_files import STEADY_S
 
 #: seconds within which a file that nobody announced must be pinned (issue 3), and what the lock itself may take of them
 PROMISE, LOCKING = 2.0, 0.15
@@ -60,7 +60,7 @@ def test_every_vm_is_looked_at_soon_enough_for_the_promise(tmp_path: Path, vms: 
     world = World(tmp_path, vms, COST)
     world.run(30)
     assert len(world.looked) == vms
-    assert world.longest() + STEADY + LOCKING < PROMISE
+    assert world.longest() + STEADY_S + LOCKING < PROMISE
 
 
 def test_what_costs_little_is_done_more_often(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_vms_come_and_go_between_the_looks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("cost", "seconds"),
-    [(0.0, 1.0), (0.004, 1.0), (0.006, 1.2), (0.02, LATEST), (0.13, LATEST), (0.2, 2.0), (1.0, 10.0)],
+    [(0.0, 1.0), (0.004, 1.0), (0.006, 1.2), (0.02, MAX_INTERVAL_S), (0.13, MAX_INTERVAL_S), (0.2, 2.0), (1.0, 10.0)],
 )
 def test_the_pace(cost: float, seconds: float) -> None:
     assert pace(cost, 1.0) == pytest.approx(seconds)

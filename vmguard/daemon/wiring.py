@@ -14,7 +14,7 @@ from vmguard.adapters.linux import may_block
 from vmguard.adapters.linux.hardware_watchdog import HardwareWatchdog
 from vmguard.adapters.linux.mount_table import MountTable
 from vmguard.adapters.linux.proc import CommandLine
-from vmguard.config.settings import Config
+from vmguard.config.settings import Config, Unguarded
 from vmguard.core.locks.claim_states import State
 from vmguard.core.watchdog.machine import Watch
 from vmguard.daemon.adopt.adopter import Adopter
@@ -52,7 +52,7 @@ from vmguard.daemon.watch.maintenance_mode import MaintenanceMode
 from vmguard.daemon.watch.observer import Observer
 from vmguard.daemon.watch.probes import Probes
 
-#: between two slow rounds of the pinner
+#: shortest interval of the periodic scan
 _PIN_INTERVAL_S = 1.0
 
 
@@ -159,8 +159,12 @@ class Parts:
 
     @cached_property
     def unclaimed_qemus(self) -> UnclaimedQemus:
-        unguarded = lambda: self._config().unguarded  # noqa: E731
-        return UnclaimedQemus(self.loop, self.registry, self.lifecycle, self.pinner, self.command_lines, unguarded)
+        return UnclaimedQemus(
+            self.loop, self.registry, self.lifecycle, self.pinner, self.command_lines, self._unguarded
+        )
+
+    def _unguarded(self) -> Unguarded:
+        return self._config().unguarded
 
     @cached_property
     def libvirt_events(self) -> LibvirtEvents:
@@ -198,8 +202,10 @@ class Parts:
     @cached_property
     def probes(self) -> Probes:
         mount_of, fd_copies = self.observer.mount_of, self.pinner.fd_copies
-        folder = lambda: self.release_marks.settings.folder  # noqa: E731
-        return Probes(self.loop, self.registry, self.watch, self.driver.feed, mount_of, fd_copies, folder)
+        return Probes(self.loop, self.registry, self.watch, self.driver.feed, mount_of, fd_copies, self._record_folder)
+
+    def _record_folder(self) -> str:
+        return self.release_marks.settings.folder
 
     @cached_property
     def conflicts(self) -> Conflicts:

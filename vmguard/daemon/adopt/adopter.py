@@ -17,10 +17,11 @@ from vmguard.daemon.runtime.loop import Loop
 from vmguard.errors import BadInput
 from vmguard.protocol.adoption import RESULTS, AdoptRequest, AdoptResult
 
-#: seconds between two looks at whether all is settled
-_AGAIN = 0.05
-_LONGEST = 120.0
-#: for the arguments of processes that have just been counted for the first time
+#: interval of the checks whether every file is settled
+_POLL_S = 0.05
+#: longest wait for that, whatever the request allows
+_MAX_WAIT_S = 120.0
+#: wait for the arguments of processes that a count has just found for the first time
 _COUNT_S = 2.0
 _COUNT_RETRY_S = 0.01
 
@@ -86,7 +87,7 @@ class Adopter:
                 following.append((taken, len(results) - 1))
         missing = [name for name in names if not any(name in (one.name, one.uuid) for one in results)]
         results += [AdoptResult(_nobody(name), "gone", "no such VM runs on this host") for name in missing]
-        deadline = self._loop.now() + min(request.seconds, _LONGEST)
+        deadline = self._loop.now() + min(request.seconds, _MAX_WAIT_S)
         self._follow(following, results, reply, deadline)
 
     def _take(self, process: UnclaimedProcess, dry: bool) -> tuple[GuardedVm | None, AdoptResult]:
@@ -109,7 +110,7 @@ class Adopter:
         """Wait until every file has its lock or its refusal, then tell."""
         open_still = [item for item in following if not self._settled(item[0])]
         if open_still and self._loop.now() < end:
-            self._loop.call_in(_AGAIN, functools.partial(self._follow, following, results, reply, end))
+            self._loop.call_in(_POLL_S, functools.partial(self._follow, following, results, reply, end))
             return
         for vm, index in following:
             if vm.state is State.CONFLICT:

@@ -41,15 +41,15 @@ from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.command_lines import CommandLines, Lane
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.scan.periodic import LATEST
+from vmguard.daemon.scan.periodic import MAX_INTERVAL_S
 from vmguard.daemon.scan.process_fds import ProcessFds
 
 log = logging.getLogger("vmguard.unguarded")
 
-#: seconds between two rounds: what a VM opens is pinned in time also when it is the first file that it has on a share
-_EVERY = LATEST
-#: rounds after which the program of a process that is no QEMU is asked again: it may have become one (exec)
-_PATIENCE = 8
+#: interval of the counts: a VM's first file on a share must be pinned within the promise, too
+_INTERVAL_S = MAX_INTERVAL_S
+#: longest pause, in counts, before the program of a process that is no QEMU is read again: exec may have changed it
+_MAX_PAUSE_ROUNDS = 8
 _LANES = {Likelihood.LIKELY: Lane.LIKELY, Likelihood.POSSIBLE: Lane.POSSIBLE}
 
 
@@ -106,7 +106,7 @@ class UnclaimedQemus:
         self._loop.call_in(0.0, self._go_on)
 
     def _go_on(self) -> None:
-        self._loop.call_in(_EVERY, self._go_on)
+        self._loop.call_in(_INTERVAL_S, self._go_on)
         self.round()
 
     def round(self) -> None:
@@ -188,7 +188,7 @@ class UnclaimedQemus:
 
     def _is_other(self, pid: int, birth: int) -> None:
         before, _, pause = self._others.get(pid, (-1, 0, 0))
-        pause = min(2 * pause, _PATIENCE) if before == birth and pause else 1
+        pause = min(2 * pause, _MAX_PAUSE_ROUNDS) if before == birth and pause else 1
         self._others[pid] = (birth, self._rounds + pause, pause)
 
     def _answered(self, pid: int, birth: int, line: CommandLine | None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vmguard.daemon.api.sessions import Handler, Request, Session
-from vmguard.daemon.watch.maintenance_mode import LONGEST, MaintenanceMode
+from vmguard.daemon.watch.maintenance_mode import MAX_DISARM_S, MaintenanceMode
 from vmguard.errors import BadInput
 from vmguard.protocol.adoption import AdoptRequest
 from vmguard.protocol.messages import shown
@@ -36,8 +36,8 @@ class Commands:
     def _disarm(self, request: Request) -> Message:
         message = request.message
         seconds, reason = message["seconds"], (message.get("reason") or "").strip()
-        if not 0 < seconds <= LONGEST:
-            raise BadInput(f"{shown(seconds)} is not a number of seconds up to {LONGEST:.0f}")
+        if not 0 < seconds <= MAX_DISARM_S:
+            raise BadInput(f"{shown(seconds)} is not a number of seconds up to {MAX_DISARM_S:.0f}")
         if not reason:
             raise BadInput("a reason is needed: somebody will read it")
         kept = self._maintenance.disarm(float(seconds), reason[:_TEXT_CHARACTERS], _by(message))

@@ -32,14 +32,18 @@ from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.fence")
 
-#: seconds between two looks at the evidence: soon at first, then less often
-_FIRST_LOOK, _LAST_LOOK = 0.01, 0.5
-#: seconds after which a look that failed is taken again
-_AFTER_FAILURE = 0.1
-#: seconds between two tries to cut a queue, and to start a VM again
-_CUT_AGAIN, _START_AGAIN = 1.0, 5.0
-#: seconds in which the hypervisor notices the end of a VM by itself, if it does
-_NOTICES = 3.0
+#: interval of the checks of the evidence: short at first
+_FIRST_POLL_S = 0.01
+#: the interval that it grows to
+_LAST_POLL_S = 0.5
+#: retry of a check that failed
+_FAILURE_RETRY_S = 0.1
+#: between two cuts of a queue
+_CUT_RETRY_S = 1.0
+#: between two attempts to start a VM again, or to have the hypervisor clean up
+_START_RETRY_S = 5.0
+#: time for the hypervisor to notice the end of a VM by itself
+_NOTICE_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class Fencer:
         if fence.timer is not None:
             fence.timer.cancel()
         # Whatever fails below, for want of memory, say: it is looked at again.
-        fence.timer = self._loop.call_in(_AFTER_FAILURE, lambda: self._advance(fence))
+        fence.timer = self._loop.call_in(_FAILURE_RETRY_S, lambda: self._advance(fence))
         rung = fence.rung
         if rung is None:
             self._copy(fence)  # local and quick; what fails is tried again on its rung
@@ -140,7 +144,7 @@ class Fencer:
                 return
             if not self._take(fence, step):
                 break
-        fence.pause = _FIRST_LOOK if fence.rung is not rung else min(1.5 * fence.pause, _LAST_LOOK)
+        fence.pause = _FIRST_POLL_S if fence.rung is not rung else min(1.5 * fence.pause, _LAST_POLL_S)
         fence.timer.cancel()
         fence.timer = self._loop.call_in(fence.pause, lambda: self._advance(fence))
 
@@ -221,15 +225,15 @@ class Fencer:
         points = _mounts(vm)
         if not points:
             return
-        fence.again = now + _CUT_AGAIN
+        fence.again = now + _CUT_RETRY_S
         self._job(fence, "cut", points, lambda status: None, self._deps.spans.cut)
 
     def _clean_up(self, fence: FenceProgress) -> None:
         """What the hypervisor does at the end of a VM, where it has not noticed it."""
         now = self._loop.now()
-        if fence.busy or now < max(fence.again, fence.since[Rung.CLEAN_UP] + _NOTICES):
+        if fence.busy or now < max(fence.again, fence.since[Rung.CLEAN_UP] + _NOTICE_S):
             return
-        fence.again = now + _START_AGAIN
+        fence.again = now + _START_RETRY_S
 
         def cleaned(status: int) -> None:
             fence.tidied = status == 0
@@ -246,7 +250,7 @@ class Fencer:
         if runs_again(fence, self._deps.run_dirs()):
             fence.followed = True
             return
-        fence.again = now + _START_AGAIN
+        fence.again = now + _START_RETRY_S
         in_vain = self._deps.why_no_restart(fence.mounts)
         if in_vain:
             self._say(fence, Level.ERROR, "fence.no-restart", f"not started again: {in_vain}")

@@ -37,7 +37,7 @@ from vmguard.daemon.scan.burst import ScanBursts
 from vmguard.daemon.scan.open_events import OpenEvents
 from vmguard.daemon.scan.periodic import PeriodicScan
 from vmguard.daemon.scan.process_fds import MountTables, ProcessFds, descriptions, has_image_locks, may_be_image
-from vmguard.daemon.scan.settling_files import STEADY
+from vmguard.daemon.scan.settling_files import STEADY_S
 from vmguard.daemon.scan.vm_scan_state import VmScanState
 
 log = logging.getLogger("vmguard.pinner")
@@ -190,7 +190,7 @@ class Pinner:
             return True
         steady = self._scan_state(vm).settling.steady(key, users, self._loop.now())
         if steady is None:
-            self._loop.call_in(STEADY, functools.partial(self.reconcile, vm))
+            self._loop.call_in(STEADY_S, functools.partial(self.reconcile, vm))
         return bool(steady)
 
     def _observe(self, vm: GuardedVm) -> dict[Key, list[OpenFile]]:

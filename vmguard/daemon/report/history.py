@@ -18,8 +18,8 @@ from vmguard.daemon.report.notify_command import Notifier
 log = logging.getLogger("vmguard.watch")
 
 FILE = "history.jsonl"
-#: bytes after which the older half is dropped
-_LIMIT = 2 * 1024 * 1024
+#: size beyond which the older half of the file is dropped
+_MAX_BYTES = 2 * 1024 * 1024
 
 _LEVELS = {Level.ERROR: logging.ERROR, Level.WARNING: logging.WARNING, Level.INFO: logging.INFO}
 
@@ -51,7 +51,7 @@ class History:
 
     def _shorten(self) -> None:
         try:
-            if os.stat(self._path).st_size <= _LIMIT:
+            if os.stat(self._path).st_size <= _MAX_BYTES:
                 return
         except FileNotFoundError:
             return

@@ -27,8 +27,8 @@ from vmguard.core.watchdog.events import Level, Report
 
 log = logging.getLogger("vmguard.notify")
 
-#: events that wait for their turn at most; a thousand frozen VMs are a thousand events
-_WAITING = 2000
+#: longest queue of events; a thousand frozen VMs are a thousand events
+_MAX_WAITING_EVENTS = 2000
 _ORDER = {Level.INFO: 0, Level.WARNING: 1, Level.ERROR: 2}
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -47,7 +47,7 @@ class Notifier:
 
     def __init__(self, wanted: Callable[[], Wanted]) -> None:
         self._wanted = wanted
-        self._events: queue.Queue[Mapping[str, str]] = queue.Queue(_WAITING)
+        self._events: queue.Queue[Mapping[str, str]] = queue.Queue(_MAX_WAITING_EVENTS)
         self._thread: threading.Thread | None = None
         self._dropped = 0
 

@@ -12,13 +12,14 @@ the set of numbers afterwards.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Loop, Timer
 
 #: seconds after the event
-SCHEDULE = (0.0, 0.005, 0.015, 0.04, 0.1, 0.25, 0.5, 1.0)
+SCHEDULE_S = (0.0, 0.005, 0.015, 0.04, 0.1, 0.25, 0.5, 1.0)
 
 Look = Callable[[GuardedVm], object]
 
@@ -35,10 +36,10 @@ class ScanBursts:
     def begin(self, vm: GuardedVm) -> None:
         """It has happened now."""
         self.forget(vm)
-        looks = [self._full, *[self._cheap] * (len(SCHEDULE) - 2), self._full]
+        looks = [self._full, *[self._cheap] * (len(SCHEDULE_S) - 2), self._full]
         self._timers[vm.id] = [
-            self._loop.call_in(seconds, lambda look=look: look(vm))  # type: ignore[misc]
-            for seconds, look in zip(SCHEDULE, looks, strict=True)
+            self._loop.call_in(seconds, functools.partial(look, vm))
+            for seconds, look in zip(SCHEDULE_S, looks, strict=True)
         ]
 
     def forget(self, vm: GuardedVm) -> None:

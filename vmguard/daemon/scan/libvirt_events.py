@@ -21,8 +21,10 @@ from vmguard.jobs.libvirt_events import IO_ERROR, MISSING
 log = logging.getLogger("vmguard.hints")
 
 _URI = "qemu:///system"
-#: seconds after which a listener that ended is started again, and between two looks whether there is a libvirt
-_AGAIN, _LOOK = 20.0, 5.0
+#: before a listener that ended is started again
+_RESTART_S = 20.0
+#: between two checks whether this host has a libvirt
+_LIBVIRT_POLL_S = 5.0
 
 
 class LibvirtEvents:
@@ -45,7 +47,7 @@ class LibvirtEvents:
 
     def start(self) -> None:
         if not self._wanted():
-            self._loop.call_in(_LOOK, self.start)
+            self._loop.call_in(_LIBVIRT_POLL_S, self.start)
             return
         library = importlib.util.find_spec("libvirt")  # where it is, without loading it
         folder = os.path.dirname(library.origin or "") if library is not None else ""
@@ -59,7 +61,7 @@ class LibvirtEvents:
         except OSError as problem:
             log.warning("libvirt's events are not listened to: %s", problem)
             os.close(heard)
-            self._loop.call_in(_AGAIN, self.start)
+            self._loop.call_in(_RESTART_S, self.start)
         else:
             self._loop.watch(heard, lambda: self._read(heard))
         finally:
@@ -94,4 +96,4 @@ class LibvirtEvents:
         if status == MISSING:
             log.info("libvirt's events are not listened to: libvirt-python is not installed")
         else:
-            self._loop.call_in(_AGAIN, self.start)
+            self._loop.call_in(_RESTART_S, self.start)

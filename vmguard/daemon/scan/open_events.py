@@ -16,11 +16,11 @@ from vmguard.daemon.runtime.storage_threads import StorageThreads
 
 log = logging.getLogger("vmguard.opens")
 
-#: VMs that share a file and are still all looked at when it is opened: a template is opened at each start of many VMs,
-#: the slow round is enough for it
-_FEW = 4
-#: seconds after which a watch that could not be had is asked for again
-_AGAIN = 60.0
+#: most VMs that share a file and are all scanned when it is opened. A template is opened at each start of many VMs;
+#: the periodic scan is enough for it
+_MAX_SHARING_VMS = 4
+#: before a watch that failed is retried
+_RETRY_S = 60.0
 
 
 class OpenEvents:
@@ -87,7 +87,7 @@ class OpenEvents:
             elif not self._users.get(watch):
                 self._inotify.remove(watch)
         elif self._living(vm):
-            self._not_before[vm.id, file.key] = self._loop.now() + _AGAIN
+            self._not_before[vm.id, file.key] = self._loop.now() + _RETRY_S
             if not self._blind:
                 log.warning("%s: the kernel does not tell who opens %s (%s)", vm.title, file.path, result)
             self._blind = True
@@ -119,7 +119,7 @@ class OpenEvents:
         concerned: set[str] = set()
         for watch in happened:
             users = self._users.get(watch, set())
-            if len(users) <= _FEW:
+            if len(users) <= _MAX_SHARING_VMS:
                 concerned |= users
         for vm_id in concerned:
             self._opened(vm_id)

@@ -19,20 +19,21 @@ from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.pinner")
 
-#: seconds between two looks at one VM that the promise allows
-LATEST = 1.4
-#: parts of one processor's time: up to the first one the looks are as frequent as they can be, and beyond the second
-#: one not even the promise is worth them
-CHEAP, TOO_MUCH = 0.005, 0.1
-#: parts of a round, so that the loop is never kept long
+#: longest time between two scans of one VM that keeps the promise
+MAX_INTERVAL_S = 1.4
+#: share of one processor up to which the scans are as frequent as they can be
+CHEAP_SHARE = 0.005
+#: share of one processor beyond which the promise is given up
+MAX_SHARE = 0.1
+#: slices of a pass, so that the loop is never kept long
 _SLICES = 5
-#: by how much a bound that was told has to change before it is told again
-_ANOTHER = 1.5
+#: ratio by which the interval must grow before it is warned of again
+_WARNING_RATIO = 1.5
 
 
 def pace(cost: float, shortest: float) -> float:
     """The seconds for one round over all VMs that costs so many seconds of a processor's time."""
-    return max(shortest, min(cost / CHEAP, LATEST), cost / TOO_MUCH)
+    return max(shortest, min(cost / CHEAP_SHARE, MAX_INTERVAL_S), cost / MAX_SHARE)
 
 
 class PeriodicScan:
@@ -60,7 +61,7 @@ class PeriodicScan:
         #: what this round has cost so far
         self._cost = 0.0
         self.interval = shortest_s
-        self._told = LATEST
+        self._told = MAX_INTERVAL_S
 
     def start(self) -> None:
         if not self._left:
@@ -75,7 +76,7 @@ class PeriodicScan:
 
     def _begin(self) -> None:
         self.interval = pace(self._cost, self._shortest_s)
-        if self.interval > _ANOTHER * self._told:
+        if self.interval > _WARNING_RATIO * self._told:
             self._told = self.interval
             log.warning(
                 "to see what %d VMs have open takes %.0f ms of CPU: what nobody announces is seen after up to %.1f s",

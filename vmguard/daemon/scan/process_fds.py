@@ -27,8 +27,8 @@ from vmguard.core.sources.process_arguments import Kind
 
 #: links that are files, but never a disk
 _NO_IMAGES = ("/dev/", "/proc/", "/sys/", "/memfd:", "/anon_hugepage", "/[")
-#: seconds for which what is known about a mount namespace is believed; a pin asks anew
-_FRESH = 1.0
+#: lifetime of the cached mount tables; a pin reads the table anew
+_FRESH_S = 1.0
 
 
 def nfs_devices() -> frozenset[int]:
@@ -57,7 +57,7 @@ class MountTables:
             if len(self._tables) > 64:
                 self._tables.clear()
             table = mounts.devices(pid)
-            self._tables[namespace] = (now + _FRESH, table)
+            self._tables[namespace] = (now + _FRESH_S, table)
         return table.get(info.mount_id, 0), info.inode
 
     def shares(self) -> frozenset[int]:
@@ -65,7 +65,7 @@ class MountTables:
         now = self._now()
         if now >= self._shares_until:
             self._shares = self._nfs_devices()
-            self._shares_until = now + _FRESH
+            self._shares_until = now + _FRESH_S
         return self._shares
 
 

@@ -10,11 +10,11 @@ from collections.abc import Collection
 
 from vmguard.adapters.linux.proc import Key, OpenFile
 
-#: seconds for which such a file must be open in the same way before it is pinned
-STEADY = 0.4
-#: seconds after which we keep a copy of its description. Until then the lock is put onto QEMU's description and no copy
-#: stays, for the same reason: making an image may take long on a slow storage.
-_YOUNG = 10.0
+#: how long such a file must be open in the same way before it is pinned
+STEADY_S = 0.4
+#: how long we keep no copy of its description after that. The lock is put onto QEMU's description and no copy stays,
+#: for the same reason: making an image may take long on a slow storage.
+_NO_COPY_S = 10.0
 
 _How = frozenset[tuple[int, int, bool]]
 
@@ -37,10 +37,10 @@ class SettlingFiles:
         if before != how:
             self._fresh[key] = (how, now)
             return None
-        if now - since < STEADY:
+        if now - since < STEADY_S:
             return False
         del self._fresh[key]
-        self._young[key] = now + _YOUNG
+        self._young[key] = now + _NO_COPY_S
         return True
 
     def grown_up(self, key: Key, now: float) -> bool:

@@ -13,8 +13,10 @@ from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.clocks")
 
-#: seconds that a guest must have stood still, and that its agent gets
-_WORTH_IT, _DEADLINE = 1.0, 30.0
+#: shortest freeze after which a guest's clock is set
+_MIN_FROZEN_S = 1.0
+#: time for the guest's agent to set it
+_TIMEOUT_S = 30.0
 
 
 class GuestClocks:
@@ -33,7 +35,7 @@ class GuestClocks:
     def thawed(self, vm: GuardedVm, wanted: bool) -> None:
         """It goes on. A daemon that was started meanwhile does not know since when it stood still: long enough."""
         since = self._still.pop(vm.id, 0.0)
-        if wanted and self._loop.now() - since >= _WORTH_IT:
+        if wanted and self._loop.now() - since >= _MIN_FROZEN_S:
             self._waiting.append(vm)
             self._next()
 
@@ -45,7 +47,7 @@ class GuestClocks:
             self._busy = True
             try:
                 done = functools.partial(self._set, vm)
-                subprocesses.start(self._loop, "set_guest_clock", done, [vm.hypervisor, vm.uuid], seconds=_DEADLINE)
+                subprocesses.start(self._loop, "set_guest_clock", done, [vm.hypervisor, vm.uuid], seconds=_TIMEOUT_S)
             except OSError as problem:
                 self._busy = False
                 log.warning("%s: its clock cannot be set: %s", vm.title, problem)

@@ -16,8 +16,8 @@ from vmguard.adapters.linux import clock, host_identity, statefile
 log = logging.getLogger("vmguard.watch")
 
 FILE = "leases.json"
-#: seconds within which a new daemon has found again the locks of the one before
-_TAKEN_UP = 60.0
+#: within which a new daemon has found the locks of an earlier one
+_TAKE_OVER_S = 60.0
 
 
 class LeaseStore:
@@ -29,7 +29,7 @@ class LeaseStore:
         self._boot = host_identity.boot_id()
         self._kept: dict[str, float] | None = None
         self._before = self._read()
-        self._until = self._now() + _TAKEN_UP
+        self._until = self._now() + _TAKE_OVER_S
 
     def before(self, point: str, device: int) -> float | None:
         """What a daemon before this one knew of a mount; None when it knew nothing of this very mount."""

@@ -17,8 +17,8 @@ from vmguard.core.watchdog.events import Arm, Disarm, Event
 log = logging.getLogger("vmguard.arm")
 
 FILE = "disarmed.json"
-#: seconds; whoever wants it for longer has forgotten it by then
-LONGEST = 7 * 86400.0
+#: longest time for which it can be disarmed: what is longer is forgotten
+MAX_DISARM_S = 7 * 86400.0
 
 
 class MaintenanceMode:
@@ -63,7 +63,7 @@ class MaintenanceMode:
             reason, by = str(state["reason"]), str(state["by"])
         except (KeyError, TypeError, ValueError):
             return
-        if state.get("boot") != host_identity.boot_id() or not now < until <= now + LONGEST:
+        if state.get("boot") != host_identity.boot_id() or not now < until <= now + MAX_DISARM_S:
             statefile.remove(self._path)
             return
         self._state = state

@@ -20,10 +20,10 @@ from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.watch")
 
-#: seconds after which a thread that could not be started is tried again
-_AGAIN = 0.5
+#: before a thread that could not be started is retried
+_RETRY_S = 0.5
 #: threads for each mount: 500 locks of one mount are asked in well under two seconds
-_THREADS = 8
+_THREADS_PER_MOUNT = 8
 
 Answered = Callable[[Answer], None]
 
@@ -59,13 +59,13 @@ class ProbeThreads:
 
     def _start_threads(self, mount: str) -> None:
         """Those that are missing. Without memory for one the question waits, which counts as silence of the server."""
-        for number in range(self._threads.get(mount, 0), _THREADS):
+        for number in range(self._threads.get(mount, 0), _THREADS_PER_MOUNT):
             name = f"prober {number} {mount}"
             try:
                 threading.Thread(target=self._run, args=(self._queues[mount],), name=name, daemon=True).start()
             except (RuntimeError, MemoryError) as problem:
                 log.error("%s cannot be asked at full speed: %s", mount, problem)
-                self._loop.call_in(_AGAIN, lambda: self._start_threads(mount))
+                self._loop.call_in(_RETRY_S, functools.partial(self._start_threads, mount))
                 return
             self._threads[mount] = number + 1
 
@@ -73,7 +73,7 @@ class ProbeThreads:
         """Answer a question that cannot be asked."""
         now = self._loop.now()
         answer = Answer(now, mount, ask.lock, ask.serial, now, problem)
-        self._loop.call_from_thread(lambda: self._answered(answer))
+        self._loop.call_from_thread(functools.partial(self._answered, answer))
 
     def _run(self, waiting: queue.SimpleQueue[_Question]) -> None:
         while True:
