@@ -1,4 +1,4 @@
-"""One VM's way up the fence ladder: what has to survive the daemon, and the evidence as it is found now."""
+"""The progress of one fence: what must survive the daemon, and the evidence as it is now."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vmguard.daemon.runtime.loop import Timer
 
 @dataclass
 class FenceProgress:
-    """Only what ``as_json`` has is kept in a file; all else is looked up anew by the next daemon."""
+    """One VM's fence. Only what ``as_json`` returns is persisted; a later daemon looks up everything else."""
 
     id: str
     name: str
@@ -29,7 +29,7 @@ class FenceProgress:
     evidence: str
     policy: Policy
     pid: int = 0
-    #: None once its locks are let go of
+    #: None once its locks are released
     vm: GuardedVm | None = None
     cause: Cause = Cause.LOST
     since: dict[Rung, float] = field(default_factory=dict)
@@ -39,11 +39,12 @@ class FenceProgress:
     sentence: str = ""
     alarmed: set[Rung] = field(default_factory=set)
     killed: set[int] = field(default_factory=set)
-    #: a cut or a start is under way, and when the next one may be
+    #: a cut, clean-up or start is under way
     busy: bool = False
+    #: when the next one may begin
     again: float = 0.0
     followed: bool = False
-    #: the hypervisor was asked to clean up, and says that it has
+    #: the hypervisor was asked to clean up, and reported success
     tidied: bool = False
     pause: float = 0.0
     timer: Timer | None = None
@@ -67,7 +68,7 @@ class FenceProgress:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> FenceProgress:
-        """Raises KeyError, TypeError or ValueError when the value is not one."""
+        """Read a state file. Raises KeyError, TypeError or ValueError when the value is no fence."""
         return cls(
             id=str(value["id"]),
             name=str(value["name"]),
@@ -81,9 +82,9 @@ class FenceProgress:
 
 
 def evidence(fence: FenceProgress, others: Others, run_dirs: RunDirs) -> FenceEvidence:
-    """Look everything up. No call here touches the share."""
+    """Collect the evidence that ``fence_ladder.next_rung`` judges. No call here touches the share."""
     vm = fence.vm
-    if vm is None:  # the keeper lets go only on proof of all that comes before
+    if vm is None:  # it was released only on proof of all the earlier steps
         return FenceEvidence(
             processes=(),
             pinned=True,
@@ -110,7 +111,7 @@ def evidence(fence: FenceProgress, others: Others, run_dirs: RunDirs) -> FenceEv
 def has_copies(vm: GuardedVm) -> bool:
     """Return whether we hold a copy of each description that carries an exclusive lock.
 
-    Once such a lock is lost, what is still queued on that description ends as EIO while the copy is open.
+    Once such a lock is lost, requests still queued on that description end as EIO while the copy is open.
     """
     guards = [file.guard for file in vm.files if file.mode == EXCLUSIVE and file.guard.is_on_process]
     return all(guard.descriptor is not None for guard in guards)
@@ -121,7 +122,7 @@ def _processes(fence: FenceProgress, vm: GuardedVm) -> list[FencedProcess]:
     found = [
         FencedProcess(p.name or str(p.kind), p.pid, _life(p.pid, p.pidfd), p.pid in fence.killed) for p in vm.processes
     ]
-    if vm.state in LIVING and vm.main is None:  # after a restart, until the process in its pid file tells what it is
+    if vm.state in LIVING and vm.main is None:  # after a restart, until its pid file's process is identified
         found.append(FencedProcess("QEMU", vm.pid, Life.UNKNOWN))
     return found
 
@@ -139,8 +140,10 @@ def _life(pid: int, pidfd: int) -> Life:
 
 
 def _cleaned(fence: FenceProgress, run_dirs: RunDirs) -> bool:
-    """By the hypervisor's own books: libvirt keeps a status file for each VM that it believes to run, Proxmox the pid
-    file."""
+    """Return whether the hypervisor believes that the VM has ended.
+
+    libvirt keeps a status file for each VM that it believes to run; for Proxmox the pid file tells.
+    """
     return fence.tidied or not _believes_running(fence, run_dirs) or runs_again(fence, run_dirs)
 
 
@@ -149,8 +152,8 @@ def _believes_running(fence: FenceProgress, run_dirs: RunDirs) -> bool:
 
 
 def runs_again(fence: FenceProgress, run_dirs: RunDirs) -> bool:
-    """Another process already: somebody was faster (HA, a person) and has started it again.
+    """Return whether HA or a person has started the VM again already.
 
-    The pid file is proof enough where it names another process than the one that was fenced: it was written since.
+    The pid file proves it when it names another process than the fenced one: it was written since.
     """
     return hypervisors.candidate(run_dirs, fence.hypervisor, fence.name, fence.uuid) not in (0, fence.pid)

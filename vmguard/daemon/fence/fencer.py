@@ -1,8 +1,8 @@
-"""Climbs the fence ladder (vmguard/core/watchdog/fence_ladder.py) for real: takes the rung that the evidence names.
+"""Carry out the fence ladder (vmguard/core/watchdog/fence_ladder.py): take the step that the evidence names.
 
-What is to be ended is written to /run/vmguard/fences before anything is done, and removed when all of it is done: a
-daemon that comes after a killed one finds its rung by the evidence. Letting go of the descriptors is the keeper's
-work, on the keeper's own proof; the fencer sees to it that it comes to that, cuts what may not wait, raises the alarms.
+Each fence is persisted in /run/vmguard/fences before its first action and deleted when it is complete, so a restarted
+daemon resumes at the step that the evidence shows. The releaser closes the descriptors, on its own proof; the fencer
+brings the VM to that point, cuts queues that must not wait, and raises the alarms.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ _NOTICE_S = 3.0
 
 @dataclass(frozen=True)
 class FencerDeps:
-    """Whom the fencer asks and tells."""
+    """The functions of other parts that the fencer calls."""
 
     report: Callable[[Report], None]
-    #: whom a cut of this VM's mounts would hurt
+    #: which other VMs are affected when this VM's mounts are cut by force
     others: Callable[[str], Others]
-    #: why a restart would only lose the locks of these mounts again, empty when it would not
+    #: why a restart would only lose the locks of these mounts again; empty when it would not
     why_no_restart: Callable[[set[str]], str]
-    #: take copies of the descriptions of a VM that carry its locks, as far as we have none
+    #: copies each description that carries a lock of the VM, unless there is a copy already
     copy: Callable[[GuardedVm], None]
-    #: the VM's locks are let go of
+    #: told the id of a VM whose locks are released
     gone: Callable[[str], None]
     host: HardwareWatchdog
     run_dirs: Callable[[], RunDirs]
@@ -77,7 +77,7 @@ class Fencer:
         os.makedirs(folder, mode=0o700, exist_ok=True)
 
     def begin(self, vm: GuardedVm, why: str, cause: Cause, policy: Policy) -> None:
-        """Begin to fence a VM; the report that says so came right before."""
+        """Begin to fence a VM; the report that announces it came right before."""
         known = self.fences.get(vm.id)
         if known is not None and known.vm is vm:
             return
@@ -94,8 +94,10 @@ class Fencer:
         self._advance(fence)
 
     def resume(self) -> None:
-        """Fences that a daemon before this one did not finish. The watchdog orders those of VMs that are still guarded
-        again by itself (VmInfo.fencing)."""
+        """Resume the fences that an earlier daemon did not finish.
+
+        Fences of VMs that are still guarded are left out: the watchdog orders them again (VmInfo.fencing).
+        """
         for name in sorted(os.listdir(self._folder)):
             path = os.path.join(self._folder, name)
             value = statefile.read(path) if name.endswith(".json") else None
@@ -112,7 +114,7 @@ class Fencer:
                 self._advance(fence)
 
     def as_json(self) -> list[dict[str, Any]]:
-        """What is being ended, and on which rung."""
+        """Return each fence under way, with its step and the sentence for people."""
         return [
             {**fence.as_json(), "rung": str(fence.rung or ""), "sentence": fence.sentence}
             for fence in self.fences.values()
@@ -121,16 +123,16 @@ class Fencer:
     # -- the steps ---------------------------------------------------------------------------------------------------
 
     def _advance(self, fence: FenceProgress) -> None:
-        """Take rungs until one has to be waited for; look again soon."""
+        """Take steps until one has to be waited for; check again soon."""
         if self.fences.get(fence.id) is not fence:
             return
         if fence.timer is not None:
             fence.timer.cancel()
-        # Whatever fails below, for want of memory, say: it is looked at again.
+        # First of all: whatever fails below, for want of memory, say, is retried.
         fence.timer = self._loop.call_in(_FAILURE_RETRY_S, lambda: self._advance(fence))
         rung = fence.rung
         if rung is None:
-            self._copy(fence)  # local and quick; what fails is tried again on its rung
+            self._copy(fence)  # local and quick; a failure is retried on its own step
         while True:
             seen = evidence(fence, self._others(fence), self._deps.run_dirs())
             step = next_rung(seen, fence.since, self._loop.now(), self._deps.spans, fence.policy)
@@ -151,15 +153,15 @@ class Fencer:
     def _others(self, fence: FenceProgress) -> Others:
         """Return which other VMs a cut would hurt.
 
-        While the server answers, the last writes of a VM in conflict get through by themselves: a mount is not cut for
-        them at once, as it is when a lost lock makes them dangerous.
+        While the server answers, the last writes of a VM in conflict get through by themselves. So a mount is not cut
+        at once for them, as it is when a lost lock makes them dangerous.
         """
         others = self._deps.others(fence.id) if fence.vm is not None else Others.NONE
         patient = fence.cause in (Cause.CONFLICT, Cause.REFUSED)
         return Others.JUDGED if patient and others is Others.NONE and fence.vm is not None else others
 
     def _tell(self, fence: FenceProgress, step: Next) -> None:
-        """Each rung once, before it is taken; each alarm once."""
+        """Report each step once, before it is taken, and each alarm once."""
         is_new, fence.rung, fence.sentence = step.rung is not fence.rung, step.rung, step.sentence
         if step.alarm and step.rung not in fence.alarmed:
             fence.alarmed.add(step.rung)
@@ -172,7 +174,7 @@ class Fencer:
             self._cancel(fence)
 
     def _take(self, fence: FenceProgress, step: Next) -> bool:
-        """Do what the rung wants; whether to look at once."""
+        """Take one step. Return whether to check the evidence again at once."""
         match step.rung:
             case Rung.COPY:
                 return self._copy(fence)
@@ -202,12 +204,12 @@ class Fencer:
         self.fences.pop(fence.id, None)
         statefile.remove(self._path(fence))
 
-    # -- acts -------------------------------------------------------------------------------------------------------
+    # -- actions -------------------------------------------------------------------------------------------------------
 
     def _copy(self, fence: FenceProgress) -> bool:
-        """Copy the descriptions that carry its locks. Return whether all are held.
+        """Copy the descriptions that carry the VM's locks. Return whether we hold all of them.
 
-        It raises nothing: the kill must come in time, with the copies or without.
+        Raises nothing: the kill must come in time, with the copies or without.
         """
         if fence.vm is None:
             return True
@@ -218,7 +220,7 @@ class Fencer:
         return has_copies(fence.vm)
 
     def _cut(self, fence: FenceProgress) -> None:
-        """Again and again: what the client sends after one cut waits for the next."""
+        """Empty the mounts' queues by force, again at each interval: requests sent after one cut wait for the next."""
         vm, now = fence.vm, self._loop.now()
         if vm is None or fence.busy or now < fence.again:
             return
@@ -229,7 +231,7 @@ class Fencer:
         self._job(fence, "cut", points, lambda status: None, self._deps.spans.cut)
 
     def _clean_up(self, fence: FenceProgress) -> None:
-        """What the hypervisor does at the end of a VM, where it has not noticed it."""
+        """Have the hypervisor clean up after the VM, if it has not noticed its end."""
         now = self._loop.now()
         if fence.busy or now < max(fence.again, fence.since[Rung.CLEAN_UP] + _NOTICE_S):
             return
@@ -243,7 +245,7 @@ class Fencer:
         self._job(fence, "hypervisor", words, cleaned, self._deps.spans.clean_up)
 
     def _start_again(self, fence: FenceProgress) -> None:
-        """An ordinary start: the hook claims the disks, or refuses."""
+        """Start the VM again in the ordinary way: the hook claims its disks, or refuses."""
         now = self._loop.now()
         if fence.busy or now < fence.again:
             return
@@ -312,13 +314,15 @@ class Fencer:
 
 
 def _between(before: Rung | None, now: Rung) -> list[Rung]:
-    """The rungs above one, up to another one: also those whose proof was there before anybody could stand on them, as
-    that of a death that is quicker than the next look."""
+    """Return the steps after ``before``, up to and including ``now``.
+
+    A step whose proof was there at once is among them, such as a death quicker than the next check.
+    """
     rungs = list(Rung)
     return rungs[0 if before is None else rungs.index(before) + 1 : rungs.index(now) + 1]
 
 
 def _mounts(vm: GuardedVm) -> list[str]:
-    """Where the NFS files are that it writes."""
+    """Return the mount points of the NFS files that a VM writes to."""
     devices = {file.key[0] for file in vm.files if file.mode == EXCLUSIVE}
     return sorted({mount.point for mount in mounts.mounts() if mount.device in devices and mount.is_nfs})

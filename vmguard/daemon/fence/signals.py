@@ -21,21 +21,21 @@ from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.signals")
 
-#: within which a stopped process must show it
+#: time for a stopped process to show it in the states of its threads
 _PROOF_S = 0.5
-#: between two looks at it
+#: interval of the checks of these states
 _LOOK_S = 0.002
-#: between two SIGSTOPs of a frozen VM: a SIGCONT from elsewhere must not set it free for long
+#: interval of SIGSTOP to a frozen VM: a SIGCONT from elsewhere must not let it run for long
 _HOLD_S = 1.0
 #: states of a thread in which no guest code runs: stopped, traced, waiting in the kernel, gone
 _STILL = frozenset("TtDZXI")
 
-#: called with an empty text when it is proven, else with what is wrong
+#: called with an empty string once it is proven, else with the problem
 Done = Callable[[str], None]
 
 
 class Signals:
-    """Signals to the processes of VMs. They are sent at once, in the loop's thread; ``done`` gets their proof."""
+    """The sender of signals to VMs' processes: at once, in the loop's thread; ``done`` gets the proof."""
 
     def __init__(self, loop: Loop, registry: Registry) -> None:
         self._loop = loop
@@ -50,7 +50,7 @@ class Signals:
                 self._hold(vm)
 
     def freeze(self, vm: GuardedVm, done: Done) -> None:
-        """Stop all of the VM's processes, QEMU first. The state is persisted before, for a later daemon."""
+        """Stop all of the VM's processes, QEMU first. The state is persisted first, for a later daemon."""
         vm.frozen = True
         self._registry.save(vm)
         faults.point("freeze-saved")
@@ -60,7 +60,7 @@ class Signals:
         self._hold(vm)
 
     def thaw(self, vm: GuardedVm, done: Done) -> None:
-        """Let the VM's processes go on, helpers first: QEMU may be waiting for one."""
+        """Continue the VM's processes, helpers first: QEMU may be waiting for one."""
         for fd in reversed(vm.pidfds):
             pidfd.send(fd, signal.SIGCONT)
         faults.point("thaw-sent")
@@ -110,7 +110,7 @@ class Signals:
 
 
 def _moving(process: GuardedProcess) -> str:
-    """Return which of its threads may still run guest code; empty when none does."""
+    """Return, in words, a thread of the process that may still run guest code; empty when there is none."""
     try:
         threads = os.listdir(f"/proc/{process.pid}/task")
     except OSError:

@@ -1,8 +1,8 @@
-"""Keeps every lock on the description that does the I/O: pins, follows, lets go of what QEMU closed.
+"""Keep every lock on the description that does the I/O: pin it, follow it, release what QEMU closed.
 
 /proc is the truth: a description's own fdinfo lists the locks on it, so what is pinned is read off there, also after
 a crash at any point. A scan costs links under /proc (scan/process_fds.py, scan/periodic.py) and no request to any
-server; the moves themselves run in the file system's worker. inotify's IN_OPEN makes it quick: whenever anybody opens a
+server; the moves themselves run in the file system's thread. inotify's IN_OPEN makes it quick: whenever anybody opens a
 guarded file, its VM is scanned at once and for a second after (scan/burst.py), because QEMU opens a file anew before it
 closes the old descriptor, and the locks that QEMU itself had on the old one stay on our copy until we close it.
 """
@@ -42,16 +42,16 @@ from vmguard.daemon.scan.vm_scan_state import VmScanState
 
 log = logging.getLogger("vmguard.pinner")
 
-#: from a cheap scan that found descriptors changed without an event to the full one
+#: from a cheap scan that found changes without an event to the full scan
 _CHANGED_S = 0.25
 #: from a scan that misses a file to the next one
 _CLOSED_S = 0.015
-#: before a pin that failed is tried again
+#: before a pin that failed is retried
 _RETRY_S = 5.0
 
 
 class Pinner:
-    """Pins and follows the files of all running VMs."""
+    """The pins of all running VMs."""
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class Pinner:
         tables: MountTables,
         fds_of: Callable[[int], ProcessFds],
     ) -> None:
-        """``pieces_of``: the ranges that are locked, by hypervisor. ``on_conflict``: told when somebody else has the
-        lock of a file that a VM writes to. ``on_pinned``: told of each new pin."""
+        """``pieces_of`` returns the locked ranges by hypervisor. ``on_conflict`` is called when another holder has the
+        lock of a file that a VM writes to, ``on_pinned`` for each new pin. ``fds_of`` opens a process's descriptors."""
         self._loop = loop
         self._mark_released = mark_released
         self._threads = threads
@@ -106,7 +106,7 @@ class Pinner:
             fds.close()
 
     def has_in_hand(self, vm: GuardedVm) -> bool:
-        """Return whether a worker is moving one of the VM's locks; its descriptors must not be let go of meanwhile."""
+        """Return whether one of the VM's locks is being moved; its descriptors must not be released meanwhile."""
         state = self._scan_states.get(vm.id)
         return state is not None and bool(state.moving)
 
@@ -163,7 +163,7 @@ class Pinner:
         state.due = now if state.moving else self._next_full_scan(vm, open_now, now)
 
     def _look_for_closed(self, vm: GuardedVm, missed: list[GuardedFile], known: list[GuardedFile]) -> None:
-        """Let go of the files that enough scans in a row have missed."""
+        """Release the files that enough scans in a row have missed."""
         gone = [file for file in missed if file.guard.is_in_use]
         # A process that exits shows no descriptors any more, but its writes may still be under way: only one that
         # lives on has closed them.
@@ -256,7 +256,7 @@ class Pinner:
                 pass
 
     def _keeps(self, vm: GuardedVm, file: GuardedFile) -> bool:
-        """Return whether a copy of the file's pinned description shall stay with us."""
+        """Return whether we shall keep a copy of the file's pinned description."""
         calm = (
             self._scan_state(vm).settling.grown_up(file.key, self._loop.now()) and not self._scan_state(vm).image_locks
         )
@@ -302,7 +302,7 @@ class Pinner:
             self._not_pinned(vm, file, f"the lock could not be moved: {result}")
 
     def _refused(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, rival: RivalLock) -> None:
-        """Somebody else has the file."""
+        """Note that another holder has the file, and report a conflict if the VM writes to it."""
         guard = file.guard
         if rival.successor and not guard.is_reserved:
             guard.left_to_target()
@@ -318,7 +318,7 @@ class Pinner:
             self.on_conflict(vm, file, rival)
 
     def _held(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, outcome: Outcome) -> None:
-        """The kernel forbids the pin: the lock stays beside the process, with us."""
+        """Keep the lock on our own description: the kernel forbids the pin."""
         if outcome.copy is not None:
             file.mode, vm.changed = wanted.mode, True
             self.fd_copies.close(file, file.guard.held_beside(outcome.copy, outcome.forbidden))
@@ -353,12 +353,12 @@ class Pinner:
     # -- letting go -------------------------------------------------------------------------------------------------
 
     def _closed(self, vm: GuardedVm, file: GuardedFile) -> None:
-        """The VM closed a file while it lives on: end its guard, on proof that its writes are through."""
+        """End the guard of a file that a living VM has closed, on proof that its writes are complete."""
         if file.key in self._scan_state(vm).moving:
             return
         pin, descriptor = file.guard.pin, file.guard.descriptor
         if pin is not None and vm.process(pin.pid) is None and file.mode == EXCLUSIVE and descriptor is not None:
-            # Nobody closed it: the helper that had it died, and may have left writes behind.
+            # It was not closed: the helper that had it open died, and may have left writes queued.
             self._drain(vm, file, descriptor)
         else:
             self._let_go(vm, file)
