@@ -1,4 +1,4 @@
-"""The operation ``adopt``: guards VMs that run already, without touching them (vmguard/protocol/adoption.py)."""
+"""The operation ``adopt``: guard VMs that run already, without touching them (vmguard/protocol/adoption.py)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Reply = Callable[[list[dict[str, Any]] | BadInput], None]
 
 
 class Adopter:
-    """Answers one request after the other, in the loop's thread; nothing in it waits."""
+    """The executor of ``adopt`` requests, in the loop's thread; it never waits."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Adopter:
         feed: Callable[[Event], None],
         local: Callable[[], bool],
     ) -> None:
-        """``feed``: has the watchdog take in an event. ``local``: whether local files are guarded, too."""
+        """``feed`` gives the watchdog an event. ``local`` returns whether local files are guarded, too."""
         self._loop = loop
         self._registry = registry
         self._unclaimed_qemus = unclaimed_qemus
@@ -49,12 +49,12 @@ class Adopter:
         self._local = local
 
     def adopt(self, request: AdoptRequest, reply: Reply) -> None:
-        """Answer once; with BadInput when the request names nothing that runs here."""
+        """Carry out a request and call ``reply`` once; with BadInput when it names nothing that runs here."""
         self._unclaimed_qemus.count()
         self._when_counted(self._loop.now() + _COUNT_S, functools.partial(self._adopt, request, reply))
 
     def _when_counted(self, deadline: float, then: Callable[[], None]) -> None:
-        """Go on when the arguments of all processes are known, but for those that do not tell theirs."""
+        """Call ``then`` once all processes' arguments are known, except for reads that hang, or at the deadline."""
         if self._unclaimed_qemus.is_complete() or self._loop.now() >= deadline:
             then()
         else:
@@ -74,7 +74,7 @@ class Adopter:
             reply(BadInput(f"pid {pid} {why}"))
             return
         results = [_result(vm, "guarded") for vm in vms]
-        #: the VMs whose result is not final yet, and where in the results it stands
+        #: VMs whose result is not final yet, and its index in the results
         following: list[tuple[GuardedVm, int]] = []
         for index, vm in enumerate(vms):
             if vm.state is State.CONFLICT and not dry:
@@ -107,7 +107,7 @@ class Adopter:
     def _follow(
         self, following: list[tuple[GuardedVm, int]], results: list[AdoptResult], reply: Reply, end: float
     ) -> None:
-        """Wait until every file has its lock or its refusal, then tell."""
+        """Poll until every file has its lock or its refusal, then reply."""
         open_still = [item for item in following if not self._settled(item[0])]
         if open_still and self._loop.now() < end:
             self._loop.call_in(_POLL_S, functools.partial(self._follow, following, results, reply, end))

@@ -1,12 +1,12 @@
-"""Finds the processes that do I/O for VMs and that nobody announced: VMs without their hook, helpers of guarded VMs.
+"""Find processes that do I/O for VMs without a claim: VMs that ran no hook, and helpers of guarded VMs.
 
-Hooks fail open: one that was added later, deleted or made not executable is simply not run. So this looks for itself,
-every few seconds, at what /proc shows of each process. No request is made to any server.
+Hooks fail open: one that was added later, deleted or made not executable is simply not run. So the daemon scans /proc
+itself, at short intervals. No request is sent to any server.
 
-Program, short name and the links of descriptors are read in the loop. Arguments are another process's memory, and to
-read them may never end (adapters/linux/may_block.py): they are asked for only of a process that looks like QEMU, a
-helper, or an interpreter that may stand in for one, and come later, from a thread. A process that does not tell its
-arguments stays unknown, and all others are found meanwhile.
+Program, short name and the links of descriptors are read in the loop. Arguments are another process's memory, and
+reading them may never end (adapters/linux/may_block.py). So a thread reads them, only for a process that looks like
+QEMU, a helper, or an interpreter that may run as one. A process whose arguments cannot be read stays unknown; all
+others are found meanwhile.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class UnclaimedProcess:
     birth: int
     kind: Kind
     fds: ProcessFds
-    #: what it has open that a lock may guard
+    #: its open files that a lock may guard
     files: list[OpenFile]
     told: bool = False
 
@@ -75,7 +75,7 @@ class UnclaimedProcess:
 
 
 class UnclaimedQemus:
-    """Counts all processes of this host again and again."""
+    """The unclaimed processes of this host, counted at each interval."""
 
     def __init__(
         self,
@@ -93,16 +93,16 @@ class UnclaimedQemus:
         self._command_lines = command_lines
         self._settings = settings
         self._unclaimed: dict[int, UnclaimedProcess] = {}
-        #: pid: its birth, the round in which it is asked again, and the pause after that
+        #: by pid: its birth, the round in which its program is read again, and the pause after that
         self._others: dict[int, tuple[int, int, int]] = {}
-        #: pid: birth and lane of those whose arguments were asked for and have not come yet
+        #: by pid: birth and lane of the processes whose arguments are being read
         self._asked: dict[int, tuple[int, Lane]] = {}
-        #: pid and birth of those that hang, and of whom a person was told
+        #: pid and birth of processes whose read hangs, which was logged
         self._silent: set[tuple[int, int]] = set()
         self._rounds = 0
 
     def start(self) -> None:
-        """Begin to count. The first count is the loop's first work, not the start's: the daemon is ready before."""
+        """Begin to count. The first count runs in the loop, not in the start: the daemon is ready before it."""
         self._loop.call_in(0.0, self._go_on)
 
     def _go_on(self) -> None:
@@ -110,7 +110,7 @@ class UnclaimedQemus:
         self.round()
 
     def round(self) -> None:
-        """Look at all processes, take up what runs unguarded."""
+        """Count all processes, and take up those that run unguarded."""
         self.count()
         for process in list(self._unclaimed.values()):
             self._consider(process)
@@ -122,20 +122,21 @@ class UnclaimedQemus:
             self._meet(process)
 
     def unclaimed(self) -> list[UnclaimedProcess]:
-        """Those that may run a VM of their own, as of the last count."""
+        """Return the processes that may run a VM of their own, as of the last count."""
         return [process for process in self._unclaimed.values() if process.kind in MASTERS]
 
     def is_complete(self) -> bool:
-        """Return whether the arguments of all processes are known that were counted last, but for those that hang."""
+        """Return whether the arguments of all counted processes are known, except for reads that hang."""
         return all(self._command_lines.hangs(lane, pid) for pid, (_, lane) in self._asked.items())
 
     def hangs(self, pid: int) -> bool:
-        """Return whether a process does not tell its arguments."""
+        """Return whether the read of a process's arguments hangs."""
         return pid in self._asked and self._command_lines.hangs(self._asked[pid][1], pid)
 
     # -- counting ---------------------------------------------------------------------------------------------------
 
     def count(self) -> None:
+        """Find new unclaimed processes, refresh the known ones, forget those that ended."""
         self._rounds += 1
         guarded = {process.pid for vm in self._registry for process in vm.processes}
         births = proc.births()
@@ -158,7 +159,7 @@ class UnclaimedQemus:
         self._report_silent()
 
     def _report_silent(self) -> None:
-        """Tell once of each process that is called like QEMU and does not tell its arguments."""
+        """Warn once of each process that looks like QEMU and whose arguments cannot be read."""
         hanging = {(pid, birth) for pid, (birth, lane) in self._asked.items() if self._command_lines.hangs(lane, pid)}
         for pid, _ in sorted(hanging - self._silent):
             log.warning(
@@ -192,7 +193,7 @@ class UnclaimedQemus:
         self._others[pid] = (birth, self._rounds + pause, pause)
 
     def _answered(self, pid: int, birth: int, line: CommandLine | None) -> None:
-        """The arguments of a process are known, or it is gone."""
+        """Take in a process's arguments; ``line`` is None when it is gone."""
         if self._asked.get(pid, (-1,))[0] != birth:
             return
         del self._asked[pid]
@@ -214,7 +215,7 @@ class UnclaimedQemus:
         self._unclaimed.pop(pid).fds.close()
 
     def on_share(self, process: UnclaimedProcess) -> bool:
-        """Whether it writes to an image on NFS."""
+        """Return whether a process writes to an image on NFS."""
         shares = self._pinner.tables.shares()
         return any(
             user.key[0] in shares and user.info.writable and self._pinner.is_image(process.kind, user)
@@ -239,7 +240,7 @@ class UnclaimedQemus:
             )
 
     def _claimed(self, process: UnclaimedProcess) -> bool:
-        """Whether it is the QEMU that a claim waits for, or may be; then it is no business of ours."""
+        """Return whether a process is, or may be, the QEMU that a claim waits for: then it is left to the claim."""
         about = identity(process.arguments)
         keys = {user.key for user in process.files if user.info.writable}
         for vm in self._registry:
@@ -256,15 +257,15 @@ class UnclaimedQemus:
         return False
 
     def _runs(self, vm: GuardedVm, process: UnclaimedProcess) -> bool:
-        """Tell the keeper that a VM runs in this process; False when it is not the VM's after all."""
+        """Note that a VM runs in this process. Return False when the process is not the VM's after all."""
         known, run_dirs = hypervisors.by_name(vm.hypervisor), self._lifecycle.timing.run_dirs
         is_its = process.kind is not Kind.QEMU or known.is_qemu_of(run_dirs, process.arguments, vm.uuid)
         return is_its and self._lifecycle.runs(vm, process.pid, process.kind, process.line.started)
 
     def take_up(self, process: UnclaimedProcess, why: str, extra: frozenset[Key] = frozenset()) -> GuardedVm | None:
-        """Guard it from now on, without touching it; None when it is gone.
+        """Guard a process's VM from now on, without touching it. Return the VM; None when the process is gone.
 
-        ``extra``: files that are images for certain; the others are found, and looked at for a moment, by the pinner.
+        ``extra``: files that are certainly images; the pinner finds the others once they have settled.
         """
         about = identity(process.arguments)
         manager = hypervisors.manager_of(self._lifecycle.timing.run_dirs, process.line)
@@ -285,8 +286,11 @@ class UnclaimedQemus:
         return None
 
     def images(self, process: UnclaimedProcess, local: bool) -> list[GuardedFile]:
-        """Its files that a lock should guard. ``local``: those on this host's own file systems, too, if they are
-        images for certain: named as such by the arguments, or locked by QEMU itself."""
+        """Return the process's files that a lock should guard.
+
+        ``local``: include files on this host's own file systems that are certainly images: named as such by the
+        arguments, or locked by QEMU itself.
+        """
         named = named_files(process.arguments) if local else set()
         shares = self._pinner.tables.shares()
         chosen = [
@@ -297,7 +301,7 @@ class UnclaimedQemus:
         return [self._pinner.discovered([user]) for user in chosen]
 
     def _join(self, process: UnclaimedProcess) -> bool:
-        """A helper belongs to the VM that its arguments name, or whose file it has open."""
+        """Follow a helper with the VM that its arguments name or whose file it has open. Return False if none is."""
         names = served(process.arguments)
         keys = {user.key for user in process.files}
         for vm in self._registry:
@@ -314,7 +318,7 @@ class UnclaimedQemus:
 
 
 def _once(files: list[OpenFile]) -> list[OpenFile]:
-    """Each file once, its writer first."""
+    """Return each file once, its writer if there is one."""
     found: dict[Key, OpenFile] = {}
     for user in files:
         if user.key not in found or user.info.writable:

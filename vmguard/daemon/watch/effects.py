@@ -50,7 +50,7 @@ class Effects:
         pinner: Pinner,
         now: Callable[[], float],
     ) -> None:
-        """``feed``: where the answers go. ``policy``: the admin's choices for a VM."""
+        """``feed`` gets the answers. ``policy`` returns the admin's choices for a VM. ``now`` is the loop's clock."""
         self._registry = registry
         self._feed = feed
         self._report = report

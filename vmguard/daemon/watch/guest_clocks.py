@@ -1,4 +1,4 @@
-"""Sets the clocks of guests that stood still, where the admin wants it: one after the other, nobody waits for it."""
+"""Set the clocks of guests that were frozen, where the admin wants it: one after the other, never waited for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TIMEOUT_S = 30.0
 
 
 class GuestClocks:
-    """Who stood still since when, and whose clock is to be set."""
+    """The VMs that are frozen, since when, and those whose clocks are still to be set."""
 
     def __init__(self, loop: Loop, registry: Registry) -> None:
         self._loop = loop
@@ -30,10 +30,11 @@ class GuestClocks:
         self._busy = False
 
     def frozen(self, vm: GuardedVm) -> None:
+        """Note when a VM was frozen; a repeated freeze changes nothing."""
         self._still.setdefault(vm.id, self._loop.now())
 
     def thawed(self, vm: GuardedVm, wanted: bool) -> None:
-        """It goes on. A daemon that was started meanwhile does not know since when it stood still: long enough."""
+        """Queue a thawed VM. If this daemon did not see the freeze (restart), assume that it was long enough."""
         since = self._still.pop(vm.id, 0.0)
         if wanted and self._loop.now() - since >= _MIN_FROZEN_S:
             self._waiting.append(vm)
@@ -43,7 +44,7 @@ class GuestClocks:
         while self._waiting and not self._busy:
             vm = self._waiting.popleft()
             if self._registry.get(vm.id) is not vm or vm.frozen:
-                continue  # gone, or frozen again: the next thaw will do it
+                continue  # gone, or frozen again: the next thaw sets it
             self._busy = True
             try:
                 done = functools.partial(self._set, vm)

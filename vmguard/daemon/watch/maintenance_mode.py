@@ -1,7 +1,7 @@
-"""``vmguard disarm`` and ``vmguard arm``: for a while nothing is done to VMs, by the will of a person, on record.
+"""``vmguard disarm`` and ``vmguard arm``: suspend all action on VMs for a while, on a person's recorded order.
 
-Kept in a file, so that a restart of the daemon changes nothing about it; it ends by itself all the same, and with the
-boot. Both are reported, with who wanted it and why.
+The mode is persisted, so it survives a restart of the daemon. It ends by itself at its deadline, and with the boot.
+Both orders are reported, with their author; a reason is reported with ``disarm``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from vmguard.core.watchdog.events import Arm, Disarm, Event
 log = logging.getLogger("vmguard.arm")
 
 FILE = "disarmed.json"
-#: longest time for which it can be disarmed: what is longer is forgotten
+#: longest duration: people forget what lasts longer
 MAX_DISARM_S = 7 * 86400.0
 
 
 class MaintenanceMode:
-    """The watchdog's switch."""
+    """The switch that keeps the watchdog from acting."""
 
     def __init__(self, run_dir: str, feed: Callable[[Event], None], now: Callable[[], float] = clock.boottime) -> None:
         self._now = now
@@ -31,7 +31,7 @@ class MaintenanceMode:
         self._state: dict[str, Any] = {}
 
     def disarm(self, seconds: float, reason: str, by: str) -> bool:
-        """Whether it would survive a restart of the daemon, too (it does unless /run is full)."""
+        """Disarm the watchdog. Return whether that survives a restart of the daemon: not if /run is full."""
         now = self._now()
         self._state = {
             "until": now + seconds,
@@ -50,12 +50,13 @@ class MaintenanceMode:
         return written
 
     def arm(self, by: str) -> None:
+        """End the mode at once."""
         self._state = {}
         statefile.remove(self._path)
         self._feed(Arm(self._now(), f"by {by}"))
 
     def resume(self) -> None:
-        """Take up what was in force before a restart of the daemon."""
+        """Restore the mode that was in force before a restart of the daemon."""
         state = statefile.read(self._path) or {}
         now = self._now()
         try:
@@ -70,7 +71,7 @@ class MaintenanceMode:
         self._feed(Disarm(now, until, f"{reason} (by {by}, since {state.get('since', '?')})"))
 
     def as_json(self) -> dict[str, Any] | None:
-        """None while the watchdog is armed."""
+        """Return the seconds left, since when, why and by whose order; None while the watchdog is armed."""
         left = float(self._state.get("until", 0.0)) - self._now()
         if left <= 0:
             return None

@@ -38,14 +38,14 @@ log = logging.getLogger("vmguard.watch")
 
 #: between two looks at mounts, and at the VMs that have changed
 _LOOK_S = 1.0
-#: looks in which each VM is looked at once, whether it has changed or not: nothing may stay unseen for good
+#: looks within which each VM is examined once, changed or not: no change may stay unseen for good
 _ALL_IN = 10
 #: the boot clock may run ahead of the monotonic one by this before it counts as a suspend
 _SUSPENDED_S = 0.5
 
 
 class Observer:
-    """What the watchdog was told, and what has changed since."""
+    """The reports to the watchdog: what it was told, and what has changed since."""
 
     def __init__(
         self,
@@ -57,8 +57,8 @@ class Observer:
         leases: LeaseStore | None = None,
         table: MountTable | None = None,
     ) -> None:
-        """``feed``: takes an event in. ``policy``: the admin's choices for a VM. ``leases``: ages of leases that an
-        earlier daemon knew. ``table``: this host's mounts."""
+        """``feed`` takes in an event. ``policy`` returns the admin's choices for a VM. ``leases``: lease ages that an
+        earlier daemon persisted. ``table``: this host's mounts."""
         self._loop = loop
         self._registry = registry
         self._watch = watch
@@ -106,12 +106,12 @@ class Observer:
         self._look_at(vm, statistics, self._loop.now())
 
     def gone(self, vm_id: str) -> None:
-        """Tell that a VM's locks are let go of."""
+        """Tell the watchdog that a VM's locks are released."""
         if self._told.pop(vm_id, None) is not None:
             self._feed(VmGone(self._loop.now(), vm_id))
 
     def io_error(self, vm: GuardedVm) -> None:
-        """Have a VM's locks probed because QEMU could not read or write: lost lock or broken disk, nobody knows yet."""
+        """Have a VM's locks probed after an I/O error of QEMU: the cause may be a lost lock or a broken disk."""
         if vm.id in self._watch.vms:
             for lock in self._watch.vms[vm.id].info.locks:
                 text = "QEMU reported an I/O error"

@@ -1,7 +1,7 @@
-"""Asks locks through their own descriptions, in threads that may hang: a few for each mount.
+"""Probe locks through their own descriptions, in threads that may hang: a few for each mount.
 
-While a server is away its threads hang, and with them nothing but the questions about its own locks. Every question is
-answered exactly once, however late.
+While a server is away, its threads hang, and only the probes of its own locks wait. Every probe is answered exactly
+once, however late.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger("vmguard.watch")
 
 #: before a thread that could not be started is retried
 _RETRY_S = 0.5
-#: threads for each mount: 500 locks of one mount are asked in well under two seconds
+#: enough to probe 500 locks of one mount in well under two seconds
 _THREADS_PER_MOUNT = 8
 
 Answered = Callable[[Answer], None]
@@ -51,14 +51,14 @@ class ProbeThreads:
     def ask(self, ask: Ask, mount: str, fd: int, seek: bool, record: str = "") -> None:
         """Probe one lock through a descriptor of the probe's own, which is closed with the answer.
 
-        ``record``: path of its owner record, whose epoch is read, too, once the server has honoured the lock.
+        ``record``: the path of its owner record; its epoch is read, too, once the server has honoured the lock.
         """
         waiting = self._queues.setdefault(mount, queue.SimpleQueue())
         waiting.put(_Question(ask, mount, fd, seek, record))
         self._start_threads(mount)
 
     def _start_threads(self, mount: str) -> None:
-        """Those that are missing. Without memory for one the question waits, which counts as silence of the server."""
+        """Start the missing threads. Without memory for one the probe waits, which counts as a silent server."""
         for number in range(self._threads.get(mount, 0), _THREADS_PER_MOUNT):
             name = f"prober {number} {mount}"
             try:
@@ -70,7 +70,7 @@ class ProbeThreads:
             self._threads[mount] = number + 1
 
     def refuse(self, ask: Ask, mount: str, problem: str) -> None:
-        """Answer a question that cannot be asked."""
+        """Answer a probe that cannot be sent."""
         now = self._loop.now()
         answer = Answer(now, mount, ask.lock, ask.serial, now, problem)
         self._loop.call_from_thread(functools.partial(self._answered, answer))

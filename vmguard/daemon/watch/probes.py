@@ -1,4 +1,4 @@
-"""Probe locks for the watchdog, and shield their VMs while a server owes an answer."""
+"""Probe locks for the watchdog, and keep copies of the descriptions while a server owes an answer."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.watch.probe_threads import ProbeThreads
 
-#: after which an unanswered probe is a reason to shield a mount's VMs
+#: age at which an unanswered probe is a reason to take copies for a mount's VMs
 _OWED_S = 0.3
 
 
 class Probes:
-    """The probes on their way. Nothing here touches the share: they go to the prober's threads."""
+    """The probes under way. Nothing here touches the share: ``ProbeThreads`` sends them."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Probes:
         fd_copies: FdCopies,
         record_folder: Callable[[], str],
     ) -> None:
-        """``mount_of``: the NFSv4 mount of a device. ``record_folder``: name of the folder of owner records."""
+        """``mount_of`` returns the NFSv4 mount of a device, ``record_folder`` the name of the records' folder."""
         self._loop = loop
         self._registry = registry
         self._watch = watch
@@ -41,7 +41,7 @@ class Probes:
         self._fd_copies = fd_copies
         self._record_folder = record_folder
         self._probe_threads = ProbeThreads(loop, self._answered)
-        #: probes on their way, and the device that each is about
+        #: probes under way, and the device of each
         self._owed: dict[tuple[LockId, int], int] = {}
 
     def ask(self, effect: Probe) -> None:
