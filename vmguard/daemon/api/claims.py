@@ -1,4 +1,4 @@
-"""The requests of the hooks: a claim from its first word to its owner records, and hints about starts and ends."""
+"""The requests of the hooks: a claim from its first message to its owner records, and hints about starts and ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger("vmguard.service")
 _NAME_CHARACTERS = 4096
 _HOST_CHARACTERS = 256
 _WARNING_CHARACTERS = 500
-#: makes the settings for a claim: of a hypervisor, and the node that the VM migrates from (None: an ordinary start)
+#: makes a claim's settings from its hypervisor and the node that the VM migrates from (None: an ordinary start)
 MakeSettings = Callable[[str, str | None], ClaimSettings]
 
 
@@ -46,7 +46,7 @@ class NamedVm:
 
     @classmethod
     def of(cls, message: Message) -> NamedVm:
-        """Raise BadInput when the request names no VM that a hook can speak of."""
+        """Return the VM of a request. Raises BadInput when no hook can have sent that name."""
         hypervisor, name, uuid = message["hypervisor"], message["name"], message["uuid"]
         if not 0 < len(name) <= _NAME_CHARACTERS:
             raise BadInput(f"{shown(name)} is not a VM's name")
@@ -59,7 +59,7 @@ class NamedVm:
 
 
 class ClaimRequests:
-    """Serves the requests of the hooks."""
+    """The handlers of the hooks' requests."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class ClaimRequests:
             )
         if old.state is State.OFFERED and not hypervisors.by_name(vm.hypervisor).serialises_starts:
             raise DaemonError(f"{old.title} is just being claimed by another start on this host", "wait for that one")
-        # A start before this one left its claim behind: it is released first, on the same proof as ever.
+        # An earlier start left its claim behind: it is released first, on the usual proof.
         self._answer_when_released(session, old)
         old.start_is_over = True
         self._lifecycle.settle(old)
@@ -119,7 +119,7 @@ class ClaimRequests:
         return {"settings": self._settings(hypervisor, session.source).as_json()}
 
     def _answer_when_released(self, session: Session, old: GuardedVm) -> None:
-        """Answer a claim when the earlier run's one is released, or refuse it when that takes too long."""
+        """Answer a claim once the earlier run's claim is released, or refuse it when that takes too long."""
         answered: list[bool] = []
 
         def go_on() -> None:
@@ -155,7 +155,7 @@ class ClaimRequests:
         return {}
 
     def _accept(self, named: NamedVm, session: Session, message: Message) -> None:
-        """Give a complete claim to the keeper. Raise DaemonError or BadInput: it stays the session's then."""
+        """Hand a complete claim to its lifecycle. Raises DaemonError or BadInput; the files stay the session's then."""
         if self._registry.get(named.id) is not None:
             raise DaemonError(f"VM {named.name!r} was claimed by another start on this host in the meantime")
         if proc.is_dead(session.pidfd):
@@ -179,7 +179,7 @@ class ClaimRequests:
         session.vm = vm
 
     def _commit(self, request: Request) -> None:
-        """Let the claim stand: its hook is about to succeed."""
+        """Confirm the claim: its hook is about to succeed."""
         session = request.session
         if session.vm is None:
             return

@@ -1,4 +1,4 @@
-"""The command line's orders: guard VMs that run already, let the watchdog pause, let it act again."""
+"""The command line's orders: guard VMs that run already, disarm the watchdog, arm it again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Adopt = Callable[[AdoptRequest, Callable[[list[dict[str, Any]] | BadInput], None
 
 
 class Commands:
-    """Serves ``adopt``, ``disarm`` and ``arm``."""
+    """The handlers of ``adopt``, ``disarm`` and ``arm``."""
 
     def __init__(self, maintenance: MaintenanceMode, adopt: Adopt) -> None:
         self._maintenance = maintenance

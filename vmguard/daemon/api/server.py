@@ -1,4 +1,4 @@
-"""The daemon's end of the socket: who may connect, and which handler serves a request."""
+"""The daemon's end of the socket: accept authorised peers, and dispatch each request to its handler."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vmguard.protocol.wire import Connection, Message
 
 log = logging.getLogger("vmguard.service")
 
-#: messages read from one connection before the others get their turn
+#: most messages read from one connection before the others get their turn
 _MESSAGES_PER_TURN = 64
 
 
 class Server:
-    """Accepts connections and has requests served, in the loop's thread."""
+    """The server of all connections, in the loop's thread."""
 
     def __init__(self, loop: Loop, lifecycle: ClaimLifecycle, handlers: Mapping[str, Handler]) -> None:
         """``handlers``: one for each request of the table."""

@@ -1,4 +1,4 @@
-"""What the watchdog knows, as JSON: for `vmguard status`, `check` and the metrics."""
+"""Report the watchdog's state as JSON, for `vmguard status`, `check` and the metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vmguard.protocol.wire import Message
 
 
 class WatchdogStatus:
-    """Reads the watchdog's state, and changes nothing."""
+    """A read-only view of the watchdog's state."""
 
     def __init__(
         self, watch: Watch, observer: Observer, maintenance: MaintenanceMode, fencer: Fencer, now: Callable[[], float]

@@ -36,7 +36,7 @@ log = logging.getLogger("vmguard.keeper")
 
 @dataclass(frozen=True)
 class Timing:
-    """How patient the keeper is, in seconds, and where the hypervisors keep their books."""
+    """The deadlines of a claim, in seconds, and the run-time folders of the hypervisors."""
 
     start_deadline: float
     poll_interval: float

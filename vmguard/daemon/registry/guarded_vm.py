@@ -65,7 +65,7 @@ class GuardedVm:
     rebuilt: bool = False
     #: the host that it is migrating from, which rightly still has its disks; empty when it is not migrating
     incoming: str = ""
-    #: why it was stopped (SIGSTOP) over a conflict; empty when it was not
+    #: why it was stopped (SIGSTOP) over a conflict and only a person lets it continue; empty when it was not
     held_for_person: str = ""
     #: pidfd of the hook until that says that its claim stands; -1 afterwards
     claimant: int = -1

@@ -1,7 +1,8 @@
-"""Tells at once when anybody opens a guarded file: QEMU opens a file anew before it lets the old descriptor go."""
+"""Watch guarded files by inotify: QEMU opens a file anew before it closes the old descriptor."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -24,7 +25,7 @@ _RETRY_S = 60.0
 
 
 class OpenEvents:
-    """inotify watches by VM and file. One inode has one watch, however many VMs use it as their backing file."""
+    """The inotify watches by VM and file. One inode has one watch, however many VMs use it as their backing file."""
 
     def __init__(
         self,
@@ -34,7 +35,10 @@ class OpenEvents:
         missed: Callable[[], None],
         living: Callable[[GuardedVm], bool],
     ) -> None:
-        """``opened`` gets a VM's id; ``missed``: the kernel has lost events; ``living``: may a watch still come."""
+        """``opened`` gets the id of a VM whose file was opened. ``missed`` is called when the kernel has lost events.
+
+        ``living`` returns whether a VM is still to be watched.
+        """
         self._loop = loop
         self._threads = threads
         self._opened = opened
@@ -43,16 +47,16 @@ class OpenEvents:
         self._inotify = inotify.Inotify()
         self._watches: dict[str, dict[Key, int]] = {}
         self._users: dict[int, set[str]] = {}
-        #: watches that are under way or could not be had: when they may be asked for again
+        #: watches that are being added or failed: when they may be retried
         self._not_before: dict[tuple[str, Key], float] = {}
         self._blind = False
         loop.watch(self._inotify.fd, self._read)
 
     def add(self, vm: GuardedVm, file: GuardedFile) -> None:
-        """Through a descriptor, so that no path is looked up again; in the file system's worker.
+        """Watch a file through a descriptor, so that no path is looked up again; in the file system's thread.
 
-        Where we keep no copy it is the process's own: without a copy the lock ends with that descriptor, and must be on
-        the next one at once.
+        Where we keep no copy, it is the process's own descriptor: without a copy the lock ends with it, and must be
+        put onto the next one at once.
         """
         known, now = (vm.id, file.key), self._loop.now()
         if self.watches(vm, file) or now < self._not_before.get(known, 0.0):
@@ -70,12 +74,12 @@ class OpenEvents:
         def add() -> tuple[int, bool]:
             try:
                 watch = self._inotify.add(f"/proc/{pid}/fd/{fd}")
-                return watch, proc.fdinfo(pid, fd).inode == file.key[1]  # the number may be another file's by now
+                return watch, proc.fdinfo(pid, fd).inode == file.key[1]  # the number may belong to another file by now
             finally:
                 if copy is not None:
                     os.close(copy)
 
-        self._threads.run(file.key[0], f"watch {file.path}", add, lambda result: self._added(vm, file, result))
+        self._threads.run(file.key[0], f"watch {file.path}", add, functools.partial(self._added, vm, file))
 
     def _added(self, vm: GuardedVm, file: GuardedFile, result: object) -> None:
         self._not_before.pop((vm.id, file.key), None)
@@ -93,9 +97,11 @@ class OpenEvents:
             self._blind = True
 
     def watches(self, vm: GuardedVm, file: GuardedFile) -> bool:
+        """Return whether opens of a VM's file are seen."""
         return file.key in self._watches.get(vm.id, ())
 
     def remove(self, vm: GuardedVm, key: Key) -> None:
+        """Stop watching one file for a VM."""
         watch = self._watches.get(vm.id, {}).pop(key, None)
         if watch is None:
             return
@@ -106,6 +112,7 @@ class OpenEvents:
             self._inotify.remove(watch)
 
     def forget(self, vm: GuardedVm) -> None:
+        """Stop watching all files of a VM."""
         for key in list(self._watches.get(vm.id, ())):
             self.remove(vm, key)
         self._watches.pop(vm.id, None)

@@ -32,12 +32,12 @@ _WARNING_RATIO = 1.5
 
 
 def pace(cost: float, shortest: float) -> float:
-    """The seconds for one round over all VMs that costs so many seconds of a processor's time."""
+    """Return the seconds for one pass over all VMs, given its cost in seconds of CPU time."""
     return max(shortest, min(cost / CHEAP_SHARE, MAX_INTERVAL_S), cost / MAX_SHARE)
 
 
 class PeriodicScan:
-    """Looks at one VM after the other, for ever."""
+    """The scans of one VM after the other, for ever."""
 
     def __init__(
         self,
@@ -58,19 +58,20 @@ class PeriodicScan:
         self._cpu_time = cpu_time
         self._left: list[GuardedVm] = []
         self._share = 1
-        #: what this round has cost so far
+        #: CPU seconds that this pass has cost so far
         self._cost = 0.0
         self.interval = shortest_s
         self._told = MAX_INTERVAL_S
 
     def start(self) -> None:
+        """Scan one slice of the VMs, and plan the next slice."""
         if not self._left:
             self._begin()
         now, before = self._loop.now(), self._cpu_time()
         try:
             for _ in range(min(self._share, len(self._left))):
                 self._scan(self._left.pop(), now)
-        finally:  # whatever fails for one VM, the others are looked at
+        finally:  # whatever fails for one VM, the others are scanned
             self._cost += self._cpu_time() - before
             self._loop.call_at(now + self.interval / _SLICES, self.start)
 

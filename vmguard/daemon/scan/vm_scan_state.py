@@ -1,4 +1,4 @@
-"""What the pinner has under way for one VM."""
+"""The state of one VM's scans and pins."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from vmguard.daemon.scan.settling_files import SettlingFiles
 
 @dataclass
 class VmScanState:
-    """Files on the move, what was last seen of each process, and when the next full look is due."""
+    """The files being moved, the last scan of each process, and when the next full scan is due."""
 
     moving: set[Key] = field(default_factory=set)
     fds_by_pid: dict[int, ProcessFds] = field(default_factory=dict)
     settling: SettlingFiles = field(default_factory=SettlingFiles)
-    image_locks: bool = False  # of QEMU's own, see pin/fd_copies.py
-    #: CLOCK_BOOTTIME seconds at which a full look is due, whatever the cheap ones say
+    #: QEMU has image locks of its own, see pin/fd_copies.py
+    image_locks: bool = False
+    #: when a full scan is due whatever the cheap ones show, in the loop's time
     due: float = 0.0
 
     def nothing_new(self, processes: int, now: float) -> bool:
-        """The cheap look: the VM still has so many processes, and each of them the same descriptors."""
+        """Scan cheaply: return whether the VM has as many processes as before, each with the same descriptors."""
         known = now < self.due and len(self.fds_by_pid) == processes
         return known and not any(fds.changed() for fds in self.fds_by_pid.values())
