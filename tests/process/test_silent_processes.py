@@ -1,4 +1,4 @@
-"""A process that does not tell its arguments stays unknown, and the census, the claims and ``adopt`` go on without it.
+"""A process that does not tell its arguments stays unknown, and the counts, the claims and ``adopt`` go on without it.
 
 Real processes and real files; only the read of their arguments is the test's own, and never answers for some of them.
 """

@@ -63,7 +63,7 @@ class Daemon:
         HookPrefork(self._loop, self._run_dir, _STANDING_BY if self._config.hook.standby else 0).start()
         systemd.notify("READY=1\nSTATUS=guarding")
         systemd.keep_alive(self._loop.call_in)
-        # Only now: the first census looks at every process of the host, and must not delay what is guarded already.
+        # Only now: the first count reads every process of the host, and must not delay VMs guarded already.
         self._loop.call_in(0.0, parts.unclaimed_qemus.start)
         parts.libvirt_events.start()
         log.info("ready, guarding %d VMs", len(parts.registry))

@@ -76,7 +76,7 @@ class GuardedVm:
     drained: bool = False
     #: a process is waiting for them
     draining: bool = False
-    #: a worker is finding out which processes have its files open
+    #: a thread is finding out which processes have its files open
     looking: bool = False
     #: stopped by the watchdog (SIGSTOP)
     frozen: bool = False

@@ -1,4 +1,4 @@
-"""What every part of the daemon runs on.
+"""The base of every part of the daemon.
 
 command_lines    the arguments of processes, read in threads that may hang
 loop             descriptors that become readable, and deadlines on CLOCK_BOOTTIME

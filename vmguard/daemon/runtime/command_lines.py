@@ -123,7 +123,5 @@ class CommandLines:
         del self._reads[read.key]
         if answer is not None and answer.started != read.key[2]:
             answer = None  # another process has its pid by now
-        for told in read.listeners:
-            self._loop.call_in(
-                0.0, functools.partial(told, answer)
-            )  # each on its own: a failure of one affects no other
+        for told in read.listeners:  # each on its own: a failure of one affects no other
+            self._loop.call_in(0.0, functools.partial(told, answer))
