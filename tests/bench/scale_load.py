@@ -67,14 +67,14 @@ for words in json.load(sys.stdin):
 _ROUND = """
 import json, sys, time
 from vmguard.adapters.linux import clock
-from vmguard.daemon.scan.process_fds import MountTables, Sight
-tables, sights = MountTables(), [Sight(int(pid)) for pid in sys.argv[2:]]
-for sight in sights: sight.full(tables)
+from vmguard.daemon.scan.process_fds import MountTables, ProcessFds
+tables, open_now = MountTables(), [ProcessFds(int(pid)) for pid in sys.argv[2:]]
+for fds in open_now: fds.full(tables)
 def cost(work):
     began = time.process_time()
-    for sight in sights: work(sight)
+    for fds in open_now: work(fds)
     return 1000 * (time.process_time() - began)
-looks = {"changed": Sight.changed, "full": lambda sight: sight.full(tables)}
+looks = {"changed": ProcessFds.changed, "full": lambda fds: fds.full(tables)}
 print(json.dumps({name: [cost(work) for _ in range(int(sys.argv[1]))] for name, work in looks.items()}))
 """
 

@@ -167,8 +167,8 @@ def test_the_source_leaves_the_disk_to_the_target_and_takes_it_back_when_the_mig
 
 
 @pytest.fixture
-def corner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Corner]:
-    yield from open_corner(tmp_path, monkeypatch)
+def corner(tmp_path: Path) -> Iterator[Corner]:
+    yield from open_corner(tmp_path)
 
 
 def test_a_source_that_was_not_looked_at_at_the_switch_has_left_the_disk_all_the_same(corner: Corner) -> None:

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.process
 
 
 @pytest.fixture
-def corner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Corner]:
-    yield from open_corner(tmp_path, monkeypatch)
+def corner(tmp_path: Path) -> Iterator[Corner]:
+    yield from open_corner(tmp_path)
 
 
 def claimed(path: Path, kind: int = ofd.WRITE) -> int:
@@ -53,9 +53,9 @@ def name(owner: str, fd: int) -> str:
 
 def take_in(corner: Corner, stored: dict[str, int]) -> list[GuardedVm]:
     """As the daemon does at its start."""
-    made = fdstore_recovery.take_in(stored, corner.registry, lambda _: PIECES, corner.keeper.timing.run_dirs)
+    made = fdstore_recovery.take_in(stored, corner.registry, lambda _: PIECES, corner.lifecycle.timing.run_dirs)
     for vm in corner.registry:
-        corner.keeper.resume(vm, stored)
+        corner.lifecycle.resume(vm, stored)
     return made
 
 
@@ -72,7 +72,7 @@ def test_a_claim_that_nobody_remembers_is_pinned_when_its_vm_comes(corner: Corne
     writer.open(disk)
     corner.until(corner.pinned)
     assert corner.vm is vm
-    assert (vm.name, vm.state, vm.pid, vm.stopped) == ("web", State.RUNNING, writer.pid, "")
+    assert (vm.name, vm.state, vm.pid, vm.held_for_person) == ("web", State.RUNNING, writer.pid, "")
     with pytest.raises(Exception, match="locked"):
         Rival(disk)
     writer.end()
@@ -84,7 +84,7 @@ def test_control_left_alone_it_looks_like_a_rival_and_stops_its_own_vm(corner: C
     disk, identity = corner.disk("web.raw"), str(uuid.uuid4())
     fd = claimed(disk)
     corner.writer("-name", "guest=web", "-uuid", identity).open(disk)
-    corner.until(lambda: len(corner.registry) and corner.vm.stopped)
+    corner.until(lambda: len(corner.registry) and corner.vm.held_for_person)
     os.close(fd)
 
 
@@ -110,7 +110,7 @@ def test_a_running_vm_is_known_again_by_the_disk_that_it_has(corner: Corner, own
         ofd.lock(copy, str(disk), ofd.WRITE, piece)
     [vm] = take_in(corner, {name(owner.format(identity), copy): copy})
     corner.until(corner.pinned)
-    assert (vm.name, vm.state, vm.pid, vm.stopped) == ("web", State.RUNNING, writer.pid, "")
+    assert (vm.name, vm.state, vm.pid, vm.held_for_person) == ("web", State.RUNNING, writer.pid, "")
 
 
 def test_a_file_that_its_state_file_does_not_have_yet_goes_to_its_vm(corner: Corner) -> None:
@@ -120,7 +120,7 @@ def test_a_file_that_its_state_file_does_not_have_yet_goes_to_its_vm(corner: Cor
     stored = {name(f"{LIBVIRT}-{identity}", fd): fd for fd in fds}
     first, second = ({name: fd} for name, fd in stored.items())
     [vm] = take_in(corner, first)
-    assert fdstore_recovery.take_in(second, corner.registry, lambda _: PIECES, corner.keeper.timing.run_dirs) == []
+    assert fdstore_recovery.take_in(second, corner.registry, lambda _: PIECES, corner.lifecycle.timing.run_dirs) == []
     assert [(os.path.basename(file.path), file.mode, file.guard.origin) for file in vm.files] == [
         ("web.raw", "exclusive", Origin.EXCLUSIVE_CLAIM),
         ("more.raw", "shared", Origin.FOUND),

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fencer_harness import FAST, World, climb
+from tests.support.fencer_harness import FAST, World, begin_fence
 from vmguard.adapters.linux import clock, proc
 from vmguard.core.watchdog.events import Level
-from vmguard.daemon.pin.fd_copies import Shield
+from vmguard.daemon.pin.fd_copies import FdCopies
 from vmguard.daemon.registry.guarded_vm import GuardedVm
-from vmguard.daemon.runtime.storage_threads import Workers
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 
 pytestmark = pytest.mark.process
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.process
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
-    made.copy = Shield(Workers(made.loop), made.registry, lambda: None).take
+    made.copy = FdCopies(StorageThreads(made.loop), made.registry, lambda: None).take
     yield made
     made.close()
 
@@ -74,7 +74,7 @@ def broken(vm: GuardedVm) -> None:
 def test_a_copy_that_is_there_is_kept(world: World, held_at_the_kill: list[bool]) -> None:
     vm = world.vm()
     before = vm.files[0].guard.descriptor
-    climb(world, vm)
+    begin_fence(world, vm)
     assert killed(world, vm)
     assert world.codes[0] == "fence.kill"
     assert (held_at_the_kill, vm.files[0].guard.descriptor) == ([True], before)
@@ -82,7 +82,7 @@ def test_a_copy_that_is_there_is_kept(world: World, held_at_the_kill: list[bool]
 
 def test_a_copy_that_is_missing_is_taken_before_the_first_rung(world: World, held_at_the_kill: list[bool]) -> None:
     vm = pinned_without_copy(world)
-    climb(world, vm)
+    begin_fence(world, vm)
     assert world.codes[0] == "fence.kill"
     copy = vm.files[0].guard.descriptor
     assert copy is not None
@@ -95,7 +95,7 @@ def test_a_copy_that_is_missing_is_taken_before_the_first_rung(world: World, hel
 def test_a_copy_that_fails_at_first_is_taken_on_its_rung(world: World, held_at_the_kill: list[bool]) -> None:
     vm = pinned_without_copy(world)
     world.copy = failing(3, world.copy)
-    climb(world, vm)
+    begin_fence(world, vm)
     assert (world.codes, held_at_the_kill) == (["fence.copy"], [])
     assert killed(world, vm)
     assert world.codes[:2] == ["fence.copy", "fence.kill"]
@@ -107,7 +107,7 @@ def test_while_a_killed_process_hangs_the_copy_is_tried_again(world: World) -> N
     vm = pinned_without_copy(world)
     take, world.copy = world.copy, broken
     without_effect(world)
-    climb(world, vm)
+    begin_fence(world, vm)
     assert world.turn(lambda: "fence.death" in world.codes)
     assert not vm.files[0].guard.has_copy
     world.copy = take
@@ -121,7 +121,7 @@ def test_a_copy_that_cannot_be_taken_is_an_alarm_and_the_kill_does_not_wait(
     vm = pinned_without_copy(world)
     world.copy = copy
     begin = clock.boottime()
-    climb(world, vm)
+    begin_fence(world, vm)
     assert world.turn(lambda: held_at_the_kill)
     assert FAST.copy <= clock.boottime() - begin < FAST.copy + 0.5
     assert killed(world, vm)

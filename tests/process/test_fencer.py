@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fencer_harness import WRITER, World, climb
+from tests.support.fencer_harness import WRITER, World, begin_fence
 from tests.support.guard import eventually
 from vmguard import faults
 from vmguard.adapters.linux import hardware_watchdog, proc
@@ -22,7 +22,7 @@ from vmguard.core.sources.process_arguments import Kind
 from vmguard.core.watchdog.events import Level
 from vmguard.core.watchdog.fence_ladder import Rung
 from vmguard.core.watchdog.policy import AfterFence, HostFence, Policy
-from vmguard.daemon.fence.evidence import Climb
+from vmguard.daemon.fence.evidence import FenceProgress
 from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 
 pytestmark = pytest.mark.process
@@ -40,7 +40,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def test_each_rung_is_reported_once_and_before_it_is_taken(world: World) -> None:
     vm = world.vm()
-    climb(world, vm)
+    begin_fence(world, vm)
     assert world.codes[0] == "fence.kill"
     assert world.turn(lambda: proc.is_dead(vm.pidfd))
     assert json.loads(next(world.fences.iterdir()).read_text())["evidence"] == "the lock is lost"
@@ -75,7 +75,7 @@ def test_the_fault_points_of_all_rungs_are_passed_also_when_death_is_quicker_tha
     if not quick:
         monkeypatch.setattr(proc, "is_dead", lambda pidfd: False)
     vm = world.vm()
-    climb(world, vm)
+    begin_fence(world, vm)
     assert ("fence.death" in world.codes) is not quick
     monkeypatch.undo()
     monkeypatch.setattr(faults, "point", passed.append)
@@ -98,13 +98,13 @@ def test_a_daemon_killed_on_a_rung_is_followed_by_one_that_finishes(
     if daemon == 0:
         monkeypatch.setenv("VMGUARD_FAULT", point)
         try:
-            climb(world, vm)
+            begin_fence(world, vm)
             world.turn(lambda: False, 3)
         finally:
             os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(daemon, 0)[1]) == -signal.SIGKILL
     assert os.listdir(world.fences), "it was not written down"
-    climb(world, vm)
+    begin_fence(world, vm)
     assert world.turn(lambda: "fence.drain" in world.codes)
     assert proc.is_dead(vm.pidfd)
     world.release(vm)
@@ -114,7 +114,7 @@ def test_a_daemon_killed_on_a_rung_is_followed_by_one_that_finishes(
 
 def test_a_deadline_that_passes_is_an_alarm_and_never_a_proof(world: World) -> None:
     vm = world.vm()
-    climb(world, vm)
+    begin_fence(world, vm)
     assert world.turn(lambda: proc.is_dead(vm.pidfd))
     world.ended(vm)
     assert world.turn(lambda: any("ALARM" in report.sentence for report in world.reports))
@@ -123,7 +123,7 @@ def test_a_deadline_that_passes_is_an_alarm_and_never_a_proof(world: World) -> N
     assert len(alarms) == 1
     assert "still queued" in alarms[0]
     assert vm.files[0].guard.descriptor is not None
-    assert world.fencer.climbs[vm.id].rung is Rung.DRAIN
+    assert world.fencer.fences[vm.id].rung is Rung.DRAIN
     assert not world.host.fired
 
 
@@ -132,7 +132,7 @@ def test_host_fence_fires_only_where_it_is_wanted_and_is_taken_back_by_the_proof
     os.mkfifo(device)
     reader = os.open(device, os.O_RDONLY | os.O_NONBLOCK)
     vm = world.vm()
-    climb(world, vm, host_fence=HostFence.WATCHDOG)
+    begin_fence(world, vm, host_fence=HostFence.WATCHDOG)
     assert world.turn(lambda: proc.is_dead(vm.pidfd))
     world.ended(vm)
     assert world.turn(lambda: world.host.fired)
@@ -150,7 +150,7 @@ def test_a_client_of_watchdog_mux_leaves_without_a_v(tmp_path: Path) -> None:
         mux.listen(1)
         listener = threading.Thread(target=lambda: said.append(mux.accept()[0].recv(10)))
         listener.start()
-        fence = hardware_watchdog.HostFence(str(tmp_path / "mux"))
+        fence = hardware_watchdog.HardwareWatchdog(str(tmp_path / "mux"))
         assert fence.missing() == ""
         fence.fire()
         listener.join(5)
@@ -159,15 +159,15 @@ def test_a_client_of_watchdog_mux_leaves_without_a_v(tmp_path: Path) -> None:
 
 
 def test_a_host_without_a_watchdog_says_so_beforehand(tmp_path: Path) -> None:
-    assert "No such file" in hardware_watchdog.HostFence(str(tmp_path / "none")).missing()
+    assert "No such file" in hardware_watchdog.HardwareWatchdog(str(tmp_path / "none")).missing()
     (tmp_path / "file").touch()
-    assert "neither" in hardware_watchdog.HostFence(str(tmp_path / "file")).missing()
+    assert "neither" in hardware_watchdog.HardwareWatchdog(str(tmp_path / "file")).missing()
 
 
 def test_libvirts_own_books_are_waited_for_and_given_up(world: World) -> None:
     (world.folder / "web.xml").touch()
     vm = world.vm()
-    climb(world, vm)
+    begin_fence(world, vm)
     assert world.turn(lambda: proc.is_dead(vm.pidfd))
     world.ended(vm)
     vm.drained = True
@@ -186,7 +186,7 @@ def test_a_climb_that_fails_is_taken_up_again(world: World, monkeypatch: pytest.
         return kill(vm)
 
     monkeypatch.setattr(world.signals, "kill", sometimes)
-    world.loop.call_in(0, lambda: climb(world, vm))
+    world.loop.call_in(0, lambda: begin_fence(world, vm))
     assert world.turn(lambda: proc.is_dead(vm.pidfd))
     assert failures == []
 
@@ -196,8 +196,10 @@ def test_a_climb_that_fails_is_taken_up_again(world: World, monkeypatch: pytest.
 
 def test_the_next_daemon_finishes_what_is_left_of_a_released_vm(world: World) -> None:
     (world.folder / "web.xml").touch()
-    climb_file = Climb("libvirt-0000", "web", "0000", "libvirt", "lost", Policy(after_fence=AfterFence.OFF)).as_json()
-    (world.fences / "libvirt-0000.json").write_text(json.dumps(climb_file))
+    fence_file = FenceProgress(
+        "libvirt-0000", "web", "0000", "libvirt", "lost", Policy(after_fence=AfterFence.OFF)
+    ).as_json()
+    (world.fences / "libvirt-0000.json").write_text(json.dumps(fence_file))
     (world.fences / "broken.json").write_text("{")
     world.fencer.resume()
     assert world.turn(lambda: "fence.clean-up" in world.codes)
@@ -213,7 +215,7 @@ def test_a_full_run_directory_does_not_stop_it(world: World, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("vmguard.adapters.linux.statefile.write", full)
-    climb(world, vm)
+    begin_fence(world, vm)
     assert world.turn(lambda: proc.is_dead(vm.pidfd))
 
 
@@ -259,7 +261,7 @@ def test_freeze_kill_and_proof_of_death_need_nobody_else(world: World, heard: li
     heard.clear()
     world.signals.freeze(vm, done.append)
     assert world.turn(lambda: done == [""])
-    climb(world, vm)
+    begin_fence(world, vm)
     assert world.turn(lambda: proc.is_dead(vm.pidfd))
     assert needs(heard, world.disk.parent) == []
     opened = {what for event, what in heard if event == "open"}
@@ -289,14 +291,14 @@ def helper(world: World, vm: GuardedVm) -> int:
 def test_its_helpers_die_with_it(world: World) -> None:
     vm = world.vm()
     pid = helper(world, vm)
-    climb(world, vm)
+    begin_fence(world, vm)
     assert world.turn(lambda: all(proc.is_dead(fd) for fd in vm.pidfds))
     assert _state(pid) in "ZX"
 
 
 def test_a_helper_that_comes_late_is_killed_as_well(world: World) -> None:
     vm = world.vm()
-    climb(world, vm)
+    begin_fence(world, vm)
     helper(world, vm)
     assert world.turn(lambda: all(proc.is_dead(fd) for fd in vm.pidfds))
 

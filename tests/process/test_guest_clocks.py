@@ -9,7 +9,8 @@ import pytest
 
 from tests.unit.test_watch_driver import World
 from vmguard.adapters.linux import clock
-from vmguard.daemon.watch.guest_clocks import Clocks
+from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.watch.guest_clocks import GuestClocks
 
 
 @pytest.fixture
@@ -26,20 +27,18 @@ def test_the_clock_of_a_guest_that_stood_still_is_set_where_it_is_wanted(
     script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n[ "$5" != db ]\n')
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    clocks = Clocks(world.loop, world.registry)
+    late: list[float] = []
+    world.loop = Loop(lambda: clock.boottime() + sum(late))
+    guest_clocks = GuestClocks(world.loop, world.registry)
     long, short, unwanted, again = (world.vm(name) for name in ("db", "short", "unwanted", "web"))
-    now = clock.boottime()
     for vm in (long, unwanted, again):
-        monkeypatch.setattr(clock, "boottime", lambda: now - 5)
-        clocks.frozen(vm)
-        monkeypatch.setattr(clock, "boottime", lambda: now)
-        clocks.frozen(vm)  # tried again: it has stood still since the first time
-    monkeypatch.undo()
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    clocks.frozen(short)
+        guest_clocks.frozen(vm)
+        late.append(5.0)
+        guest_clocks.frozen(vm)  # tried again: it has stood still since the first time
+    guest_clocks.frozen(short)
     caplog.set_level("INFO")
     for vm in (long, short, unwanted, again):
-        clocks.thawed(vm, vm is not unwanted)
+        guest_clocks.thawed(vm, vm is not unwanted)
     deadline = clock.boottime() + 10
     while "VM 'web': its clock is set" not in caplog.text and clock.boottime() < deadline:
         world.loop.turn()

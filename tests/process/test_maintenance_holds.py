@@ -119,8 +119,8 @@ def test_one_vms_own_policy_holds_for_a_conflict(tmp_path: Path, log_only: str) 
 
 
 @pytest.fixture
-def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
-    made = Target(tmp_path, monkeypatch)
+def target(tmp_path: Path) -> Iterator[Target]:
+    made = Target(tmp_path)
     made.qemus = []
     made.migration = Migration(deadline=0.3)
     made.loop.call_in(0.0, made.parts.start)

@@ -12,7 +12,7 @@ import pytest
 from tests.support.guard import Guard, eventually
 from vmguard.adapters.linux import clock, host_identity
 from vmguard.core.watchdog.events import Arm, Disarm, Event
-from vmguard.daemon.watch.maintenance_mode import FILE, Arming
+from vmguard.daemon.watch.maintenance_mode import FILE, MaintenanceMode
 
 
 @pytest.fixture
@@ -101,16 +101,16 @@ def test_a_file_that_says_nothing_true_leaves_it_armed(
     monkeypatch.setattr(host_identity, "boot_id", lambda: "this")
     (tmp_path / FILE).write_text(json.dumps(state))
     events: list[Event] = []
-    arming = Arming(str(tmp_path), events.append)
-    arming.resume()
+    maintenance = MaintenanceMode(str(tmp_path), events.append)
+    maintenance.resume()
     assert events == []
-    assert arming.as_json() is None
+    assert maintenance.as_json() is None
 
 
 def test_a_full_disk_disarms_all_the_same_and_says_that_a_restart_ends_it() -> None:
     events: list[Event] = []
-    arming = Arming("/proc/nowhere", events.append)
-    assert not arming.disarm(60, "x", "y")
-    assert arming.as_json() is not None
-    arming.arm("y")
+    maintenance = MaintenanceMode("/proc/nowhere", events.append)
+    assert not maintenance.disarm(60, "x", "y")
+    assert maintenance.as_json() is not None
+    maintenance.arm("y")
     assert [type(event) for event in events] == [Disarm, Arm]

@@ -141,9 +141,9 @@ class ThirdHost:
 class Target(Corner):
     """This host, with a VM coming in."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(folder, monkeypatch)
-        self.incoming = self.parts.incoming
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.migration_target = self.parts.migration_target
 
     @property
     def migration(self) -> Migration:
@@ -170,7 +170,7 @@ class Target(Corner):
     def arrive(self, *disks: Path, incoming: bool = True, late: bool = False) -> tuple[GuardedVm, Qemu]:
         vm, qemu = self.claim(*disks), Qemu(*disks, incoming=incoming, late=late)
         self.qemus.append(qemu)
-        assert self.keeper.runs(vm, qemu.process.pid, Kind.QEMU)
+        assert self.lifecycle.runs(vm, qemu.process.pid, Kind.QEMU)
         return vm, qemu
 
     qemus: list[Qemu]
@@ -182,8 +182,8 @@ class Target(Corner):
 
 
 @pytest.fixture
-def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
-    target = Target(tmp_path, monkeypatch)
+def target(tmp_path: Path) -> Iterator[Target]:
+    target = Target(tmp_path)
     target.qemus = []
     target.loop.call_in(0.0, target.pinner.start)
 
@@ -322,7 +322,7 @@ def test_the_state_file_brings_the_wait_back(target: Target) -> None:
     again.files[0].guard.taken_over(vm.files[0].guard.closed("its daemon is gone"))
     again.processes = vm.processes
     target.registry.take_up(again)  # the daemon after this one
-    target.incoming.resume()
+    target.migration_target.resume()
     qemu.run()
     target.spin(0.3)
     assert again.state is State.INCOMING
@@ -330,16 +330,14 @@ def test_the_state_file_brings_the_wait_back(target: Target) -> None:
     target.until(lambda: again.state is State.RUNNING)
 
 
-def test_an_announcement_counts_for_one_start_and_for_a_while(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [1000.0]
-    monkeypatch.setattr("vmguard.adapters.linux.clock.boottime", lambda: now[0])
-    assert not target.incoming.is_announced("libvirt-1")
-    target.incoming.announce("libvirt-1")
-    assert target.incoming.is_announced("libvirt-1")
-    assert not target.incoming.is_announced("libvirt-1")
-    target.incoming.announce("libvirt-1")
-    now[0] += 61.0
-    assert not target.incoming.is_announced("libvirt-1")
+def test_an_announcement_counts_for_one_start_and_for_a_while(target: Target) -> None:
+    assert not target.migration_target.is_announced("libvirt-1")
+    target.migration_target.announce("libvirt-1")
+    assert target.migration_target.is_announced("libvirt-1")
+    assert not target.migration_target.is_announced("libvirt-1")
+    target.migration_target.announce("libvirt-1")
+    target.late = 61.0
+    assert not target.migration_target.is_announced("libvirt-1")
 
 
 def test_vcpus_are_known_by_name_and_seen_at_work(target: Target) -> None:

@@ -10,15 +10,18 @@ import pytest
 
 from tests.support.daemon_harness import Writer
 from vmguard.adapters.linux.proc import FdFolder
-from vmguard.daemon.scan.process_fds import MountTables, Sight
+from vmguard.daemon.scan.process_fds import MountTables, ProcessFds
 
 pytestmark = pytest.mark.process
 
 
-@pytest.fixture(params=["counted", "before Linux 6.2"])
-def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param != "counted":
-        monkeypatch.setattr(FdFolder, "count", lambda self: 0)
+class UncountedFolder(FdFolder):
+    """A process's descriptors on a kernel before Linux 6.2, which does not tell their number."""
+
+    __slots__ = ()
+
+    def count(self) -> int:
+        return 0
 
 
 @pytest.fixture
@@ -37,51 +40,48 @@ def writer(files: tuple[Path, Path]) -> Iterator[Writer]:
     writer.end()
 
 
-@pytest.fixture
-def sight(writer: Writer) -> Iterator[Sight]:
+@pytest.fixture(params=[FdFolder, UncountedFolder], ids=["counted", "before Linux 6.2"])
+def fds(writer: Writer, request: pytest.FixtureRequest) -> Iterator[ProcessFds]:
     """It has just been looked at fully, and nothing has changed."""
-    sight = Sight(writer.pid)
-    look(sight)
-    assert not sight.changed()
-    yield sight
-    sight.close()
+    fds = ProcessFds(writer.pid, request.param)
+    look(fds)
+    assert not fds.changed()
+    yield fds
+    fds.close()
 
 
-def look(sight: Sight) -> dict[str, int]:
+def look(fds: ProcessFds) -> dict[str, int]:
     """The files that a full look finds, and their descriptors' numbers."""
-    found = sight.full(MountTables())
+    found = fds.full(MountTables())
     return {os.path.basename(user.path): user.fd for user in found if "pytest" in os.path.dirname(user.path)}
 
 
-@pytest.mark.usefixtures("kernel")
-def test_what_is_opened_and_closed_is_seen(sight: Sight, writer: Writer, files: tuple[Path, Path]) -> None:
+def test_what_is_opened_and_closed_is_seen(fds: ProcessFds, writer: Writer, files: tuple[Path, Path]) -> None:
     writer.open(files[1])
-    assert sight.changed()
-    assert look(sight).keys() == {"a", "b"}
-    assert not sight.changed()
+    assert fds.changed()
+    assert look(fds).keys() == {"a", "b"}
+    assert not fds.changed()
     writer.close(files[1])
-    assert sight.changed()
+    assert fds.changed()
 
 
-@pytest.mark.usefixtures("kernel")
-def test_an_open_that_hides_behind_a_close_is_seen(sight: Sight, writer: Writer, files: tuple[Path, Path]) -> None:
+def test_an_open_that_hides_behind_a_close_is_seen(fds: ProcessFds, writer: Writer, files: tuple[Path, Path]) -> None:
     """As many descriptors as before, and the new one has the number of the one that was closed."""
-    before, count = look(sight), sight._folder.count()
+    before, count = look(fds), fds._folder.count()
     writer.close(files[0])
     writer.open(files[1])
-    assert sight._folder.count() == count, "the count alone would show it"
-    assert sight.changed()
-    assert look(sight) == {"b": before["a"]}
+    assert fds._folder.count() == count, "the count alone would show it"
+    assert fds.changed()
+    assert look(fds) == {"b": before["a"]}
 
 
-@pytest.mark.usefixtures("kernel")
-def test_another_link_of_the_same_descriptor_is_seen(sight: Sight, files: tuple[Path, Path]) -> None:
+def test_another_link_of_the_same_descriptor_is_seen(fds: ProcessFds, files: tuple[Path, Path]) -> None:
     """Proxmox renames the file of a snapshot."""
     files[0].rename(files[0].with_name("renamed"))
-    assert sight.changed()
-    assert look(sight).keys() == {"renamed"}
+    assert fds.changed()
+    assert look(fds).keys() == {"renamed"}
 
 
-def test_a_process_that_is_gone_has_changed(sight: Sight, writer: Writer) -> None:
+def test_a_process_that_is_gone_has_changed(fds: ProcessFds, writer: Writer) -> None:
     writer.end()
-    assert sight.changed()
+    assert fds.changed()

@@ -114,8 +114,8 @@ class Node:
         systemd_run.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift; exec "$@"\n')
         systemd_run.chmod(0o755)
         monkeypatch.setenv("PATH", f"{world.folder}:{os.environ['PATH']}")
-        monkeypatch.setattr(fencer, "_NOTICES", 0.1)
-        monkeypatch.setattr(fencer, "_START_AGAIN", 0.05)
+        monkeypatch.setattr(fencer, "_NOTICE_S", 0.1)
+        monkeypatch.setattr(fencer, "_START_RETRY_S", 0.05)
 
     def qm(self, does: str) -> None:
         script = self.world.folder / "qm"

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.process
 
 
 @pytest.fixture
-def corner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Corner]:
-    yield from open_corner(tmp_path, monkeypatch)
+def corner(tmp_path: Path) -> Iterator[Corner]:
+    yield from open_corner(tmp_path)
 
 
 def locked(disk: Path) -> tuple[GuardedFile, int]:
@@ -38,7 +38,7 @@ def test_a_release_that_was_interrupted_is_proven_again_and_finished(corner: Cor
     user.open(disk, os.O_RDONLY)
     vm = GuardedVm("bare", "web", "1", [file], State.RELEASING)
     corner.registry.add(vm)
-    corner.keeper.resume(vm, {vm.store_name(file): fd})
+    corner.lifecycle.resume(vm, {vm.store_name(file): fd})
     assert (vm.state, file.guard.state) == (State.ENDED, GuardState.HELD)
     corner.spin(0.7)
     assert vm.state is State.ENDED, "a process of this host has it open: no proof"
@@ -56,7 +56,7 @@ def test_descriptors_of_a_refused_claim_are_let_go_of(corner: Corner) -> None:
     file.guard.received(fd)
     with pytest.raises(Exception, match="locked"):
         Rival(disk)
-    corner.keeper.discard([file])
+    corner.lifecycle.discard([file])
     assert file.guard.state is GuardState.RELEASED
 
     def is_free() -> bool:

@@ -1,4 +1,4 @@
-"""A process that does not tell its arguments stays unknown, and the census, the claims and ``adopt`` go on without it.
+"""A process that does not tell its arguments stays unknown, and the counts, the claims and ``adopt`` go on without it.
 
 Real processes and real files; only the read of their arguments is the test's own, and never answers for some of them.
 """
@@ -50,14 +50,13 @@ class Silence:
 def silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silence]:
     silence = Silence()
     monkeypatch.setattr(command_lines, "HANGS_S", 0.2)
-    monkeypatch.setattr(command_lines.CommandLines.__init__, "__defaults__", (silence.read,))
     yield silence
     silence.over.set()
 
 
 @pytest.fixture
-def corner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silence: Silence) -> Iterator[Corner]:
-    for corner in open_corner(tmp_path, monkeypatch):
+def corner(tmp_path: Path, silence: Silence) -> Iterator[Corner]:
+    for corner in open_corner(tmp_path, silence.read):
         yield corner
         silence.over.set()
 
@@ -68,14 +67,14 @@ def test_the_census_goes_on_and_finds_another_one_meanwhile(
     silent = corner.writer("-name", "silent")
     silence.pids.add(silent.pid)
     silent.open(corner.disk("silent.raw"))
-    corner.census.round()
+    corner.unclaimed_qemus.round()
     other = corner.writer("-name", "other")
     other.open(corner.disk("other.raw"))
     corner.until(corner.pinned)
     assert (corner.vm.name, corner.vm.pid) == ("other", other.pid)
-    corner.until(lambda: corner.census.hangs(silent.pid))
+    corner.until(lambda: corner.unclaimed_qemus.hangs(silent.pid))
     before = time.monotonic()
-    corner.census.round()
+    corner.unclaimed_qemus.round()
     assert time.monotonic() - before < 0.5, "no count ever waits for it"
     assert len(corner.registry) == 1
     corner.spin(0.3)
@@ -87,8 +86,8 @@ def test_the_census_goes_on_and_finds_another_one_meanwhile(
 
 def test_the_first_count_is_not_a_part_of_the_start(corner: Corner, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[bool] = []
-    monkeypatch.setattr(corner.census, "count", lambda: counted.append(True))
-    corner.census.start()
+    monkeypatch.setattr(corner.unclaimed_qemus, "count", lambda: counted.append(True))
+    corner.unclaimed_qemus.start()
     assert counted == []
     corner.until(lambda: counted, counting=False)
 
@@ -112,11 +111,11 @@ def test_a_claim_whose_qemu_is_silent_is_kept_and_another_one_is_found_meanwhile
     silence.pids.add(qemus["silent"].pid)
     for name, vm in vms.items():
         (corner.folder / f"{name}.pid").write_text(f"{qemus[name].pid}\n")
-        corner.keeper.commit(vm)
+        corner.lifecycle.commit(vm)
     corner.until(lambda: vms["web"].state is State.RUNNING, counting=False)
     assert vms["web"].pid == qemus["web"].pid
     vms["silent"].deadline = 0.0
-    corner.keeper.ended(vms["silent"])
+    corner.lifecycle.ended(vms["silent"])
     end = time.monotonic() + 0.5
     corner.until(lambda: time.monotonic() > end, counting=False)
     silent = vms["silent"]
@@ -130,11 +129,11 @@ def test_control_a_pid_file_that_names_another_program_ends_the_start(corner: Co
     vm = claim(corner, corner.disk("web"), "web", str(uuid.uuid4()))
     other = corner.writer("-uuid", str(uuid.uuid4()))
     (corner.folder / "web.pid").write_text(f"{other.pid}\n")
-    corner.keeper.commit(vm)
+    corner.lifecycle.commit(vm)
     end = time.monotonic() + 0.3
     corner.until(lambda: time.monotonic() > end, counting=False)
     assert vm.state is State.CLAIMED
-    corner.keeper.ended(vm)
+    corner.lifecycle.ended(vm)
     corner.until(lambda: vm.start_is_over, counting=False)
 
 
@@ -145,7 +144,7 @@ def resumed(corner: Corner, identity: str) -> GuardedVm:
     name, fd = vm.store_name(vm.files[0]), vm.files[0].guard.descriptor
     assert fd is not None
     vm.files = [GuardedFile.from_json(file.as_json()) for file in vm.files]
-    corner.keeper.resume(vm, {name: fd})
+    corner.lifecycle.resume(vm, {name: fd})
     return vm
 
 
@@ -172,7 +171,12 @@ def test_adopt_answers_for_the_others_and_says_of_the_silent_one_that_it_is(corn
     silent.open(corner.disk("silent.raw"))
     other.open(corner.disk("other.raw"))
     adopter = Adopter(
-        corner.loop, corner.registry, corner.census, corner.pinner, corner.parts.driver.feed, local=lambda: True
+        corner.loop,
+        corner.registry,
+        corner.unclaimed_qemus,
+        corner.pinner,
+        corner.parts.driver.feed,
+        local=lambda: True,
     )
     answers: list[Any] = []
     adopter.adopt(AdoptRequest(everything=True, dry_run=True), answers.append)

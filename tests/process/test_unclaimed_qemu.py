@@ -27,8 +27,8 @@ pytestmark = pytest.mark.process
 
 
 @pytest.fixture
-def corner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Corner]:
-    yield from open_corner(tmp_path, monkeypatch)
+def corner(tmp_path: Path) -> Iterator[Corner]:
+    yield from open_corner(tmp_path)
 
 
 def moving(path: Path) -> bool:
@@ -85,7 +85,7 @@ def test_a_vm_whose_disk_another_host_has_is_frozen_at_once_and_killed_after_the
     writer = corner.writer("-name", "web")
     writer.open(disk)
     assert moving(disk)
-    corner.until(lambda: len(corner.registry) and corner.vm.stopped)
+    corner.until(lambda: len(corner.registry) and corner.vm.held_for_person)
     assert not moving(disk)
     assert corner.vm.state is State.CONFLICT
     assert "VM 'web' writes to" in caplog.text
@@ -107,11 +107,11 @@ def test_once_the_other_lets_go_it_stays_frozen_until_a_person_says_so(
     disk = corner.disk("web.raw")
     rival = Rival(disk)
     corner.writer("-name", "web").open(disk)
-    corner.until(lambda: len(corner.registry) and corner.vm.stopped)
+    corner.until(lambda: len(corner.registry) and corner.vm.held_for_person)
     rival.let_go()
     corner.until(corner.pinned)
     corner.spin(0.3)
-    assert (corner.vm.state, bool(corner.vm.stopped)) == (State.CONFLICT, True)
+    assert (corner.vm.state, bool(corner.vm.held_for_person)) == (State.CONFLICT, True)
     assert "stays frozen" in caplog.text
     corner.adopt()
     assert corner.vm.state is State.RUNNING
@@ -170,7 +170,7 @@ def test_a_disk_plugged_into_a_healthy_vm_meets_the_same_policy(corner: Corner) 
     rival = Rival(other)
     began = time.monotonic()
     writer.open(other)
-    corner.until(lambda: corner.vm.stopped, counting=False)
+    corner.until(lambda: corner.vm.held_for_person, counting=False)
     assert time.monotonic() - began < 2.0
     assert guards(corner.vm) == {"web.raw": ("pinned", EXCLUSIVE), "other.raw": ("conflict", EXCLUSIVE)}
     rival.let_go()

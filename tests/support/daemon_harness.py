@@ -3,8 +3,8 @@
 ::
 
     @pytest.fixture
-    def corner(tmp_path, monkeypatch):
-        yield from open_corner(tmp_path, monkeypatch)
+    def corner(tmp_path):
+        yield from open_corner(tmp_path)
 
     writer = corner.writer("-name", "web")       # a process that looks like QEMU
     writer.open(corner.disk("web.raw"))
@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -22,10 +23,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.support.processes import track
-from vmguard.adapters.linux import clock, ofd, proc
+from vmguard.adapters.linux import clock, may_block, ofd, proc
 from vmguard.config.libvirt import Libvirt
 from vmguard.config.settings import Config, Daemon, OwnerRecord, Unguarded
 from vmguard.core.locks.guard_states import GuardState
@@ -35,6 +34,7 @@ from vmguard.daemon import wiring
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.report import history
 from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.scan.process_fds import MountTables, ProcessFds
 
 #: byte ranges that are locked of a file
 PIECES = held_ranges([LIBVIRT_RANGE, QEMU_RANGE])
@@ -91,10 +91,31 @@ class Writer:
         self.process.communicate()
 
 
+class FolderInside(proc.FdFolder):
+    """A process's descriptors of files in one folder.
+
+    Processes of other tests must not be taken for VMs, so files elsewhere are left out.
+    """
+
+    __slots__ = ("_inside",)
+
+    def __init__(self, inside: str, pid: int) -> None:
+        super().__init__(pid)
+        self._inside = inside
+
+    def links(self) -> list[tuple[str, str]]:
+        return [item for item in super().links() if item[1].startswith(self._inside)] or [("0", "")]
+
+    def has(self, links: list[tuple[str, str]]) -> bool:
+        return self.links() == links
+
+
 class Corner:
     """One loop and one registry, with the test's folder as the share."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, folder: Path, command_line: Callable[[int], proc.CommandLine | None] = may_block.command_line
+    ) -> None:
         self.folder = folder
         self.config = dataclasses.replace(
             Config(),
@@ -102,21 +123,21 @@ class Corner:
             libvirt=Libvirt(run_dir=str(folder), events=False),
             owner_record=OwnerRecord(enabled=False),
         )
-        self.loop = Loop()
-        self.parts = wiring.Parts(self.loop, str(folder / "run"), lambda: self.config, pin_interval_s=0.2)
-        self.registry, self.pinner, self.keeper = self.parts.registry, self.parts.pinner, self.parts.keeper
-        self.census, self.incoming = self.parts.census, self.parts.incoming
+        #: seconds by which the loop's clock is ahead of the host's
+        self.late = 0.0
+        self.loop = Loop(lambda: clock.boottime() + self.late)
         device = folder.stat().st_dev
-        tables = self.pinner.tables
-        monkeypatch.setattr(tables, "shares", lambda: frozenset({device}))
-        whole, inside = proc.FdFolder.links, str(folder)
-        # Processes of other tests must not be taken for VMs, so files elsewhere are left out.
-        monkeypatch.setattr(
-            proc.FdFolder,
-            "links",
-            lambda self: [item for item in whole(self) if item[1].startswith(inside)] or [("0", "")],
+        self.parts = wiring.Parts(
+            self.loop,
+            str(folder / "run"),
+            lambda: self.config,
+            pin_interval_s=0.2,
+            tables=MountTables(self.loop.now, lambda: frozenset({device})),
+            fds_of=lambda pid: ProcessFds(pid, functools.partial(FolderInside, str(folder))),
+            command_line=command_line,
         )
-        monkeypatch.setattr(proc.FdFolder, "has", lambda self, links: self.links() == links)
+        self.registry, self.pinner, self.lifecycle = self.parts.registry, self.parts.pinner, self.parts.lifecycle
+        self.unclaimed_qemus, self.migration_target = self.parts.unclaimed_qemus, self.parts.migration_target
         self.writers: list[Writer] = []
 
     @property
@@ -134,7 +155,7 @@ class Corner:
 
     def adopt(self) -> None:
         """Do as a person who lets the VM go on."""
-        self.parts.driver.feed(Adopted(clock.boottime(), self.vm.id))
+        self.parts.driver.feed(Adopted(self.loop.now(), self.vm.id))
 
     def disk(self, name: str) -> Path:
         path = self.folder / name
@@ -150,7 +171,7 @@ class Corner:
         while not wanted():
             assert time.monotonic() < deadline, [vm.as_json() for vm in self.registry]
             if counting:
-                self.census.round()
+                self.unclaimed_qemus.round()
             self.loop.turn()
 
     def spin(self, seconds: float) -> None:
@@ -170,7 +191,7 @@ class Corner:
     def end(self) -> None:
         for writer in self.writers:
             writer.end()
-        while self.parts.workers.busy():  # a worker that is done wakes the loop
+        while self.parts.storage_threads.busy():  # a worker that is done wakes the loop
             time.sleep(0.01)
         time.sleep(0.05)
         self.loop.close()
@@ -187,9 +208,11 @@ class Rival:
         os.close(self.fd)
 
 
-def open_corner(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Corner]:
+def open_corner(
+    folder: Path, command_line: Callable[[int], proc.CommandLine | None] = may_block.command_line
+) -> Iterator[Corner]:
     """Yield a corner and end it afterwards; for use in a fixture."""
-    corner = Corner(folder, monkeypatch)
+    corner = Corner(folder, command_line)
     corner.loop.call_in(0.0, corner.parts.start)
 
     def wake() -> None:  # keeps a turn of the loop from sleeping long

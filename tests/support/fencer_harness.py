@@ -28,7 +28,7 @@ from vmguard.core.watchdog.events import Cause, Report
 from vmguard.core.watchdog.fence_ladder import Others
 from vmguard.core.watchdog.policy import Policy
 from vmguard.core.watchdog.timing import Rungs
-from vmguard.daemon.fence.fencer import Fencer, Surroundings
+from vmguard.daemon.fence.fencer import Fencer, FencerDeps
 from vmguard.daemon.fence.signals import Signals
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
@@ -53,11 +53,11 @@ class World:
         self.signals = Signals(self.loop, self.registry)
         self.reports: list[Report] = []
         self.gone: list[str] = []
-        self.host = hardware_watchdog.HostFence(str(folder / "watchdog"))
+        self.host = hardware_watchdog.HardwareWatchdog(str(folder / "watchdog"))
         self.others = Others.NONE
         #: stands in for the pinner's copies: what it does is the test's
         self.copy: Callable[[GuardedVm], None] = lambda vm: None
-        around = Surroundings(
+        deps = FencerDeps(
             report=self.reports.append,
             others=lambda vm_id: self.others,
             why_no_restart=lambda mounts: "",
@@ -68,7 +68,7 @@ class World:
             spans=FAST,
         )
         self.fences = self.run_dir / "fences"
-        self.fencer = Fencer(self.loop, self.registry, self.signals, str(self.fences), around)
+        self.fencer = Fencer(self.loop, self.registry, self.signals, str(self.fences), deps)
         self.children: list[subprocess.Popen[bytes]] = []
 
     def run(self, code: str, *words: str, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
@@ -129,5 +129,5 @@ class World:
             child.communicate()
 
 
-def climb(world: World, vm: GuardedVm, **policy: Any) -> None:
+def begin_fence(world: World, vm: GuardedVm, **policy: Any) -> None:
     world.fencer.begin(vm, "the lock is lost", Cause.LOST, Policy(**policy))

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from vmguard.adapters.linux import clock
+from tests.support.simulated_loop import SimulatedLoop
 from vmguard.core.locks.claim_states import State
 from vmguard.daemon.registry.guarded_vm import GuardedVm
-from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.scan.burst import SCHEDULE, Bursts
+from vmguard.daemon.scan.burst import SCHEDULE_S, ScanBursts
 
 FULL, CHEAP = "full", "cheap"
 
@@ -19,28 +18,21 @@ FULL, CHEAP = "full", "cheap"
 class World:
     """A clock of its own, and a book of all looks: when, how, at which VM."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr(clock, "boottime", lambda: self.now)
-        self.loop = Loop()
-        monkeypatch.setattr(self.loop, "_sleep", lambda: 0.0)
+    def __init__(self) -> None:
+        self.loop = SimulatedLoop(1000.0)
         self.looks: list[tuple[float, str, str]] = []
-        self.bursts = Bursts(self.loop, lambda vm: self.look(FULL, vm), lambda vm: self.look(CHEAP, vm))
+        self.bursts = ScanBursts(self.loop, lambda vm: self.look(FULL, vm), lambda vm: self.look(CHEAP, vm))
 
     def look(self, how: str, vm: GuardedVm) -> None:
-        self.looks.append((round(self.now - 1000.0, 3), how, vm.name))
+        self.looks.append((round(self.loop.now() - 1000.0, 3), how, vm.name))
 
     def pass_by(self, seconds: float) -> None:
-        end = self.now + seconds
-        self.loop.turn()
-        while self.now < end:
-            self.now += 0.001
-            self.loop.turn()
+        self.loop.pass_by(seconds)
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    world = World(monkeypatch)
+def world() -> Iterator[World]:
+    world = World()
     yield world
     world.loop.close()
 
@@ -53,7 +45,7 @@ def test_one_event(world: World) -> None:
     world.bursts.begin(vm("web"))
     world.pass_by(2.0)
     assert [how for _, how, _ in world.looks] == [FULL, *[CHEAP] * 6, FULL]
-    assert [when for when, _, _ in world.looks] == pytest.approx(SCHEDULE, abs=0.002)
+    assert [when for when, _, _ in world.looks] == pytest.approx(SCHEDULE_S, abs=0.002)
 
 
 def test_more_events_begin_the_second_anew_and_do_not_add_to_it(world: World) -> None:
@@ -76,5 +68,5 @@ def test_one_vm_does_not_cut_short_the_other_ones_and_a_forgotten_one_is_left_al
     world.pass_by(0.010)
     world.bursts.forget(vm("db"))
     world.pass_by(2.0)
-    assert [name for _, _, name in world.looks].count("web") == len(SCHEDULE)
+    assert [name for _, _, name in world.looks].count("web") == len(SCHEDULE_S)
     assert [when for when, _, name in world.looks if name == "db"] == pytest.approx([0.02, 0.025], abs=0.003)

@@ -15,7 +15,7 @@ from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.scan import libvirt_events
-from vmguard.daemon.scan.libvirt_events import Hints
+from vmguard.daemon.scan.libvirt_events import LibvirtEvents
 from vmguard.jobs.libvirt_events import MISSING, _tell_lifecycle
 
 
@@ -35,10 +35,10 @@ class World:
         self.tells = -1
         self.over: Callable[[int], None] = lambda status: None
         monkeypatch.setattr(subprocesses, "start", self._start)
-        monkeypatch.setattr(libvirt_events, "_AGAIN", 0.01)
-        monkeypatch.setattr(libvirt_events, "_LOOK", 0.01)
+        monkeypatch.setattr(libvirt_events, "_RESTART_S", 0.01)
+        monkeypatch.setattr(libvirt_events, "_LIBVIRT_POLL_S", 0.01)
         looked, failed = self.looked, self.failed
-        self.hints = Hints(
+        self.events = LibvirtEvents(
             self.loop, registry, lambda vm: looked.append(vm.id), lambda vm: failed.append(vm.id), lambda: self.wanted
         )
 
@@ -70,28 +70,28 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def test_a_vm_that_libvirt_speaks_of_is_looked_at(world: World) -> None:
-    world.hints.start()
+    world.events.start()
     assert world.tell(b"\n") == []
     assert world.tell(b"two\n") == ["libvirt-two"]
     assert world.tell(b"one\nthree\ntwo\n") == ["libvirt-one", "libvirt-two"]
 
 
 def test_the_locks_of_a_vm_with_an_io_error_are_asked(world: World) -> None:
-    world.hints.start()
+    world.events.start()
     assert world.tell(b"one io-error\none io-error\n") == []
     assert world.failed == ["libvirt-one"]
 
 
 @pytest.mark.parametrize("text", [b"on", b"\xff\xfe\n", b"one two\n", b"../one\n" * 1000], ids=repr)
 def test_what_makes_no_sense_does_no_harm(world: World, text: bytes) -> None:
-    world.hints.start()
+    world.events.start()
     assert world.tell(text) == []
     world.tell(b"\n")
     assert world.tell(b"one\n") == ["libvirt-one"]
 
 
 def test_a_listener_that_ends_is_started_again(world: World) -> None:
-    world.hints.start()
+    world.events.start()
     world.end(1)
     assert world.started == 2
     assert world.tell(b"one\n") == ["libvirt-one"]
@@ -100,14 +100,14 @@ def test_a_listener_that_ends_is_started_again(world: World) -> None:
 
 
 def test_without_libvirt_python_it_is_not_tried_again(world: World) -> None:
-    world.hints.start()
+    world.events.start()
     world.end(MISSING)
     assert world.started == 1
 
 
 def test_a_host_without_libvirt_is_asked_again_later(world: World) -> None:
     world.wanted = False
-    world.hints.start()
+    world.events.start()
     assert world.started == 0
     world.wanted = True
     world.loop.call_in(0.02, lambda: None)

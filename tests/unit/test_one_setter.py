@@ -62,7 +62,7 @@ def test_nothing_sets_a_state_but_its_setter(path: Path) -> None:
     "source",
     [
         "def resume(vm):\n    vm.state = State.ENDED",
-        "class Keeper:\n    def resume(self, vm):\n        vm.state = State.ENDED",
+        "class ClaimLifecycle:\n    def resume(self, vm):\n        vm.state = State.ENDED",
         "class GuardedVm:\n    def hurry(self):\n        self.state = State.ENDED",
         "file.guard._pin = None",
         "file.guard._state, x = GuardState.LOST, 1",

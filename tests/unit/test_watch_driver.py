@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.simulated_loop import SimulatedLoop
 from vmguard import config
 from vmguard.adapters.linux import clock
 from vmguard.adapters.linux.mount_table import MountTable
@@ -26,7 +27,7 @@ from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.runtime.storage_threads import Workers
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 from vmguard.daemon.watch import observer
 from vmguard.daemon.watch.driver import Driver
 from vmguard.daemon.watch.observer import Observer, server_of
@@ -131,20 +132,21 @@ def test_a_daemon_goes_by_the_age_of_the_lease_that_the_one_before_knew(
 
 
 def test_an_event_brings_the_next_tick_forward_and_never_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, wanted = 1000.0, 1060.0
-    monkeypatch.setattr(clock, "boottime", lambda: now)
+    world.loop = loop = SimulatedLoop(1000.0)
+    world.begin()
+    wanted = 1060.0
     monkeypatch.setattr(world.watch, "wake_at", lambda: wanted)
     world.driver.start()
     assert world.driver._due == 1001.0  # the boot clock is looked at each second, whatever is due
     for next_wish, due in ((1000.3, 1000.3), (1000.7, 1000.3), (999.0, 1000.01)):
         wanted = next_wish
-        world.driver.feed(Acted(now, "nobody", Act.THAW, True))
+        world.driver.feed(Acted(loop.now(), "nobody", Act.THAW, True))
         assert world.driver._due == due
-    now, wanted = 1000.02, 1000.5
-    world.loop.turn()
+    loop.time, wanted = 1000.02, 1000.5
+    loop.turn()
     assert world.driver._due == 1000.5
-    now = 1000.4
-    world.loop.turn()  # the ticks that were planned later are cancelled
+    loop.time = 1000.4
+    loop.turn()  # the ticks that were planned later are cancelled
     assert world.driver._due == 1000.5
 
 
@@ -357,10 +359,10 @@ def test_questions_wait_until_there_is_a_thread_for_them(world: World, monkeypat
 
 
 def test_a_job_waits_until_there_is_a_thread_for_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    workers, done = Workers(world.loop), list[object]()
+    threads, done = StorageThreads(world.loop), list[object]()
     with monkeypatch.context() as patched:
         no_threads(patched)
-        workers.run(1, "a job", lambda: 7, done.append)
+        threads.run(1, "a job", lambda: 7, done.append)
         world.loop.turn()
     while not done:
         world.loop.turn()

@@ -57,15 +57,15 @@ class Daemon:
         self._resume(parts, {name: fd for name, fd in passed if "-" in name})
         parts.server.listen(self._listener([fd for name, fd in passed if "-" not in name]))
         parts.start()
-        if parts.settings.wants_host_fence() and parts.host_fence.missing():
-            log.error("host_fence: watchdog is configured, but could not fire: %s", parts.host_fence.missing())
+        if parts.settings.wants_host_fence() and parts.hardware_watchdog.missing():
+            log.error("host_fence: watchdog is configured, but could not fire: %s", parts.hardware_watchdog.missing())
         self._signals(parts.registry)
         HookPrefork(self._loop, self._run_dir, _STANDING_BY if self._config.hook.standby else 0).start()
         systemd.notify("READY=1\nSTATUS=guarding")
         systemd.keep_alive(self._loop.call_in)
-        # Only now: the first census looks at every process of the host, and must not delay what is guarded already.
-        self._loop.call_in(0.0, parts.census.start)
-        parts.hints.start()
+        # Only now: the first count reads every process of the host, and must not delay VMs guarded already.
+        self._loop.call_in(0.0, parts.unclaimed_qemus.start)
+        parts.libvirt_events.start()
         log.info("ready, guarding %d VMs", len(parts.registry))
         self._loop.run()
         systemd.notify("STOPPING=1")
@@ -80,7 +80,7 @@ class Daemon:
         parts.registry.load()
         fdstore_recovery.take_in(stored, parts.registry, parts.settings.pieces, parts.settings.timing().run_dirs)
         for vm in parts.registry:
-            parts.keeper.resume(vm, stored)
+            parts.lifecycle.resume(vm, stored)
         for name, fd in stored.items():
             log.error("systemd kept descriptor %s, whose owner is unknown; it stays open until systemctl stop", name)
             os.set_inheritable(fd, False)

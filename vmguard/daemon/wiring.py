@@ -10,25 +10,27 @@ import os
 from collections.abc import Callable
 from functools import cached_property
 
-from vmguard.adapters.linux.hardware_watchdog import HostFence
+from vmguard.adapters.linux import may_block
+from vmguard.adapters.linux.hardware_watchdog import HardwareWatchdog
 from vmguard.adapters.linux.mount_table import MountTable
-from vmguard.config.settings import Config
+from vmguard.adapters.linux.proc import CommandLine
+from vmguard.config.settings import Config, Unguarded
 from vmguard.core.locks.claim_states import State
 from vmguard.core.watchdog.machine import Watch
 from vmguard.daemon.adopt.adopter import Adopter
-from vmguard.daemon.adopt.unclaimed_qemu import Census
+from vmguard.daemon.adopt.unclaimed_qemu import UnclaimedQemus
 from vmguard.daemon.api.claims import ClaimRequests
 from vmguard.daemon.api.commands import Commands
 from vmguard.daemon.api.questions import Questions
 from vmguard.daemon.api.server import Server
 from vmguard.daemon.api.watchdog_status import WatchdogStatus
-from vmguard.daemon.claim.lifecycle import Keeper
-from vmguard.daemon.claim.migration_target import Incoming
+from vmguard.daemon.claim.lifecycle import ClaimLifecycle
+from vmguard.daemon.claim.migration_target import MigrationTarget
 from vmguard.daemon.fence.conflicts import Conflicts
-from vmguard.daemon.fence.fencer import Fencer, Surroundings
+from vmguard.daemon.fence.fencer import Fencer, FencerDeps
 from vmguard.daemon.fence.signals import Signals
-from vmguard.daemon.owner_records.mark_released import Records
-from vmguard.daemon.owner_records.write_late import Claims
+from vmguard.daemon.owner_records.mark_released import ReleaseMarks
+from vmguard.daemon.owner_records.write_late import LateRecords
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.pin.relock import Relocker
 from vmguard.daemon.registry.guarded_file import GuardedFile
@@ -39,18 +41,19 @@ from vmguard.daemon.report.history import History, Reporter
 from vmguard.daemon.report.notify_command import Notifier
 from vmguard.daemon.runtime.command_lines import CommandLines
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.runtime.storage_threads import Workers
-from vmguard.daemon.scan.libvirt_events import Hints
+from vmguard.daemon.runtime.storage_threads import StorageThreads
+from vmguard.daemon.scan.libvirt_events import LibvirtEvents
+from vmguard.daemon.scan.process_fds import MountTables, ProcessFds
 from vmguard.daemon.settings import Settings
 from vmguard.daemon.watch.driver import Driver
 from vmguard.daemon.watch.effects import Effects
-from vmguard.daemon.watch.guest_clocks import Clocks
-from vmguard.daemon.watch.lease_store import Leases
-from vmguard.daemon.watch.maintenance_mode import Arming
+from vmguard.daemon.watch.guest_clocks import GuestClocks
+from vmguard.daemon.watch.lease_store import LeaseStore
+from vmguard.daemon.watch.maintenance_mode import MaintenanceMode
 from vmguard.daemon.watch.observer import Observer
 from vmguard.daemon.watch.probes import Probes
 
-#: between two slow rounds of the pinner
+#: shortest interval of the periodic scan
 _PIN_INTERVAL_S = 1.0
 
 
@@ -64,6 +67,9 @@ class Parts:
         config: Callable[[], Config],
         pin_interval_s: float = _PIN_INTERVAL_S,
         table: MountTable | None = None,
+        tables: MountTables | None = None,
+        fds_of: Callable[[int], ProcessFds] = ProcessFds,
+        command_line: Callable[[int], CommandLine | None] = may_block.command_line,
     ) -> None:
         """``table``: the mounts that the watchdog sees; this host's when there is none.
 
@@ -74,18 +80,20 @@ class Parts:
         self._config = config
         self._pin_interval_s = pin_interval_s
         self._table = table or MountTable()
+        self._tables = tables or MountTables(loop.now)
+        self._fds_of = fds_of
         self.settings = Settings(config)
         self.registry = Registry(run_dir)
-        self.workers = Workers(loop)
-        self.command_lines = CommandLines(loop)
-        self.records = Records(loop, self.settings.record)
+        self.storage_threads = StorageThreads(loop)
+        self.command_lines = CommandLines(loop, command_line)
+        self.release_marks = ReleaseMarks(loop, self.settings.record)
         self.report = Reporter(History(run_dir), Notifier(self.settings.notify), self.registry.about)
         self.watch = Watch(self.settings.wishes())
         self.signals = Signals(loop, self.registry)
 
     def start(self) -> None:
         """Start what runs by itself; the registry holds by now what an earlier daemon guarded."""
-        self.incoming.resume()
+        self.migration_target.resume()
         self.pinner.start()
         self.signals.resume()
         self.observer.start()
@@ -98,47 +106,49 @@ class Parts:
     def pinner(self) -> Pinner:
         return Pinner(
             self.loop,
-            self.workers,
+            self.storage_threads,
             self.registry,
-            self.records.mark_released,
+            self.release_marks.mark_released,
             self.settings.pieces,
             self._pin_interval_s,
             on_conflict=lambda vm, file, rival: self.conflicts.meet(vm, file, rival),
             on_pinned=self._pinned,
+            tables=self._tables,
+            fds_of=self._fds_of,
         )
 
     def _pinned(self, vm: GuardedVm, file: GuardedFile) -> None:
         self.late_records.pinned(vm, file)
-        self.incoming.pinned(vm, file)
+        self.migration_target.pinned(vm, file)
         if vm.state is State.CONFLICT:
             self.observer.tell(vm)
 
     @cached_property
-    def late_records(self) -> Claims:
-        return Claims(self.loop, self.registry, self.records)
+    def late_records(self) -> LateRecords:
+        return LateRecords(self.loop, self.registry, self.release_marks)
 
     @cached_property
     def releaser(self) -> Releaser:
-        return Releaser(self.loop, self.workers, self.registry, self.pinner, self.records.mark_released)
+        return Releaser(self.loop, self.storage_threads, self.registry, self.pinner, self.release_marks.mark_released)
 
     @cached_property
-    def keeper(self) -> Keeper:
-        return Keeper(
+    def lifecycle(self) -> ClaimLifecycle:
+        return ClaimLifecycle(
             self.loop,
             self.registry,
             self.pinner,
             self.releaser,
             self.settings.timing,
-            self.records.mark_released,
+            self.release_marks.mark_released,
             self.command_lines,
-            on_running=lambda vm: self.incoming.follow(vm),
+            on_running=lambda vm: self.migration_target.follow(vm),
         )
 
     @cached_property
-    def incoming(self) -> Incoming:
-        return Incoming(
+    def migration_target(self) -> MigrationTarget:
+        return MigrationTarget(
             self.loop,
-            self.workers,
+            self.storage_threads,
             self.registry,
             self.pinner,
             self.conflicts,
@@ -149,14 +159,18 @@ class Parts:
         )
 
     @cached_property
-    def census(self) -> Census:
-        unguarded = lambda: self._config().unguarded  # noqa: E731
-        return Census(self.loop, self.registry, self.keeper, self.pinner, self.command_lines, unguarded)
+    def unclaimed_qemus(self) -> UnclaimedQemus:
+        return UnclaimedQemus(
+            self.loop, self.registry, self.lifecycle, self.pinner, self.command_lines, self._unguarded
+        )
+
+    def _unguarded(self) -> Unguarded:
+        return self._config().unguarded
 
     @cached_property
-    def hints(self) -> Hints:
+    def libvirt_events(self) -> LibvirtEvents:
         events = self.settings.listens_to_libvirt
-        return Hints(self.loop, self.registry, self.pinner.attend, self.observer.io_error, events)
+        return LibvirtEvents(self.loop, self.registry, self.pinner.attend, self.observer.io_error, events)
 
     # -- the watchdog -----------------------------------------------------------------------------------------------
 
@@ -166,7 +180,7 @@ class Parts:
 
     @cached_property
     def observer(self) -> Observer:
-        leases = Leases(self._run_dir)
+        leases = LeaseStore(self._run_dir, self.loop.now)
         policy = self.settings.policy
         return Observer(self.loop, self.registry, self.watch, self.driver.feed, policy, leases, self._table)
 
@@ -179,43 +193,46 @@ class Parts:
             self.settings.policy,
             self.probes,
             self.signals,
-            Clocks(self.loop, self.registry),
+            GuestClocks(self.loop, self.registry),
             self.fencer,
             self.conflicts,
             self.pinner,
-            Relocker(self.loop, self.workers, self.registry),
+            Relocker(self.loop, self.storage_threads, self.registry),
+            self.loop.now,
         )
 
     @cached_property
     def probes(self) -> Probes:
-        mount_of, shield = self.observer.mount_of, self.pinner.shield
-        folder = lambda: self.records.settings.folder  # noqa: E731
-        return Probes(self.loop, self.registry, self.watch, self.driver.feed, mount_of, shield, folder)
+        mount_of, fd_copies = self.observer.mount_of, self.pinner.fd_copies
+        return Probes(self.loop, self.registry, self.watch, self.driver.feed, mount_of, fd_copies, self._record_folder)
+
+    def _record_folder(self) -> str:
+        return self.release_marks.settings.folder
 
     @cached_property
     def conflicts(self) -> Conflicts:
-        return Conflicts(self.registry, self.settings.policy, self.observer.tell, self.driver.feed)
+        return Conflicts(self.registry, self.settings.policy, self.observer.tell, self.driver.feed, self.loop.now)
 
     @cached_property
-    def host_fence(self) -> HostFence:
-        return HostFence(self._config().watch.watchdog_device)
+    def hardware_watchdog(self) -> HardwareWatchdog:
+        return HardwareWatchdog(self._config().watch.watchdog_device)
 
     @cached_property
     def fencer(self) -> Fencer:
-        surroundings = Surroundings(
+        deps = FencerDeps(
             report=self.report,
             others=self.watch.others,
             why_no_restart=self.watch.why_no_restart,
-            copy=self.pinner.shield.take,
+            copy=self.pinner.fd_copies.take,
             gone=self.observer.gone,
-            host=self.host_fence,
-            run_dirs=lambda: self.keeper.timing.run_dirs,
+            host=self.hardware_watchdog,
+            run_dirs=lambda: self.lifecycle.timing.run_dirs,
         )
-        return Fencer(self.loop, self.registry, self.signals, os.path.join(self._run_dir, "fences"), surroundings)
+        return Fencer(self.loop, self.registry, self.signals, os.path.join(self._run_dir, "fences"), deps)
 
     @cached_property
-    def maintenance(self) -> Arming:
-        return Arming(self._run_dir, self.driver.feed)
+    def maintenance(self) -> MaintenanceMode:
+        return MaintenanceMode(self._run_dir, self.driver.feed, self.loop.now)
 
     # -- the socket -------------------------------------------------------------------------------------------------
 
@@ -224,13 +241,13 @@ class Parts:
         adopter = Adopter(
             self.loop,
             self.registry,
-            self.census,
+            self.unclaimed_qemus,
             self.pinner,
             self.driver.feed,
             self.settings.locks_local_files,
         )
-        status = WatchdogStatus(self.watch, self.observer, self.maintenance, self.fencer)
-        claims = ClaimRequests(self.loop, self.registry, self.keeper, self.settings.claim, self.incoming)
+        status = WatchdogStatus(self.watch, self.observer, self.maintenance, self.fencer, self.loop.now)
+        claims = ClaimRequests(self.loop, self.registry, self.lifecycle, self.settings.claim, self.migration_target)
         questions = Questions(self.registry, status)
         commands = Commands(self.maintenance, adopter.adopt)
-        return Server(self.loop, self.keeper, {**claims.handlers, **questions.handlers, **commands.handlers})
+        return Server(self.loop, self.lifecycle, {**claims.handlers, **questions.handlers, **commands.handlers})

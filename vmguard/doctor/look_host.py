@@ -7,7 +7,7 @@ import datetime
 import os
 
 from vmguard.adapters.linux import clock, host_identity
-from vmguard.adapters.linux.hardware_watchdog import HostFence
+from vmguard.adapters.linux.hardware_watchdog import HardwareWatchdog
 from vmguard.adapters.linux.libc import libc
 from vmguard.adapters.storage import nfs_client_id
 from vmguard.config import Config
@@ -77,4 +77,4 @@ def _watchdog(config: Config) -> str:
     wanted = [config.watch.host_fence, *(entry.get("host_fence") for entry in config.vms.values())]
     if "watchdog" not in wanted:
         return ""
-    return HostFence(config.watch.watchdog_device).missing() or "ready"
+    return HardwareWatchdog(config.watch.watchdog_device).missing() or "ready"

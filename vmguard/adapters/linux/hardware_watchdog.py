@@ -21,7 +21,7 @@ _DISARM = b"V"
 _TIMEOUT_S = 5
 
 
-class HostFence:
+class HardwareWatchdog:
     """The reset of the host: ``fire`` begins it, ``cancel`` takes it back where the driver allows that."""
 
     def __init__(self, path: str) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vmguard.core.watchdog.events import Rival, Stake, Verdict
-from vmguard.core.watchdog.lease import Mount
+from vmguard.core.watchdog.lease import MountLease
 from vmguard.core.watchdog.policy import OnAtRisk, OnConflict, OnLost, Policy
 from vmguard.core.watchdog.states import DANGER, Lock, Phase
 
@@ -85,7 +85,9 @@ class Case:
     proven: bool
 
 
-def case(locks: Sequence[tuple[Lock, Mount]], rivals: Sequence[Rival], policy: Policy, grace_is_over: bool) -> Case:
+def case(
+    locks: Sequence[tuple[Lock, MountLease]], rivals: Sequence[Rival], policy: Policy, grace_is_over: bool
+) -> Case:
     """Weigh all locks and rivals of one VM. A spare lock has no say: its loss is reported by its mount."""
     worst = Case(Need.NONE, Measure.NOTHING, "every lock stands", None, True)
     proven = not rivals or measure(Need.CONFLICT, policy, grace_is_over) is Measure.NOTHING
@@ -106,7 +108,7 @@ def case(locks: Sequence[tuple[Lock, Mount]], rivals: Sequence[Rival], policy: P
     return Case(worst.need, worst.measure, worst.why, worst.lock, proven)
 
 
-def _need(lock: Lock, mount: Mount) -> tuple[Need, str]:
+def _need(lock: Lock, mount: MountLease) -> tuple[Need, str]:
     if lock.lost:
         return Need.LOST, f"the lock on {lock.info.path} is lost ({lock.evidence})"
     if mount.phase in DANGER:

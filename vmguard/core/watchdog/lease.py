@@ -70,7 +70,7 @@ from vmguard.core.watchdog.timing import Timeline
 IN_FLIGHT = 4
 
 
-class Mount:
+class MountLease:
     """The lease of one mount. ``touched`` collects the VMs whose case has to be looked at again."""
 
     def __init__(self, name: str, timeline: Timeline, now: float, confirmed: float | None = None) -> None:

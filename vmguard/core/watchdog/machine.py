@@ -46,7 +46,7 @@ from vmguard.core.watchdog.events import (
     WokeUp,
 )
 from vmguard.core.watchdog.fence_ladder import Others
-from vmguard.core.watchdog.lease import Mount
+from vmguard.core.watchdog.lease import MountLease
 from vmguard.core.watchdog.stance import (
     Conflict,
     Context,
@@ -75,7 +75,7 @@ class Watch:
     def __init__(self, wishes: Wishes | None = None) -> None:
         self.wishes = wishes or Wishes()
         self.now = -math.inf
-        self.mounts: dict[str, Mount] = {}
+        self.mounts: dict[str, MountLease] = {}
         self.vms: dict[str, Vm] = {}
         #: until when nothing is done to VMs, and why
         self.disarmed_until = -math.inf
@@ -171,7 +171,7 @@ class Watch:
         line = self._timeline(event)
         mount = self.mounts.get(event.mount)
         if mount is None:
-            self.mounts[event.mount] = Mount(event.mount, line, self.now, event.confirmed)
+            self.mounts[event.mount] = MountLease(event.mount, line, self.now, event.confirmed)
             text = f"{event.mount}: lease {line.lease:g} s; freeze {line.freeze:g} s after the last answered request"
             self._say(Level.INFO, "mount.seen", text, mount=event.mount)
         elif mount.timeline != line:
@@ -325,7 +325,7 @@ class Watch:
     def _touch(self, vm: Vm) -> None:
         self._touched.add(vm.info.id)
 
-    def _locks(self, vm: Vm) -> list[tuple[Lock, Mount]]:
+    def _locks(self, vm: Vm) -> list[tuple[Lock, MountLease]]:
         return [(self.mounts[lock.mount].locks[lock.id], self.mounts[lock.mount]) for lock in vm.info.locks]
 
     def _context(self, vm: Vm) -> Context:

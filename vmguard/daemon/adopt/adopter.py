@@ -1,4 +1,4 @@
-"""The operation ``adopt``: guards VMs that run already, without touching them (vmguard/protocol/adoption.py)."""
+"""The operation ``adopt``: guard VMs that run already, without touching them (vmguard/protocol/adoption.py)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.sources.process_arguments import identity
 from vmguard.core.watchdog.events import Adopted, Event
-from vmguard.daemon.adopt.unclaimed_qemu import Census, Stranger
+from vmguard.daemon.adopt.unclaimed_qemu import UnclaimedProcess, UnclaimedQemus
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
@@ -18,10 +17,11 @@ from vmguard.daemon.runtime.loop import Loop
 from vmguard.errors import BadInput
 from vmguard.protocol.adoption import RESULTS, AdoptRequest, AdoptResult
 
-#: seconds between two looks at whether all is settled
-_AGAIN = 0.05
-_LONGEST = 120.0
-#: for the arguments of processes that have just been counted for the first time
+#: interval of the checks whether every file is settled
+_POLL_S = 0.05
+#: longest wait for that, whatever the request allows
+_MAX_WAIT_S = 120.0
+#: wait for the arguments of processes that a count has just found for the first time
 _COUNT_S = 2.0
 _COUNT_RETRY_S = 0.01
 
@@ -29,92 +29,92 @@ Reply = Callable[[list[dict[str, Any]] | BadInput], None]
 
 
 class Adopter:
-    """Answers one request after the other, in the loop's thread; nothing in it waits."""
+    """The executor of ``adopt`` requests, in the loop's thread; it never waits."""
 
     def __init__(
         self,
         loop: Loop,
         registry: Registry,
-        census: Census,
+        unclaimed_qemus: UnclaimedQemus,
         pinner: Pinner,
         feed: Callable[[Event], None],
         local: Callable[[], bool],
     ) -> None:
-        """``feed``: has the watchdog take in an event. ``local``: whether local files are guarded, too."""
+        """``feed`` gives the watchdog an event. ``local`` returns whether local files are guarded, too."""
         self._loop = loop
         self._registry = registry
-        self._census = census
+        self._unclaimed_qemus = unclaimed_qemus
         self._pinner = pinner
         self._feed = feed
         self._local = local
 
     def adopt(self, request: AdoptRequest, reply: Reply) -> None:
-        """Answer once; with BadInput when the request names nothing that runs here."""
-        self._census.count()
-        self._when_counted(clock.boottime() + _COUNT_S, functools.partial(self._adopt, request, reply))
+        """Carry out a request and call ``reply`` once; with BadInput when it names nothing that runs here."""
+        self._unclaimed_qemus.count()
+        self._when_counted(self._loop.now() + _COUNT_S, functools.partial(self._adopt, request, reply))
 
     def _when_counted(self, deadline: float, then: Callable[[], None]) -> None:
-        """Go on when the arguments of all processes are known, but for those that do not tell theirs."""
-        if self._census.is_complete() or clock.boottime() >= deadline:
+        """Call ``then`` once all processes' arguments are known, except for reads that hang, or at the deadline."""
+        if self._unclaimed_qemus.is_complete() or self._loop.now() >= deadline:
             then()
         else:
             self._loop.call_in(_COUNT_RETRY_S, functools.partial(self._when_counted, deadline, then))
 
     def _adopt(self, request: AdoptRequest, reply: Reply) -> None:
         names, pid, everything, dry = request.names, request.pid, request.everything, request.dry_run
-        strangers = [one for one in self._census.strangers() if everything or _is_meant(one, names, pid)]
+        unclaimed = [one for one in self._unclaimed_qemus.unclaimed() if everything or _is_meant(one, names, pid)]
         vms = [
             vm
             for vm in self._registry
             if vm.state in LIVING and (everything or vm.name in names or vm.uuid in names or vm.process(pid))
         ]
-        if pid and not strangers and not vms:
-            hangs = self._census.hangs(pid)
+        if pid and not unclaimed and not vms:
+            hangs = self._unclaimed_qemus.hangs(pid)
             why = "does not tell its arguments: its memory is locked" if hangs else "is no QEMU that runs on this host"
             reply(BadInput(f"pid {pid} {why}"))
             return
         results = [_result(vm, "guarded") for vm in vms]
-        #: the VMs whose result is not final yet, and where in the results it stands
+        #: VMs whose result is not final yet, and its index in the results
         following: list[tuple[GuardedVm, int]] = []
         for index, vm in enumerate(vms):
             if vm.state is State.CONFLICT and not dry:
                 following.append((vm, index))
                 self._pinner.try_again(vm)
-        for stranger in strangers:
-            taken, result = self._take(stranger, dry)
+        for process in unclaimed:
+            taken, result = self._take(process, dry)
             results.append(result)
             if taken is not None:
                 following.append((taken, len(results) - 1))
         missing = [name for name in names if not any(name in (one.name, one.uuid) for one in results)]
         results += [AdoptResult(_nobody(name), "gone", "no such VM runs on this host") for name in missing]
-        deadline = clock.boottime() + min(request.seconds, _LONGEST)
+        deadline = self._loop.now() + min(request.seconds, _MAX_WAIT_S)
         self._follow(following, results, reply, deadline)
 
-    def _take(self, stranger: Stranger, dry: bool) -> tuple[GuardedVm | None, AdoptResult]:
+    def _take(self, process: UnclaimedProcess, dry: bool) -> tuple[GuardedVm | None, AdoptResult]:
         """Guard an unguarded QEMU, unless ``dry``. Return its VM if its locks are still to come, and its result."""
-        images = self._census.images(stranger, self._local())
+        images = self._unclaimed_qemus.images(process, self._local())
         if not images:
-            return None, AdoptResult(_about(stranger), "nothing", RESULTS["nothing"])
+            return None, AdoptResult(_about(process), "nothing", RESULTS["nothing"])
         if dry:
             files = [file.as_json() for file in images]
-            return None, AdoptResult({**_about(stranger), "files": files}, "would-adopt")
+            return None, AdoptResult({**_about(process), "files": files}, "would-adopt")
         keys = frozenset(file.key for file in images)
-        vm = self._census.take_up(stranger, "adopted while it ran", keys)
+        vm = self._unclaimed_qemus.take_up(process, "adopted while it ran", keys)
         if vm is None:
-            return None, AdoptResult(_about(stranger), "gone", RESULTS["gone"])
+            return None, AdoptResult(_about(process), "gone", RESULTS["gone"])
         return vm, _result(vm, "adopted")
 
     def _follow(
         self, following: list[tuple[GuardedVm, int]], results: list[AdoptResult], reply: Reply, end: float
     ) -> None:
-        """Wait until every file has its lock or its refusal, then tell."""
+        """Poll until every file has its lock or its refusal, then reply."""
         open_still = [item for item in following if not self._settled(item[0])]
-        if open_still and clock.boottime() < end:
-            self._loop.call_in(_AGAIN, functools.partial(self._follow, following, results, reply, end))
+        if open_still and self._loop.now() < end:
+            self._loop.call_in(_POLL_S, functools.partial(self._follow, following, results, reply, end))
             return
         for vm, index in following:
             if vm.state is State.CONFLICT:
-                self._feed(Adopted(clock.boottime(), vm.id))
+                self._feed(Adopted(self._loop.now(), vm.id))
             word = results[index].result
             if vm.state is State.CONFLICT:
                 word = "conflict"
@@ -133,18 +133,18 @@ class Adopter:
         return bool(vm.files) and all(file.guard.is_settled for file in vm.files)
 
 
-def _is_meant(stranger: Stranger, names: tuple[str, ...], pid: int) -> bool:
-    about = identity(stranger.arguments)
-    return stranger.pid == pid or about.name in names or about.uuid in names or about.vmid in names
+def _is_meant(process: UnclaimedProcess, names: tuple[str, ...], pid: int) -> bool:
+    about = identity(process.arguments)
+    return process.pid == pid or about.name in names or about.uuid in names or about.vmid in names
 
 
 def _nobody(name: str) -> dict[str, Any]:
     return {"name": name, "uuid": "", "hypervisor": "", "pid": 0, "state": "", "files": []}
 
 
-def _about(stranger: Stranger) -> dict[str, Any]:
-    about = identity(stranger.arguments)
-    return {**_nobody(about.name), "uuid": about.uuid, "pid": stranger.pid}
+def _about(process: UnclaimedProcess) -> dict[str, Any]:
+    about = identity(process.arguments)
+    return {**_nobody(about.name), "uuid": about.uuid, "pid": process.pid}
 
 
 def _result(vm: GuardedVm, word: str) -> AdoptResult:

@@ -1,12 +1,12 @@
-"""Finds the processes that do I/O for VMs and that nobody announced: VMs without their hook, helpers of guarded VMs.
+"""Find processes that do I/O for VMs without a claim: VMs that ran no hook, and helpers of guarded VMs.
 
-Hooks fail open: one that was added later, deleted or made not executable is simply not run. So this looks for itself,
-every few seconds, at what /proc shows of each process. No request is made to any server.
+Hooks fail open: one that was added later, deleted or made not executable is simply not run. So the daemon scans /proc
+itself, at short intervals. No request is sent to any server.
 
-Program, short name and the links of descriptors are read in the loop. Arguments are another process's memory, and to
-read them may never end (adapters/linux/may_block.py): they are asked for only of a process that looks like QEMU, a
-helper, or an interpreter that may stand in for one, and come later, from a thread. A process that does not tell its
-arguments stays unknown, and all others are found meanwhile.
+Program, short name and the links of descriptors are read in the loop. Arguments are another process's memory, and
+reading them may never end (adapters/linux/may_block.py). So a thread reads them, only for a process that looks like
+QEMU, a helper, or an interpreter that may run as one. A process whose arguments cannot be read stays unknown; all
+others are found meanwhile.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ from vmguard.core.sources.process_arguments import (
     named_files,
     served,
 )
-from vmguard.daemon.claim.lifecycle import Keeper
+from vmguard.daemon.claim.lifecycle import ClaimLifecycle
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.command_lines import CommandLines, Lane
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.scan.periodic import LATEST
-from vmguard.daemon.scan.process_fds import Sight
+from vmguard.daemon.scan.periodic import MAX_INTERVAL_S
+from vmguard.daemon.scan.process_fds import ProcessFds
 
 log = logging.getLogger("vmguard.unguarded")
 
-#: seconds between two rounds: what a VM opens is pinned in time also when it is the first file that it has on a share
-_EVERY = LATEST
-#: rounds after which the program of a process that is no QEMU is asked again: it may have become one (exec)
-_PATIENCE = 8
+#: interval of the counts: a VM's first file on a share must be pinned within the promise, too
+_INTERVAL_S = MAX_INTERVAL_S
+#: longest pause, in counts, before the program of a process that is no QEMU is read again: exec may have changed it
+_MAX_PAUSE_ROUNDS = 8
 _LANES = {Likelihood.LIKELY: Lane.LIKELY, Likelihood.POSSIBLE: Lane.POSSIBLE}
 
 
 @dataclass
-class Stranger:
+class UnclaimedProcess:
     """A process that looks like QEMU, or like one of its helpers, and belongs to no guarded VM."""
 
     line: CommandLine
     birth: int
     kind: Kind
-    sight: Sight
-    #: what it has open that a lock may guard
+    fds: ProcessFds
+    #: its open files that a lock may guard
     files: list[OpenFile]
     told: bool = False
 
@@ -74,73 +74,74 @@ class Stranger:
         return self.line.arguments
 
 
-class Census:
-    """Counts all processes of this host again and again."""
+class UnclaimedQemus:
+    """The unclaimed processes of this host, counted at each interval."""
 
     def __init__(
         self,
         loop: Loop,
         registry: Registry,
-        keeper: Keeper,
+        lifecycle: ClaimLifecycle,
         pinner: Pinner,
         command_lines: CommandLines,
         settings: Callable[[], Unguarded],
     ) -> None:
         self._loop = loop
         self._registry = registry
-        self._keeper = keeper
+        self._lifecycle = lifecycle
         self._pinner = pinner
         self._command_lines = command_lines
         self._settings = settings
-        self._strangers: dict[int, Stranger] = {}
-        #: pid: its birth, the round in which it is asked again, and the pause after that
+        self._unclaimed: dict[int, UnclaimedProcess] = {}
+        #: by pid: its birth, the round in which its program is read again, and the pause after that
         self._others: dict[int, tuple[int, int, int]] = {}
-        #: pid: birth and lane of those whose arguments were asked for and have not come yet
+        #: by pid: birth and lane of the processes whose arguments are being read
         self._asked: dict[int, tuple[int, Lane]] = {}
-        #: pid and birth of those that hang, and of whom a person was told
+        #: pid and birth of processes whose read hangs, which was logged
         self._silent: set[tuple[int, int]] = set()
         self._rounds = 0
 
     def start(self) -> None:
-        """Begin to count. The first count is the loop's first work, not the start's: the daemon is ready before."""
+        """Begin to count. The first count runs in the loop, not in the start: the daemon is ready before it."""
         self._loop.call_in(0.0, self._go_on)
 
     def _go_on(self) -> None:
-        self._loop.call_in(_EVERY, self._go_on)
+        self._loop.call_in(_INTERVAL_S, self._go_on)
         self.round()
 
     def round(self) -> None:
-        """Look at all processes, take up what runs unguarded."""
+        """Count all processes, and take up those that run unguarded."""
         self.count()
-        for stranger in list(self._strangers.values()):
-            self._consider(stranger)
+        for process in list(self._unclaimed.values()):
+            self._consider(process)
 
-    def _consider(self, stranger: Stranger) -> None:
-        if stranger.kind is not Kind.QEMU and self._join(stranger):
+    def _consider(self, process: UnclaimedProcess) -> None:
+        if process.kind is not Kind.QEMU and self._join(process):
             return
-        if stranger.kind in MASTERS and self.on_share(stranger):
-            self._meet(stranger)
+        if process.kind in MASTERS and self.on_share(process):
+            self._meet(process)
 
-    def strangers(self) -> list[Stranger]:
-        """Those that may run a VM of their own, as of the last count."""
-        return [stranger for stranger in self._strangers.values() if stranger.kind in MASTERS]
+    def unclaimed(self) -> list[UnclaimedProcess]:
+        """Return the processes that may run a VM of their own, as of the last count."""
+        return [process for process in self._unclaimed.values() if process.kind in MASTERS]
 
     def is_complete(self) -> bool:
-        """Return whether the arguments of all processes are known that were counted last, but for those that hang."""
+        """Return whether the arguments of all counted processes are known, except for reads that hang."""
         return all(self._command_lines.hangs(lane, pid) for pid, (_, lane) in self._asked.items())
 
     def hangs(self, pid: int) -> bool:
-        """Return whether a process does not tell its arguments."""
+        """Return whether the read of a process's arguments hangs."""
         return pid in self._asked and self._command_lines.hangs(self._asked[pid][1], pid)
 
     # -- counting ---------------------------------------------------------------------------------------------------
 
     def count(self) -> None:
+        """Find new unclaimed processes, refresh the known ones, forget those that ended."""
         self._rounds += 1
         guarded = {process.pid for vm in self._registry for process in vm.processes}
         births = proc.births()
         for pid, birth in births:
-            known = self._strangers.get(pid)
+            known = self._unclaimed.get(pid)
             if known is not None and (known.birth != birth or pid in guarded):
                 self._forget(pid)
                 known = None
@@ -149,7 +150,7 @@ class Census:
             elif pid not in guarded:
                 self._ask(pid, birth)
         alive = {pid for pid, _ in births}
-        for pid in self._strangers.keys() - alive:
+        for pid in self._unclaimed.keys() - alive:
             self._forget(pid)
         for pid in self._others.keys() - alive:
             del self._others[pid]
@@ -158,7 +159,7 @@ class Census:
         self._report_silent()
 
     def _report_silent(self) -> None:
-        """Tell once of each process that is called like QEMU and does not tell its arguments."""
+        """Warn once of each process that looks like QEMU and whose arguments cannot be read."""
         hanging = {(pid, birth) for pid, (birth, lane) in self._asked.items() if self._command_lines.hangs(lane, pid)}
         for pid, _ in sorted(hanging - self._silent):
             log.warning(
@@ -169,9 +170,9 @@ class Census:
             )
         self._silent = hanging
 
-    def _refresh(self, stranger: Stranger) -> None:
-        if stranger.sight.changed():
-            stranger.files = stranger.sight.full(self._pinner.tables)
+    def _refresh(self, process: UnclaimedProcess) -> None:
+        if process.fds.changed():
+            process.files = process.fds.full(self._pinner.tables)
 
     def _ask(self, pid: int, birth: int) -> None:
         before, due, _ = self._others.get(pid, (-1, 0, 0))
@@ -188,11 +189,11 @@ class Census:
 
     def _is_other(self, pid: int, birth: int) -> None:
         before, _, pause = self._others.get(pid, (-1, 0, 0))
-        pause = min(2 * pause, _PATIENCE) if before == birth and pause else 1
+        pause = min(2 * pause, _MAX_PAUSE_ROUNDS) if before == birth and pause else 1
         self._others[pid] = (birth, self._rounds + pause, pause)
 
     def _answered(self, pid: int, birth: int, line: CommandLine | None) -> None:
-        """The arguments of a process are known, or it is gone."""
+        """Take in a process's arguments; ``line`` is None when it is gone."""
         if self._asked.get(pid, (-1,))[0] != birth:
             return
         del self._asked[pid]
@@ -204,108 +205,111 @@ class Census:
             return
         self._others.pop(pid, None)
         try:
-            sight = Sight(pid)
+            fds = self._pinner.fds_of(pid)
         except OSError:
             return
-        stranger = self._strangers[pid] = Stranger(line, birth, kind, sight, sight.full(self._pinner.tables))
-        self._consider(stranger)
+        process = self._unclaimed[pid] = UnclaimedProcess(line, birth, kind, fds, fds.full(self._pinner.tables))
+        self._consider(process)
 
     def _forget(self, pid: int) -> None:
-        self._strangers.pop(pid).sight.close()
+        self._unclaimed.pop(pid).fds.close()
 
-    def on_share(self, stranger: Stranger) -> bool:
-        """Whether it writes to an image on NFS."""
+    def on_share(self, process: UnclaimedProcess) -> bool:
+        """Return whether a process writes to an image on NFS."""
         shares = self._pinner.tables.shares()
         return any(
-            user.key[0] in shares and user.info.writable and self._pinner.is_image(stranger.kind, user)
-            for user in stranger.files
+            user.key[0] in shares and user.info.writable and self._pinner.is_image(process.kind, user)
+            for user in process.files
         )
 
     # -- taking up --------------------------------------------------------------------------------------------------
 
-    def _meet(self, stranger: Stranger) -> None:
-        if self._claimed(stranger):
+    def _meet(self, process: UnclaimedProcess) -> None:
+        if self._claimed(process):
             return
         if self._settings().take_up:
-            self.take_up(stranger, "started without its hook")
-        elif not stranger.told:
-            stranger.told = True
-            about = identity(stranger.arguments)
+            self.take_up(process, "started without its hook")
+        elif not process.told:
+            process.told = True
+            about = identity(process.arguments)
             log.warning(
                 "pid %d (VM %r) runs UNGUARDED, without a claim: vmguard adopt --pid %d",
-                stranger.pid,
+                process.pid,
                 about.name or about.uuid,
-                stranger.pid,
+                process.pid,
             )
 
-    def _claimed(self, stranger: Stranger) -> bool:
-        """Whether it is the QEMU that a claim waits for, or may be; then it is no business of ours."""
-        about = identity(stranger.arguments)
-        keys = {user.key for user in stranger.files if user.info.writable}
+    def _claimed(self, process: UnclaimedProcess) -> bool:
+        """Return whether a process is, or may be, the QEMU that a claim waits for: then it is left to the claim."""
+        about = identity(process.arguments)
+        keys = {user.key for user in process.files if user.info.writable}
         for vm in self._registry:
             if vm.state in LIVING or vm.state is State.RELEASING:
                 continue
             has_its_disk = any(file.key in keys and file.guard.descriptor is not None for file in vm.files)
             if vm.rebuilt and (vm.uuid == about.uuid or has_its_disk):
                 vm.name = about.name or vm.name
-                return self._runs(vm, stranger) or has_its_disk
+                return self._runs(vm, process) or has_its_disk
             if vm.uuid == about.uuid and vm.state in (State.CLAIMED, State.ENDED):
-                return self._runs(vm, stranger)
+                return self._runs(vm, process)
             if vm.uuid == about.uuid or has_its_disk:
                 return True
         return False
 
-    def _runs(self, vm: GuardedVm, stranger: Stranger) -> bool:
-        """Tell the keeper that a VM runs in this process; False when it is not the VM's after all."""
-        known, run_dirs = hypervisors.by_name(vm.hypervisor), self._keeper.timing.run_dirs
-        is_its = stranger.kind is not Kind.QEMU or known.is_qemu_of(run_dirs, stranger.arguments, vm.uuid)
-        return is_its and self._keeper.runs(vm, stranger.pid, stranger.kind, stranger.line.started)
+    def _runs(self, vm: GuardedVm, process: UnclaimedProcess) -> bool:
+        """Note that a VM runs in this process. Return False when the process is not the VM's after all."""
+        known, run_dirs = hypervisors.by_name(vm.hypervisor), self._lifecycle.timing.run_dirs
+        is_its = process.kind is not Kind.QEMU or known.is_qemu_of(run_dirs, process.arguments, vm.uuid)
+        return is_its and self._lifecycle.runs(vm, process.pid, process.kind, process.line.started)
 
-    def take_up(self, stranger: Stranger, why: str, extra: frozenset[Key] = frozenset()) -> GuardedVm | None:
-        """Guard it from now on, without touching it; None when it is gone.
+    def take_up(self, process: UnclaimedProcess, why: str, extra: frozenset[Key] = frozenset()) -> GuardedVm | None:
+        """Guard a process's VM from now on, without touching it. Return the VM; None when the process is gone.
 
-        ``extra``: files that are images for certain; the others are found, and looked at for a moment, by the pinner.
+        ``extra``: files that are certainly images; the pinner finds the others once they have settled.
         """
-        about = identity(stranger.arguments)
-        manager = hypervisors.manager_of(self._keeper.timing.run_dirs, stranger.line)
+        about = identity(process.arguments)
+        manager = hypervisors.manager_of(self._lifecycle.timing.run_dirs, process.line)
         hypervisor, vm_uuid = manager.name, manager.id_of(about)  # as its hook and its task would call it
         if not vm_uuid or self._registry.get(f"{hypervisor}-{vm_uuid}") is not None:
             hypervisor = BARE
-            birth = f"{host.boot_id()} {stranger.pid} {stranger.line.started}"
+            birth = f"{host.boot_id()} {process.pid} {process.line.started}"
             vm_uuid = str(uuid.uuid5(uuid.NAMESPACE_OID, birth))
-        name = about.name or about.vmid or f"{proc.name(stranger.pid)}-{stranger.pid}"
+        name = about.name or about.vmid or f"{proc.name(process.pid)}-{process.pid}"
         vm = GuardedVm(hypervisor, name, vm_uuid, state=State.CLAIMED, why=why, without_hook=why)
         vm.incoming = ANOTHER_HOST if about.incoming else ""
-        vm.files = [self._pinner.discovered([user]) for user in _once(stranger.files) if user.key in extra]
-        log.warning("%s (pid %d): %s; it is guarded from now on", vm.title, stranger.pid, why)
+        vm.files = [self._pinner.discovered([user]) for user in _once(process.files) if user.key in extra]
+        log.warning("%s (pid %d): %s; it is guarded from now on", vm.title, process.pid, why)
         self._registry.take_up(vm)
-        if self._runs(vm, stranger):
+        if self._runs(vm, process):
             return vm
         self._registry.remove(vm)
         return None
 
-    def images(self, stranger: Stranger, local: bool) -> list[GuardedFile]:
-        """Its files that a lock should guard. ``local``: those on this host's own file systems, too, if they are
-        images for certain: named as such by the arguments, or locked by QEMU itself."""
-        named = named_files(stranger.arguments) if local else set()
+    def images(self, process: UnclaimedProcess, local: bool) -> list[GuardedFile]:
+        """Return the process's files that a lock should guard.
+
+        ``local``: include files on this host's own file systems that are certainly images: named as such by the
+        arguments, or locked by QEMU itself.
+        """
+        named = named_files(process.arguments) if local else set()
         shares = self._pinner.tables.shares()
         chosen = [
             user
-            for user in _once(stranger.files)
-            if user.path in named or ((local or user.key[0] in shares) and self._pinner.is_image(stranger.kind, user))
+            for user in _once(process.files)
+            if user.path in named or ((local or user.key[0] in shares) and self._pinner.is_image(process.kind, user))
         ]
         return [self._pinner.discovered([user]) for user in chosen]
 
-    def _join(self, stranger: Stranger) -> bool:
-        """A helper belongs to the VM that its arguments name, or whose file it has open."""
-        names = served(stranger.arguments)
-        keys = {user.key for user in stranger.files}
+    def _join(self, process: UnclaimedProcess) -> bool:
+        """Follow a helper with the VM that its arguments name or whose file it has open. Return False if none is."""
+        names = served(process.arguments)
+        keys = {user.key for user in process.files}
         for vm in self._registry:
             if vm.state not in LIVING:
                 continue
             named = hypervisors.by_name(vm.hypervisor).names_vm(names, vm.name, vm.uuid)
             if named or any(file.key in keys for file in vm.files):
-                if self._keeper.follow(vm, stranger.pid, stranger.kind, stranger.line.started):
+                if self._lifecycle.follow(vm, process.pid, process.kind, process.line.started):
                     log.info("%s: its helper %s is followed, too", vm.title, vm.processes[-1].title)
                     self._registry.save(vm)
                     self._pinner.attend(vm)
@@ -314,7 +318,7 @@ class Census:
 
 
 def _once(files: list[OpenFile]) -> list[OpenFile]:
-    """Each file once, its writer first."""
+    """Return each file once, its writer if there is one."""
     found: dict[Key, OpenFile] = {}
     for user in files:
         if user.key not in found or user.info.writable:

@@ -1,4 +1,4 @@
-"""The requests of the hooks: a claim from its first word to its owner records, and hints about starts and ends."""
+"""The requests of the hooks: a claim from its first message to its owner records, and hints about starts and ends."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from vmguard.adapters.linux import proc
 from vmguard.core.locks.claim_states import LIVING, SENTENCES, State
 from vmguard.core.locks.plan import MODES
 from vmguard.daemon.api.sessions import Handler, Request, Session
-from vmguard.daemon.claim.lifecycle import Keeper
-from vmguard.daemon.claim.migration_target import Incoming
-from vmguard.daemon.claim.proxmox_start_tasks import Starters
+from vmguard.daemon.claim.lifecycle import ClaimLifecycle
+from vmguard.daemon.claim.migration_target import MigrationTarget
+from vmguard.daemon.claim.proxmox_start_tasks import StartTasks
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, GuardedVm
 from vmguard.daemon.registry.store import Registry
@@ -28,7 +28,7 @@ log = logging.getLogger("vmguard.service")
 _NAME_CHARACTERS = 4096
 _HOST_CHARACTERS = 256
 _WARNING_CHARACTERS = 500
-#: makes the settings for a claim: of a hypervisor, and the node that the VM migrates from (None: an ordinary start)
+#: makes a claim's settings from its hypervisor and the node that the VM migrates from (None: an ordinary start)
 MakeSettings = Callable[[str, str | None], ClaimSettings]
 
 
@@ -46,7 +46,7 @@ class NamedVm:
 
     @classmethod
     def of(cls, message: Message) -> NamedVm:
-        """Raise BadInput when the request names no VM that a hook can speak of."""
+        """Return the VM of a request. Raises BadInput when no hook can have sent that name."""
         hypervisor, name, uuid = message["hypervisor"], message["name"], message["uuid"]
         if not 0 < len(name) <= _NAME_CHARACTERS:
             raise BadInput(f"{shown(name)} is not a VM's name")
@@ -59,18 +59,23 @@ class NamedVm:
 
 
 class ClaimRequests:
-    """Serves the requests of the hooks."""
+    """The handlers of the hooks' requests."""
 
     def __init__(
-        self, loop: Loop, registry: Registry, keeper: Keeper, settings: MakeSettings, incoming: Incoming
+        self,
+        loop: Loop,
+        registry: Registry,
+        lifecycle: ClaimLifecycle,
+        settings: MakeSettings,
+        migration_target: MigrationTarget,
     ) -> None:
-        """``incoming``: the VMs that migrate to this host."""
+        """``migration_target``: the VMs that migrate to this host."""
         self._loop = loop
         self._registry = registry
-        self._keeper = keeper
+        self._lifecycle = lifecycle
         self._settings = settings
-        self._incoming = incoming
-        self._starters = Starters(loop)
+        self._migration_target = migration_target
+        self._start_tasks = StartTasks(loop)
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -90,7 +95,7 @@ class ClaimRequests:
         """Answer with the settings; wait for the release of an earlier run's claim first, if there is one."""
         vm, session = NamedVm.of(request.message), request.session
         old = self._registry.get(vm.id)
-        if self._incoming.is_announced(vm.id):
+        if self._migration_target.is_announced(vm.id):
             session.source = ""
         source = request.message.get("incoming")
         if source is not None:
@@ -104,17 +109,17 @@ class ClaimRequests:
             )
         if old.state is State.OFFERED and not hypervisors.by_name(vm.hypervisor).serialises_starts:
             raise DaemonError(f"{old.title} is just being claimed by another start on this host", "wait for that one")
-        # A start before this one left its claim behind: it is released first, on the same proof as ever.
+        # An earlier start left its claim behind: it is released first, on the usual proof.
         self._answer_when_released(session, old)
         old.start_is_over = True
-        self._keeper.settle(old)
+        self._lifecycle.settle(old)
         return None
 
     def _settings_for(self, session: Session, hypervisor: str) -> Message:
         return {"settings": self._settings(hypervisor, session.source).as_json()}
 
     def _answer_when_released(self, session: Session, old: GuardedVm) -> None:
-        """Answer a claim when the earlier run's one is released, or refuse it when that takes too long."""
+        """Answer a claim once the earlier run's claim is released, or refuse it when that takes too long."""
         answered: list[bool] = []
 
         def go_on() -> None:
@@ -150,7 +155,7 @@ class ClaimRequests:
         return {}
 
     def _accept(self, named: NamedVm, session: Session, message: Message) -> None:
-        """Give a complete claim to the keeper. Raise DaemonError or BadInput: it stays the session's then."""
+        """Hand a complete claim to its lifecycle. Raises DaemonError or BadInput; the files stay the session's then."""
         if self._registry.get(named.id) is not None:
             raise DaemonError(f"VM {named.name!r} was claimed by another start on this host in the meantime")
         if proc.is_dead(session.pidfd):
@@ -163,9 +168,9 @@ class ClaimRequests:
         for warning in message.get("warnings") or []:
             log.warning("%s: %s", vm.title, warning[:_WARNING_CHARACTERS])
         if session.task < 0:
-            session.task = self._starters.find(hypervisors.by_name(vm.hypervisor), session.pid)
+            session.task = self._start_tasks.find(hypervisors.by_name(vm.hypervisor), session.pid)
         try:
-            self._keeper.accept(vm, session.pidfd)
+            self._lifecycle.accept(vm, session.pidfd)
         except OSError as problem:
             raise DaemonError(
                 f"the state of {vm.title} cannot be written: {problem}", "free space in /run"
@@ -174,14 +179,14 @@ class ClaimRequests:
         session.vm = vm
 
     def _commit(self, request: Request) -> None:
-        """Let the claim stand: its hook is about to succeed."""
+        """Confirm the claim: its hook is about to succeed."""
         session = request.session
         if session.vm is None:
             return
-        self._keeper.commit(session.vm)
+        self._lifecycle.commit(session.vm)
         if session.task >= 0:
             task, session.task = session.task, -1
-            self._starters.follow(session.vm, task)
+            self._start_tasks.follow(session.vm, task)
 
     def _recorded(self, request: Request) -> None:
         """Note the epochs of the owner records that the hook wrote."""
@@ -189,7 +194,7 @@ class ClaimRequests:
         if vm is None:
             return
         epochs = request.message.get("epochs") or {}
-        self._keeper.recorded(vm, {int(inode): epoch for inode, epoch in epochs.items()})
+        self._lifecycle.recorded(vm, {int(inode): epoch for inode, epoch in epochs.items()})
         for problem in request.message.get("problems") or []:
             log.warning("%s: %s", vm.title, problem[:_WARNING_CHARACTERS])
 
@@ -198,7 +203,7 @@ class ClaimRequests:
     def _started(self, request: Request) -> Message:
         vm = self._registry.get(NamedVm.of(request.message).id)
         if vm is not None:
-            self._keeper.started(vm)
+            self._lifecycle.started(vm)
         return {}
 
     def _ended(self, request: Request) -> Message | None:
@@ -208,14 +213,14 @@ class ClaimRequests:
             # A post-stop may belong to a run before this one, and come while QEMU is being started. Its hook does not
             # wait for an answer.
             if vm is not None:
-                self._keeper.settle(vm)
+                self._lifecycle.settle(vm)
             return None
         if vm is not None:
-            self._keeper.ended(vm)
+            self._lifecycle.ended(vm)
         return {}
 
     def _announce(self, request: Request) -> Message:
-        self._incoming.announce(NamedVm.of(request.message).id)
+        self._migration_target.announce(NamedVm.of(request.message).id)
         return {}
 
 

@@ -1,4 +1,4 @@
-"""The command line's orders: guard VMs that run already, let the watchdog pause, let it act again."""
+"""The command line's orders: guard VMs that run already, disarm the watchdog, arm it again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vmguard.daemon.api.sessions import Handler, Request, Session
-from vmguard.daemon.watch.maintenance_mode import LONGEST, Arming
+from vmguard.daemon.watch.maintenance_mode import MAX_DISARM_S, MaintenanceMode
 from vmguard.errors import BadInput
 from vmguard.protocol.adoption import AdoptRequest
 from vmguard.protocol.messages import shown
@@ -20,10 +20,10 @@ Adopt = Callable[[AdoptRequest, Callable[[list[dict[str, Any]] | BadInput], None
 
 
 class Commands:
-    """Serves ``adopt``, ``disarm`` and ``arm``."""
+    """The handlers of ``adopt``, ``disarm`` and ``arm``."""
 
-    def __init__(self, arming: Arming, adopt: Adopt) -> None:
-        self._arming = arming
+    def __init__(self, maintenance: MaintenanceMode, adopt: Adopt) -> None:
+        self._maintenance = maintenance
         self._adopt = adopt
 
     @property
@@ -36,16 +36,16 @@ class Commands:
     def _disarm(self, request: Request) -> Message:
         message = request.message
         seconds, reason = message["seconds"], (message.get("reason") or "").strip()
-        if not 0 < seconds <= LONGEST:
-            raise BadInput(f"{shown(seconds)} is not a number of seconds up to {LONGEST:.0f}")
+        if not 0 < seconds <= MAX_DISARM_S:
+            raise BadInput(f"{shown(seconds)} is not a number of seconds up to {MAX_DISARM_S:.0f}")
         if not reason:
             raise BadInput("a reason is needed: somebody will read it")
-        kept = self._arming.disarm(float(seconds), reason[:_TEXT_CHARACTERS], _by(message))
-        return {"disarmed": self._arming.as_json(), "survives_restart": kept}
+        kept = self._maintenance.disarm(float(seconds), reason[:_TEXT_CHARACTERS], _by(message))
+        return {"disarmed": self._maintenance.as_json(), "survives_restart": kept}
 
     def _arm(self, request: Request) -> Message:
-        was = self._arming.as_json()
-        self._arming.arm(_by(request.message))
+        was = self._maintenance.as_json()
+        self._maintenance.arm(_by(request.message))
         return {"was": was}
 
 

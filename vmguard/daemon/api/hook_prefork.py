@@ -1,4 +1,4 @@
-"""Keeps processes of the hook ready for the next start; vmguard/hook/prefork.py says what they do."""
+"""Keep processes of the hook ready for the next start; vmguard/hook/prefork.py says what they do."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.standby")
 
-#: between two checks whether they still run: while they do not, a start takes some milliseconds longer
+#: interval of the checks whether they still run: while they do not, a start takes some milliseconds longer
 _CHECK_INTERVAL_S = 10.0
 
 
 class HookPrefork:
-    """Runs the process that starts the others. It ends when the daemon does, however that happens."""
+    """The process that starts the others. It ends when the daemon does, however that happens."""
 
     def __init__(self, loop: Loop, run_dir: str, count: int) -> None:
         self._loop = loop

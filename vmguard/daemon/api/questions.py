@@ -13,7 +13,7 @@ from vmguard.protocol.wire import Message
 
 
 class Questions:
-    """Serves ``status``, ``who``, ``health`` and ``ping``."""
+    """The handlers of ``status``, ``who``, ``health`` and ``ping``."""
 
     def __init__(self, registry: Registry, watchdog: WatchdogStatus) -> None:
         self._registry = registry

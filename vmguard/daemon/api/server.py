@@ -1,4 +1,4 @@
-"""The daemon's end of the socket: who may connect, and which handler serves a request."""
+"""The daemon's end of the socket: accept authorised peers, and dispatch each request to its handler."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 from collections.abc import Mapping
 
 from vmguard.daemon.api.sessions import Handler, Request, Session
-from vmguard.daemon.claim.lifecycle import Keeper
+from vmguard.daemon.claim.lifecycle import ClaimLifecycle
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.errors import DaemonError, VmguardError, WireError
 from vmguard.protocol.requests import request_of
@@ -17,17 +17,17 @@ from vmguard.protocol.wire import Connection, Message
 
 log = logging.getLogger("vmguard.service")
 
-#: messages read from one connection before the others get their turn
+#: most messages read from one connection before the others get their turn
 _MESSAGES_PER_TURN = 64
 
 
 class Server:
-    """Accepts connections and has requests served, in the loop's thread."""
+    """The server of all connections, in the loop's thread."""
 
-    def __init__(self, loop: Loop, keeper: Keeper, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, loop: Loop, lifecycle: ClaimLifecycle, handlers: Mapping[str, Handler]) -> None:
         """``handlers``: one for each request of the table."""
         self._loop = loop
-        self._keeper = keeper
+        self._lifecycle = lifecycle
         self._handlers = handlers
 
     def listen(self, listener: socket.socket) -> None:
@@ -99,4 +99,4 @@ class Server:
         if session.task >= 0:
             os.close(session.task)
         if session.files:
-            self._keeper.discard(session.files)
+            self._lifecycle.discard(session.files)

@@ -17,7 +17,7 @@ from vmguard.protocol.wire import Connection, Message
 
 log = logging.getLogger("vmguard.service")
 
-#: of an error and of its hint: with every character escaped, both still fit into one message
+#: longest error, and longest hint: even with every character escaped, both fit into one message
 _ERROR_CHARACTERS = 4096
 
 
@@ -38,7 +38,7 @@ class Session:
     source: str | None = None
 
     def answer(self, message: Message, fds: tuple[int, ...] = ()) -> None:
-        """Send an answer. A peer that does not take it is logged, and harms nobody else."""
+        """Send an answer. A peer that does not take it is logged, and delays no other peer."""
         try:
             self.connection.send({"ok": True, **message}, fds)
         except (OSError, WireError) as problem:

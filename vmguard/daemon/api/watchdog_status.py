@@ -1,29 +1,32 @@
-"""What the watchdog knows, as JSON: for `vmguard status`, `check` and the metrics."""
+"""Report the watchdog's state as JSON, for `vmguard status`, `check` and the metrics."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-from vmguard.adapters.linux import clock
-from vmguard.core.watchdog.lease import Mount
+from vmguard.core.watchdog.lease import MountLease
 from vmguard.core.watchdog.machine import Watch
 from vmguard.core.watchdog.states import DANGER
 from vmguard.daemon.fence.fencer import Fencer
 from vmguard.daemon.registry.guarded_vm import GuardedVm
-from vmguard.daemon.watch.maintenance_mode import Arming
+from vmguard.daemon.watch.maintenance_mode import MaintenanceMode
 from vmguard.daemon.watch.observer import Observer
 from vmguard.protocol.wire import Message
 
 
 class WatchdogStatus:
-    """Reads the watchdog's state, and changes nothing."""
+    """A read-only view of the watchdog's state."""
 
-    def __init__(self, watch: Watch, observer: Observer, arming: Arming, fencer: Fencer) -> None:
+    def __init__(
+        self, watch: Watch, observer: Observer, maintenance: MaintenanceMode, fencer: Fencer, now: Callable[[], float]
+    ) -> None:
         self._watch = watch
         self._observer = observer
-        self._arming = arming
+        self._maintenance = maintenance
         self._fencer = fencer
+        self._now = now
 
     def of_vm(self, vm: GuardedVm) -> dict[str, Any] | None:
         """Return a VM's stance and why, the oldest lease that it depends on, and the verdict on each lock.
@@ -36,9 +39,9 @@ class WatchdogStatus:
             return None
         found = watch.case_of(known)
         mounts = {lock.mount: watch.mounts[lock.mount] for lock in known.info.locks}
-        now = clock.boottime()
+        now = self._now()
         age = max(now - mount.confirmed for mount in mounts.values())
-        climb = self._fencer.climbs.get(vm.id)
+        fence = self._fencer.fences.get(vm.id)
         return {
             "stance": str(known.stance),
             "done": known.stance is known.real,
@@ -46,7 +49,7 @@ class WatchdogStatus:
             "why": found.why,
             "lease_age": _number(age),
             "freeze_in": _number(min(_freeze_in(mount, now) for mount in mounts.values())),
-            "fence": climb.sentence if climb is not None else "",
+            "fence": fence.sentence if fence is not None else "",
             "locks": [
                 {
                     "path": lock.info.path,
@@ -62,7 +65,7 @@ class WatchdogStatus:
 
     def health(self) -> Message:
         """Return the leases of all mounts, fences under way, and whether the watchdog is disarmed."""
-        watch, now = self._watch, clock.boottime()
+        watch, now = self._watch, self._now()
         sources = {mount.point: mount.source for mount in self._observer.mounts.values()}
         return {
             "mounts": [
@@ -81,11 +84,11 @@ class WatchdogStatus:
                 if mount.locks
             ],
             "fences": self._fencer.as_json()[:100],
-            "disarmed": self._arming.as_json(),
+            "disarmed": self._maintenance.as_json(),
         }
 
 
-def _freeze_in(mount: Mount, now: float) -> float:
+def _freeze_in(mount: MountLease, now: float) -> float:
     """Return the seconds until the VMs on a mount are frozen if it answers nothing; 0 when they are already."""
     return 0.0 if mount.phase in DANGER else max(0.0, mount.confirmed + mount.timeline.freeze - now)
 

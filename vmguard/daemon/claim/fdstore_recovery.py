@@ -34,8 +34,8 @@ def take_in(
 ) -> list[GuardedVm]:
     """Give each descriptor that no state file knows to its VM, which is made anew if need be.
 
-    Returns the VMs that were made; the descriptors stay in ``stored``, for Keeper.resume. A descriptor without a lock,
-    or without a name of ours, stays there for good.
+    Returns the VMs that were made; the descriptors stay in ``stored``, for ClaimLifecycle.resume. A descriptor without
+    a lock, or without a name of ours, stays there for good.
     """
     known = {vm.store_name(file) for vm in registry for file in vm.files}
     made: dict[str, GuardedVm] = {}

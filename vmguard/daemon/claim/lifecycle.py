@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from vmguard import faults
 from vmguard.adapters.hypervisor import RunDirs
-from vmguard.adapters.linux import clock, mounts, proc, systemd
+from vmguard.adapters.linux import mounts, proc, systemd
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.locks.plan import EXCLUSIVE
@@ -36,7 +36,7 @@ log = logging.getLogger("vmguard.keeper")
 
 @dataclass(frozen=True)
 class Timing:
-    """How patient the keeper is, in seconds, and where the hypervisors keep their books."""
+    """The deadlines of a claim, in seconds, and the run-time folders of the hypervisors."""
 
     start_deadline: float
     poll_interval: float
@@ -48,7 +48,7 @@ class Timing:
         return RunDirs(self.libvirt_run_dir, self.proxmox_run_dir)
 
 
-class Keeper:
+class ClaimLifecycle:
     """The life of all claims: offered by a hook, claimed, running, ended; the releaser does the rest."""
 
     def __init__(
@@ -106,7 +106,7 @@ class Keeper:
             return
         vm.move(State.CLAIMED, "the hook's claim stands")
         self._releaser.forget_claimant(vm)
-        vm.deadline = clock.boottime() + self.timing.start_deadline
+        vm.deadline = self._loop.now() + self.timing.start_deadline
         faults.point("commit-before-state")
         self._registry.save(vm)
         faults.point("committed-by-daemon")
@@ -158,7 +158,7 @@ class Keeper:
                 log.warning("%s: the daemon before this one took its descriptor of %s with it", vm.title, file.path)
         if vm.state is State.RELEASING:
             vm.move(State.ENDED, "the daemon before this one ended while it let go of the locks")
-        vm.deadline = clock.boottime() + self.timing.start_deadline
+        vm.deadline = self._loop.now() + self.timing.start_deadline
         if vm.state is State.OFFERED:
             vm.move(State.CLAIMED, "taken up again after a restart of the daemon")
         self._resume_processes(vm)
@@ -193,7 +193,7 @@ class Keeper:
         """Look for the QEMU of a claim at each interval; its deadline only makes it examined, it proves nothing."""
         if vm.state is not State.CLAIMED or self._registry.get(vm.id) is not vm:
             return
-        is_due = vm.deadline is not None and clock.boottime() >= vm.deadline and not vm.start_is_over
+        is_due = vm.deadline is not None and self._loop.now() >= vm.deadline and not vm.start_is_over
         self._finder.poll(vm, functools.partial(self._overdue_or_found if is_due else self._qemu_found, vm))
         self._loop.call_in(self.timing.poll_interval, functools.partial(self._look_for_qemu, vm))
 

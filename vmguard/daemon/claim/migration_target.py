@@ -23,9 +23,9 @@ import functools
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from vmguard.adapters.linux import clock, ofd
+from vmguard.adapters.linux import ofd
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.adapters.linux.vcpus import Vcpus
 from vmguard.config.migration import Migration
@@ -36,14 +36,14 @@ from vmguard.core.locks.retry import RetryNow
 from vmguard.core.sources.process_arguments import identity
 from vmguard.core.watchdog.events import Event, StartRefused
 from vmguard.daemon.fence.conflicts import Conflicts
-from vmguard.daemon.pin.lock_transfer import Rival
+from vmguard.daemon.pin.lock_transfer import RivalLock
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.command_lines import CommandLines, Lane
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.runtime.storage_threads import Workers
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 from vmguard.errors import LockConflict
 
 log = logging.getLogger("vmguard.incoming")
@@ -68,6 +68,8 @@ class _Arrival:
     """One VM that comes in."""
 
     vm: GuardedVm
+    #: when it was last scanned
+    looked: float
     vcpus: Vcpus | None = None
     count_at: float = 0.0
     busy: float = -1.0
@@ -78,7 +80,6 @@ class _Arrival:
     runs: bool = False
     #: seconds for which it ran without its lock while the storage answered
     waited: float = 0.0
-    looked: float = field(default_factory=clock.boottime)
     #: since when a try is under way
     trying: float = 0.0
     #: the last try met a lock for writing; a reader (the source of a post-copy migration) harms nobody
@@ -93,13 +94,13 @@ class _Arrival:
         self.vcpus = None
 
 
-class Incoming:
+class MigrationTarget:
     """All VMs that migrate to this host."""
 
     def __init__(
         self,
         loop: Loop,
-        workers: Workers,
+        threads: StorageThreads,
         registry: Registry,
         pinner: Pinner,
         conflicts: Conflicts,
@@ -110,7 +111,7 @@ class Incoming:
     ) -> None:
         """``tell``: have the watchdog look at a VM now. ``feed``: have it take in an event."""
         self._loop = loop
-        self._workers = workers
+        self._threads = threads
         self._registry = registry
         self._pinner = pinner
         self._conflicts = conflicts
@@ -132,13 +133,13 @@ class Incoming:
 
     def announce(self, vm_id: str) -> None:
         """The hypervisor says that this VM is about to migrate to this host."""
-        now = clock.boottime()
+        now = self._loop.now()
         self._announced = {known: until for known, until in self._announced.items() if until > now}
         self._announced[vm_id] = now + self._settings().pending
 
     def is_announced(self, vm_id: str) -> bool:
         """Whether the start that comes now is that migration's; an announcement counts for one start alone."""
-        return self._announced.pop(vm_id, 0.0) > clock.boottime()
+        return self._announced.pop(vm_id, 0.0) > self._loop.now()
 
     # -- following --------------------------------------------------------------------------------------------------
 
@@ -148,7 +149,7 @@ class Incoming:
             return
         self._followed[vm.id] = vm
         log.info("%s: comes in from %s, which has its disks", vm.title, vm.incoming)
-        arrival = _Arrival(vm)
+        arrival = _Arrival(vm, self._loop.now())
         if any(file.guard.is_reserved for file in vm.files):
             self._command_lines.ask(Lane.NAMED, vm.pid, functools.partial(self._judge, vm))
         self._look(arrival)
@@ -177,7 +178,7 @@ class Incoming:
             if self._followed.get(vm.id) is vm:
                 del self._followed[vm.id]
             return
-        now = clock.boottime()
+        now = self._loop.now()
         passed, arrival.looked = now - arrival.looked, now
         if not arrival.runs and self._runs(arrival):
             arrival.runs = arrival.taking = True
@@ -222,10 +223,10 @@ class Incoming:
         arrival.trying = arrival.looked
         file, descriptor = wanted[0]
         fd = os.dup(descriptor)
-        self._workers.run(
+        self._threads.run(
             file.key[0],
             f"lock {file.path}, which comes in",
-            lambda: _lock(fd, file),
+            lambda: _lock(fd, file, self._loop.now),
             lambda granted: self._taken(arrival, file, granted),
         )
 
@@ -252,7 +253,7 @@ class Incoming:
         arrival.asking = True
         arrival.ask_at = arrival.looked + _ASK
         device = reserved[0].key[0]
-        self._workers.run(
+        self._threads.run(
             device,
             f"ask who has the disks of {arrival.vm.title}",
             lambda: all(_is_free(fd, pieces) for fd, pieces in footholds),
@@ -275,7 +276,7 @@ class Incoming:
         """
         self._tell(vm)
         why = "it was announced as a migration and starts anew"
-        self._feed(StartRefused(clock.boottime(), vm.id, why))
+        self._feed(StartRefused(self._loop.now(), vm.id, why))
 
     def _overdue(self, vm: GuardedVm, how: str) -> None:
         source, vm.incoming = vm.incoming or ANOTHER_HOST, ""
@@ -284,14 +285,14 @@ class Incoming:
         for file in vm.files:
             if file.mode == EXCLUSIVE and not file.guard.is_locked:
                 file.guard.retry_when(RetryNow())
-                self._conflicts.meet(vm, file, Rival(True, (source,)))
+                self._conflicts.meet(vm, file, RivalLock(True, (source,)))
         self._registry.save(vm)
 
 
-def _lock(fd: int, file: GuardedFile) -> float | bool:
+def _lock(fd: int, file: GuardedFile, now: Callable[[], float]) -> float | bool:
     """In a worker, on a descriptor of its own. When the request was sent that got the lock; else whether somebody has
     it for writing."""
-    sent = clock.boottime()
+    sent = now()
     try:
         for piece in file.pieces:
             ofd.lock(fd, file.path, ofd.WRITE, piece)

@@ -12,7 +12,6 @@ import logging
 import os
 
 from vmguard.adapters.hypervisor import Hypervisor
-from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import State
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Loop
@@ -23,7 +22,7 @@ log = logging.getLogger("vmguard.starters")
 _AFTERWARDS_S = 2.0
 
 
-class Starters:
+class StartTasks:
     """The workers of all starts that are under way."""
 
     def __init__(self, loop: Loop) -> None:
@@ -56,4 +55,4 @@ class Starters:
         os.close(worker)
         if vm.state is State.CLAIMED:
             log.info("%s: the task that started it has ended", vm.title)
-            vm.deadline = clock.boottime() + _AFTERWARDS_S
+            vm.deadline = self._loop.now() + _AFTERWARDS_S

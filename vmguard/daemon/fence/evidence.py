@@ -1,4 +1,4 @@
-"""One VM's way up the fence ladder: what has to survive the daemon, and the evidence as it is found now."""
+"""The progress of one fence: what must survive the daemon, and the evidence as it is now."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from vmguard.daemon.runtime.loop import Timer
 
 
 @dataclass
-class Climb:
-    """Only what ``as_json`` has is kept in a file; all else is looked up anew by the next daemon."""
+class FenceProgress:
+    """One VM's fence. Only what ``as_json`` returns is persisted; a later daemon looks up everything else."""
 
     id: str
     name: str
@@ -29,7 +29,7 @@ class Climb:
     evidence: str
     policy: Policy
     pid: int = 0
-    #: None once its locks are let go of
+    #: None once its locks are released
     vm: GuardedVm | None = None
     cause: Cause = Cause.LOST
     since: dict[Rung, float] = field(default_factory=dict)
@@ -39,11 +39,12 @@ class Climb:
     sentence: str = ""
     alarmed: set[Rung] = field(default_factory=set)
     killed: set[int] = field(default_factory=set)
-    #: a cut or a start is under way, and when the next one may be
+    #: a cut, clean-up or start is under way
     busy: bool = False
+    #: when the next one may begin
     again: float = 0.0
     followed: bool = False
-    #: the hypervisor was asked to clean up, and says that it has
+    #: the hypervisor was asked to clean up, and reported success
     tidied: bool = False
     pause: float = 0.0
     timer: Timer | None = None
@@ -66,8 +67,8 @@ class Climb:
         }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Climb:
-        """Raises KeyError, TypeError or ValueError when the value is not one."""
+    def from_json(cls, value: dict[str, Any]) -> FenceProgress:
+        """Read a state file. Raises KeyError, TypeError or ValueError when the value is no fence."""
         return cls(
             id=str(value["id"]),
             name=str(value["name"]),
@@ -80,10 +81,10 @@ class Climb:
         )
 
 
-def evidence(climb: Climb, others: Others, run_dirs: RunDirs) -> FenceEvidence:
-    """Look everything up. No call here touches the share."""
-    vm = climb.vm
-    if vm is None:  # the keeper lets go only on proof of all that comes before
+def evidence(fence: FenceProgress, others: Others, run_dirs: RunDirs) -> FenceEvidence:
+    """Collect the evidence that ``fence_ladder.next_rung`` judges. No call here touches the share."""
+    vm = fence.vm
+    if vm is None:  # it was released only on proof of all the earlier steps
         return FenceEvidence(
             processes=(),
             pinned=True,
@@ -91,12 +92,12 @@ def evidence(climb: Climb, others: Others, run_dirs: RunDirs) -> FenceEvidence:
             drained=True,
             others=Others.NONE,
             released=True,
-            cleaned=_cleaned(climb, run_dirs),
-            followed=climb.followed,
+            cleaned=_cleaned(fence, run_dirs),
+            followed=fence.followed,
         )
     releasing = vm.state is State.RELEASING
     return FenceEvidence(
-        processes=tuple(_processes(climb, vm)),
+        processes=tuple(_processes(fence, vm)),
         pinned=releasing or all(file.guard.is_on_process for file in vm.files if file.mode == EXCLUSIVE),
         copied=releasing or has_copies(vm),
         drained=vm.drained or releasing,
@@ -110,18 +111,18 @@ def evidence(climb: Climb, others: Others, run_dirs: RunDirs) -> FenceEvidence:
 def has_copies(vm: GuardedVm) -> bool:
     """Return whether we hold a copy of each description that carries an exclusive lock.
 
-    Once such a lock is lost, what is still queued on that description ends as EIO while the copy is open.
+    Once such a lock is lost, requests still queued on that description end as EIO while the copy is open.
     """
     guards = [file.guard for file in vm.files if file.mode == EXCLUSIVE and file.guard.is_on_process]
     return all(guard.descriptor is not None for guard in guards)
 
 
-def _processes(climb: Climb, vm: GuardedVm) -> list[FencedProcess]:
-    climb.pid = vm.pid
+def _processes(fence: FenceProgress, vm: GuardedVm) -> list[FencedProcess]:
+    fence.pid = vm.pid
     found = [
-        FencedProcess(p.name or str(p.kind), p.pid, _life(p.pid, p.pidfd), p.pid in climb.killed) for p in vm.processes
+        FencedProcess(p.name or str(p.kind), p.pid, _life(p.pid, p.pidfd), p.pid in fence.killed) for p in vm.processes
     ]
-    if vm.state in LIVING and vm.main is None:  # after a restart, until the process in its pid file tells what it is
+    if vm.state in LIVING and vm.main is None:  # after a restart, until its pid file's process is identified
         found.append(FencedProcess("QEMU", vm.pid, Life.UNKNOWN))
     return found
 
@@ -138,19 +139,21 @@ def _life(pid: int, pidfd: int) -> Life:
     return Life.LEADER_GONE if threads.get(pid) == "Z" and len(threads) > 1 else Life.RUNNING
 
 
-def _cleaned(climb: Climb, run_dirs: RunDirs) -> bool:
-    """By the hypervisor's own books: libvirt keeps a status file for each VM that it believes to run, Proxmox the pid
-    file."""
-    return climb.tidied or not _believes_running(climb, run_dirs) or runs_again(climb, run_dirs)
+def _cleaned(fence: FenceProgress, run_dirs: RunDirs) -> bool:
+    """Return whether the hypervisor believes that the VM has ended.
 
-
-def _believes_running(climb: Climb, run_dirs: RunDirs) -> bool:
-    return hypervisors.by_name(climb.hypervisor).believes_running(run_dirs, climb.name, climb.uuid)
-
-
-def runs_again(climb: Climb, run_dirs: RunDirs) -> bool:
-    """Another process already: somebody was faster (HA, a person) and has started it again.
-
-    The pid file is proof enough where it names another process than the one that was fenced: it was written since.
+    libvirt keeps a status file for each VM that it believes to run; for Proxmox the pid file tells.
     """
-    return hypervisors.candidate(run_dirs, climb.hypervisor, climb.name, climb.uuid) not in (0, climb.pid)
+    return fence.tidied or not _believes_running(fence, run_dirs) or runs_again(fence, run_dirs)
+
+
+def _believes_running(fence: FenceProgress, run_dirs: RunDirs) -> bool:
+    return hypervisors.by_name(fence.hypervisor).believes_running(run_dirs, fence.name, fence.uuid)
+
+
+def runs_again(fence: FenceProgress, run_dirs: RunDirs) -> bool:
+    """Return whether HA or a person has started the VM again already.
+
+    The pid file proves it when it names another process than the fenced one: it was written since.
+    """
+    return hypervisors.candidate(run_dirs, fence.hypervisor, fence.name, fence.uuid) not in (0, fence.pid)

@@ -14,28 +14,28 @@ import signal
 from collections.abc import Callable
 
 from vmguard import faults
-from vmguard.adapters.linux import clock, pidfd, proc
+from vmguard.adapters.linux import pidfd, proc
 from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.signals")
 
-#: within which a stopped process must show it
+#: time for a stopped process to show it in the states of its threads
 _PROOF_S = 0.5
-#: between two looks at it
+#: interval of the checks of these states
 _LOOK_S = 0.002
-#: between two SIGSTOPs of a frozen VM: a SIGCONT from elsewhere must not set it free for long
+#: interval of SIGSTOP to a frozen VM: a SIGCONT from elsewhere must not let it run for long
 _HOLD_S = 1.0
 #: states of a thread in which no guest code runs: stopped, traced, waiting in the kernel, gone
 _STILL = frozenset("TtDZXI")
 
-#: called with an empty text when it is proven, else with what is wrong
+#: called with an empty string once it is proven, else with the problem
 Done = Callable[[str], None]
 
 
 class Signals:
-    """Signals to the processes of VMs. They are sent at once, in the loop's thread; ``done`` gets their proof."""
+    """The sender of signals to VMs' processes: at once, in the loop's thread; ``done`` gets the proof."""
 
     def __init__(self, loop: Loop, registry: Registry) -> None:
         self._loop = loop
@@ -50,17 +50,17 @@ class Signals:
                 self._hold(vm)
 
     def freeze(self, vm: GuardedVm, done: Done) -> None:
-        """Stop all of the VM's processes, QEMU first. The state is persisted before, for a later daemon."""
+        """Stop all of the VM's processes, QEMU first. The state is persisted first, for a later daemon."""
         vm.frozen = True
         self._registry.save(vm)
         faults.point("freeze-saved")
         self._stop(vm)
         faults.point("freeze-sent")
-        self._prove(vm, done, clock.boottime() + _PROOF_S)
+        self._prove(vm, done, self._loop.now() + _PROOF_S)
         self._hold(vm)
 
     def thaw(self, vm: GuardedVm, done: Done) -> None:
-        """Let the VM's processes go on, helpers first: QEMU may be waiting for one."""
+        """Continue the VM's processes, helpers first: QEMU may be waiting for one."""
         for fd in reversed(vm.pidfds):
             pidfd.send(fd, signal.SIGCONT)
         faults.point("thaw-sent")
@@ -103,14 +103,14 @@ class Signals:
         moving = next((text for process in vm.processes if (text := _moving(process))), "")
         if not moving:
             done("")
-        elif clock.boottime() >= deadline:
+        elif self._loop.now() >= deadline:
             done(moving)
         else:
             self._loop.call_in(_LOOK_S, functools.partial(self._prove, vm, done, deadline))
 
 
 def _moving(process: GuardedProcess) -> str:
-    """Return which of its threads may still run guest code; empty when none does."""
+    """Return, in words, a thread of the process that may still run guest code; empty when there is none."""
     try:
         threads = os.listdir(f"/proc/{process.pid}/task")
     except OSError:

@@ -43,7 +43,7 @@ def fields(settings: RecordSettings) -> dict[str, str]:
     }
 
 
-class Records:
+class ReleaseMarks:
     """Marks records as released, one process for each VM."""
 
     def __init__(self, loop: Loop, settings: Callable[[], RecordSettings]) -> None:

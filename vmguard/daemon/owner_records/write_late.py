@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.daemon.owner_records.mark_released import Records, fields
+from vmguard.daemon.owner_records.mark_released import ReleaseMarks, fields
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
@@ -30,22 +30,22 @@ _GONE = " (deleted)"
 Waiting = tuple[GuardedVm, GuardedFile]
 
 
-class Claims:
+class LateRecords:
     """Records that are to be written; one process at a time for each device.
 
     A storage that hangs keeps only its own records waiting.
     """
 
-    def __init__(self, loop: Loop, registry: Registry, records: Records) -> None:
+    def __init__(self, loop: Loop, registry: Registry, release_marks: ReleaseMarks) -> None:
         self._loop = loop
         self._registry = registry
-        self._records = records
+        self._release_marks = release_marks
         self._waiting: dict[int, list[Waiting]] = {}
 
     def pinned(self, vm: GuardedVm, file: GuardedFile) -> None:
         """Write the owner record of a file that has got its lock, unless a hook writes it."""
         wanted = file.guard.origin.needs_record and file.mode == EXCLUSIVE and not file.epoch
-        if not wanted or not self._records.settings.folder:
+        if not wanted or not self._release_marks.settings.folder:
             return
         device = file.key[0]
         waiting = self._waiting.setdefault(device, [])
@@ -59,7 +59,7 @@ class Claims:
         batch = self._waiting[device][:_MAX_BATCH]
         jobs = [self._job(vm, file) for vm, file in batch]
         answer = os.memfd_create("vmguard-epochs", os.MFD_CLOEXEC)
-        settings = self._records.settings
+        settings = self._release_marks.settings
         try:
             subprocesses.start(
                 self._loop,
@@ -84,7 +84,7 @@ class Claims:
         for (vm, file), epoch in zip(batch, epochs, strict=False):
             file.epoch = int(epoch)
             if self._registry.get(vm.id) is not vm or file not in vm.files:
-                self._records.mark_released(vm, [file])  # it was let go of meanwhile
+                self._release_marks.mark_released(vm, [file])  # it was let go of meanwhile
         for vm in {vm.id: vm for vm, _ in batch}.values():
             if self._registry.get(vm.id) is vm:
                 self._registry.save(vm)
@@ -93,7 +93,7 @@ class Claims:
             self._write(device)
 
     def _job(self, vm: GuardedVm, file: GuardedFile) -> dict[str, Any]:
-        settings = self._records.settings
+        settings = self._release_marks.settings
         about = {
             **fields(settings),
             "hypervisor": vm.hypervisor,

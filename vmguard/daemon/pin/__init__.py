@@ -1,7 +1,7 @@
-"""Puts each lock onto the description that does the I/O, and keeps it there.
+"""Put each lock onto the description that does the I/O, and keep it there.
 
-pinner          scans VMs, orders pins, follows what QEMU opens, lets go of what it closes
-lock_transfer   the steps of one pin, in a worker: each is a lock call that may hang
+pinner          scans VMs, orders pins, follows what QEMU opens, releases what it closes
+lock_transfer   the steps of one pin, in a thread: each is a lock call that may hang
 relock          takes a lost lock anew on a file that the VM could live without
 fd_copies       our copies of QEMU's descriptions: which are kept, and when
 """

@@ -1,10 +1,10 @@
-"""Keeps copies of QEMU's descriptions, which turn what a dead QEMU had queued into EIO once its lock is lost.
+"""Keep copies of QEMU's descriptions: once a lock is lost, they turn what a dead QEMU had queued into EIO.
 
-Of a QEMU without image locks (Proxmox) a copy is kept all the time. Of one with image locks (libvirt) none is kept
+For a QEMU without image locks (Proxmox) a copy is kept all the time. For one with image locks (libvirt) none is kept
 while its server answers: the bytes that QEMU has locked on a descriptor live on in our copy when QEMU closes it, and
 QEMU ends itself when it meets them ("Failed to get shared "write" lock", block/file-posix.c, raw_check_lock_bytes).
-There the copies are taken as soon as a server owes an answer, which is before anything can be lost, and closed when it
-has given it.
+There the copies are taken as soon as a server owes an answer, which is before anything can be lost, and closed once it
+has answered.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from vmguard.daemon.pin.lock_transfer import close_last
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
-from vmguard.daemon.runtime.storage_threads import Workers
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 
 log = logging.getLogger("vmguard.shield")
 
 
-class Shield:
-    """Takes and closes copies. Taking one is local: no request is made, so a dead server cannot hinder it."""
+class FdCopies:
+    """The copies of all VMs. Taking one is local: it sends no request, so a dead server cannot delay it."""
 
-    def __init__(self, workers: Workers, registry: Registry, calmed: Callable[[], None]) -> None:
-        """``calmed`` is called when a server that owed an answer has given it."""
-        self._workers = workers
+    def __init__(self, threads: StorageThreads, registry: Registry, calmed: Callable[[], None]) -> None:
+        """``calmed`` is called when a server that owed an answer has answered."""
+        self._threads = threads
         self._registry = registry
         self._calmed = calmed
         self._doubted: set[int] = set()
 
     def doubt(self, device: int, doubted: bool) -> None:
-        """Take note that a device's server owes an answer, or has given it."""
+        """Note that a device's server owes an answer, or has answered; take copies while it owes one."""
         if doubted == (device in self._doubted):
             return
         if doubted:
@@ -47,7 +47,7 @@ class Shield:
             self._calmed()
 
     def wants(self, vm: GuardedVm, file: GuardedFile) -> bool:
-        """Return whether a copy must stay, whatever QEMU locks."""
+        """Return whether we must keep a copy, whatever QEMU locks on it."""
         return file.key[0] in self._doubted or vm.frozen or bool(vm.fencing)
 
     def take(self, vm: GuardedVm, device: int | None = None) -> None:
@@ -79,11 +79,12 @@ class Shield:
     def close(self, file: GuardedFile, descriptor: int | None) -> None:
         """Close a descriptor that the file's guard no longer has, if there is one.
 
-        Soon, because QEMU's own image locks live on in it; but behind the jobs in the worker's queue that still use it.
+        It is closed soon, because QEMU's own image locks live on in it, but after the jobs in the thread's queue that
+        still use it.
         """
         if descriptor is not None:
             work = functools.partial(close_last, [descriptor])
-            self._workers.run(file.key[0], f"close a copy of {file.path}", work, _report)
+            self._threads.run(file.key[0], f"close a copy of {file.path}", work, _report)
 
 
 def description(vm: GuardedVm, file: GuardedFile) -> int | None:

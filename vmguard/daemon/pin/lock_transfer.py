@@ -1,4 +1,4 @@
-"""Moves a lock onto a process's own description, step by step, in a worker.
+"""Move a lock onto a process's own description, step by step, in the file system's thread.
 
 Each step is a lock call on NFS and may hang.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vmguard import faults
-from vmguard.adapters.linux import clock, mounts, ofd, pidfd, proc, systemd
+from vmguard.adapters.linux import mounts, ofd, pidfd, proc, systemd
 from vmguard.adapters.linux.proc import Key, OpenFile
 from vmguard.core.locks.pin import Side, Step, Verb, move
 from vmguard.core.locks.plan import EXCLUSIVE
@@ -25,7 +25,7 @@ log = logging.getLogger("vmguard.mover")
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be done: the lock of one file onto a process's own description."""
+    """An order to move the lock of one file onto a process's own description."""
 
     path: str
     key: Key
@@ -39,17 +39,17 @@ class Order:
     source: int | None
     #: the mode of that lock; None when there is none
     source_mode: str | None
-    #: the description has the lock already (a daemon before this one pinned it): only a copy is missing
+    #: the description has the lock already (an earlier daemon pinned it): only a copy is missing
     satisfied: bool = False
     #: whether a copy of the description shall stay with us
     keep: bool = True
-    #: the process has stopped writing: another host that waits for the file may have it
+    #: the process has stopped writing: another host that waits for the file may take it
     yields: bool = False
 
 
 @dataclass(frozen=True)
-class Rival:
-    """Somebody else's lock that was in the way."""
+class RivalLock:
+    """A lock of another holder that was in the way."""
 
     #: the lock excludes everybody; else it is a reader's
     exclusive: bool
@@ -62,7 +62,7 @@ class Rival:
 
     @property
     def sentence(self) -> str:
-        """The rival for people: ``locked by another host``."""
+        """Return the rival for people: ``locked by another host``."""
         if self.successor:
             return "left to the host that it migrates to"
         how = "locked" if self.exclusive else "locked for reading"
@@ -71,7 +71,7 @@ class Rival:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an order.
+    """The result of an order.
 
     ``copy`` is our copy of the process's description once the order is done; where the kernel forbids that, a
     descriptor of our own that has the lock, if no descriptor of this host had it before.
@@ -80,8 +80,8 @@ class Outcome:
     done: bool
     copy: int | None = None
     #: whose lock was in the way
-    rival: Rival | None = None
-    #: the process has closed that descriptor in the meantime: look again
+    rival: RivalLock | None = None
+    #: the process has closed that descriptor in the meantime: scan again
     gone: bool = False
     #: why the kernel does not let us do it at all
     forbidden: str = ""
@@ -89,8 +89,10 @@ class Outcome:
     granted: float | None = None
 
 
-def carry_out(order: Order) -> Outcome:
-    """Carry an order out, in a worker. The source stays open; after a conflict it holds what it held before.
+def carry_out(order: Order, now: Callable[[], float]) -> Outcome:
+    """Carry out an order, in the file system's thread; ``now`` is the clock of ``Outcome.granted``.
+
+    The source stays open; after a conflict it holds what it held before.
 
     Raises OSError when a lock call fails for another reason than a conflict.
     """
@@ -107,7 +109,7 @@ def carry_out(order: Order) -> Outcome:
     faults.point("pin-copied")
     if order.yields and ofd.conflict(copy, ofd.READ, RESERVATION) is not None:
         return _leave(order, copy)
-    granted = None if order.satisfied else clock.boottime()
+    granted = None if order.satisfied else now()
     try:
         if not order.satisfied:
             _take(order, copy, move(order.source_mode, order.mode, order.pieces))
@@ -138,7 +140,7 @@ def _leave(order: Order, copy: int) -> Outcome:
         log.warning("%s: somebody has locked the byte that says that its VM is leaving", order.path)
     finally:
         os.close(copy)
-    return Outcome(False, rival=Rival(True, successor=True))
+    return Outcome(False, rival=RivalLock(True, successor=True))
 
 
 def _hold(order: Order, forbidden: str) -> Outcome:
@@ -167,7 +169,7 @@ def _hold(order: Order, forbidden: str) -> Outcome:
     return Outcome(False, gone=True)
 
 
-def _rival(order: Order, fd: int) -> Rival | None:
+def _rival(order: Order, fd: int) -> RivalLock | None:
     """Return whose lock is in the way of a description's; None when none is any more (try again)."""
     kind = ofd.WRITE if order.mode == EXCLUSIVE else ofd.READ
     found = [conflict for piece in order.pieces if (conflict := ofd.conflict(fd, kind, piece)) is not None]
@@ -181,13 +183,13 @@ def _rival(order: Order, fd: int) -> Rival | None:
     if not lockers and not any(ofd.conflict(fd, kind, piece) for piece in order.pieces):
         return None  # our own lock, on a description that the process has closed meanwhile
     names = {f"{proc.name(user.pid)} (pid {user.pid})" for user in lockers}
-    # Nobody looked at the switch (this daemon was down, or late): the target has the whole disk by now.
+    # No scan saw the switch (this daemon was down, or late): the target has the whole disk by now.
     successor = order.yields and not restored and not names
-    return Rival(any(item.exclusive for item in found), tuple(sorted(names)), restored, successor)
+    return RivalLock(any(item.exclusive for item in found), tuple(sorted(names)), restored, successor)
 
 
 def _holds(source: int, order: Order) -> bool:
-    """Return whether our own descriptor carries what it carried before the move."""
+    """Return whether our own descriptor carries the locks that it carried before the move."""
     locks = proc.lock_ranges(proc.fdinfo("self", source))
     exclusive = order.source_mode == EXCLUSIVE
     own = [(start, length) for write, start, length in locks if write or not exclusive]
@@ -211,7 +213,7 @@ def _take(order: Order, copy: int, steps: Sequence[Step]) -> None:
 
 
 def _undo(order: Order, copy: int) -> None:
-    """Give the target's parts back and restore the source; a rival cannot have come in between the two halves."""
+    """Unlock the target's parts and restore the source's; no rival can get in between the two."""
     for piece in order.pieces:
         _quietly(functools.partial(ofd.unlock, copy, piece))
     if order.source is not None and order.source_mode is not None:
@@ -227,16 +229,17 @@ def _quietly(call: Callable[[], object]) -> None:
         pass
 
 
-def lock_again(process: int, fd: int, path: str, mode: str, pieces: Sequence[Range]) -> float:
-    """In a worker: unlock a lost lock of a process's description and lock it anew; return when that was asked for.
+def lock_again(process: int, fd: int, path: str, mode: str, pieces: Sequence[Range], now: Callable[[], float]) -> float:
+    """Unlock a lost lock of a process's description and lock it anew; return when that was asked for.
 
-    Only the unlock makes the kernel forget that it was lost (fs/nfs/nfs4state.c: the last nfs4_lock_state goes).
+    It runs in the file system's thread. Only the unlock makes the kernel forget that it was lost
+    (fs/nfs/nfs4state.c: the last nfs4_lock_state goes).
     Raises LockConflict or OSError.
     """
     copy = pidfd.copy_descriptor(process, fd)
     try:
         ofd.unlock(copy, WHOLE)
-        granted = clock.boottime()
+        granted = now()
         for piece in pieces:
             ofd.lock(copy, path, ofd.WRITE if mode == EXCLUSIVE else ofd.READ, piece)
         return granted
@@ -245,9 +248,11 @@ def lock_again(process: int, fd: int, path: str, mode: str, pieces: Sequence[Ran
 
 
 def let_go(fds: Sequence[int], names: Sequence[str] = ()) -> None:
-    """Unlock each description, then close it, in a worker. A copy that somebody else has must not keep the lock.
+    """Unlock each description, then close it, in the file system's thread.
 
-    ``names``: under which systemd keeps them. Raises the first OSError, after all have been closed.
+    It is unlocked first because a copy elsewhere must not keep the lock.
+
+    ``names`` are those under which systemd keeps the descriptors. Raises the first OSError, after all are closed.
     """
     faults.point("release-before-unlock")
     problems = []
@@ -267,9 +272,9 @@ def let_go(fds: Sequence[int], names: Sequence[str] = ()) -> None:
 
 
 def close_last(fds: Sequence[int]) -> None:
-    """Close descriptors, in a worker, once systemd has forgotten them as it was told (adapters/linux/systemd.py).
+    """Close descriptors, in the file system's thread, once systemd has forgotten them (adapters/linux/systemd.py).
 
-    When systemd does not answer they stay open, which is the lesser evil: they are not locked any more.
+    When systemd does not answer, they stay open, which is the lesser evil: they are not locked any more.
     """
     if fds and not systemd.barrier():
         log.error("systemd does not answer; %d descriptors that it may still have are left open", len(fds))

@@ -1,8 +1,8 @@
-"""Keeps every lock on the description that does the I/O: pins, follows, lets go of what QEMU closed.
+"""Keep every lock on the description that does the I/O: pin it, follow it, release what QEMU closed.
 
 /proc is the truth: a description's own fdinfo lists the locks on it, so what is pinned is read off there, also after
 a crash at any point. A scan costs links under /proc (scan/process_fds.py, scan/periodic.py) and no request to any
-server; the moves themselves run in the file system's worker. inotify's IN_OPEN makes it quick: whenever anybody opens a
+server; the moves themselves run in the file system's thread. inotify's IN_OPEN makes it quick: whenever anybody opens a
 guarded file, its VM is scanned at once and for a second after (scan/burst.py), because QEMU opens a file anew before it
 closes the old descriptor, and the locks that QEMU itself had on the old one stay on our copy until we close it.
 """
@@ -14,75 +14,78 @@ import logging
 from collections.abc import Callable
 
 from vmguard import faults
-from vmguard.adapters.linux import clock, systemd
+from vmguard.adapters.linux import systemd
 from vmguard.adapters.linux.proc import Key, OpenFile
 from vmguard.core.locks.claim_states import LIVING
 from vmguard.core.locks.guard_states import GuardState, Origin, Pin
 from vmguard.core.locks.pin import Wish, shares_writes, wish
 from vmguard.core.locks.pin_step import PinStep, needs_frequent_scans, next_full_scan, next_step
-from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
+from vmguard.core.locks.plan import DISK, EXCLUSIVE, SHARED
 from vmguard.core.locks.ranges import Range
 from vmguard.core.locks.retry import RetryNow
 from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon.owner_records.mark_released import MarkReleased
-from vmguard.daemon.pin.fd_copies import Shield
-from vmguard.daemon.pin.lock_transfer import Order, Outcome, Rival, carry_out, let_go
+from vmguard.daemon.pin.fd_copies import FdCopies
+from vmguard.daemon.pin.lock_transfer import Order, Outcome, RivalLock, carry_out, let_go
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.runtime.storage_threads import Workers
-from vmguard.daemon.scan.burst import Bursts
-from vmguard.daemon.scan.open_events import Opens
-from vmguard.daemon.scan.periodic import Rounds
-from vmguard.daemon.scan.process_fds import MountTables, Sight, descriptions, has_image_locks, may_be_image
-from vmguard.daemon.scan.settling_files import STEADY
-from vmguard.daemon.scan.vm_scan_state import Attention
+from vmguard.daemon.runtime.storage_threads import StorageThreads
+from vmguard.daemon.scan.burst import ScanBursts
+from vmguard.daemon.scan.open_events import OpenEvents
+from vmguard.daemon.scan.periodic import PeriodicScan
+from vmguard.daemon.scan.process_fds import MountTables, ProcessFds, descriptions, has_image_locks, may_be_image
+from vmguard.daemon.scan.settling_files import STEADY_S
+from vmguard.daemon.scan.vm_scan_state import VmScanState
 
 log = logging.getLogger("vmguard.pinner")
 
-#: from a cheap scan that found descriptors changed without an event to the full one
+#: from a cheap scan that found changes without an event to the full scan
 _CHANGED_S = 0.25
 #: from a scan that misses a file to the next one
 _CLOSED_S = 0.015
-#: before a pin that failed is tried again
+#: before a pin that failed is retried
 _RETRY_S = 5.0
 
 
 class Pinner:
-    """Pins and follows the files of all running VMs."""
+    """The pins of all running VMs."""
 
     def __init__(
         self,
         loop: Loop,
-        workers: Workers,
+        threads: StorageThreads,
         registry: Registry,
         mark_released: MarkReleased,
         pieces_of: Callable[[str], list[Range]],
         interval: float,
-        on_conflict: Callable[[GuardedVm, GuardedFile, Rival], None],
+        on_conflict: Callable[[GuardedVm, GuardedFile, RivalLock], None],
         on_pinned: Callable[[GuardedVm, GuardedFile], None],
+        tables: MountTables,
+        fds_of: Callable[[int], ProcessFds],
     ) -> None:
-        """``pieces_of``: the ranges that are locked, by hypervisor. ``on_conflict``: told when somebody else has the
-        lock of a file that a VM writes to. ``on_pinned``: told of each new pin."""
+        """``pieces_of`` returns the locked ranges by hypervisor. ``on_conflict`` is called when another holder has the
+        lock of a file that a VM writes to, ``on_pinned`` for each new pin. ``fds_of`` opens a process's descriptors."""
         self._loop = loop
         self._mark_released = mark_released
-        self._workers = workers
+        self._threads = threads
         self._registry = registry
-        self._attention: dict[str, Attention] = {}
-        self._opens = Opens(loop, workers, self._opened, self._look_at_all, self._guards)
-        self._bursts = Bursts(loop, self.reconcile, self._peek)
-        self.rounds = Rounds(loop, registry, self._glance, interval)
-        self.shield = Shield(workers, registry, self._look_at_all)
-        self.tables = MountTables()
+        self._scan_states: dict[str, VmScanState] = {}
+        self._open_events = OpenEvents(loop, threads, self._opened, self._look_at_all, self._guards)
+        self._bursts = ScanBursts(loop, self.reconcile, self._peek)
+        self.periodic_scan = PeriodicScan(loop, registry, self._glance, interval)
+        self.fd_copies = FdCopies(threads, registry, self._look_at_all)
+        self.tables = tables
+        self.fds_of = fds_of
         self.pieces_of = pieces_of
         self.on_conflict = on_conflict
         self.on_pinned = on_pinned
 
     def start(self) -> None:
         """Begin the periodic scans."""
-        self.rounds.start()
+        self.periodic_scan.start()
 
     def attend(self, vm: GuardedVm) -> None:
         """Scan a VM now and for a second: its QEMU is known, or something happened to one of its files."""
@@ -96,30 +99,30 @@ class Pinner:
 
     def forget(self, vm: GuardedVm) -> None:
         """Stop watching the files of a VM that is gone."""
-        self._opens.forget(vm)
+        self._open_events.forget(vm)
         self._bursts.forget(vm)
-        attention = self._attention.pop(vm.id, None)
-        for sight in attention.sights.values() if attention is not None else ():
-            sight.close()
+        state = self._scan_states.pop(vm.id, None)
+        for fds in state.fds_by_pid.values() if state is not None else ():
+            fds.close()
 
     def has_in_hand(self, vm: GuardedVm) -> bool:
-        """Return whether a worker is moving one of the VM's locks; its descriptors must not be let go of meanwhile."""
-        attention = self._attention.get(vm.id)
-        return attention is not None and bool(attention.moving)
+        """Return whether one of the VM's locks is being moved; its descriptors must not be released meanwhile."""
+        state = self._scan_states.get(vm.id)
+        return state is not None and bool(state.moving)
 
     # -- scanning ---------------------------------------------------------------------------------------------------
 
     def _glance(self, vm: GuardedVm, now: float) -> None:
         """Scan a VM cheaply, and fully if anything changed; then plan one more full scan."""
-        attention = self._attention.get(vm.id)
-        known = attention is not None and now < attention.due
+        state = self._scan_states.get(vm.id)
+        known = state is not None and now < state.due
         if self._peek(vm) and known:
             self._loop.call_in(_CHANGED_S, functools.partial(self.reconcile, vm))
 
     def _peek(self, vm: GuardedVm) -> bool:
         """Scan a VM cheaply, and fully if anything changed. Return whether a full scan ran."""
-        attention = self._attention.get(vm.id)
-        if attention is not None and attention.nothing_new(len(vm.processes)):
+        state = self._scan_states.get(vm.id)
+        if state is not None and state.nothing_new(len(vm.processes), self._loop.now()):
             return False
         self.reconcile(vm)
         return True
@@ -130,8 +133,8 @@ class Pinner:
             self.attend(vm)
 
     def _look_at_all(self) -> None:
-        for attention in self._attention.values():
-            attention.due = 0.0
+        for state in self._scan_states.values():
+            state.due = 0.0
 
     def _guards(self, vm: GuardedVm) -> bool:
         return vm.state in LIVING and self._registry.get(vm.id) is vm
@@ -153,18 +156,18 @@ class Pinner:
                 log.info("%s: opened %s, which no hook announced", vm.title, file.path)
             file.guard.seen_open()
             self._settle_file(vm, file, users)
-        attention = self._busy(vm)
-        attention.newcomers.only(open_now.keys())
+        state = self._scan_state(vm)
+        state.settling.only(open_now.keys())
         self._look_for_closed(vm, [file for key, file in known.items() if key not in open_now], list(known.values()))
-        now = clock.boottime()
-        attention.due = now if attention.moving else self._next_full_scan(vm, open_now, now)
+        now = self._loop.now()
+        state.due = now if state.moving else self._next_full_scan(vm, open_now, now)
 
     def _look_for_closed(self, vm: GuardedVm, missed: list[GuardedFile], known: list[GuardedFile]) -> None:
-        """Let go of the files that enough scans in a row have missed."""
+        """Release the files that enough scans in a row have missed."""
         gone = [file for file in missed if file.guard.is_in_use]
         # A process that exits shows no descriptors any more, but its writes may still be under way: only one that
         # lives on has closed them.
-        shown = bool(gone) and all(sight.shows() for sight in self._busy(vm).sights.values())
+        shown = bool(gone) and all(fds.shows() for fds in self._scan_state(vm).fds_by_pid.values())
         for file in known:
             file.guard.closing.scanned(missed=shown and file in gone)
             if file.guard.closing.is_closed:
@@ -177,29 +180,29 @@ class Pinner:
         unsettled = False
         for file in vm.files:
             written = any(user.info.writable for user in open_now.get(file.key, []))
-            unsettled |= needs_frequent_scans(file.guard, file.mode, self._opens.watches(vm, file), written)
+            unsettled |= needs_frequent_scans(file.guard, file.mode, self._open_events.watches(vm, file), written)
         due = next_full_scan([file.guard for file in vm.files], unsettled, now)
-        return min(due, self._busy(vm).newcomers.next_change())
+        return min(due, self._scan_state(vm).settling.next_change())
 
     def _is_steady(self, vm: GuardedVm, key: Key, users: list[OpenFile]) -> bool:
         """Return whether an unannounced file has been open in the same way for a moment, or has our lock already."""
         if any(description.holds_some(self.pieces_of(vm.hypervisor)) for description in descriptions(users)):
             return True
-        steady = self._busy(vm).newcomers.steady(key, users)
+        steady = self._scan_state(vm).settling.steady(key, users, self._loop.now())
         if steady is None:
-            self._loop.call_in(STEADY, functools.partial(self.reconcile, vm))
+            self._loop.call_in(STEADY_S, functools.partial(self.reconcile, vm))
         return bool(steady)
 
     def _observe(self, vm: GuardedVm) -> dict[Key, list[OpenFile]]:
         """Return what the VM's processes have open of its claim, of NFS mounts, and of disk images anywhere."""
         ours = {file.key for file in vm.files}
         found: dict[Key, list[OpenFile]] = {}
-        for process, sight in self._sights(vm):
-            for user in sight.full(self.tables):
-                self._busy(vm).image_locks |= has_image_locks(user)
+        for process, fds in self._process_fds(vm):
+            for user in fds.full(self.tables):
+                self._scan_state(vm).image_locks |= has_image_locks(user)
                 if user.key in ours or self.is_image(process.kind, user):
                     found.setdefault(user.key, []).append(user)
-            if sight.forbidden:
+            if fds.forbidden:
                 for file in vm.files:
                     self._not_pinned(vm, file, f"the daemon may not look into {process.title} (needs CAP_SYS_PTRACE)")
         return found
@@ -208,55 +211,47 @@ class Pinner:
         """Return whether a file that a process has open is one that a lock should guard."""
         return may_be_image(kind, user, self.tables.shares())
 
-    def _sights(self, vm: GuardedVm) -> list[tuple[GuardedProcess, Sight]]:
-        sights = self._busy(vm).sights
-        for pid in sights.keys() - {process.pid for process in vm.processes}:
-            sights.pop(pid).close()
+    def _process_fds(self, vm: GuardedVm) -> list[tuple[GuardedProcess, ProcessFds]]:
+        fds_by_pid = self._scan_state(vm).fds_by_pid
+        for pid in fds_by_pid.keys() - {process.pid for process in vm.processes}:
+            fds_by_pid.pop(pid).close()
         for process in vm.processes:
-            if process.pid not in sights:
+            if process.pid not in fds_by_pid:
                 try:
-                    sights[process.pid] = Sight(process.pid)
+                    fds_by_pid[process.pid] = self.fds_of(process.pid)
                 except OSError:
                     continue
-        return [(process, sights[process.pid]) for process in vm.processes if process.pid in sights]
+        return [(process, fds_by_pid[process.pid]) for process in vm.processes if process.pid in fds_by_pid]
 
     def discovered(self, users: list[OpenFile], hypervisor: str = "") -> GuardedFile:
         """Return an entry for an open file that no hook announced: hot-plugged, an overlay, a copy's target."""
-        writable = any(user.info.writable for user in users)
-        return GuardedFile(
-            path=users[0].path,
-            mode=EXCLUSIVE if writable else SHARED,
-            role=DISK if writable else BACKING,
-            source=f"open in pid {users[0].pid}",
-            key=users[0].key,
-            pieces=list(self.pieces_of(hypervisor)),
-            origin=Origin.FOUND,
-        )
+        return GuardedFile.found(users, list(self.pieces_of(hypervisor)))
 
     # -- pinning ----------------------------------------------------------------------------------------------------
 
     def _settle_file(self, vm: GuardedVm, file: GuardedFile, users: list[OpenFile]) -> None:
         """Take the next step that brings the lock onto the description that does the I/O, if one is due."""
-        vm.news |= file.note_access(user.info.flags for user in users)
+        vm.changed |= file.note_access(user.info.flags for user in users)
         found = descriptions(users)
         shareable = file.guard.is_shareable(file.mode, shares_writes(found))
         wanted = wish(found, file.pieces, shareable)
-        if wanted is None or file.key in self._busy(vm).moving:
+        if wanted is None or file.key in self._scan_state(vm).moving:
             return
-        match next_step(file.guard, file.mode, wanted, self._keeps(vm, file), clock.boottime()):
+        match next_step(file.guard, file.mode, wanted, self._keeps(vm, file), self._loop.now()):
             case PinStep.WATCH:
-                self._opens.add(vm, file)  # if it is not watched already
+                self._open_events.add(vm, file)  # if it is not watched already
             case PinStep.DROP_COPY:
-                self.shield.drop(vm, file)
+                self.fd_copies.drop(vm, file)
             case PinStep.PIN:
                 self._order(vm, file, wanted)
             case PinStep.WAIT:
                 pass
 
     def _keeps(self, vm: GuardedVm, file: GuardedFile) -> bool:
-        """Return whether a copy of the file's pinned description shall stay with us."""
-        calm = self._busy(vm).newcomers.grown_up(file.key) and not self._busy(vm).image_locks
-        return calm or self.shield.wants(vm, file)
+        """Return whether we shall keep a copy of the file's pinned description."""
+        state = self._scan_state(vm)
+        calm = state.settling.grown_up(file.key, self._loop.now()) and not state.image_locks
+        return calm or self.fd_copies.wants(vm, file)
 
     def _order(self, vm: GuardedVm, file: GuardedFile, wanted: Wish) -> None:
         process = vm.process(wanted.target.pid)
@@ -276,18 +271,18 @@ class Pinner:
             keep=self._keeps(vm, file),
             yields=file.mode == EXCLUSIVE and wanted.mode == SHARED,
         )
-        self._busy(vm).moving.add(file.key)
-        self._workers.run(
+        self._scan_state(vm).moving.add(file.key)
+        self._threads.run(
             file.key[0],
             f"pin {file.path}",
-            functools.partial(carry_out, order),
+            functools.partial(carry_out, order, self._loop.now),
             functools.partial(self._moved, vm, file, wanted),
         )
 
     def _moved(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, result: object) -> None:
-        attention = self._busy(vm)
-        attention.moving.discard(file.key)
-        attention.due = 0.0
+        state = self._scan_state(vm)
+        state.moving.discard(file.key)
+        state.due = 0.0
         if isinstance(result, Outcome) and result.done:
             self._pinned(vm, file, wanted, result)
         elif isinstance(result, Outcome) and result.rival is not None:
@@ -297,8 +292,8 @@ class Pinner:
         elif isinstance(result, Exception):
             self._not_pinned(vm, file, f"the lock could not be moved: {result}")
 
-    def _refused(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, rival: Rival) -> None:
-        """Somebody else has the file."""
+    def _refused(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, rival: RivalLock) -> None:
+        """Note that another holder has the file, and report a conflict if the VM writes to it."""
         guard = file.guard
         if rival.successor and not guard.is_reserved:
             guard.left_to_target()
@@ -314,10 +309,10 @@ class Pinner:
             self.on_conflict(vm, file, rival)
 
     def _held(self, vm: GuardedVm, file: GuardedFile, wanted: Wish, outcome: Outcome) -> None:
-        """The kernel forbids the pin: the lock stays beside the process, with us."""
+        """Keep the lock on our own description: the kernel forbids the pin."""
         if outcome.copy is not None:
-            file.mode, vm.news = wanted.mode, True
-            self.shield.close(file, file.guard.held_beside(outcome.copy, outcome.forbidden))
+            file.mode, vm.changed = wanted.mode, True
+            self.fd_copies.close(file, file.guard.held_beside(outcome.copy, outcome.forbidden))
             if systemd.may_store(outcome.copy):
                 systemd.store(vm.store_name(file), outcome.copy)
             self.on_pinned(vm, file)
@@ -325,7 +320,7 @@ class Pinner:
 
     def _not_pinned(self, vm: GuardedVm, file: GuardedFile, why: str) -> None:
         """Retry later; log and persist the reason when it is a new one."""
-        if file.guard.not_pinned(why, clock.boottime() + _RETRY_S):
+        if file.guard.not_pinned(why, self._loop.now() + _RETRY_S):
             log.warning("%s: %s is not pinned: %s", vm.title, file.path, why)
             self._registry.save(vm)
 
@@ -335,7 +330,7 @@ class Pinner:
         before = file.guard.pinned_on(pin, outcome.copy, outcome.granted)
         file.mode = wanted.mode
         systemd.forget(vm.store_name(file))
-        self.shield.close(file, before)
+        self.fd_copies.close(file, before)
         faults.point("pinned-before-store")
         if outcome.copy is not None and systemd.may_store(outcome.copy):
             systemd.store(vm.store_name(file), outcome.copy)
@@ -343,35 +338,35 @@ class Pinner:
         self._registry.save(vm)
         faults.point("pinned")
         log.info("%s: %s pinned (%s) on %s", vm.title, file.path, file.mode, pin)
-        self._opens.add(vm, file)
+        self._open_events.add(vm, file)
         self.on_pinned(vm, file)
 
     # -- letting go -------------------------------------------------------------------------------------------------
 
     def _closed(self, vm: GuardedVm, file: GuardedFile) -> None:
-        """The VM closed a file while it lives on: end its guard, on proof that its writes are through."""
-        if file.key in self._busy(vm).moving:
+        """End the guard of a file that a living VM has closed, on proof that its writes are complete."""
+        if file.key in self._scan_state(vm).moving:
             return
         pin, descriptor = file.guard.pin, file.guard.descriptor
         if pin is not None and vm.process(pin.pid) is None and file.mode == EXCLUSIVE and descriptor is not None:
-            # Nobody closed it: the helper that had it died, and may have left writes behind.
+            # It was not closed: the helper that had it open died, and may have left writes queued.
             self._drain(vm, file, descriptor)
         else:
             self._let_go(vm, file)
 
     def _let_go(self, vm: GuardedVm, file: GuardedFile) -> None:
         vm.files.remove(file)
-        vm.news = True
+        vm.changed = True
         faults.point("closed")
         self._mark_released(vm, [file])
         log.info("%s: %s is closed, its lock is let go", vm.title, file.path)
-        self._opens.remove(vm, file.key)
+        self._open_events.remove(vm, file.key)
         descriptor = file.guard.closed("the VM has closed it")
         if descriptor is None:
             self._forgotten(vm, None)
             return
         work = functools.partial(let_go, [descriptor], [vm.store_name(file)])
-        self._workers.run(file.key[0], f"let go of {file.path}", work, functools.partial(self._forgotten, vm))
+        self._threads.run(file.key[0], f"let go of {file.path}", work, functools.partial(self._forgotten, vm))
 
     def _forgotten(self, vm: GuardedVm, result: object) -> None:
         """Persist last: a daemon that starts in between must know to which file systemd's descriptor belongs."""
@@ -382,18 +377,18 @@ class Pinner:
             self._registry.save(vm)
 
     def _drain(self, vm: GuardedVm, file: GuardedFile, descriptor: int) -> None:
-        self._busy(vm).moving.add(file.key)
+        self._scan_state(vm).moving.add(file.key)
 
         def drained(status: int) -> None:
-            self._busy(vm).moving.discard(file.key)
+            self._scan_state(vm).moving.discard(file.key)
             if status == 0 and file in vm.files:
                 self._let_go(vm, file)
 
         try:
             subprocesses.start(self._loop, "drain", drained, words=[str(descriptor)], fds=[descriptor])
         except OSError as problem:
-            self._busy(vm).moving.discard(file.key)
+            self._scan_state(vm).moving.discard(file.key)
             log.error("%s: cannot prove that writes to %s are through: %s", vm.title, file.path, problem)
 
-    def _busy(self, vm: GuardedVm) -> Attention:
-        return self._attention.setdefault(vm.id, Attention())
+    def _scan_state(self, vm: GuardedVm) -> VmScanState:
+        return self._scan_states.setdefault(vm.id, VmScanState())

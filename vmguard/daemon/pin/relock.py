@@ -1,4 +1,4 @@
-"""Takes a lost lock anew where the VM goes on: on a medium that nobody writes, or on pure output.
+"""Take a lost lock anew where the VM goes on: on a medium that nobody writes, or on pure output.
 
 The kernel answers every read through such a description with EIO until the lock is gone from it.
 """
@@ -10,12 +10,13 @@ import logging
 
 from vmguard.adapters.linux.proc import Key
 from vmguard.core.locks.claim_states import LIVING
+from vmguard.core.locks.guard_states import Pin
 from vmguard.daemon.pin.lock_transfer import lock_again
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.runtime.storage_threads import Workers
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 
 log = logging.getLogger("vmguard.relock")
 
@@ -24,11 +25,11 @@ _RETRY_S = 5.0
 
 
 class Relocker:
-    """Locks a pinned file again on the description that lost the lock, until it has it or the VM is gone."""
+    """Lock a pinned file again on the description that lost the lock, until it has it or the VM is gone."""
 
-    def __init__(self, loop: Loop, workers: Workers, registry: Registry) -> None:
+    def __init__(self, loop: Loop, threads: StorageThreads, registry: Registry) -> None:
         self._loop = loop
-        self._workers = workers
+        self._threads = threads
         self._registry = registry
 
     def lock_again(self, vm: GuardedVm, key: Key) -> None:
@@ -37,12 +38,16 @@ class Relocker:
         process = vm.process(pin.pid) if pin is not None else None
         if file is None or pin is None or process is None or vm.state not in LIVING:
             return
-        again = functools.partial(lock_again, process.pidfd, pin.fd, file.path, file.mode, file.pieces)
-        self._workers.run(file.key[0], f"lock {file.path} again", again, functools.partial(self._done, vm, file))
+        again = functools.partial(
+            lock_again, process.pidfd, pin.fd, file.path, file.mode, tuple(file.pieces), self._loop.now
+        )
+        done = functools.partial(self._done, vm, file, pin)
+        self._threads.run(file.key[0], f"lock {file.path} again", again, done)
 
-    def _done(self, vm: GuardedVm, file: GuardedFile, result: object) -> None:
-        pin = file.guard.pin
-        if not isinstance(result, float) or pin is None:
+    def _done(self, vm: GuardedVm, file: GuardedFile, pin: Pin, result: object) -> None:
+        if file.guard.pin != pin:
+            return  # it follows another description by now
+        if not isinstance(result, float):
             log.warning("%s: %s is not locked again yet: %s", vm.title, file.path, result)
             self._loop.call_in(_RETRY_S, functools.partial(self.lock_again, vm, file.key))
             return

@@ -5,14 +5,14 @@ from __future__ import annotations
 import enum
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import Any
 
-from vmguard.adapters.linux.proc import Key
+from vmguard.adapters.linux.proc import Key, OpenFile
 from vmguard.core.locks.file_guard import FileGuard
 from vmguard.core.locks.guard_states import Origin
-from vmguard.core.locks.plan import BACKING, EXCLUSIVE
+from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
 from vmguard.core.locks.ranges import Range, describe
 from vmguard.core.watchdog.events import Stake
 
@@ -70,6 +70,20 @@ class GuardedFile:
 
     def _log_move(self, line: str) -> None:
         log.info("%s: %s", self.path, line)
+
+    @classmethod
+    def found(cls, users: Sequence[OpenFile], pieces: list[Range]) -> GuardedFile:
+        """Return an entry for an open file that no claim names."""
+        writable = any(user.info.writable for user in users)
+        return cls(
+            path=users[0].path,
+            mode=EXCLUSIVE if writable else SHARED,
+            role=DISK if writable else BACKING,
+            source=f"open in pid {users[0].pid}",
+            key=users[0].key,
+            pieces=pieces,
+            origin=Origin.FOUND,
+        )
 
     def note_access(self, flags: Iterable[int]) -> bool:
         """Take in the open flags of its descriptors; return whether that is news. A file nobody has open keeps it."""

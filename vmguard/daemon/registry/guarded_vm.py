@@ -65,8 +65,8 @@ class GuardedVm:
     rebuilt: bool = False
     #: the host that it is migrating from, which rightly still has its disks; empty when it is not migrating
     incoming: str = ""
-    #: why it was stopped (SIGSTOP) over a conflict; empty when it was not
-    stopped: str = ""
+    #: why it was stopped (SIGSTOP) over a conflict and only a person lets it continue; empty when it was not
+    held_for_person: str = ""
     #: pidfd of the hook until that says that its claim stands; -1 afterwards
     claimant: int = -1
     #: CLOCK_BOOTTIME seconds after which a start without QEMU is looked into; None: the end of its task tells
@@ -76,7 +76,7 @@ class GuardedVm:
     drained: bool = False
     #: a process is waiting for them
     draining: bool = False
-    #: a worker is finding out which processes have its files open
+    #: a thread is finding out which processes have its files open
     looking: bool = False
     #: stopped by the watchdog (SIGSTOP)
     frozen: bool = False
@@ -85,7 +85,7 @@ class GuardedVm:
     #: called once its locks are let go of
     when_released: list[Callable[[], None]] = field(default_factory=list)
     #: something about it has changed since the watchdog looked
-    news: bool = True
+    changed: bool = True
 
     @functools.cached_property  # asked for in each scan of the VM
     def id(self) -> str:
@@ -126,7 +126,7 @@ class GuardedVm:
         log.info("%s: %s => %s: %s", self.title, self.state, new, why)
         self.state = new
         self.why = why
-        self.news = True
+        self.changed = True
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -142,7 +142,7 @@ class GuardedVm:
             "without_hook": self.without_hook,
             "rebuilt": self.rebuilt,
             "incoming": self.incoming,
-            "stopped": self.stopped,
+            "stopped": self.held_for_person,
             "frozen": self.frozen,
             "fencing": self.fencing,
             "files": [file.as_json() for file in self.files],
@@ -166,7 +166,7 @@ class GuardedVm:
             without_hook=str(value.get("without_hook", "")),
             rebuilt=bool(value.get("rebuilt")),
             incoming=str(value.get("incoming", "")),
-            stopped=str(value.get("stopped", "")),
+            held_for_person=str(value.get("stopped", "")),
             frozen=bool(value.get("frozen")),
             fencing=str(value.get("fencing", "")),
         )

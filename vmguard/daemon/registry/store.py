@@ -55,7 +55,7 @@ class Registry:
 
     def save(self, vm: GuardedVm) -> None:
         """Persist the state of a VM that lives on; a full disk is reported, and the older state stays."""
-        vm.news = True
+        vm.changed = True
         try:
             statefile.write(self._path(vm), vm.as_json(), sync=False)
         except OSError as problem:
@@ -66,7 +66,7 @@ class Registry:
     def mark_all_changed(self) -> None:
         """Have the watchdog look at every VM again, whatever its state file says."""
         for vm in self:
-            vm.news = True
+            vm.changed = True
 
     def remove(self, vm: GuardedVm) -> None:
         self._vms.pop(vm.id, None)

@@ -23,7 +23,7 @@ from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.runtime.storage_threads import THIS_HOST, Workers
+from vmguard.daemon.runtime.storage_threads import THIS_HOST, StorageThreads
 
 log = logging.getLogger("vmguard.keeper")
 
@@ -35,10 +35,10 @@ class Releaser:
     """Examines claims without a living QEMU, and releases them."""
 
     def __init__(
-        self, loop: Loop, workers: Workers, registry: Registry, pinner: Pinner, mark_released: MarkReleased
+        self, loop: Loop, threads: StorageThreads, registry: Registry, pinner: Pinner, mark_released: MarkReleased
     ) -> None:
         self._loop = loop
-        self._workers = workers
+        self._threads = threads
         self._registry = registry
         self._pinner = pinner
         self._mark_released = mark_released
@@ -51,7 +51,7 @@ class Releaser:
         own = {file.key for file in vm.files if file.mode == EXCLUSIVE}
         vm.looking = True
         # In a thread: with ten thousand descriptors on this host it takes a quarter of a second.
-        self._workers.run(
+        self._threads.run(
             THIS_HOST,
             f"who has the files of {vm.title} open",
             lambda: proc.users_of(own, exclude={os.getpid(), *systemd.keepers()}),
@@ -61,7 +61,7 @@ class Releaser:
     def discard(self, files: Sequence[GuardedFile]) -> None:
         """Let go of descriptors that never became a VM's."""
         for device, fds in _take_descriptors(files, "its claim was refused").items():
-            self._workers.run(device, "close a refused claim", functools.partial(let_go, fds), _report)
+            self._threads.run(device, "close a refused claim", functools.partial(let_go, fds), _report)
 
     def forget_claimant(self, vm: GuardedVm) -> None:
         """Stop following the hook that made the claim."""
@@ -154,7 +154,7 @@ class Releaser:
         if not waiting:
             self._released(vm)
         for device, fds in list(waiting.items()):
-            self._workers.run(
+            self._threads.run(
                 device,
                 f"release {vm.title}",
                 functools.partial(let_go, fds, names[device]),

@@ -1,6 +1,6 @@
-"""What happened, in order: each report once, to the journal, to `vmguard history` and to the admin's command.
+"""Send each report once, in order, to the journal, to `vmguard history` and to the admin's command.
 
-The history is a bounded file in /run/vmguard. A full disk, a dead journal and a command that hangs harm nobody.
+The history is a bounded file in /run/vmguard. A full disk, a dead journal or a hanging command delays nothing.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from vmguard.daemon.report.notify_command import Notifier
 log = logging.getLogger("vmguard.watch")
 
 FILE = "history.jsonl"
-#: bytes after which the older half is dropped
-_LIMIT = 2 * 1024 * 1024
+#: size beyond which the older half of the file is dropped
+_MAX_BYTES = 2 * 1024 * 1024
 
 _LEVELS = {Level.ERROR: logging.ERROR, Level.WARNING: logging.WARNING, Level.INFO: logging.INFO}
 
 
 class History:
-    """Appends reports to the file."""
+    """The history file."""
 
     def __init__(self, run_dir: str) -> None:
         self._path = os.path.join(run_dir, FILE)
 
     def add(self, report: Report, fields: dict[str, str]) -> None:
+        """Append a report; on a full disk it is dropped."""
         entry = {
             "at": clock.wall(),
             "boottime": round(clock.boottime(), 3),
@@ -51,7 +52,7 @@ class History:
 
     def _shorten(self) -> None:
         try:
-            if os.stat(self._path).st_size <= _LIMIT:
+            if os.stat(self._path).st_size <= _MAX_BYTES:
                 return
         except FileNotFoundError:
             return
@@ -63,7 +64,7 @@ class History:
 
 
 class Reporter:
-    """The one way out for a report. ``about`` adds the name and uuid of a VM that the report names by its id."""
+    """The only way out for reports. ``about`` returns the name and uuid of a VM that a report names by its id."""
 
     def __init__(self, history: History, notifier: Notifier, about: Callable[[str], dict[str, str]]) -> None:
         self._history = history
@@ -83,12 +84,12 @@ class Reporter:
         for tell in ways:
             try:
                 tell()
-            except Exception:  # out of memory, say: what is reported must be done all the same
+            except Exception:  # out of memory, say: the reported action must be taken all the same
                 log.exception("a report is lost: %s", report.code)
 
 
 def read(run_dir: str) -> list[dict[str, Any]]:
-    """All entries, oldest first; a line that was cut short is passed over."""
+    """Return all entries, oldest first; skip lines that were cut short."""
     entries = []
     try:
         with open(os.path.join(run_dir, FILE), encoding="utf-8", errors="replace") as stream:

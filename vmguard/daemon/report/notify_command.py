@@ -1,6 +1,6 @@
-"""The admin's command, run for each event in a thread that may wait: the ladder never does.
+"""Run the admin's command for each event, in a thread that may wait: a fence never waits for it.
 
-The command gets no arguments from us and this environment, besides PATH:
+The command gets no arguments, and this environment besides PATH:
 
 VMGUARD_EVENT      what happened, a word for programs: ``vm.freeze``, ``vm.fence``, ``lock.lost``
 VMGUARD_LEVEL      error (a human must look), warning or info
@@ -27,15 +27,15 @@ from vmguard.core.watchdog.events import Level, Report
 
 log = logging.getLogger("vmguard.notify")
 
-#: events that wait for their turn at most; a thousand frozen VMs are a thousand events
-_WAITING = 2000
+#: longest queue of events; a thousand frozen VMs are a thousand events
+_MAX_WAITING_EVENTS = 2000
 _ORDER = {Level.INFO: 0, Level.WARNING: 1, Level.ERROR: 2}
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """``command`` is empty when there is none; ``seconds`` until it is killed; ``level`` and above are told."""
+    """``command`` is empty when there is none, and is killed after ``seconds``. It gets events from ``level`` up."""
 
     command: str = ""
     seconds: float = 10.0
@@ -43,16 +43,16 @@ class Wanted:
 
 
 class Notifier:
-    """One command at a time, in the order of the events."""
+    """The runner of the command: one at a time, in the order of the events."""
 
     def __init__(self, wanted: Callable[[], Wanted]) -> None:
         self._wanted = wanted
-        self._events: queue.Queue[Mapping[str, str]] = queue.Queue(_WAITING)
+        self._events: queue.Queue[Mapping[str, str]] = queue.Queue(_MAX_WAITING_EVENTS)
         self._thread: threading.Thread | None = None
         self._dropped = 0
 
     def tell(self, report: Report, fields: Mapping[str, str]) -> None:
-        """Never waits."""
+        """Queue an event for the command, if it is wanted; never wait."""
         wanted = self._wanted()
         if not wanted.command or _ORDER[report.level] < _ORDER[wanted.level]:
             return
@@ -81,7 +81,7 @@ class Notifier:
 
 
 def environment(report: Report, fields: Mapping[str, str]) -> dict[str, str]:
-    """All variables for one event; a value from outside cannot end one (NUL)."""
+    """Return the variables for one event, without NUL: a value from outside cannot end a variable."""
     known = {
         "EVENT": report.code,
         "LEVEL": str(report.level),
@@ -109,7 +109,7 @@ def _call(wanted: Wanted, variables: Mapping[str, str]) -> None:
 
 
 def _wait(pid: int, seconds: float) -> int | None:
-    """Its exit status; None when it takes longer."""
+    """Return the exit status of a child; None when it takes longer than ``seconds``."""
     pidfd, poll = os.pidfd_open(pid), select.poll()
     poll.register(pidfd, select.POLLIN)
     try:
@@ -124,4 +124,4 @@ def _end(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     except OSError:
         pass
-    _wait(pid, 1.0)  # if it hangs in the kernel, it is nobody's business any more
+    _wait(pid, 1.0)  # if it hangs in the kernel, it is left alone

@@ -1,7 +1,7 @@
-"""What every part of the daemon runs on.
+"""The base of every part of the daemon.
 
 command_lines    the arguments of processes, read in threads that may hang
 loop             descriptors that become readable, and deadlines on CLOCK_BOOTTIME
-storage_threads  calls that may hang with a storage, in a thread of its own for each device
+storage_threads  calls that may hang with a storage, in one thread for each device
 subprocesses     programs that run as children: started, polled, never waited for
 """

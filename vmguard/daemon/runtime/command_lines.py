@@ -1,11 +1,10 @@
 """Read the arguments of processes in threads, because such a read may never come back (adapters/linux/may_block.py).
 
-The loop asks, goes on, and is told when the answer is there. A read that hangs keeps its thread; the process stays
-unknown, is not read a second time meanwhile, and is told of when its memory's lock is free again.
+The loop requests a read, continues, and is called back with the answer. A read that hangs keeps its thread. The process
+stays unknown and is not read a second time meanwhile; the answer comes once its memory's lock is free again.
 
-The threads are few, so whoever hangs must not keep the others from theirs: there is a lane for each kind of reason to
-ask. A user may well start a hundred programs that are called qemu and hang; none of them gets into a hypervisor's pid
-file.
+The threads are few, so reads that hang must not block other ones: there is a lane for each kind of reason. A user may
+well start a hundred programs that are called qemu and hang; none of them gets into a hypervisor's pid file.
 
 Not chosen: a child that reads and is killed when it hangs. It would cost an interpreter for each new process of this
 host that may be QEMU, and the daemon must be able to look when there is no memory for another process.
@@ -20,23 +19,23 @@ import queue
 import threading
 from collections.abc import Callable
 
-from vmguard.adapters.linux import clock, may_block, proc
+from vmguard.adapters.linux import proc
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.workers")
 
-#: a read that takes longer hangs
+#: a read that takes longer counts as hanging
 HANGS_S = 1.0
 _THREADS_PER_LANE = 8
-#: after which a thread that could not be started is tried again
+#: before a thread that could not be started is retried
 _RETRY_S = 0.5
 
 Told = Callable[[CommandLine | None], None]
 
 
 class Lane(enum.StrEnum):
-    """Why a process is asked for."""
+    """Why the arguments of a process are read."""
 
     #: a hypervisor's own pid file names it
     NAMED = "named"
@@ -53,16 +52,16 @@ _Key = tuple[Lane, int, int]
 class _Read:
     __slots__ = ("key", "listeners", "since")
 
-    def __init__(self, key: _Key) -> None:
+    def __init__(self, key: _Key, since: float) -> None:
         self.key = key
-        self.since = clock.boottime()
+        self.since = since
         self.listeners: list[Told] = []
 
 
 class CommandLines:
-    """All reads that are under way; for the loop's thread alone."""
+    """The reads under way; for the loop's thread only."""
 
-    def __init__(self, loop: Loop, read: Callable[[int], CommandLine | None] = may_block.command_line) -> None:
+    def __init__(self, loop: Loop, read: Callable[[int], CommandLine | None]) -> None:
         self._loop = loop
         self._read = read
         self._reads: dict[_Key, _Read] = {}
@@ -83,20 +82,20 @@ class CommandLines:
         if known is not None:
             known.listeners.append(told)
             return
-        read = self._reads[key] = _Read(key)
+        read = self._reads[key] = _Read(key, self._loop.now())
         read.listeners.append(told)
         self._waiting[lane] += 1
         self._queues[lane].put(read)
         self._start_threads(lane)
 
     def is_asked(self, lane: Lane, pid: int) -> bool:
-        """Return whether the answer about the process that has this number now is still to come."""
+        """Return whether a read of the process that has this pid now is under way."""
         return (lane, pid, proc.started(pid)) in self._reads
 
     def hangs(self, lane: Lane, pid: int) -> bool:
-        """Return whether that process does not tell its arguments."""
+        """Return whether the read of that process hangs."""
         read = self._reads.get((lane, pid, proc.started(pid)))
-        return read is not None and clock.boottime() - read.since > HANGS_S
+        return read is not None and self._loop.now() - read.since > HANGS_S
 
     def _start_threads(self, lane: Lane) -> None:
         while self._threads[lane] < min(self._waiting[lane], _THREADS_PER_LANE):
@@ -123,6 +122,6 @@ class CommandLines:
         self._waiting[lane] -= 1
         del self._reads[read.key]
         if answer is not None and answer.started != read.key[2]:
-            answer = None  # another process has its number by now
-        for told in read.listeners:
-            self._loop.call_in(0.0, functools.partial(told, answer))  # each by itself: one that fails harms no other
+            answer = None  # another process has its pid by now
+        for told in read.listeners:  # each on its own: a failure of one affects no other
+            self._loop.call_in(0.0, functools.partial(told, answer))

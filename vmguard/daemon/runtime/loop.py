@@ -1,8 +1,8 @@
-"""The daemon's event loop: descriptors that become readable, and deadlines on CLOCK_BOOTTIME.
+"""The daemon's event loop: readable descriptors, and deadlines on CLOCK_BOOTTIME.
 
-Own code, because a deadline must also count the time that the host was suspended: asyncio's clock stands still then.
-``poll`` itself sleeps on the monotonic clock, so the loop never sleeps longer than TICK and looks at the boot clock
-each time.
+Not chosen: asyncio. A deadline must also count the time for which the host was suspended, and asyncio's clock stops
+then. ``poll`` itself sleeps on the monotonic clock, so the loop never sleeps longer than TICK_S and reads the boot
+clock each time.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from vmguard.adapters.linux import clock
 
 log = logging.getLogger("vmguard.loop")
 
-#: seconds; how late a deadline can be noticed after the host was suspended
-TICK = 1.0
+#: longest sleep: how late a deadline may be noticed after the host was suspended
+TICK_S = 1.0
 
-Callback = Callable[[], None]
+#: its result is ignored
+Callback = Callable[[], object]
 
 
 class Timer:
-    """A deadline that may be cancelled."""
+    """A deadline that can be cancelled."""
 
     __slots__ = ("_callback",)
 
@@ -43,9 +44,11 @@ class Timer:
 
 
 class Loop:
-    """Runs until ``stop`` is called. Only ``call_from_thread`` may be used by other threads."""
+    """One thread's loop. Other threads may use ``call_from_thread`` and ``now`` only."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = clock.boottime) -> None:
+        """``now``: the clock of all deadlines, in seconds."""
+        self._now = now
         self._selector = selectors.DefaultSelector()
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
@@ -56,31 +59,37 @@ class Loop:
 
     @property
     def wake_fd(self) -> int:
-        """For signal.set_wakeup_fd: a byte here makes the loop look around."""
+        """The descriptor for signal.set_wakeup_fd: a byte written to it wakes the loop."""
         return self._wake_write
 
+    def now(self) -> float:
+        """Return the time on the clock of the deadlines, in seconds."""
+        return self._now()
+
     def watch(self, fd: int, callback: Callback) -> None:
-        """Call back whenever the descriptor is readable."""
+        """Call ``callback`` whenever the descriptor is readable."""
         self._selector.register(fd, selectors.EVENT_READ, callback)
 
     def unwatch(self, fd: int) -> None:
         self._selector.unregister(fd)
 
     def call_at(self, when: float, callback: Callback) -> Timer:
-        """Call back at a time of CLOCK_BOOTTIME, in seconds."""
+        """Call ``callback`` once at ``when``, a time of ``now``, unless the timer is cancelled before."""
         timer = Timer(callback)
         heapq.heappush(self._timers, (when, next(self._order), timer))
         return timer
 
     def call_in(self, seconds: float, callback: Callback) -> Timer:
-        return self.call_at(clock.boottime() + seconds, callback)
+        """Call ``callback`` once after ``seconds``, unless the timer is cancelled before."""
+        return self.call_at(self._now() + seconds, callback)
 
     def call_from_thread(self, callback: Callback) -> None:
+        """Have the loop's thread call ``callback`` soon."""
         self._from_threads.append(callback)
         try:
             os.write(self._wake_write, b"x")
         except BlockingIOError:
-            pass  # the pipe is full of wake-ups already
+            pass  # the pipe is full: the loop will wake anyway
 
     def stop(self) -> None:
         self._running = False
@@ -91,11 +100,11 @@ class Loop:
             self.turn()
 
     def turn(self) -> None:
-        """One round: sleep until something is due, then do all that is due."""
+        """Sleep until something is due, then do all that is due."""
         for key, _ in self._selector.select(self._sleep()):
             if key.fd in self._selector.get_map():
                 self._guarded(key.data)
-        while self._timers and self._timers[0][0] <= clock.boottime():
+        while self._timers and self._timers[0][0] <= self._now():
             self._guarded(heapq.heappop(self._timers)[2].fire)
         while self._from_threads:
             self._guarded(self._from_threads.popleft())
@@ -109,8 +118,8 @@ class Loop:
         if self._from_threads:
             return 0.0
         if not self._timers:
-            return TICK
-        return min(TICK, max(0.0, self._timers[0][0] - clock.boottime()))
+            return TICK_S
+        return min(TICK_S, max(0.0, self._timers[0][0] - self._now()))
 
     def _drain_wakes(self) -> None:
         try:
@@ -120,7 +129,7 @@ class Loop:
             pass
 
     def _guarded(self, callback: Callback) -> None:
-        """The one place that catches everything: a fault in one VM's handling must not take the guard from the rest."""
+        """Call back and log any exception: a fault in the handling of one VM must not end the guard of the others."""
         try:
             callback()
         except Exception:

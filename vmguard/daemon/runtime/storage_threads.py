@@ -1,25 +1,25 @@
-"""Threads that may hang: one for each file system, because every call on NFS, even close(), can wait without end.
+"""Run calls on a share in threads, one for each file system: every call on NFS, even close(), can block for ever.
 
-The loop hands a job over and is called back when it is done. A storage that does not answer keeps its own thread and
-its own queue waiting, and nobody else's.
+The loop submits a job and is called back when it is done. A storage that does not answer blocks its own thread and its
+own queue, and no other one.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import threading
 from collections.abc import Callable
 
-from vmguard.adapters.linux import clock
 from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.workers")
 
 
-#: seconds after which a thread that could not be started is tried again
-_AGAIN = 0.5
-#: in place of a device's number: work on /proc that is too long for the loop
+#: before a thread that could not be started is retried
+_RETRY_S = 0.5
+#: stands for a device number: work on /proc that would keep the loop too long
 THIS_HOST = -1
 
 
@@ -32,7 +32,7 @@ class _Job:
         self.done = done
 
 
-class Worker:
+class StorageThread:
     """One thread and its queue."""
 
     def __init__(self, loop: Loop, name: str) -> None:
@@ -45,45 +45,45 @@ class Worker:
         self._jobs.put(job)
 
     def busy(self) -> tuple[str, float] | None:
-        """The job under way and for how many seconds; None when idle."""
+        """Return the name of the running job and its seconds so far; None when idle."""
         now = self._busy
-        return None if now is None else (now[0], clock.boottime() - now[1])
+        return None if now is None else (now[0], self._loop.now() - now[1])
 
     def _run(self) -> None:
         while True:
             job = self._jobs.get()
-            self._busy = (job.name, clock.boottime())
+            self._busy = (job.name, self._loop.now())
             result: object
             try:
                 result = job.work()
             except Exception as problem:
                 result = problem
             self._busy = None
-            self._loop.call_from_thread(lambda job=job, result=result: job.done(result))  # type: ignore[misc]
+            self._loop.call_from_thread(functools.partial(job.done, result))
 
 
-class Workers:
-    """The workers by device number, made when first needed."""
+class StorageThreads:
+    """The threads by device number, each started when first needed."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._by_device: dict[int, Worker] = {}
+        self._by_device: dict[int, StorageThread] = {}
 
     def run(self, device: int, name: str, work: Callable[[], object], done: Callable[[object], None]) -> None:
-        """Do ``work`` in the device's thread; ``done`` gets its result, or the exception, in the loop."""
-        worker = self._by_device.get(device)
-        if worker is None:
+        """Run ``work`` in the device's thread; ``done`` gets its result, or the exception, in the loop."""
+        thread = self._by_device.get(device)
+        if thread is None:
             try:
-                worker = Worker(self._loop, "this host" if device == THIS_HOST else f"{device:#x}")
+                thread = StorageThread(self._loop, "this host" if device == THIS_HOST else f"{device:#x}")
             except (RuntimeError, MemoryError) as problem:
-                # The job is not lost: somebody waits for its end, and would wait for ever.
+                # Keep the job: its caller waits for the end, and would wait for ever.
                 log.error("%s has to wait: %s", name, problem)
-                self._loop.call_in(_AGAIN, lambda: self.run(device, name, work, done))
+                self._loop.call_in(_RETRY_S, functools.partial(self.run, device, name, work, done))
                 return
-            self._by_device[device] = worker
-        worker.submit(_Job(name, work, done))
+            self._by_device[device] = thread
+        thread.submit(_Job(name, work, done))
 
     def busy(self) -> dict[int, tuple[str, float]]:
-        """Devices whose worker is at work: the job's name and for how many seconds."""
-        found = {device: worker.busy() for device, worker in self._by_device.items()}
+        """Return by device the name of the running job and its seconds so far; idle devices are left out."""
+        found = {device: thread.busy() for device, thread in self._by_device.items()}
         return {device: state for device, state in found.items() if state is not None}

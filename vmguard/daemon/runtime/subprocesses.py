@@ -1,7 +1,8 @@
-"""Processes that do for the daemon what may hang beyond any signal: started, followed, never waited for."""
+"""Run operations that may block uninterruptibly in child processes; poll the children, never wait for them."""
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -9,14 +10,15 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vmguard.adapters.linux import clock
 from vmguard.adapters.linux.spawn import ended, python, spawn
 from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.helpers")
 
-#: seconds between two looks at a helper: soon at first, then less often
-_FIRST_LOOK, _LAST_LOOK = 0.02, 0.5
+#: interval of the polls of a child: short at first
+_FIRST_POLL_S = 0.02
+#: the interval that it grows to
+_LAST_POLL_S = 0.5
 
 Done = Callable[[int], None]
 
@@ -30,9 +32,10 @@ def start(
     fds: Sequence[int] = (),
     seconds: float = float("inf"),
 ) -> None:
-    """Run ``vmguard.jobs.MODULE`` in a process of its own; ``done`` gets its exit status in the loop.
+    """Run ``vmguard.jobs.MODULE`` in a child process; ``done`` gets its exit status in the loop.
 
-    It gets SIGKILL after ``seconds``. What it says on stderr goes to the log. Raises OSError when it cannot start.
+    ``words`` are its arguments, ``stdin`` is a value that it reads as JSON, ``fds`` are descriptors that it inherits.
+    The child gets SIGKILL after ``seconds``. Its stderr goes to the log. Raises OSError when it cannot be started.
     """
     command = python(f"vmguard.jobs.{module}", words)
     said, says = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -46,17 +49,17 @@ def start(
         raise
     finally:
         os.close(says)
-    _follow(loop, pid, said, done, clock.boottime() + seconds, _FIRST_LOOK)
+    _follow(loop, pid, said, done, loop.now() + seconds, _FIRST_POLL_S)
 
 
 def _follow(loop: Loop, pid: int, said: int, done: Done, deadline: float, pause: float) -> None:
     status = ended(pid)
     if status is None:
-        if clock.boottime() >= deadline:
+        if loop.now() >= deadline:
             os.kill(pid, signal.SIGKILL)
             deadline = float("inf")
-        again = min(2 * pause, _LAST_LOOK)
-        loop.call_in(pause, lambda: _follow(loop, pid, said, done, deadline, again))
+        again = min(2 * pause, _LAST_POLL_S)
+        loop.call_in(pause, functools.partial(_follow, loop, pid, said, done, deadline, again))
         return
     try:
         for line in os.read(said, 4096).decode(errors="replace").splitlines():

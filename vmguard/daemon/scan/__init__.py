@@ -1,10 +1,10 @@
-"""What QEMU has open: /proc is the truth, and events only say when to look at it.
+"""What QEMU has open: /proc is the truth, and events only say when to read it.
 
-burst            many looks in the second after an event
+burst            many scans in the second after an event
 libvirt_events   libvirt's own events
-open_events      inotify: somebody opened a guarded file
-periodic         slow rounds over all VMs
+open_events      inotify: a guarded file was opened
+periodic         scans of all VMs, at an interval that their cost sets
 process_fds      the descriptors of one process
-settling_files   files that nobody announced, until they have been open for a moment
-vm_scan_state    what the last look at a VM found
+settling_files   unannounced files, until they have been open for a moment
+vm_scan_state    what the last scan of a VM found
 """

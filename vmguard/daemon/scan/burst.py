@@ -1,46 +1,48 @@
-"""After something happened to a VM it is looked at again and again for a second, at little cost.
+"""Scan a VM several times in the second after an event, at little cost.
 
-QEMU opens a file anew before it closes the old descriptor, locks it some milliseconds later, and tells nobody of it.
-The first look and the last one are full ones, those between look only whether anything has changed since. When more
-happens meanwhile the second begins anew: at the switch of a live migration QEMU opens each disk several times within a
-few milliseconds, and the processor is the guest's.
+QEMU opens a file anew before it closes the old descriptor, and locks it some milliseconds later, without an event. The
+first and the last scan are full; the ones in between only check whether anything has changed. Another event restarts
+the second: at the switch of a live migration QEMU opens each disk several times within a few milliseconds, and the
+processor belongs to the guest.
 
-A cheap look misses nothing that comes between: a descriptor's number is taken before its file is opened, and is shown
-only when its event has been sent (do_sys_openat2, fs/open.c). So what a full look at the event does not see yet changes
-the set of numbers afterwards.
+A cheap scan misses nothing that happens in between: a descriptor's number is reserved before its file is opened, and
+it is shown only after its event was sent (do_sys_openat2, fs/open.c). So what a full scan at the event does not see yet
+changes the set of numbers afterwards.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Loop, Timer
 
-#: seconds after the event
-SCHEDULE = (0.0, 0.005, 0.015, 0.04, 0.1, 0.25, 0.5, 1.0)
+#: times of the scans after the event
+SCHEDULE_S = (0.0, 0.005, 0.015, 0.04, 0.1, 0.25, 0.5, 1.0)
 
-Look = Callable[[GuardedVm], object]
+Scan = Callable[[GuardedVm], object]
 
 
-class Bursts:
-    """One burst of looks at a time for each VM."""
+class ScanBursts:
+    """The bursts of scans, one at a time for each VM."""
 
-    def __init__(self, loop: Loop, full: Look, cheap: Look) -> None:
+    def __init__(self, loop: Loop, full: Scan, cheap: Scan) -> None:
         self._loop = loop
         self._full = full
         self._cheap = cheap
         self._timers: dict[str, list[Timer]] = {}
 
     def begin(self, vm: GuardedVm) -> None:
-        """It has happened now."""
+        """Start a burst for an event that has just happened; it replaces one under way."""
         self.forget(vm)
-        looks = [self._full, *[self._cheap] * (len(SCHEDULE) - 2), self._full]
+        scans = [self._full, *[self._cheap] * (len(SCHEDULE_S) - 2), self._full]
         self._timers[vm.id] = [
-            self._loop.call_in(seconds, lambda look=look: look(vm))  # type: ignore[misc]
-            for seconds, look in zip(SCHEDULE, looks, strict=True)
+            self._loop.call_in(seconds, functools.partial(scan, vm))
+            for seconds, scan in zip(SCHEDULE_S, scans, strict=True)
         ]
 
     def forget(self, vm: GuardedVm) -> None:
+        """Cancel the burst of a VM."""
         for timer in self._timers.pop(vm.id, ()):
             timer.cancel()

@@ -1,11 +1,12 @@
-"""libvirt's own events: a reason to look at a VM at once. All is right without them, a second later.
+"""libvirt's own events: a reason to scan a VM at once. Without them the result is the same, a second later.
 
-libvirt is never waited for: a process of its own listens to it (jobs/libvirt_events.py), is ended when it hangs, and
-started again when it has ended.
+The daemon never waits for libvirt: a child process listens to it (jobs/libvirt_events.py). It ends when libvirt hangs,
+and is started again.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import os
@@ -21,12 +22,14 @@ from vmguard.jobs.libvirt_events import IO_ERROR, MISSING
 log = logging.getLogger("vmguard.hints")
 
 _URI = "qemu:///system"
-#: seconds after which a listener that ended is started again, and between two looks whether there is a libvirt
-_AGAIN, _LOOK = 20.0, 5.0
+#: before a listener that ended is started again
+_RESTART_S = 20.0
+#: between two checks whether this host has a libvirt
+_LIBVIRT_POLL_S = 5.0
 
 
-class Hints:
-    """One listener at a time."""
+class LibvirtEvents:
+    """The listener to libvirt, one child process at a time."""
 
     def __init__(
         self,
@@ -36,7 +39,10 @@ class Hints:
         failed: Callable[[GuardedVm], None],
         wanted: Callable[[], bool],
     ) -> None:
-        """``failed``: its QEMU met an I/O error. ``wanted``: whether there is a libvirt to listen to on this host."""
+        """``attend`` is called with a VM that libvirt mentions, ``failed`` with one whose QEMU met an I/O error.
+
+        ``wanted`` returns whether this host has a libvirt to listen to.
+        """
         self._loop = loop
         self._registry = registry
         self._attend = attend
@@ -44,24 +50,23 @@ class Hints:
         self._wanted = wanted
 
     def start(self) -> None:
+        """Start the listener, now or once it is wanted."""
         if not self._wanted():
-            self._loop.call_in(_LOOK, self.start)
+            self._loop.call_in(_LIBVIRT_POLL_S, self.start)
             return
-        library = importlib.util.find_spec("libvirt")  # where it is, without loading it
+        library = importlib.util.find_spec("libvirt")  # finds it without loading it
         folder = os.path.dirname(library.origin or "") if library is not None else ""
         heard, tells = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(heard, False)
         try:
             words = [_URI, str(tells), folder]
-            subprocesses.start(
-                self._loop, "libvirt_events", lambda status: self._over(heard, status), words, fds=[tells]
-            )
+            subprocesses.start(self._loop, "libvirt_events", functools.partial(self._over, heard), words, fds=[tells])
         except OSError as problem:
             log.warning("libvirt's events are not listened to: %s", problem)
             os.close(heard)
-            self._loop.call_in(_AGAIN, self.start)
+            self._loop.call_in(_RESTART_S, self.start)
         else:
-            self._loop.watch(heard, lambda: self._read(heard))
+            self._loop.watch(heard, functools.partial(self._read, heard))
         finally:
             os.close(tells)
 
@@ -73,7 +78,7 @@ class Hints:
         if not text:
             self._loop.unwatch(heard)  # the listener has ended, or is about to
             return
-        lines = text.split("\n")[:-1]  # what is cut off at the end of a full pipe only makes a hint less
+        lines = text.split("\n")[:-1]  # a line cut off by a full pipe is only one event less
         if "" in lines:
             log.info("libvirt's events are listened to")
         for vm in self._registry:
@@ -89,9 +94,9 @@ class Hints:
         try:
             self._loop.unwatch(heard)
         except KeyError:
-            pass  # its end was seen already
+            pass  # its end was read already
         os.close(heard)
         if status == MISSING:
             log.info("libvirt's events are not listened to: libvirt-python is not installed")
         else:
-            self._loop.call_in(_AGAIN, self.start)
+            self._loop.call_in(_RESTART_S, self.start)

@@ -1,59 +1,64 @@
-"""Tells at once when anybody opens a guarded file: QEMU opens a file anew before it lets the old descriptor go."""
+"""Watch guarded files by inotify: QEMU opens a file anew before it closes the old descriptor."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
 from collections.abc import Callable
 
-from vmguard.adapters.linux import clock, inotify, proc
+from vmguard.adapters.linux import inotify, proc
 from vmguard.adapters.linux.proc import Key
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.runtime.storage_threads import Workers
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 
 log = logging.getLogger("vmguard.opens")
 
-#: VMs that share a file and are still all looked at when it is opened: a template is opened at each start of many VMs,
-#: the slow round is enough for it
-_FEW = 4
-#: seconds after which a watch that could not be had is asked for again
-_AGAIN = 60.0
+#: most VMs that share a file and are all scanned when it is opened. A template is opened at each start of many VMs;
+#: the periodic scan is enough for it
+_MAX_SHARING_VMS = 4
+#: before a watch that failed is retried
+_RETRY_S = 60.0
 
 
-class Opens:
-    """inotify watches by VM and file. One inode has one watch, however many VMs use it as their backing file."""
+class OpenEvents:
+    """The inotify watches by VM and file. One inode has one watch, however many VMs use it as their backing file."""
 
     def __init__(
         self,
         loop: Loop,
-        workers: Workers,
+        threads: StorageThreads,
         opened: Callable[[str], None],
         missed: Callable[[], None],
         living: Callable[[GuardedVm], bool],
     ) -> None:
-        """``opened`` gets a VM's id; ``missed``: the kernel has lost events; ``living``: may a watch still come."""
-        self._workers = workers
+        """``opened`` gets the id of a VM whose file was opened. ``missed`` is called when the kernel has lost events.
+
+        ``living`` returns whether a VM is still to be watched.
+        """
+        self._loop = loop
+        self._threads = threads
         self._opened = opened
         self._missed = missed
         self._living = living
         self._inotify = inotify.Inotify()
         self._watches: dict[str, dict[Key, int]] = {}
         self._users: dict[int, set[str]] = {}
-        #: watches that are under way or could not be had: when they may be asked for again
+        #: watches that are being added or failed: when they may be retried
         self._not_before: dict[tuple[str, Key], float] = {}
         self._blind = False
         loop.watch(self._inotify.fd, self._read)
 
     def add(self, vm: GuardedVm, file: GuardedFile) -> None:
-        """Through a descriptor, so that no path is looked up again; in the file system's worker.
+        """Watch a file through a descriptor, so that no path is looked up again; in the file system's thread.
 
-        Where we keep no copy it is the process's own: without a copy the lock ends with that descriptor, and must be on
-        the next one at once.
+        Where we keep no copy, it is the process's own descriptor: without a copy the lock ends with it, and must be
+        put onto the next one at once.
         """
-        known, now = (vm.id, file.key), clock.boottime()
+        known, now = (vm.id, file.key), self._loop.now()
         if self.watches(vm, file) or now < self._not_before.get(known, 0.0):
             return
         descriptor, pin = file.guard.descriptor, file.guard.pin
@@ -69,12 +74,12 @@ class Opens:
         def add() -> tuple[int, bool]:
             try:
                 watch = self._inotify.add(f"/proc/{pid}/fd/{fd}")
-                return watch, proc.fdinfo(pid, fd).inode == file.key[1]  # the number may be another file's by now
+                return watch, proc.fdinfo(pid, fd).inode == file.key[1]  # the number may belong to another file by now
             finally:
                 if copy is not None:
                     os.close(copy)
 
-        self._workers.run(file.key[0], f"watch {file.path}", add, lambda result: self._added(vm, file, result))
+        self._threads.run(file.key[0], f"watch {file.path}", add, functools.partial(self._added, vm, file))
 
     def _added(self, vm: GuardedVm, file: GuardedFile, result: object) -> None:
         self._not_before.pop((vm.id, file.key), None)
@@ -86,15 +91,17 @@ class Opens:
             elif not self._users.get(watch):
                 self._inotify.remove(watch)
         elif self._living(vm):
-            self._not_before[vm.id, file.key] = clock.boottime() + _AGAIN
+            self._not_before[vm.id, file.key] = self._loop.now() + _RETRY_S
             if not self._blind:
                 log.warning("%s: the kernel does not tell who opens %s (%s)", vm.title, file.path, result)
             self._blind = True
 
     def watches(self, vm: GuardedVm, file: GuardedFile) -> bool:
+        """Return whether opens of a VM's file are seen."""
         return file.key in self._watches.get(vm.id, ())
 
     def remove(self, vm: GuardedVm, key: Key) -> None:
+        """Stop watching one file for a VM."""
         watch = self._watches.get(vm.id, {}).pop(key, None)
         if watch is None:
             return
@@ -105,6 +112,7 @@ class Opens:
             self._inotify.remove(watch)
 
     def forget(self, vm: GuardedVm) -> None:
+        """Stop watching all files of a VM."""
         for key in list(self._watches.get(vm.id, ())):
             self.remove(vm, key)
         self._watches.pop(vm.id, None)
@@ -118,7 +126,7 @@ class Opens:
         concerned: set[str] = set()
         for watch in happened:
             users = self._users.get(watch, set())
-            if len(users) <= _FEW:
+            if len(users) <= _MAX_SHARING_VMS:
                 concerned |= users
         for vm_id in concerned:
             self._opened(vm_id)

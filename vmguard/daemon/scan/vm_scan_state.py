@@ -1,27 +1,27 @@
-"""What the pinner has under way for one VM."""
+"""The state of one VM's scans and pins."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vmguard.adapters.linux import clock
 from vmguard.adapters.linux.proc import Key
-from vmguard.daemon.scan.process_fds import Sight
-from vmguard.daemon.scan.settling_files import Newcomers
+from vmguard.daemon.scan.process_fds import ProcessFds
+from vmguard.daemon.scan.settling_files import SettlingFiles
 
 
 @dataclass
-class Attention:
-    """Files on the move, what was last seen of each process, and when the next full look is due."""
+class VmScanState:
+    """The files being moved, the last scan of each process, and when the next full scan is due."""
 
     moving: set[Key] = field(default_factory=set)
-    sights: dict[int, Sight] = field(default_factory=dict)
-    newcomers: Newcomers = field(default_factory=Newcomers)
-    image_locks: bool = False  # of QEMU's own, see shield.py
-    #: CLOCK_BOOTTIME seconds at which a full look is due, whatever the cheap ones say
+    fds_by_pid: dict[int, ProcessFds] = field(default_factory=dict)
+    settling: SettlingFiles = field(default_factory=SettlingFiles)
+    #: QEMU has image locks of its own, see pin/fd_copies.py
+    image_locks: bool = False
+    #: when a full scan is due whatever the cheap ones show, in the loop's time
     due: float = 0.0
 
-    def nothing_new(self, processes: int) -> bool:
-        """The cheap look: the VM still has so many processes, and each of them the same descriptors."""
-        known = clock.boottime() < self.due and len(self.sights) == processes
-        return known and not any(sight.changed() for sight in self.sights.values())
+    def nothing_new(self, processes: int, now: float) -> bool:
+        """Scan cheaply: return whether the VM has as many processes as before, each with the same descriptors."""
+        known = now < self.due and len(self.fds_by_pid) == processes
+        return known and not any(fds.changed() for fds in self.fds_by_pid.values())

@@ -10,16 +10,15 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-from vmguard.adapters.linux import clock
 from vmguard.core.watchdog.events import Effect, Event, Tick
 from vmguard.core.watchdog.machine import Watch
 from vmguard.daemon.runtime.loop import Loop, Timer
 
 log = logging.getLogger("vmguard.watch")
 
-#: between two ticks at most: the boot clock is looked at that often, whatever is due
+#: longest time between two ticks: the boot clock is read that often, whatever is due
 _LONGEST_PAUSE_S = 1.0
-#: between two ticks at least, however much is due
+#: shortest time between two ticks, however much is due
 _SHORTEST_PAUSE_S = 0.01
 
 
@@ -38,10 +37,10 @@ class Driver:
     def start(self) -> None:
         """Begin to tick."""
         self._due = math.inf
-        self.feed(Tick(clock.boottime()))
+        self.feed(Tick(self._loop.now()))
 
     def feed(self, event: Event) -> None:
-        """Take an event in and do all that follows from it, in its order."""
+        """Take in an event and carry out all that follows from it, in order."""
         self._events.append(event)
         if self._busy:
             return
@@ -62,8 +61,8 @@ class Driver:
             log.exception("%s failed; please report it as a bug", type(effect).__name__)
 
     def _plan(self) -> None:
-        """Set the next tick, no later than the watchdog wants it: each event may bring that time forward."""
-        now = clock.boottime()
+        """Set the next tick, no later than the watchdog wants it: each event may bring it forward."""
+        now = self._loop.now()
         when = min(max(self._watch.wake_at(), now + _SHORTEST_PAUSE_S), now + _LONGEST_PAUSE_S)
         if when < self._due:
             self._timer.cancel()

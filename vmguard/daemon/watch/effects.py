@@ -7,7 +7,6 @@ import functools
 from collections.abc import Callable
 from typing import assert_never
 
-from vmguard.adapters.linux import clock
 from vmguard.core.watchdog.events import (
     Act,
     Acted,
@@ -32,7 +31,7 @@ from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.pin.relock import Relocker
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
-from vmguard.daemon.watch.guest_clocks import Clocks
+from vmguard.daemon.watch.guest_clocks import GuestClocks
 from vmguard.daemon.watch.probes import Probes
 
 
@@ -47,24 +46,26 @@ class Effects:
         policy: Callable[[GuardedVm], Policy],
         probes: Probes,
         signals: Signals,
-        clocks: Clocks,
+        guest_clocks: GuestClocks,
         fencer: Fencer,
         conflicts: Conflicts,
         pinner: Pinner,
         relocker: Relocker,
+        now: Callable[[], float],
     ) -> None:
-        """``feed``: where the answers go. ``policy``: the admin's choices for a VM."""
+        """``feed`` gets the answers. ``policy`` returns the admin's choices for a VM. ``now`` is the loop's clock."""
         self._registry = registry
         self._feed = feed
         self._report = report
         self._policy = policy
         self._probes = probes
         self._signals = signals
-        self._clocks = clocks
+        self._guest_clocks = guest_clocks
         self._fencer = fencer
         self._conflicts = conflicts
         self._pinner = pinner
         self._relocker = relocker
+        self._now = now
 
     def carry_out(self, effect: Effect) -> None:
         """Carry out one effect; an effect on a VM that is gone by now is dropped."""
@@ -100,13 +101,13 @@ class Effects:
                 assert_never(effect)
 
     def _frozen(self, vm: GuardedVm, problem: str) -> None:
-        self._clocks.frozen(vm)
-        self._feed(Acted(clock.boottime(), vm.id, Act.FREEZE, not problem, problem))
+        self._guest_clocks.frozen(vm)
+        self._feed(Acted(self._now(), vm.id, Act.FREEZE, not problem, problem))
 
     def _thawed(self, vm: GuardedVm, problem: str) -> None:
         if not problem:
-            self._clocks.thawed(vm, self._policy(vm).set_clock)
-        self._feed(Acted(clock.boottime(), vm.id, Act.THAW, not problem, problem))
+            self._guest_clocks.thawed(vm, self._policy(vm).set_clock)
+        self._feed(Acted(self._now(), vm.id, Act.THAW, not problem, problem))
 
     def _fence(self, vm: GuardedVm, effect: Fence) -> None:
         policy = self._policy(vm)

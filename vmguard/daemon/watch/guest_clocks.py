@@ -1,4 +1,4 @@
-"""Sets the clocks of guests that stood still, where the admin wants it: one after the other, nobody waits for it."""
+"""Set the clocks of guests that were frozen, where the admin wants it: one after the other, never waited for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 import logging
 from collections import deque
 
-from vmguard.adapters.linux import clock
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
@@ -14,12 +13,14 @@ from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.clocks")
 
-#: seconds that a guest must have stood still, and that its agent gets
-_WORTH_IT, _DEADLINE = 1.0, 30.0
+#: shortest freeze after which a guest's clock is set
+_MIN_FROZEN_S = 1.0
+#: time for the guest's agent to set it
+_TIMEOUT_S = 30.0
 
 
-class Clocks:
-    """Who stood still since when, and whose clock is to be set."""
+class GuestClocks:
+    """The VMs that are frozen, since when, and those whose clocks are still to be set."""
 
     def __init__(self, loop: Loop, registry: Registry) -> None:
         self._loop = loop
@@ -29,12 +30,13 @@ class Clocks:
         self._busy = False
 
     def frozen(self, vm: GuardedVm) -> None:
-        self._still.setdefault(vm.id, clock.boottime())
+        """Note when a VM was frozen; a repeated freeze changes nothing."""
+        self._still.setdefault(vm.id, self._loop.now())
 
     def thawed(self, vm: GuardedVm, wanted: bool) -> None:
-        """It goes on. A daemon that was started meanwhile does not know since when it stood still: long enough."""
+        """Queue a thawed VM. If this daemon did not see the freeze (restart), assume that it was long enough."""
         since = self._still.pop(vm.id, 0.0)
-        if wanted and clock.boottime() - since >= _WORTH_IT:
+        if wanted and self._loop.now() - since >= _MIN_FROZEN_S:
             self._waiting.append(vm)
             self._next()
 
@@ -42,11 +44,11 @@ class Clocks:
         while self._waiting and not self._busy:
             vm = self._waiting.popleft()
             if self._registry.get(vm.id) is not vm or vm.frozen:
-                continue  # gone, or frozen again: the next thaw will do it
+                continue  # gone, or frozen again: the next thaw sets it
             self._busy = True
             try:
                 done = functools.partial(self._set, vm)
-                subprocesses.start(self._loop, "set_guest_clock", done, [vm.hypervisor, vm.uuid], seconds=_DEADLINE)
+                subprocesses.start(self._loop, "set_guest_clock", done, [vm.hypervisor, vm.uuid], seconds=_TIMEOUT_S)
             except OSError as problem:
                 self._busy = False
                 log.warning("%s: its clock cannot be set: %s", vm.title, problem)

@@ -1,7 +1,7 @@
-"""``vmguard disarm`` and ``vmguard arm``: for a while nothing is done to VMs, by the will of a person, on record.
+"""``vmguard disarm`` and ``vmguard arm``: suspend all action on VMs for a while, on a person's recorded order.
 
-Kept in a file, so that a restart of the daemon changes nothing about it; it ends by itself all the same, and with the
-boot. Both are reported, with who wanted it and why.
+The mode is persisted, so it survives a restart of the daemon. It ends by itself at its deadline, and with the boot.
+Both orders are reported, with their author; a reason is reported with ``disarm``.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from vmguard.core.watchdog.events import Arm, Disarm, Event
 log = logging.getLogger("vmguard.arm")
 
 FILE = "disarmed.json"
-#: seconds; whoever wants it for longer has forgotten it by then
-LONGEST = 7 * 86400.0
+#: longest duration: people forget what lasts longer
+MAX_DISARM_S = 7 * 86400.0
 
 
-class Arming:
-    """The watchdog's switch."""
+class MaintenanceMode:
+    """The switch that keeps the watchdog from acting."""
 
-    def __init__(self, run_dir: str, feed: Callable[[Event], None]) -> None:
+    def __init__(self, run_dir: str, feed: Callable[[Event], None], now: Callable[[], float] = clock.boottime) -> None:
+        self._now = now
         self._path = os.path.join(run_dir, FILE)
         self._feed = feed
         self._state: dict[str, Any] = {}
 
     def disarm(self, seconds: float, reason: str, by: str) -> bool:
-        """Whether it would survive a restart of the daemon, too (it does unless /run is full)."""
-        now = clock.boottime()
+        """Disarm the watchdog. Return whether that survives a restart of the daemon: not if /run is full."""
+        now = self._now()
         self._state = {
             "until": now + seconds,
             "boot": host_identity.boot_id(),
@@ -49,28 +50,29 @@ class Arming:
         return written
 
     def arm(self, by: str) -> None:
+        """End the mode at once."""
         self._state = {}
         statefile.remove(self._path)
-        self._feed(Arm(clock.boottime(), f"by {by}"))
+        self._feed(Arm(self._now(), f"by {by}"))
 
     def resume(self) -> None:
-        """Take up what was in force before a restart of the daemon."""
+        """Restore the mode that was in force before a restart of the daemon."""
         state = statefile.read(self._path) or {}
-        now = clock.boottime()
+        now = self._now()
         try:
             until = float(state["until"])
             reason, by = str(state["reason"]), str(state["by"])
         except (KeyError, TypeError, ValueError):
             return
-        if state.get("boot") != host_identity.boot_id() or not now < until <= now + LONGEST:
+        if state.get("boot") != host_identity.boot_id() or not now < until <= now + MAX_DISARM_S:
             statefile.remove(self._path)
             return
         self._state = state
         self._feed(Disarm(now, until, f"{reason} (by {by}, since {state.get('since', '?')})"))
 
     def as_json(self) -> dict[str, Any] | None:
-        """None while the watchdog is armed."""
-        left = float(self._state.get("until", 0.0)) - clock.boottime()
+        """Return the seconds left, since when, why and by whose order; None while the watchdog is armed."""
+        left = float(self._state.get("until", 0.0)) - self._now()
         if left <= 0:
             return None
         return {"seconds": round(left, 1), **{name: self._state[name] for name in ("since", "reason", "by")}}

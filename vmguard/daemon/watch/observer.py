@@ -32,20 +32,20 @@ from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.watch.lease_store import Leases
+from vmguard.daemon.watch.lease_store import LeaseStore
 
 log = logging.getLogger("vmguard.watch")
 
 #: between two looks at mounts, and at the VMs that have changed
 _LOOK_S = 1.0
-#: looks in which each VM is looked at once, whether it has changed or not: nothing may stay unseen for good
+#: looks within which each VM is examined once, changed or not: no change may stay unseen for good
 _ALL_IN = 10
 #: the boot clock may run ahead of the monotonic one by this before it counts as a suspend
 _SUSPENDED_S = 0.5
 
 
 class Observer:
-    """What the watchdog was told, and what has changed since."""
+    """The reports to the watchdog: what it was told, and what has changed since."""
 
     def __init__(
         self,
@@ -54,11 +54,11 @@ class Observer:
         watch: Watch,
         feed: Callable[[Event], None],
         policy: Callable[[GuardedVm], Policy],
-        leases: Leases | None = None,
+        leases: LeaseStore | None = None,
         table: MountTable | None = None,
     ) -> None:
-        """``feed``: takes an event in. ``policy``: the admin's choices for a VM. ``leases``: ages of leases that an
-        earlier daemon knew. ``table``: this host's mounts."""
+        """``feed`` takes in an event. ``policy`` returns the admin's choices for a VM. ``leases``: lease ages that an
+        earlier daemon persisted. ``table``: this host's mounts."""
         self._loop = loop
         self._registry = registry
         self._watch = watch
@@ -85,13 +85,13 @@ class Observer:
 
     def look(self) -> None:
         """Compare mounts and VMs with what the watchdog was told of them."""
-        now = clock.boottime()
+        now = self._loop.now()
         statistics = self._table.statistics()
         all_of_them = self._look_at_mounts(statistics)
         self._tell_leases(statistics, now)
         self._looks += 1
         for number, vm in enumerate(self._registry):
-            if vm.news or all_of_them or (number + self._looks) % _ALL_IN == 0:
+            if vm.changed or all_of_them or (number + self._looks) % _ALL_IN == 0:
                 self._look_at(vm, statistics, now)
         for vm_id in self._told.keys() - self._registry.ids:
             self.gone(vm_id)
@@ -103,19 +103,19 @@ class Observer:
         """Tell the watchdog now what has changed about a VM: what comes next needs to be judged at once."""
         statistics = self._table.statistics()
         self._look_at_mounts(statistics)
-        self._look_at(vm, statistics, clock.boottime())
+        self._look_at(vm, statistics, self._loop.now())
 
     def gone(self, vm_id: str) -> None:
-        """Tell that a VM's locks are let go of."""
+        """Tell the watchdog that a VM's locks are released."""
         if self._told.pop(vm_id, None) is not None:
-            self._feed(VmGone(clock.boottime(), vm_id))
+            self._feed(VmGone(self._loop.now(), vm_id))
 
     def io_error(self, vm: GuardedVm) -> None:
-        """Have a VM's locks probed because QEMU could not read or write: lost lock or broken disk, nobody knows yet."""
+        """Have a VM's locks probed after an I/O error of QEMU: the cause may be a lost lock or a broken disk."""
         if vm.id in self._watch.vms:
             for lock in self._watch.vms[vm.id].info.locks:
                 text = "QEMU reported an I/O error"
-                self._feed(Hint(clock.boottime(), lock.mount, HintKind.OTHER, text, lock.id))
+                self._feed(Hint(self._loop.now(), lock.mount, HintKind.OTHER, text, lock.id))
 
     def mount_of(self, device: int) -> Mount | None:
         """Return the NFSv4 mount of a device."""
@@ -166,7 +166,7 @@ class Observer:
     # -- VMs --------------------------------------------------------------------------------------------------------
 
     def _look_at(self, vm: GuardedVm, statistics: dict[str, NfsStatistics], now: float) -> None:
-        vm.news = False  # first: what follows from it may be news, too
+        vm.changed = False  # first: what follows from it may change the VM again
         before = self._told.get(vm.id)
         if before is not None and before[0] is not vm:
             self.gone(vm.id)  # released and claimed anew since the last look
@@ -188,7 +188,7 @@ class Observer:
             fencing=vm.fencing,
             rivals=tuple(Rival(file.path, rival) for file in vm.files if (rival := file.guard.rival) is not None),
             # An earlier daemon may have ended between the freeze and the note that it was over a conflict.
-            held=bool(vm.stopped) or (vm.frozen and vm.state is State.CONFLICT),
+            held=bool(vm.held_for_person) or (vm.frozen and vm.state is State.CONFLICT),
         )
 
     def _lock(self, vm: GuardedVm, file: GuardedFile) -> LockInfo | None:
@@ -208,7 +208,7 @@ class Observer:
         self._loop.call_in(_LOOK_S, self._look_again)
         ahead = self._boot_ahead()
         if ahead - self._ahead > _SUSPENDED_S:
-            self._feed(WokeUp(clock.boottime(), ahead - self._ahead, "the host was suspended"))
+            self._feed(WokeUp(self._loop.now(), ahead - self._ahead, "the host was suspended"))
         self._ahead = ahead
         self.look()
         self.keep_leases()
@@ -216,7 +216,7 @@ class Observer:
     def _kernel_says(self, lines: list[str]) -> None:
         for line in lines:
             for point in self._concerned(line):
-                self._feed(Hint(clock.boottime(), point, HintKind.KERNEL_LOG, line))
+                self._feed(Hint(self._loop.now(), point, HintKind.KERNEL_LOG, line))
 
     def _concerned(self, line: str) -> list[str]:
         """Return the mounts of the server that a line names (``NFS: SERVER: lost 2 locks``); all if it names none."""

@@ -1,7 +1,7 @@
-"""Asks locks through their own descriptions, in threads that may hang: a few for each mount.
+"""Probe locks through their own descriptions, in threads that may hang: a few for each mount.
 
-While a server is away its threads hang, and with them nothing but the questions about its own locks. Every question is
-answered exactly once, however late.
+While a server is away, its threads hang, and only the probes of its own locks wait. Every probe is answered exactly
+once, however late.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import queue
 import threading
 from collections.abc import Callable
 
-from vmguard.adapters.linux import clock
 from vmguard.adapters.storage import lock_probe
 from vmguard.adapters.storage.fencing_token import read_token
 from vmguard.core.watchdog.events import Answer, Ask
@@ -21,10 +20,10 @@ from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.watch")
 
-#: seconds after which a thread that could not be started is tried again
-_AGAIN = 0.5
-#: threads for each mount: 500 locks of one mount are asked in well under two seconds
-_THREADS = 8
+#: before a thread that could not be started is retried
+_RETRY_S = 0.5
+#: enough to probe 500 locks of one mount in well under two seconds
+_THREADS_PER_MOUNT = 8
 
 Answered = Callable[[Answer], None]
 
@@ -40,7 +39,7 @@ class _Question:
         self.record = record
 
 
-class Prober:
+class ProbeThreads:
     """The threads of all mounts."""
 
     def __init__(self, loop: Loop, answered: Answered) -> None:
@@ -52,37 +51,37 @@ class Prober:
     def ask(self, ask: Ask, mount: str, fd: int, seek: bool, record: str = "") -> None:
         """Probe one lock through a descriptor of the probe's own, which is closed with the answer.
 
-        ``record``: path of its owner record, whose epoch is read, too, once the server has honoured the lock.
+        ``record``: the path of its owner record; its epoch is read, too, once the server has honoured the lock.
         """
         waiting = self._queues.setdefault(mount, queue.SimpleQueue())
         waiting.put(_Question(ask, mount, fd, seek, record))
         self._start_threads(mount)
 
     def _start_threads(self, mount: str) -> None:
-        """Those that are missing. Without memory for one the question waits, which counts as silence of the server."""
-        for number in range(self._threads.get(mount, 0), _THREADS):
+        """Start the missing threads. Without memory for one the probe waits, which counts as a silent server."""
+        for number in range(self._threads.get(mount, 0), _THREADS_PER_MOUNT):
             name = f"prober {number} {mount}"
             try:
                 threading.Thread(target=self._run, args=(self._queues[mount],), name=name, daemon=True).start()
             except (RuntimeError, MemoryError) as problem:
                 log.error("%s cannot be asked at full speed: %s", mount, problem)
-                self._loop.call_in(_AGAIN, lambda: self._start_threads(mount))
+                self._loop.call_in(_RETRY_S, functools.partial(self._start_threads, mount))
                 return
             self._threads[mount] = number + 1
 
     def refuse(self, ask: Ask, mount: str, problem: str) -> None:
-        """Answer a question that cannot be asked."""
-        now = clock.boottime()
+        """Answer a probe that cannot be sent."""
+        now = self._loop.now()
         answer = Answer(now, mount, ask.lock, ask.serial, now, problem)
-        self._loop.call_from_thread(lambda: self._answered(answer))
+        self._loop.call_from_thread(functools.partial(self._answered, answer))
 
     def _run(self, waiting: queue.SimpleQueue[_Question]) -> None:
         while True:
             question = waiting.get()
-            sent = clock.boottime()
+            sent = self._loop.now()
             problem, from_server = lock_probe.ask_twice(question.fd, question.seek, question.mount)
             token = read_token(question.record) if question.record and not problem else None
-            now = clock.boottime()
+            now = self._loop.now()
             ask = question.ask
             answer = Answer(now, question.mount, ask.lock, ask.serial, sent, problem, from_server, token)
             os.close(question.fd)

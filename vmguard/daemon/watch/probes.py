@@ -1,4 +1,4 @@
-"""Probe locks for the watchdog, and shield their VMs while a server owes an answer."""
+"""Probe locks for the watchdog, and keep copies of the descriptions while a server owes an answer."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from vmguard.adapters.storage.fencing_token import record_path
 from vmguard.core.watchdog.events import Answer, Ask, Event, LockId, Probe
 from vmguard.core.watchdog.machine import Watch
 from vmguard.core.watchdog.states import Phase
-from vmguard.daemon.pin.fd_copies import Shield, description
+from vmguard.daemon.pin.fd_copies import FdCopies, description
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.watch.probe_threads import Prober
+from vmguard.daemon.watch.probe_threads import ProbeThreads
 
-#: after which an unanswered probe is a reason to shield a mount's VMs
+#: age at which an unanswered probe is a reason to take copies for a mount's VMs
 _OWED_S = 0.3
 
 
 class Probes:
-    """The probes on their way. Nothing here touches the share: they go to the prober's threads."""
+    """The probes under way. Nothing here touches the share: ``ProbeThreads`` sends them."""
 
     def __init__(
         self,
@@ -29,19 +29,19 @@ class Probes:
         watch: Watch,
         feed: Callable[[Event], None],
         mount_of: Callable[[int], Mount | None],
-        shield: Shield,
+        fd_copies: FdCopies,
         record_folder: Callable[[], str],
     ) -> None:
-        """``mount_of``: the NFSv4 mount of a device. ``record_folder``: name of the folder of owner records."""
+        """``mount_of`` returns the NFSv4 mount of a device, ``record_folder`` the name of the records' folder."""
         self._loop = loop
         self._registry = registry
         self._watch = watch
         self._feed = feed
         self._mount_of = mount_of
-        self._shield = shield
+        self._fd_copies = fd_copies
         self._record_folder = record_folder
-        self._prober = Prober(loop, self._answered)
-        #: probes on their way, and the device that each is about
+        self._probe_threads = ProbeThreads(loop, self._answered)
+        #: probes under way, and the device of each
         self._owed: dict[tuple[LockId, int], int] = {}
 
     def ask(self, effect: Probe) -> None:
@@ -51,19 +51,19 @@ class Probes:
             file = next((file for file in vm.files if file.key == ask.lock.key), None) if vm is not None else None
             fd = description(vm, file) if vm is not None and file is not None else None
             if file is None or fd is None:
-                self._prober.refuse(ask, effect.mount, "EBADF")
+                self._probe_threads.refuse(ask, effect.mount, "EBADF")
                 continue
             mount = self._mount_of(file.key[0])
             seek = mount is not None and mount.option("vers") == "4.2"
             self._owed[ask.lock, ask.serial] = file.key[0]
             self._loop.call_in(_OWED_S, functools.partial(self._still_owed, ask))
             record = record_path(file.real or file.path, self._record_folder(), file.key[1]) if ask.token else ""
-            self._prober.ask(ask, effect.mount, fd, seek, record)
+            self._probe_threads.ask(ask, effect.mount, fd, seek, record)
 
     def _still_owed(self, ask: Ask) -> None:
         device = self._owed.get((ask.lock, ask.serial))
         if device is not None:
-            self._shield.doubt(device, True)
+            self._fd_copies.doubt(device, True)
 
     def _answered(self, answer: Answer) -> None:
         device = self._owed.pop((answer.lock, answer.serial), None)
@@ -71,4 +71,4 @@ class Probes:
         mount = self._watch.mounts.get(answer.mount)
         healthy = mount is not None and mount.phase is Phase.HEALTHY
         if device is not None and healthy and device not in self._owed.values():
-            self._shield.doubt(device, False)
+            self._fd_copies.doubt(device, False)
