@@ -33,6 +33,7 @@ from vmguard.core.watchdog.events import Adopted
 from vmguard.daemon import wiring
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.report import history
+from vmguard.daemon.runtime.command_lines import CommandLines
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.scan.process_fds import MountTables, ProcessFds
 
@@ -134,7 +135,7 @@ class Corner:
             pin_interval_s=0.2,
             tables=MountTables(self.loop.now, lambda: frozenset({device})),
             fds_of=lambda pid: ProcessFds(pid, functools.partial(FolderInside, str(folder))),
-            command_line=command_line,
+            command_lines=CommandLines(self.loop, command_line),
         )
         self.registry, self.pinner, self.lifecycle = self.parts.registry, self.parts.pinner, self.parts.lifecycle
         self.unclaimed_qemus, self.migration_target = self.parts.unclaimed_qemus, self.parts.migration_target

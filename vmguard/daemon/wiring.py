@@ -10,10 +10,8 @@ import os
 from collections.abc import Callable
 from functools import cached_property
 
-from vmguard.adapters.linux import may_block
 from vmguard.adapters.linux.hardware_watchdog import HardwareWatchdog
 from vmguard.adapters.linux.mount_table import MountTable
-from vmguard.adapters.linux.proc import CommandLine
 from vmguard.config.settings import Config, Unguarded
 from vmguard.core.locks.claim_states import State
 from vmguard.core.watchdog.machine import Watch
@@ -69,9 +67,10 @@ class Parts:
         table: MountTable | None = None,
         tables: MountTables | None = None,
         fds_of: Callable[[int], ProcessFds] = ProcessFds,
-        command_line: Callable[[int], CommandLine | None] = may_block.command_line,
+        command_lines: CommandLines | None = None,
     ) -> None:
-        """``table``: the mounts that the watchdog sees; this host's when there is none.
+        """``table``: the mounts that the watchdog sees; this host's if None. Other parts may be replaced the same way:
+        ``tables`` and ``fds_of`` by which the pinner scans processes, and ``command_lines``.
 
         Raises OSError when ``run_dir`` cannot be used.
         """
@@ -85,7 +84,7 @@ class Parts:
         self.settings = Settings(config)
         self.registry = Registry(run_dir)
         self.storage_threads = StorageThreads(loop)
-        self.command_lines = CommandLines(loop, command_line)
+        self.command_lines = command_lines or CommandLines(loop)
         self.release_marks = ReleaseMarks(loop, self.settings.record)
         self.report = Reporter(History(run_dir), Notifier(self.settings.notify), self.registry.about)
         self.watch = Watch(self.settings.wishes())

@@ -28,7 +28,7 @@ from vmguard.daemon.owner_records.mark_released import MarkReleased
 from vmguard.daemon.pin.fd_copies import FdCopies
 from vmguard.daemon.pin.lock_transfer import Order, Outcome, RivalLock, carry_out, let_go
 from vmguard.daemon.registry.guarded_file import GuardedFile
-from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
+from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
@@ -197,7 +197,7 @@ class Pinner:
         """Return what the VM's processes have open of its claim, of NFS mounts, and of disk images anywhere."""
         ours = {file.key for file in vm.files}
         found: dict[Key, list[OpenFile]] = {}
-        for process, fds in self._process_fds(vm):
+        for process, fds in self._scan_state(vm).follow(vm.processes, self.fds_of):
             for user in fds.full(self.tables):
                 self._scan_state(vm).image_locks |= has_image_locks(user)
                 if user.key in ours or self.is_image(process.kind, user):
@@ -210,18 +210,6 @@ class Pinner:
     def is_image(self, kind: Kind, user: OpenFile) -> bool:
         """Return whether a file that a process has open is one that a lock should guard."""
         return may_be_image(kind, user, self.tables.shares())
-
-    def _process_fds(self, vm: GuardedVm) -> list[tuple[GuardedProcess, ProcessFds]]:
-        fds_by_pid = self._scan_state(vm).fds_by_pid
-        for pid in fds_by_pid.keys() - {process.pid for process in vm.processes}:
-            fds_by_pid.pop(pid).close()
-        for process in vm.processes:
-            if process.pid not in fds_by_pid:
-                try:
-                    fds_by_pid[process.pid] = self.fds_of(process.pid)
-                except OSError:
-                    continue
-        return [(process, fds_by_pid[process.pid]) for process in vm.processes if process.pid in fds_by_pid]
 
     def discovered(self, users: list[OpenFile], hypervisor: str = "") -> GuardedFile:
         """Return an entry for an open file that no hook announced: hot-plugged, an overlay, a copy's target."""

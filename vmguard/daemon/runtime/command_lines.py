@@ -19,7 +19,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from vmguard.adapters.linux import proc
+from vmguard.adapters.linux import may_block, proc
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.daemon.runtime.loop import Loop
 
@@ -61,7 +61,7 @@ class _Read:
 class CommandLines:
     """The reads under way; for the loop's thread only."""
 
-    def __init__(self, loop: Loop, read: Callable[[int], CommandLine | None]) -> None:
+    def __init__(self, loop: Loop, read: Callable[[int], CommandLine | None] = may_block.command_line) -> None:
         self._loop = loop
         self._read = read
         self._reads: dict[_Key, _Read] = {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from vmguard.adapters.linux.proc import Key
+from vmguard.daemon.registry.guarded_vm import GuardedProcess
 from vmguard.daemon.scan.process_fds import ProcessFds
 from vmguard.daemon.scan.settling_files import SettlingFiles
 
@@ -25,3 +27,17 @@ class VmScanState:
         """Scan cheaply: return whether the VM has as many processes as before, each with the same descriptors."""
         known = now < self.due and len(self.fds_by_pid) == processes
         return known and not any(fds.changed() for fds in self.fds_by_pid.values())
+
+    def follow(
+        self, processes: Collection[GuardedProcess], open_fds: Callable[[int], ProcessFds]
+    ) -> list[tuple[GuardedProcess, ProcessFds]]:
+        """Return each living process with its descriptors, opened by ``open_fds`` when new; close those of others."""
+        for pid in self.fds_by_pid.keys() - {process.pid for process in processes}:
+            self.fds_by_pid.pop(pid).close()
+        for process in processes:
+            if process.pid not in self.fds_by_pid:
+                try:
+                    self.fds_by_pid[process.pid] = open_fds(process.pid)
+                except OSError:
+                    continue
+        return [(process, self.fds_by_pid[process.pid]) for process in processes if process.pid in self.fds_by_pid]
