@@ -61,7 +61,7 @@ class Vm:
         server, file, kernel = description.server, description.file, self.host.kernel
         self.writing.add(path)
 
-        def done(problem: str, from_server: bool) -> None:
+        def done(problem: str, reached: bool) -> None:
             self.writing.discard(path)
             if problem and self.state in ("running", "frozen"):
                 self.host.say(f"   {self.name}: I/O error {problem} for the guest on {path}")
