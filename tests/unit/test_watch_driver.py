@@ -117,6 +117,7 @@ def test_every_lock_on_an_nfs_mount_is_asked_and_found_kept(world: World) -> Non
         if set(world.verdicts().values()) == {"kept"}:
             break
     assert world.verdicts() == {"libvirt-web": "kept", "libvirt-db": "kept"}
+    assert world.watch.mounts[world.point].probes == "READ (NFSv4.2 alone has SEEK)"
 
 
 @pytest.mark.parametrize(("age", "phase"), [(1.0, Phase.HEALTHY), (7.0, Phase.LATE), (9.0, Phase.AT_RISK)])
