@@ -69,8 +69,8 @@ def test_a_lock_that_cannot_be_probed_for_a_slow_round_is_reported_once() -> Non
         answer(mount, 101.0 + second, "the page is in use", reached=True, asked=False)
     told = [report for report in mount.take_reports() if isinstance(report, Report)]
     assert [report.code for report in told] == ["lock.not-probed"]
-    for second in (1100.0, 1101.0):
-        answer(mount, second, "", reached=True)
+    for now in (1100.0, 1101.0):
+        answer(mount, now, "", reached=True)
     for second in range(0, 400, 2):
         answer(mount, 1102.0 + second, "the page is in use", reached=True, asked=False)
     told = [report for report in mount.take_reports() if isinstance(report, Report)]

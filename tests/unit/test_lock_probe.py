@@ -172,6 +172,17 @@ def test_a_read_that_sends_nothing_says_nothing(client: FakeNfsClient, monkeypat
     assert probe_of(client, seek=False).probe(FD) == Outcome("no READ went out", True, asked=False)
 
 
+def test_a_page_of_which_nothing_is_known_counts_for_its_errors_alone(
+    client: FakeNfsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.direct = False
+    monkeypatch.setattr(lock_probe, "_give_back", lambda fd, page: None)
+    probe = probe_of(client, seek=False)
+    assert not probe.probe(FD).asked
+    client.read = errno.ESTALE
+    assert probe.probe(FD) == Outcome("ESTALE", True)
+
+
 def test_requests_that_are_cut_off_by_hand_are_neither_an_answer_nor_a_loss(client: FakeNfsClient) -> None:
     client.cut = True
     problem, reached, asked = probe_of(client).probe(FD)

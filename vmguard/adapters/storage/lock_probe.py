@@ -38,8 +38,9 @@ A READ is proven by where it came from. Through O_DIRECT it always goes out, als
 (fs/nfs/direct.c, nfs_file_direct_read). Without O_DIRECT the page must not be in the page cache: it is given back
 (posix_fadvise; a dirty or busy page stays), and is read only where mincore(2) then says that it is absent. Whoever
 brings it in between the two needs the server, too. The count alone would prove nothing here: every guest of the mount
-reads. It must have risen all the same: nothing is sent for a file of 0 bytes or one in a local cache (``fsc``). Not
-chosen: the thread's own read_bytes in /proc/thread-self/io, which NFS counts for the page cache only since Linux 6.4.
+reads. It must have risen all the same: nothing is sent for a file of 0 bytes, for one in a local cache (``fsc``), or by
+a client that reads its own host's export itself (LOCALIO, Linux 6.12), past all locks. Not chosen: the thread's own
+read_bytes in /proc/thread-self/io, which NFS counts for the page cache only since Linux 6.4.
 
 Where neither can be asked, fstatvfs(2) still tells whether the server answers: nfs_statfs always sends a STATFS. It
 renews the lease and says nothing about the lock.
@@ -237,11 +238,12 @@ class MountProbe:
         why = "a file of 0 bytes cannot be read past the page cache"
         for page in pages:
             why = "the pages that were tried are dirty or in use"
-            if direct or _give_back(fd, page):
+            absent = True if direct else _give_back(fd, page)
+            if absent is not False:
                 outcome = self._one_read(fd, page, direct)
-                if outcome.asked:
+                if outcome.asked and (absent or outcome.problem):
                     return outcome
-                why = outcome.problem
+                why = outcome.problem or why
         return Outcome(why, False, asked=False)
 
     def _one_read(self, fd: int, page: int, direct: bool) -> Outcome:
@@ -286,10 +288,8 @@ class MountProbe:
         return Outcome("EIO", True)
 
     def _server_answers(self, fd: int) -> bool:
-        before = self._count("STATFS")
         problem, _ = _call(partial(_statfs, fd))
-        after = self._count("STATFS")
-        return not problem and (before is None or after is None or after.received > before.received)
+        return not problem
 
     def _count(self, operation: str) -> Count | None:
         """Return the counts of an operation now; begin anew if they are those of another mount or session."""
@@ -366,15 +366,15 @@ def _some_pages(fd: int) -> list[int]:
     return [0, *(random.randrange(pages) for _ in range(_PAGES - 1))] if pages else []
 
 
-def _give_back(fd: int, page: int) -> bool:
-    """Drop a page from the page cache; return whether it is absent now."""
+def _give_back(fd: int, page: int) -> bool | None:
+    """Drop a page from the page cache; return whether it is absent now, None if the kernel does not say."""
     os.posix_fadvise(fd, page * _PAGE_BYTES, _PAGE_BYTES, os.POSIX_FADV_DONTNEED)
     libc.mmap.restype = ctypes.c_void_p
     offset = ctypes.c_long(page * _PAGE_BYTES)
     # Not Python's mmap: it keeps a copy of the descriptor, whose close may hang on NFS.
     address = libc.mmap(None, ctypes.c_size_t(_PAGE_BYTES), mmap.PROT_READ, mmap.MAP_SHARED, fd, offset)
     if address in (None, ctypes.c_void_p(-1).value):
-        return False
+        return None
     resident = ctypes.c_ubyte(1)
     try:
         failed = libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(_PAGE_BYTES), ctypes.byref(resident))
