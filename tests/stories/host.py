@@ -60,6 +60,10 @@ class Host:
         self.has_records = True
         #: why records cannot be read, the errno's name
         self.record_problem = ""
+        #: the control: any answer to SEEK counts, whoever gave it
+        self.believes_all = False
+        #: servers whose locks are probed by READ
+        self.by_read: set[str] = set()
         self.on_fenced: Callable[[Vm], None] = lambda vm: None
         self._ticks = 0
         self._counted: dict[str, tuple[int, ...]] = {}
@@ -117,7 +121,7 @@ class Host:
             elif isinstance(effect, TryLocks):
                 self._try_locks(self.vms[effect.vm])
             elif isinstance(effect, Relock):
-                self._lock_again(self.vms[effect.vm], effect)
+                self.vms[effect.vm].lock_again(effect)
 
     def _probe(self, probe: Probe) -> None:
         for ask in probe.asks:
@@ -126,32 +130,48 @@ class Host:
             description = next(vm.locks[path] for path in vm.locks if lock_id(vm.name, path) == ask.lock)
             sent = self.sim.now
 
-            done = functools.partial(self._probed, probe.mount, ask, description, sent)
-            self.kernel.io(description, done)
+            self._ask(description, functools.partial(self._probed, probe.mount, ask, description, sent))
+
+    def _ask(self, description: Description, done: Callable[[str, bool, bool], None]) -> None:
+        """Probe a lock as adapters/storage/lock_probe.py does; ``done`` takes problem, reached, asked."""
+        kernel, server = self.kernel, description.server.name
+        by_client = server in kernel.no_seek
+
+        def sought(problem: str, reached: bool) -> None:
+            if self.believes_all:
+                done(problem, reached and problem == "EIO", True)
+            elif problem == "EINVAL" or (not problem and server in kernel.no_seek):
+                self.by_read.add(server)
+                self._ask_by_read(description, done)
+            else:
+                done(problem, reached, True)
+
+        if server in self.by_read and not self.believes_all:
+            self._ask_by_read(description, done)
+        else:
+            assert self.believes_all or not by_client, "a client that answers by itself is seen at its first answer"
+            kernel.seek(description, sought)
+
+    def _ask_by_read(self, description: Description, done: Callable[[str, bool, bool], None]) -> None:
+        if description.path in self.kernel.busy:
+            why = "the pages that were tried are dirty or in use"
+            self.kernel.statfs(description, lambda problem, _: done(problem or why, not problem, bool(problem)))
+            return
+        self.kernel.io(description, lambda problem, reached: done(problem, reached, True))
 
     def _probed(
-        self, mount: str, ask: Ask, description: Description, sent: float, problem: str, from_server: bool
+        self,
+        mount: str,
+        ask: Ask,
+        description: Description,
+        sent: float,
+        problem: str,
+        reached: bool,
+        asked: bool,
     ) -> None:
         token = Token(self.epochs.get(description.path), "another host", self.record_problem) if ask.token else None
-        self.feed(lambda now: Answer(now, mount, ask.lock, ask.serial, sent, problem, from_server, token))
-
-    def _lock_again(self, vm: Vm, order: Relock) -> None:
-        """The kernel forgets that the lock was lost once it is unlocked; only then a request goes out."""
-        path, item = next((path, item) for path, item in vm.locks.items() if lock_id(vm.name, path).key == order.key)
-        sent = self.sim.now
-
-        def done(problem: str, from_server: bool) -> None:
-            if problem:
-                self.sim.after(5.0, lambda: self._lock_again(vm, order))
-                return
-            item.lost = False
-            if item not in self.kernel.descriptions:
-                self.kernel.hold(item)
-            vm.granted[path], vm.relocks = sent, vm.relocks + 1
-            self.say(f"   {vm.name} has the lock on {path} again")
-            self.tell(vm)
-
-        self.kernel.send(Request(self.kernel, item.server, item.file, None, lambda: item.server.lock(item), done))
+        kind = "READ (the server has no SEEK)" if description.server.name in self.by_read else ""
+        self.feed(lambda now: Answer(now, mount, ask.lock, ask.serial, sent, problem, reached, asked, kind, token))
 
     def _signal(self, name: str, act: Act) -> None:
         vm = self.vms[name]
@@ -211,7 +231,7 @@ class Host:
         description = Description(self.kernel, server, file)
         sent = self.sim.now
 
-        def done(problem: str, from_server: bool) -> None:
+        def done(problem: str, reached: bool) -> None:
             if problem:
                 self.sim.after(1.0, lambda: self.claim(vm, path, then))
                 return
@@ -254,7 +274,7 @@ class Host:
             return
         server = item.server
 
-        def done(problem: str, from_server: bool) -> None:
+        def done(problem: str, reached: bool) -> None:
             self.kernel.close(item)
             then()
 

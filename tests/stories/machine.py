@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.stories.world import Description, Request
-from vmguard.core.watchdog.events import LockId, LockInfo, Rival, Stake, VmInfo
+from vmguard.core.watchdog.events import LockId, LockInfo, Relock, Rival, VmInfo
 from vmguard.core.watchdog.fence_ladder import Rung
-from vmguard.core.watchdog.policy import Policy
+from vmguard.core.watchdog.policy import Policy, Stake
 
 if TYPE_CHECKING:
     from tests.stories.host import Host
@@ -64,7 +64,7 @@ class Vm:
         server, file, kernel = description.server, description.file, self.host.kernel
         self.writing.add(path)
 
-        def done(problem: str, from_server: bool) -> None:
+        def done(problem: str, reached: bool) -> None:
             self.writing.discard(path)
             if problem and self.state in ("running", "frozen"):
                 self.host.say(f"   {self.name}: I/O error {problem} for the guest on {path}")
@@ -77,6 +77,26 @@ class Vm:
             return
         serve = lambda: server.write(kernel, file, self.name, self.epochs.get(path, 0))  # noqa: E731
         kernel.send(Request(kernel, server, file, through, serve, done, write=True))
+
+    def lock_again(self, order: Relock) -> None:
+        """The kernel forgets that the lock was lost once it is unlocked; only then a request goes out."""
+        path, item = next(
+            (path, item) for path, item in self.locks.items() if lock_id(self.name, path).key == order.key
+        )
+        kernel, sent = self.host.kernel, self.host.sim.now
+
+        def done(problem: str, from_server: bool) -> None:
+            if problem:
+                self.host.sim.after(5.0, lambda: self.lock_again(order))
+                return
+            item.lost = False
+            if item not in kernel.descriptions:
+                kernel.hold(item)
+            self.granted[path], self.relocks = sent, self.relocks + 1
+            self.host.say(f"   {self.name} has the lock on {path} again")
+            self.host.tell(self)
+
+        kernel.send(Request(kernel, item.server, item.file, None, lambda: item.server.lock(item), done))
 
     def info(self) -> VmInfo:
         return VmInfo(

@@ -5,6 +5,7 @@ events.yaml::
     servers: {nas: {lease: 10, grace: 10, courteous: true}}     # all of it may be left out
     hosts: {A: {margin: 2}, B: {}}                              # wishes of timing.py
     records: false                                              # no owner records, and so no fencing token
+    believes-all: true                                          # control: any answer to SEEK counts, whoever gave it
     vms: {web: {host: A, disks: [nas:web], pinned: true, policy: {on_lost: fence},
                stakes: {nas:cd: spare}}}            # files that it only reads
     events: [[12, down nas], [42, up nas]]                      # second, what happens: see VERBS
@@ -25,8 +26,8 @@ import yaml
 from tests.stories.host import Host
 from tests.stories.machine import Vm
 from tests.stories.world import Server, Sim
-from vmguard.core.watchdog.events import Adopted, Arm, Disarm, Hint, HintKind, MountSeen, Rival, Stake, StartRefused
-from vmguard.core.watchdog.policy import Policy
+from vmguard.core.watchdog.events import Adopted, Arm, Disarm, Hint, HintKind, MountSeen, Rival, StartRefused
+from vmguard.core.watchdog.policy import Policy, Stake
 from vmguard.core.watchdog.timing import Wishes
 
 
@@ -74,6 +75,7 @@ class Story:
         host.peers = lambda path: [vm for other in self.hosts.values() for vm in other.vms.values() if path in vm.locks]
         host.epochs = self.epochs
         host.has_records = self.plot.get("records", True)
+        host.believes_all = self.plot.get("believes-all", False)
         host.on_fenced = self._after_fence
         return host
 
@@ -232,6 +234,17 @@ def _error(story: Story, path: str, problem: str = "") -> None:
     story.servers[server].errors[file] = problem
 
 
+def _seek(story: Story, name: str, how: str) -> None:
+    """seek nas right|absent|odd: how it answers SEEK from now on"""
+    story.servers[name].seek = how
+
+
+def _busy(story: Story, host: str, path: str, word: str = "") -> None:
+    """busy A nas:web [no]: no page of that file can be read past A's page cache [any can, again]"""
+    busy = story.hosts[host].kernel.busy
+    (busy.discard if word else busy.add)(path)
+
+
 def _umount(story: Story, host: str, server: str) -> None:
     story.hosts[host].kernel.cut_queue(story.servers[server])
 
@@ -279,6 +292,8 @@ VERBS: dict[str, Callable[[Story, list[str]], None]] = {
     "power-off": _verb(_power),
     "stubborn": _verb(_stubborn),
     "error": _verb(_error),
+    "seek": _verb(_seek),
+    "busy": _verb(_busy),
     "umount-f": _verb(_umount),
     "slow": _verb(_slow),
     "disarm": _verb(_disarm),

@@ -159,16 +159,24 @@ class Chaos:
             return
         mount, ask, sent = self.pending.pop(self.random.randrange(len(self.pending)))
         problem = self.random.choice(PROBLEMS)
+        if self.random.random() < 0.15:
+            self.say_not_asked(mount, ask, sent, self.random.random() < 0.5)
+            return
         self.say_answer(mount, ask, sent, problem, self.random.random() < 0.3)
 
-    def say_answer(self, mount: str, ask: Ask, sent: float, problem: str, from_server: bool = False) -> None:
-        if not problem or from_server:
+    def say_not_asked(self, mount: str, ask: Ask, sent: float, reached: bool) -> None:
+        if reached:
+            self.confirmed[mount] = max(self.confirmed.get(mount, 0.0), sent)
+        self.feed(Answer(self.now, mount, ask.lock, ask.serial, sent, "in use", reached, asked=False, kind="READ"))
+
+    def say_answer(self, mount: str, ask: Ask, sent: float, problem: str, reached: bool = False) -> None:
+        if not problem or reached:
             self.confirmed[mount] = max(self.confirmed.get(mount, 0.0), sent)
         if not problem:
             self.kept[ask.lock] = max(self.kept.get(ask.lock, 0.0), sent)
-        if problem == "EIO" and not from_server:
+        if problem == "EIO" and not reached:
             self.refused[ask.lock] = self.refused.get(ask.lock, 0) + 1
-        self.feed(Answer(self.now, mount, ask.lock, ask.serial, sent, problem, from_server))
+        self.feed(Answer(self.now, mount, ask.lock, ask.serial, sent, problem, reached))
 
     def vm(self) -> None:
         name = f"vm{self.random.randrange(4)}"

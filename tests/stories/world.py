@@ -103,6 +103,10 @@ class Kernel:
     #: exchange_id, create_session, reclaim_complete, test_stateid for each server
     counters: dict[str, list[int]] = field(default_factory=dict)
     requests: dict[str, int] = field(default_factory=dict)
+    #: servers that have said once that they know no SEEK: from then on this client answers it by itself
+    no_seek: set[str] = field(default_factory=set)
+    #: paths whose pages are all dirty or in use: none can be read past the page cache
+    busy: set[str] = field(default_factory=set)
 
     def send(self, request: Request) -> None:
         self.pending.append(request)
@@ -125,16 +129,16 @@ class Kernel:
             self.sim.after(0.5, lambda: self.retry(request))
             return
         self.pending.remove(request)
-        from_server = problem != "" and not (request.description is not None and request.description.lost)
-        self.sim.after(server.round_trip / 2, lambda: self.answered(request, problem, from_server))
+        reached = problem != "" and not (request.description is not None and request.description.lost)
+        self.sim.after(server.round_trip / 2, lambda: self.answered(request, problem, reached))
 
-    def answered(self, request: Request, problem: str, from_server: bool) -> None:
+    def answered(self, request: Request, problem: str, reached: bool) -> None:
         if self.dead:
             return
         if self.asleep:
-            self.sim.after(0.05, lambda: self.answered(request, problem, from_server))
+            self.sim.after(0.05, lambda: self.answered(request, problem, reached))
             return
-        request.done(problem, from_server)
+        request.done(problem, reached)
 
     def wake(self) -> None:
         """The server may be reachable again: repeat all that is pending."""
@@ -169,8 +173,31 @@ class Kernel:
     def queued_writes(self, path: str) -> int:
         return sum(1 for item in self.pending if item.write and f"{item.server.name}:{item.file}" == path)
 
+    def seek(self, description: Description, done: Callable[[str, bool], None]) -> None:
+        """SEEK through a locked description; what the client answers by itself looks like a lock that stands."""
+        server = description.server
+        if server.name in self.no_seek:
+            self.sim.after(0.001, lambda: done("", False))
+            return
+        if server.seek == "right" or description.lost:
+            self.io(description, done)
+            return
+
+        def answered(problem: str, reached: bool) -> None:
+            if problem == "ENOTSUPP":
+                self.no_seek.add(server.name)
+                problem = ""
+            done(problem, reached)
+
+        error = {"absent": "ENOTSUPP", "odd": "EINVAL"}[server.seek]
+        self.send(Request(self, server, description.file, description, lambda: error, answered))
+
+    def statfs(self, description: Description, done: Callable[[str, bool], None]) -> None:
+        """A question about the file system, which carries no lock."""
+        self.send(Request(self, description.server, description.file, None, lambda: "", done))
+
     def io(self, description: Description, done: Callable[[str, bool], None]) -> None:
-        """The probe: I/O through a locked description."""
+        """I/O through a locked description, which the server must answer."""
         if description.lost:
             self.sim.after(0.001, lambda: done("EIO", False))
             return
@@ -207,6 +234,8 @@ class Server:
     epoch: int = 1
     grace_until: float = -1.0
     round_trip: float = ROUND_TRIP
+    #: how it answers SEEK: right, absent (not supported), odd (EINVAL)
+    seek: str = "right"
     recovery_db: set[str] = field(default_factory=set)
     clients: dict[str, Client] = field(default_factory=dict)
     locks: dict[str, Description] = field(default_factory=dict)

@@ -66,7 +66,9 @@ HOST = HostFacts(
     clock_synchronised=True,
     recover_lost_locks=False,
 )
-SCRATCH = ScratchFacts(locked=True, conflict=True, sub_range=True, lock_requests=9, answer="", delegated=False)
+SCRATCH = ScratchFacts(
+    locked=True, conflict=True, sub_range=True, lock_requests=9, answer="", probes="SEEK", delegated=False
+)
 GUARD = GuardFacts(version="1.0", own_version="1.0", enabled=True)
 LIBVIRT = LibvirtFacts(
     version=(11, 3, 0), hooks=(("/etc/libvirt/hooks/qemu.d/50-vmguard", True, ""),), proof="called", running=True
@@ -150,6 +152,7 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("storage.lock", "FAIL", "cannot be freed", {"scratch": replace(SCRATCH, sub_range=False)}),
     ("storage.lock", "FAIL", "reached the server", {"scratch": replace(SCRATCH, lock_requests=0)}),
     ("storage.lock", "FAIL", "EIO", {"scratch": replace(SCRATCH, answer="EIO")}),
+    ("storage.probe", "WARN", "no READ went out", {"scratch": replace(SCRATCH, not_probed="no READ went out")}),
     ("storage.root", "WARN", "nobody", {"scratch": replace(SCRATCH, squashed="nobody")}),
     ("storage.root", "FAIL", "neither root", {"scratch": ScratchFacts(error=("EACCES", "Permission denied"))}),
     ("storage.foreign-writers", "FAIL", "b.qcow2", {"share": ShareFacts(unlocked_writes=("/srv/vm/b.qcow2",))}),

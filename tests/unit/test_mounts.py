@@ -54,20 +54,31 @@ def test_a_mount_that_a_mount_without_a_lease_hides_is_watched_all_the_same(tmp_
     assert mounts.statistics(write(tmp_path, v4("/a", lease="45"), _V3.format(point="/a")))["/a"].lease == 45.0
 
 
+def errors_of(point: str, operation: str, path: str) -> int | None:
+    count = lock_probe.count_of(point, operation, lambda: mounts.all_statistics(path))
+    return None if count is None else count.errors
+
+
 def test_a_space_in_a_mount_point_hides_the_errors_from_nobody(tmp_path: Path) -> None:
     path = write(tmp_path, v4("/srv/v\\040m", errors=3))
-    assert lock_probe.server_errors("/srv/v m", True, path) == 3
-    assert lock_probe.server_errors("/srv/v m", False, path) == 2
+    assert errors_of("/srv/v m", "SEEK", path) == 3
+    assert errors_of("/srv/v m", "READ", path) == 2
 
 
 def test_of_two_mounts_on_one_point_nobody_knows_whose_errors_they_are(tmp_path: Path) -> None:
     path = write(tmp_path, v4("/a", errors=3), v4("/a", "b", errors=8), v4("/b", errors=1))
-    assert lock_probe.server_errors("/a", True, path) is None
-    assert lock_probe.server_errors("/b", True, path) == 1
+    assert lock_probe.count_of("/a", "SEEK", lambda: mounts.all_statistics(path)) is None
+    assert errors_of("/b", "SEEK", path) == 1
 
 
 def test_an_operation_that_is_not_listed_has_no_errors_to_tell_of(tmp_path: Path) -> None:
-    assert lock_probe.server_errors("/a", True, write(tmp_path, _V3.format(point="/a"))) is None
+    assert errors_of("/a", "SEEK", write(tmp_path, _V3.format(point="/a"))) is None
+
+
+def test_the_counts_of_a_probe(tmp_path: Path) -> None:
+    path = write(tmp_path, v4("/a", age=33))
+    assert lock_probe.count_of("/a", "READ", lambda: mounts.all_statistics(path)) == (7, 29000, 2, (2, 0), 33.0)
+    assert lock_probe.count_of("/a", "STATFS", lambda: mounts.all_statistics(path)) == (0, 0, None, (2, 0), 33.0)
 
 
 def test_lock_requests_are_those_of_the_mount_that_a_path_shows(tmp_path: Path) -> None:

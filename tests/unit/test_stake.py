@@ -10,7 +10,7 @@ import pytest
 from vmguard.core.locks.guard_states import Origin
 from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
 from vmguard.core.locks.ranges import WHOLE
-from vmguard.core.watchdog.events import Stake
+from vmguard.core.watchdog.policy import Stake
 from vmguard.daemon.registry.guarded_file import Access, GuardedFile
 
 CLAIMED = None

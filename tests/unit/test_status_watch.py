@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vmguard.cli import check, status
+from vmguard.cli import check, status, timing
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import DiskReport, DiskStatus, VmReport
 from vmguard.query import ask_daemon
@@ -76,6 +76,28 @@ def test_a_daemon_that_goes_and_comes_ends_nothing(tmp_path: Path, monkeypatch: 
     _, down, up = pictures(tmp_path, monkeypatch, [{}, "the daemon does not answer", {}])
     assert "when it was last alive" in down
     assert "when it was last alive" not in up
+
+
+def test_a_mount_whose_locks_are_not_probed_by_seek_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [first] = pictures(tmp_path, monkeypatch, [{}])
+    assert "probes:" not in first, "a daemon of before does not say"
+    monkeypatch.setitem(MOUNT, "probes", "SEEK")
+    assert "probes:" not in pictures(tmp_path, monkeypatch, [{}])[0]
+    monkeypatch.setitem(MOUNT, "probes", "READ (the server has no SEEK)")
+    assert "/srv/vm: probes: READ (the server has no SEEK)" in pictures(tmp_path, monkeypatch, [{}])[0]
+
+
+def test_the_timing_says_how_locks_are_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "_leases", lambda: {"/srv/vm": 10.0, "/other": 10.0})
+    mount = {**MOUNT, "probes": "READ (the server has no SEEK)"}
+    monkeypatch.setattr(ask_daemon, "health", lambda places: HealthAnswer.from_json({"mounts": [mount]}))
+    (tmp_path / "none.yaml").write_text("")
+    args = argparse.Namespace(config=[str(tmp_path / "none.yaml")], json=False, lease=None, timeout=None)
+    stream = io.StringIO()
+    timing.run(args, Output(stream))
+    assert [line for line in stream.getvalue().splitlines() if "probes:" in line] == [
+        "probes: READ (the server has no SEEK)"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ _MOUNT: Fields = {
     "mount": T,
     "source": T,
     "phase": T,
+    "probes": T,
     "lease": N,
     "lease_age": "number or null",
     "freeze_in": "number or null",
@@ -111,7 +112,10 @@ SCHEMAS: dict[str, Fields] = {
         "vms": [{**_VM, "watch": "any", "files": [_FILE]}],
     },
     "history": {"schema": N, "incidents": [[_EVENT]]},
-    "timing": {"schema": N, "mounts": [{"mount": T, "lease": N, "outage": [["any"]], "recovery": [["any"]]}]},
+    "timing": {
+        "schema": N,
+        "mounts": [{"mount": T, "lease": N, "probes": T, "outage": [["any"]], "recovery": [["any"]]}],
+    },
     "disarm": {"schema": N, "disarmed": _DISARMED, "survives_restart": B},
     "arm": {"schema": N, "disarmed": _DISARMED, "was": _DISARMED},
     "who": {

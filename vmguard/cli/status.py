@@ -82,6 +82,9 @@ def _print(vms: Sequence[VmAnswer], mounts: Sequence[MountAnswer], out: Output) 
     out.line()
     columns = ["mount", "server", "lease", "state", "age", "freeze in", "locks"]
     out.table(columns, [_mount(mount) for mount in mounts])
+    for mount in mounts:
+        if mount.probes not in ("", "SEEK"):
+            out.line(f"{mount.mount}: probes: {mount.probes}")
 
 
 def _state(vm: VmAnswer) -> str:

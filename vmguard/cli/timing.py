@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 
 from vmguard.adapters.linux import mounts
+from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.config import load
 from vmguard.core.reports.vm_report import Status
 from vmguard.core.watchdog.timing import ImpossibleTiming, Timeline, Wishes, timeline
+from vmguard.query import ask_daemon
 
 _WIDTH_COLUMNS = 72
 
@@ -21,6 +23,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     watch = load(args.config).watch
     wishes = Wishes(margin=watch.margin or None, probe=watch.probe or None, slow_round=watch.slow_round)
     leases = {f"a lease of {args.lease:g} s": args.lease} if args.lease else _leases()
+    probes = {} if args.lease else {mount.mount: mount.probes for mount in ask_daemon.health(places.of(args)).mounts}
     answers: list[dict[str, object]] = []
     status = Status.OK
     for number, (name, lease) in enumerate(leases.items()):
@@ -31,10 +34,13 @@ def run(args: argparse.Namespace, out: Output) -> int:
             answers.append({"mount": name, "lease": lease, "problem": str(problem)})
             out.status("CRITICAL", f"{name}: {problem}; the daemon goes by its defaults there")
             continue
-        answers.append({"mount": name, "lease": lease, "outage": line.outage(), "recovery": line.recovery()})
+        how = probes.get(name, "")
+        answers.append(
+            {"mount": name, "lease": lease, "probes": how, "outage": line.outage(), "recovery": line.recovery()}
+        )
         if number:
             out.line()
-        _draw(name, line, out)
+        _draw(name, line, out, how)
     if args.json:
         out.json({"schema": 1, "mounts": answers})
     elif not leases:
@@ -46,8 +52,10 @@ def _leases() -> dict[str, float]:
     return {point: seen.lease for point, seen in sorted(mounts.statistics().items()) if seen.lease}
 
 
-def _draw(name: str, line: Timeline, out: Output) -> None:
+def _draw(name: str, line: Timeline, out: Output, probes: str = "") -> None:
     out.line(f"{name}: lease {line.lease:g} s, asked every {line.probe:g} s, then every {line.urgent:g} s")
+    if probes:
+        out.line(f"probes: {probes}")
     out.line()
     out.line("  the server falls silent:")
     out.line("  " + bar(line))

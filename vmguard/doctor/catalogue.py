@@ -34,6 +34,8 @@ CHECKS: dict[str, str] = {
     "storage.answers": "nothing can be said of a storage that does not answer, and no VM on it can start",
     "storage.lock": "everything vmguard promises is built on this: an exclusive lock that the server knows, that "
     "conflicts, that can be freed in part, and that the server confirms",
+    "storage.probe": "a lost lock is found by a request through the locked file: SEEK, or READ where the server has no "
+    "SEEK; an answer that this kernel can give by itself is never believed",
     "storage.root": "where root is squashed vmguard opens disks and writes owner records as the user of QEMU; "
     "what only root may read stays unguarded",
     "storage.foreign-writers": "locks are advisory: a host without vmguard writes to a disk whatever others "

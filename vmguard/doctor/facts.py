@@ -56,6 +56,10 @@ class ScratchFacts:
     lock_requests: int | None = None
     #: the server's answer through the locked description: "" when it honours the lock, else the name of an errno
     answer: str | None = None
+    #: how locks are probed here: ``SEEK``, ``READ (the server has no SEEK)``; empty: this was not reached
+    probes: str = ""
+    #: why the server could not be asked through the locked description, empty if it could
+    not_probed: str = ""
     #: whether a lock on a file opened without O_DIRECT stayed in the client
     delegated: bool | None = None
 

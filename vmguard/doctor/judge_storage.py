@@ -27,6 +27,7 @@ def judge_scratch(mount: MountFacts, scratch: ScratchFacts) -> list[Finding]:
     return [
         ok("storage.answers", at, "it answers"),
         *_lock(at, scratch),
+        *_probes(at, scratch),
         _root(mount, scratch),
         *_delegation(at, scratch),
     ]
@@ -64,8 +65,15 @@ def _lock(at: str, scratch: ScratchFacts) -> list[Finding]:
     if broken:
         mend = "on the server: is lockd or nfsd limited, is this a gateway without byte-range locks? nfsstat -s"
         return [fail("storage.lock", at, "a scratch file shows: " + "; ".join(broken), mend)]
-    text = "locked, conflict seen, a part freed, and the server confirms the lock"
-    return [ok("storage.lock", at, text)]
+    confirmed = ", and the server confirms the lock" if scratch.answer is not None else ""
+    return [ok("storage.lock", at, f"locked, conflict seen, a part freed{confirmed}")]
+
+
+def _probes(at: str, scratch: ScratchFacts) -> list[Finding]:
+    if scratch.not_probed:
+        text = f"the server cannot be asked through a locked file ({scratch.not_probed}): a lost lock is noticed late"
+        return [warn("storage.probe", at, text, "nfsstat -c; a server with SEEK (NFSv4.2), or disks with cache=none")]
+    return [ok("storage.probe", at, f"locks are probed by {scratch.probes}")] if scratch.probes else []
 
 
 def _root(mount: MountFacts, scratch: ScratchFacts) -> Finding:

@@ -10,8 +10,8 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from vmguard.adapters.linux import ofd
-from vmguard.adapters.storage import lock_probe
+from vmguard.adapters.linux import mounts, ofd
+from vmguard.adapters.storage.lock_probe import MountProbe
 from vmguard.core.locks.ranges import WHOLE, Range
 from vmguard.doctor.facts import ScratchFacts
 from vmguard.doctor.look_mount import lock_requests
@@ -61,7 +61,7 @@ class Attempt:
             if not squashed and os.geteuid() == 0 and owner != 0:
                 squashed = "nobody" if owner == _NOBODY_UID else f"user {owner}"
             before = self._requests()
-            facts = _locks(path, self._seek)
+            facts = _locks(path, MountProbe(self._point, self._seek, self._statistics))
             after = self._requests()
         requests = None if before is None or after is None else after - before
         facts = replace(facts, squashed=squashed, lock_requests=requests)
@@ -81,6 +81,10 @@ class Attempt:
             os.close(fd)
         return None if before is None or after is None else after == before
 
+    def _statistics(self) -> list[mounts.NfsStatistics]:
+        self._mountstats.seek(0)
+        return list(mounts.parse_mountstats(self._mountstats))
+
     def _requests(self) -> int | None:
         return lock_requests(self._point, self._mountstats)
 
@@ -88,7 +92,7 @@ class Attempt:
 def attempt(folder: str, point: str, seek: bool, user: str) -> ScratchFacts:
     """Make one attempt. For a child of its own: it may change its user.
 
-    ``seek``: the server knows SEEK (NFSv4.2), so it can be asked through the locked description.
+    ``seek``: it is NFSv4.2, so its locks are probed by SEEK if the server knows it.
     """
     return Attempt(folder, point, seek, user).run()
 
@@ -123,18 +127,25 @@ def _open(path: str, direct: bool) -> int:
         return os.open(path, flags)  # a file system without O_DIRECT
 
 
-def _locks(path: str, seek: bool) -> ScratchFacts:
+def _locks(path: str, probe: MountProbe) -> ScratchFacts:
     """Try a lock, its conflict, its freed part and the server's answer, opened with O_DIRECT as a claim does."""
     mine, other = _open(path, True), _open(path, True)
     try:
         if not _lock(mine, path, ofd.WRITE, WHOLE):
             return ScratchFacts(locked=False)
-        answer = lock_probe.ask(mine, seek)
+        answer, _, asked = probe.probe(mine)
         conflict = not _lock(other, path, ofd.WRITE, (0, 1))
         ofd.unlock(mine, _PART)
         freed = _lock(other, path, ofd.WRITE, _PART)
         sub_range = freed and not _lock(other, path, ofd.WRITE, (0, 1))
-        return ScratchFacts(locked=True, conflict=conflict, sub_range=sub_range, answer=answer)
+        return ScratchFacts(
+            locked=True,
+            conflict=conflict,
+            sub_range=sub_range,
+            answer=answer if asked else None,
+            probes=probe.kind,
+            not_probed="" if asked else answer,
+        )
     finally:
         os.close(other)
         os.close(mine)

@@ -210,6 +210,8 @@ class MountAnswer:
     mount: str
     source: str
     phase: str
+    #: how its locks are probed: ``SEEK``, ``READ (the server has no SEEK)``; empty: not known yet
+    probes: str
     #: the server's lease, in seconds
     lease: float
     #: seconds, as in WatchAnswer
@@ -228,6 +230,7 @@ class MountAnswer:
             mount=fields.text("mount"),
             source=fields.text("source"),
             phase=fields.text("phase"),
+            probes=fields.text("probes", ""),
             lease=fields.number("lease"),
             lease_age=fields.number_or_none("lease_age"),
             freeze_in=fields.number_or_none("freeze_in"),

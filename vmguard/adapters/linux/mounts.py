@@ -124,6 +124,11 @@ class NfsStatistics:
         """Return how many requests of an operation were sent."""
         return int(self.operations.get(operation, "0").split()[0])
 
+    def received(self, operation: str) -> int:
+        """Return how many bytes of answers came back: requests that were given up add none."""
+        numbers = self.operations.get(operation, "").split()
+        return int(numbers[4]) if len(numbers) > 4 else 0
+
     def errors(self, operation: str) -> int | None:
         """Return how many of them the server answered with an error (or were given up); None if not shown.
 

@@ -20,9 +20,9 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vmguard.core.watchdog.events import Rival, Stake, Verdict
+from vmguard.core.watchdog.events import Rival, Verdict
 from vmguard.core.watchdog.lease import MountLease
-from vmguard.core.watchdog.policy import OnAtRisk, OnConflict, OnLost, Policy
+from vmguard.core.watchdog.policy import OnAtRisk, OnConflict, OnLost, Policy, Stake
 from vmguard.core.watchdog.states import DANGER, Lock, Phase
 
 

@@ -2,6 +2,27 @@
 
 Every event carries ``now``, seconds of CLOCK_BOOTTIME. Every effect is a plain order. The list that ``Watch.step``
 returns is carried out from first to last, so a report always precedes the action that it announces.
+
+How the daemon drives the watchdog (``Watch`` in machine.py is the only object that it talks to)::
+
+    watch = Watch(wishes)
+    effects = watch.step(EVENT)       # carry the effects out in their order
+    watch.wake_at()                   # step(Tick(now)) is due at that time at the latest; ask again after each step
+
+    MountSeen    before the first VM of a mount, and whenever mountstats shows another lease time
+    VmSeen       a VM is claimed, adopted, resumed, pinned, gets or loses a disk, gets its QEMU, changes its policy
+    VmGone       its locks are released, or its fence is done
+    Answer       for every Ask of a Probe, one, whatever came of it, with the ``sent`` taken just before the call
+    Counters     once for each probe interval and mount, from mountstats, also while nothing is asked
+    Hint         kernel log, QEMU's I/O errors
+    WokeUp       CLOCK_BOOTTIME ran ahead of CLOCK_MONOTONIC (suspended); standing still is noticed here, too
+    Acted        what came of a Freeze or Thaw
+    RivalMet     a lock that a VM needs was refused; VmSeen with the rival comes before
+    StartRefused a QEMU runs that must not
+    Adopted      a person lets a VM go on after a conflict
+
+A mount stands for one client identity on one server: superblocks that share the NFS client share its lease. Only mounts
+with a lease are told; local file systems have nothing to watch.
 """
 
 from __future__ import annotations
@@ -9,7 +30,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from vmguard.core.watchdog.policy import Policy
+from vmguard.core.watchdog.policy import Policy, Stake
 
 Key = tuple[int, int]
 
@@ -28,17 +49,6 @@ class LockId:
 
     vm: str
     key: Key
-
-
-class Stake(enum.StrEnum):
-    """What the loss of a lock can cost its VM, and so what may be done about it at most."""
-
-    #: a disk that the VM writes: freeze, fence
-    VITAL = "vital"
-    #: an image below such a disk, which the VM only reads: freeze, never fence
-    BACKING = "backing"
-    #: a medium that nobody writes (CD, ISO, firmware code) or pure output (dump, save): report, and lock again
-    SPARE = "spare"
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,7 @@ class Token:
 class Answer:
     """A request through a lock's own descriptor came back; exactly one for each Ask, however late.
 
-    ``sent`` is taken before the system call. ``problem`` is empty for success, else the errno's name.
+    ``sent`` is taken before the system call. ``problem``: the errno's name, empty if the server honours the lock.
     """
 
     now: float
@@ -136,8 +146,13 @@ class Answer:
     serial: int
     sent: float
     problem: str = ""
-    #: whether the error is the server's own (its RPC counter rose): NFS4ERR_IO is no lost lock. None: not known
-    from_server: bool | None = None
+    #: whether a request is proven to have been answered by the server, well or not: that renews the lease. An error
+    #: that is the server's own (NFS4ERR_IO) is no lost lock
+    reached: bool = False
+    #: False: nothing could be asked about this lock, and ``problem`` says why. It says neither kept nor lost
+    asked: bool = True
+    #: how this mount's locks are probed, for people: ``READ (the server has no SEEK)``; empty: not told
+    kind: str = ""
     #: what the owner record said behind the answer, where it was asked for
     token: Token | None = None
 
@@ -273,7 +288,7 @@ Event = (
 
 @dataclass(frozen=True)
 class Ask:
-    """Probe this lock: SEEK_DATA or a small O_DIRECT read through its descriptor; answer with the same serial."""
+    """Probe this lock by I/O through its descriptor (lock_probe.py); answer with the same serial."""
 
     lock: LockId
     serial: int

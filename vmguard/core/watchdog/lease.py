@@ -1,26 +1,5 @@
 """The health of one mount's lease and of every lock on it: pure, driven from outside, in any time.
 
-How the daemon drives the watchdog (``Watch`` in watch_machine.py is the only object that it talks to)::
-
-    watch = Watch(wishes)
-    effects = watch.step(EVENT)       # events and effects: watch_events.py; carry the effects out in their order
-    watch.wake_at()                   # step(Tick(now)) is due at that time at the latest; ask again after each step
-
-    MountSeen    before the first VM of a mount, and whenever mountstats shows another lease time
-    VmSeen       a VM is claimed, adopted, resumed, pinned, gets or loses a disk, gets its QEMU, changes its policy
-    VmGone       its locks are released, or its fence is done
-    Answer       for every Ask of a Probe, one, whatever came of it, with the ``sent`` taken just before the call
-    Counters     once for each probe interval and mount, from mountstats, also while nothing is asked
-    Hint         kernel log, QEMU's I/O errors
-    WokeUp       CLOCK_BOOTTIME ran ahead of CLOCK_MONOTONIC (suspended); standing still is noticed here, too
-    Acted        what came of a Freeze or Thaw
-    RivalMet     a lock that a VM needs was refused; VmSeen with the rival comes before
-    StartRefused a QEMU runs that must not
-    Adopted      a person lets a VM go on after a conflict
-
-A mount stands for one client identity on one server: superblocks that share the NFS client share its lease. Only mounts
-with a lease are told; local file systems have nothing to watch.
-
 ========== ==============================================================================================
 IDLE       no lock here needs watching
 HEALTHY    a request sent less than a third of the lease ago was answered
@@ -34,7 +13,9 @@ Doubt: a lock is in doubt from an event that may have cost it until it was asked
 means I/O through the very description that is locked, the one honest test on the same mount (fs/nfs/nfs4proc.c,
 nfs4_select_rw_stateid); success also proves that the server honours the lease. EIO must come twice, the second asked
 after the first: ``umount -f`` of an admin answers requests in flight with EIO, too. An error that the server itself
-sent (a broken disk there: NFS4ERR_IO) is no loss.
+sent (a broken disk there: NFS4ERR_IO) is no loss. Any answer of the server renews the lease, whatever its errno. A lock
+about which nothing can be asked (a page in use, a server that does not understand) is not in doubt because of that, and
+one in doubt stays so.
 
 The token: a server whose recovery database went back in time gives a lost lock out again, and every probe says kept
 (RFC 8881, 8.4.3, names the edge). So after anything that may have cost a lock (a new session, a lease that may have
@@ -61,8 +42,8 @@ from vmguard.core.watchdog.events import (
     Probe,
     Relock,
     Report,
-    Stake,
 )
+from vmguard.core.watchdog.policy import Stake
 from vmguard.core.watchdog.states import ALIVE, DANGER, LEVELS, MOVES, SILENT, STOLEN_SESSIONS, Lock, Phase, Sessions
 from vmguard.core.watchdog.timing import Timeline
 
@@ -87,6 +68,8 @@ class MountLease:
         self.next_probe = now
         #: when the locks in doubt are looked at again
         self._look_at = math.inf
+        #: how its locks are probed, as the latest answer told: ``SEEK``, ``READ (the server has no SEEK)``
+        self.probes = ""
         self._sessions = Sessions()
         #: ``confirmed`` counts as it is, however old
         self._past_is_known = confirmed is not None
@@ -113,19 +96,22 @@ class MountLease:
             lock = None
         if lock is not None:
             self.waiting.discard(event.lock)
-        if not event.problem or event.from_server:
+        if event.reached or (event.asked and not event.problem):
             self._confirm(min(event.sent, self.now))
+        self._tell_kind(event.kind)
         if lock is None or lock.lost:
             return
-        if not event.problem:
+        if not event.asked:
+            self._not_asked(lock, event.problem)
+        elif not event.problem:
             self._answered(lock, event)
-        elif event.problem == "EIO" and not event.from_server:
+        elif event.problem == "EIO" and not event.reached:
             self._refused(lock, event.sent)
         else:
-            origin = " from the server" if event.from_server else ""
+            origin = " from the server" if event.reached else ""
             self._doubt(lock, f"asked, the answer was {event.problem}{origin}")
         self._move_on()
-        if not event.problem and (not self._reachable or event.sent < (lock.doubt or -math.inf)):
+        if event.asked and not event.problem and (not self._reachable or event.sent < (lock.doubt or -math.inf)):
             self._ask(lock)  # it was sent too long ago to prove anything about now
 
     def counters(self, event: Counters) -> None:
@@ -328,10 +314,25 @@ class MountLease:
 
     def _kept(self, lock: Lock, sent: float) -> None:
         if lock.doubt is None or sent >= lock.doubt:
-            lock.kept_at, lock.doubt, lock.suspect, lock.overdue = sent, None, None, False
+            lock.kept_at, lock.doubt, lock.suspect, lock.overdue, lock.blind = sent, None, None, False, False
             lock.evidence = "answered through its own descriptor"
             if self.unsure.pop(lock.info.id, None) is not None:
                 self.touched.add(lock.info.id.vm)
+
+    def _not_asked(self, lock: Lock, why: str) -> None:
+        """Take in that nothing could be asked: a lock in doubt stays so, another one is not in doubt because of it."""
+        lock.evidence = f"it cannot be probed now: {why}"
+        if not lock.blind and self.now >= lock.kept_at + self.timeline.slow_round:
+            lock.blind = True
+            self._report(Level.WARNING, "lock.not-probed", f"{lock.info.path}: {lock.evidence}", lock)
+
+    def _tell_kind(self, kind: str) -> None:
+        """Remember how the locks here are probed; report it when it is not SEEK, and when it changes."""
+        if not kind or kind == self.probes:
+            return
+        if self.probes or kind != "SEEK":
+            self._report(Level.INFO, "mount.probe-kind", f"{self.name}: locks are probed by {kind}")
+        self.probes = kind
 
     def _refused(self, lock: Lock, sent: float) -> None:
         if lock.suspect is None or sent < lock.suspect:

@@ -1,6 +1,6 @@
 """Decide every freeze, thaw and fence of one host: mounts below, VMs above, one ``step`` for the daemon. Pure.
 
-lease.py says how to drive it. After every step the following holds (``check_invariants``):
+events.py says how to drive it. After every step the following holds (``check_invariants``):
 
 1. A VM that is to run has every lock standing: none lost, none in conflict, on no mount at risk or expired, none in
    doubt for longer than allowed, unless policy, log-only or maintenance lets it run on, and this was reported.

@@ -1,9 +1,20 @@
-"""The admin's choices: what is done with a VM in trouble."""
+"""What may be done with a VM in trouble: by what is at stake, and by the admin's choices."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+
+
+class Stake(enum.StrEnum):
+    """What the loss of a lock can cost its VM, and so what may be done about it at most."""
+
+    #: a disk that the VM writes: freeze, fence
+    VITAL = "vital"
+    #: an image below such a disk, which the VM only reads: freeze, never fence
+    BACKING = "backing"
+    #: a medium that nobody writes (CD, ISO, firmware code) or pure output (dump, save): report, and lock again
+    SPARE = "spare"
 
 
 class OnAtRisk(enum.StrEnum):

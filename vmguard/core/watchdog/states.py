@@ -58,6 +58,8 @@ class Lock:
     overdue: bool = False
     #: when the first EIO came
     suspect: float | None = None
+    #: it was reported that it cannot be probed
+    blind: bool = False
     last_ask: float = -math.inf
     #: time of the latest event after which another host may have had the lock, although the server gives it back to
     #: us: until the owner record was read after it, the lock is in doubt. None if there was none

@@ -73,6 +73,7 @@ class WatchdogStatus:
                     "mount": mount.name,
                     "source": sources.get(mount.name, ""),
                     "phase": str(mount.phase),
+                    "probes": mount.probes,
                     "lease": mount.timeline.lease,
                     "lease_age": _number(now - mount.confirmed),
                     "freeze_in": _number(_freeze_in(mount, now)),

@@ -14,7 +14,7 @@ from vmguard.core.locks.file_guard import FileGuard
 from vmguard.core.locks.guard_states import Origin
 from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
 from vmguard.core.locks.ranges import Range, describe
-from vmguard.core.watchdog.events import Stake
+from vmguard.core.watchdog.policy import Stake
 
 log = logging.getLogger("vmguard.registry")
 

@@ -13,8 +13,8 @@ import queue
 import threading
 from collections.abc import Callable
 
-from vmguard.adapters.storage import lock_probe
 from vmguard.adapters.storage.fencing_token import read_token
+from vmguard.adapters.storage.lock_probe import MountProbe
 from vmguard.core.watchdog.events import Answer, Ask
 from vmguard.daemon.runtime.loop import Loop
 
@@ -29,13 +29,13 @@ Answered = Callable[[Answer], None]
 
 
 class _Question:
-    __slots__ = ("ask", "fd", "mount", "record", "seek")
+    __slots__ = ("ask", "fd", "how", "mount", "record")
 
-    def __init__(self, ask: Ask, mount: str, fd: int, seek: bool, record: str) -> None:
+    def __init__(self, ask: Ask, mount: str, fd: int, how: MountProbe, record: str) -> None:
         self.ask = ask
         self.mount = mount
         self.fd = fd
-        self.seek = seek
+        self.how = how
         self.record = record
 
 
@@ -47,14 +47,19 @@ class ProbeThreads:
         self._answered = answered
         self._queues: dict[str, queue.SimpleQueue[_Question]] = {}
         self._threads: dict[str, int] = {}
+        #: how the locks of each mount are probed: SEEK, or READ where the server has no SEEK
+        self._probes: dict[str, MountProbe] = {}
 
     def ask(self, ask: Ask, mount: str, fd: int, seek: bool, record: str = "") -> None:
         """Probe one lock through a descriptor of the probe's own, which is closed with the answer.
 
-        ``record``: the path of its owner record; its epoch is read, too, once the server has honoured the lock.
+        ``seek``: the mount is NFSv4.2. ``record``: path of its owner record, whose epoch is read, too, once the server
+        has honoured the lock.
         """
         waiting = self._queues.setdefault(mount, queue.SimpleQueue())
-        waiting.put(_Question(ask, mount, fd, seek, record))
+        how = self._probes.setdefault(mount, MountProbe(mount, seek))
+        how.set_version(seek)
+        waiting.put(_Question(ask, mount, fd, how, record))
         self._start_threads(mount)
 
     def _start_threads(self, mount: str) -> None:
@@ -79,10 +84,9 @@ class ProbeThreads:
         while True:
             question = waiting.get()
             sent = self._loop.now()
-            problem, from_server = lock_probe.ask_twice(question.fd, question.seek, question.mount)
-            token = read_token(question.record) if question.record and not problem else None
-            now = self._loop.now()
-            ask = question.ask
-            answer = Answer(now, question.mount, ask.lock, ask.serial, sent, problem, from_server, token)
+            problem, reached, asked = question.how.probe(question.fd)
+            token = read_token(question.record) if question.record and asked and not problem else None
+            now, ask, kind = self._loop.now(), question.ask, question.how.kind
+            answer = Answer(now, question.mount, ask.lock, ask.serial, sent, problem, reached, asked, kind, token)
             os.close(question.fd)
             self._loop.call_from_thread(functools.partial(self._answered, answer))
