@@ -289,12 +289,13 @@ class Census:
         images for certain: named as such by the arguments, or locked by QEMU itself."""
         named = named_files(stranger.arguments) if local else set()
         shares = self._pinner.tables.shares()
+        smb = self._pinner.tables.smb()
         chosen = [
             user
             for user in _once(stranger.files)
             if user.path in named or ((local or user.key[0] in shares) and self._pinner.is_image(stranger.kind, user))
         ]
-        return [self._pinner.discovered([user]) for user in chosen]
+        return [self._pinner.discovered([user]) for user in chosen if user.key[0] not in smb]
 
     def _join(self, stranger: Stranger) -> bool:
         """A helper belongs to the VM that its arguments name, or whose file it has open."""

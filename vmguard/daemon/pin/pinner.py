@@ -20,7 +20,7 @@ from vmguard.core.locks.claim_states import LIVING
 from vmguard.core.locks.guard_states import GuardState, Origin, Pin
 from vmguard.core.locks.pin import Wish, shares_writes, wish
 from vmguard.core.locks.pin_step import PinStep, needs_frequent_scans, next_full_scan, next_step
-from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
+from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED, printable
 from vmguard.core.locks.ranges import Range
 from vmguard.core.locks.retry import RetryNow
 from vmguard.core.sources.process_arguments import Kind
@@ -206,7 +206,7 @@ class Pinner:
 
     def is_image(self, kind: Kind, user: OpenFile) -> bool:
         """Return whether a file that a process has open is one that a lock should guard."""
-        return may_be_image(kind, user, self.tables.shares())
+        return user.key[0] not in self.tables.smb() and may_be_image(kind, user, self.tables.shares())
 
     def _sights(self, vm: GuardedVm) -> list[tuple[GuardedProcess, Sight]]:
         sights = self._busy(vm).sights
@@ -223,6 +223,8 @@ class Pinner:
     def discovered(self, users: list[OpenFile], hypervisor: str = "") -> GuardedFile:
         """Return an entry for an open file that no hook announced: hot-plugged, an overlay, a copy's target."""
         writable = any(user.info.writable for user in users)
+        if writable and (why := self.tables.why_other(users[0].key[0])):
+            log.warning("%s is not guarded against other hosts: %s", printable(users[0].path), why)
         return GuardedFile(
             path=users[0].path,
             mode=EXCLUSIVE if writable else SHARED,

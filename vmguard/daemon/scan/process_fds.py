@@ -35,6 +35,8 @@ class MountTables:
     def __init__(self) -> None:
         self._tables: dict[str, tuple[float, dict[int, int]]] = {}
         self._shares: frozenset[int] = frozenset()
+        self._smb: frozenset[int] = frozenset()
+        self._others: dict[int, str] = {}
         self._shares_until = 0.0
 
     def key(self, pid: int, info: FdInfo) -> Key:
@@ -53,9 +55,23 @@ class MountTables:
         """The devices that are NFS mounts of this host."""
         now = clock.boottime()
         if now >= self._shares_until:
-            self._shares = frozenset(mount.device for mount in mounts.mounts() if mount.is_nfs)
+            table = list(mounts.mounts())
+            self._shares = frozenset(mount.device for mount in table if mount.is_nfs)
+            self._smb = frozenset(mount.device for mount in table if mount.type in mounts.SMB_TYPES)
+            others = [mount for mount in table if mounts.kind_of(mount, table) == mounts.OTHER]
+            self._others = {mount.device: mounts.why_other(mount) for mount in others}
             self._shares_until = now + _FRESH
         return self._shares
+
+    def why_other(self, device: int) -> str:
+        """Return why a lock on a device is not proven to keep other hosts out; empty where it is, or none could be."""
+        self.shares()
+        return self._others.get(device, "")
+
+    def smb(self) -> frozenset[int]:
+        """Return the devices on which nothing is ever locked: SMB's locks are mandatory and would stop QEMU."""
+        self.shares()
+        return self._smb
 
 
 class Sight:
