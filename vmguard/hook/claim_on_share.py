@@ -15,6 +15,7 @@ from vmguard.adapters.storage.backing_chain import resolve
 from vmguard.adapters.storage.files import Opener, real_path
 from vmguard.core.locks.plan import EXCLUSIVE, NETWORK, OTHER_MOUNT, Unguarded
 from vmguard.core.locks.ranges import WHOLE, held_ranges
+from vmguard.core.sources.domain_xml import FILE
 from vmguard.errors import LockConflict, LockUnavailable, PlanError
 from vmguard.hook.vm_to_claim import LOCK_SLACK_S, PROGRESS_INTERVAL_S, boottime
 from vmguard.protocol.messages import ClaimedFileMessage
@@ -105,6 +106,7 @@ def open_files(vm: VmToClaim, settings: ClaimSettings, progress: ProgressPipe) -
     if vm.storage_mounted is not None:
         progress.stage("waiting for the storage", settings.mount_wait + LOCK_SLACK_S)
         vm.storage_mounted.wait(settings.mount_wait, progress.note)
+    _wait_for_shares(vm, settings, progress)
     wait = settings.wait
     if wait is None:
         wait = _lease_and_grace()
@@ -117,8 +119,42 @@ def open_files(vm: VmToClaim, settings: ClaimSettings, progress: ProgressPipe) -
     if vm.storage_mounted is not None:
         for file in files:
             vm.storage_mounted.judge(file.plan.path, file.key[0])
+    _refuse_bare_folders(vm, files)
     files = _judge_mounts(files, settings.policy, warnings)
     return ClaimedFiles(files, warnings, wait)
+
+
+def _wait_for_shares(vm: VmToClaim, settings: ClaimSettings, progress: ProgressPipe) -> None:
+    """Wait until the shares below which the VM's files lie are mounted; raise PlanError when they are not in time.
+
+    libvirt's hook waits no longer for them than for a lock: whoever called it waits, too.
+    """
+    paths = [source.path for source in vm.domain.sources if source.kind == FILE]
+    if not _may_be_bare(paths):
+        return
+    from vmguard.hook import absent_shares
+
+    seconds = settings.mount_wait if vm.speak is not None else settings.wait or 0.0
+    progress.stage("looking for the shares below the disks")
+    if absent_shares.missing(paths)[0]:
+        progress.stage("waiting for a share to be mounted", seconds + LOCK_SLACK_S)
+        absent_shares.wait(vm.name, paths, seconds, progress.note)
+
+
+def _refuse_bare_folders(vm: VmToClaim, files: list[ClaimedFile]) -> None:
+    """Raise PlanError if a file that only its opening has shown (of a chain, a pool) lies on a share's bare folder."""
+    known = {source.path for source in vm.domain.sources}
+    paths = [file.real for file in files if file.real not in known]
+    if _may_be_bare(paths):
+        from vmguard.hook import absent_shares
+
+        absent_shares.refuse(paths)
+
+
+def _may_be_bare(paths: list[str]) -> bool:
+    """Return whether any path, links aside, does not lie on NFS as it should."""
+    table = list(mounts.mounts())
+    return any((mount := mounts.mount_of_path(path, table)) is None or not mount.is_nfs for path in paths)
 
 
 def free_excluded_ranges(claimed: ClaimedFiles, settings: ClaimSettings) -> None:
