@@ -35,7 +35,7 @@ _MAX_BYTES = 1 << 20
 class ConfiguredShare:
     """A share that is to be mounted: where, from where, and which file says so."""
 
-    __slots__ = ("file", "is_pool", "point", "source")
+    __slots__ = ("file", "is_by_hand", "is_pool", "point", "source")
 
     def __init__(self, point: str, source: str, file: str, is_pool: bool = False) -> None:
         self.point = os.path.normpath(point)
@@ -43,6 +43,8 @@ class ConfiguredShare:
         self.source = source
         self.file = file
         self.is_pool = is_pool
+        #: mounted only when somebody does it (noauto)
+        self.is_by_hand = False
 
 
 def shares(
@@ -53,6 +55,7 @@ def shares(
     entries = (*_of_fstab(fstab), *_of_units(unit_folders))
     for point, source, kind, options, file in entries:
         share = ConfiguredShare(point, source, file)
+        share.is_by_hand = "noauto" in options
         if kind in ("none", "bind") or "bind" in options or "rbind" in options:
             binds.append(share)
         elif _is_share(kind, source):
