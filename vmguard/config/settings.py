@@ -72,7 +72,8 @@ class Hook:
     wait: float = _setting(
         Duration(0, 60),
         3.0,
-        "How long libvirt's hook waits for a disk that is locked by another host before it refuses the start. "
+        "How long libvirt's hook waits for a disk that is locked by another host, or for a share below a disk that is "
+        "not mounted, before it refuses the start. "
         "While it waits, libvirt answers nobody on this host: keep it short.",
     )
     timeout: float = _setting(
