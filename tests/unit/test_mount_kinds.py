@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vmguard.adapters.linux import mounts, ofd, proc
 from vmguard.adapters.linux.mounts import NFSV4, OTHER, OWN, Mount, kind_of
+from vmguard.adapters.proxmox import cluster_view
+from vmguard.cli import metrics
 from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, LOADER, NETWORK, NVRAM, OTHER_MOUNT, SHARED, PlannedFile
 from vmguard.core.reports.vm_report import Status, VmReport
 from vmguard.daemon.scan.process_fds import MountTables
@@ -211,6 +214,19 @@ def test_the_daemon_never_locks_what_it_finds_on_smb(monkeypatch: pytest.MonkeyP
     assert [bool(tables.why_other(device)) for device in (_DEVICE, 78, 79)] == [True, True, False]
 
 
+def test_the_audit_knows_one_server_by_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = [
+        Mount(1, 1, "/mnt/pve/a", "nfs4", "nas:/vm", "rw,vers=4.2,addr=10.0.0.5"),
+        Mount(2, 2, "/mnt/pve/bb", "nfs4", "10.0.0.5:/vm", "rw,vers=4.2,addr=10.0.0.5"),
+        Mount(3, 3, "/mnt/pve/ccc", "nfs4", "other:/vm", "rw,vers=4.2,addr=10.0.0.6"),
+        Mount(4, 4, "/mnt/pve/dddd", "nfs4", "[fd00::5]:/vm", "rw,vers=4.2"),
+    ]
+    monkeypatch.setattr(mounts, "mounts", lambda: iter(table))
+    under = cluster_view.grounds()
+    found = [under(f"{mount.point}/images") for mount in table]
+    assert [one.source for one in found if one is not None] == ["nas:/vm", "nas:/vm", "other:/vm", "[fd00::5]:/vm"]
+
+
 # -- what the commands say -------------------------------------------------------------------------------------------
 
 
@@ -276,3 +292,13 @@ def test_what_its_process_has_open_there_beyond_what_is_locked(tmp_path: Path, m
     kind = "cifs"
     with disk.open("rb"):
         assert str(disk) not in {one.path for one in other_mounts.of_vm(vm(pid=os.getpid()))}, "it only reads"
+
+
+def test_the_metrics_count_such_a_disk_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounts, "mounts", lambda pid="self": iter([mount("ocfs2")]))
+    sent: dict[str, Any] = dict(vm().json)
+    assert [file["guard"] for file in metrics._with_mounts(sent)["files"]] == ["other-mount"]
+    sent["files"] = [{**sent["files"][0], "guard": "lost"}]
+    assert metrics._with_mounts(sent)["files"] == sent["files"], "lost is worse"
+    monkeypatch.setattr(mounts, "mounts", lambda pid="self": iter([mount("nfs4", "rw,vers=4.2")]))
+    assert metrics._with_mounts(dict(vm().json)) == vm().json, "control"
