@@ -16,12 +16,14 @@ from vmguard.cli import metrics
 from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, LOADER, NETWORK, NVRAM, OTHER_MOUNT, SHARED, PlannedFile
 from vmguard.core.reports.vm_report import Status, VmReport
 from vmguard.daemon.scan.process_fds import MountTables
-from vmguard.errors import LockUnavailable
+from vmguard.doctor import examine
+from vmguard.errors import BadInput, LockUnavailable
 from vmguard.hook import claim_on_share
 from vmguard.hook.claim_on_share import ClaimedFile
 from vmguard.protocol.messages import ClaimPolicy
-from vmguard.query import other_mounts, reports, wording
+from vmguard.query import other_mounts, reports, start_plan, wording
 from vmguard.query.answers import VmAnswer
+from vmguard.query.places import Places
 
 _DEVICE = 77
 _OWN = ("ext4", "xfs", "btrfs", "zfs", "bcachefs", "tmpfs", "hugetlbfs", "vfat", "ntfs3", "fuseblk", "iso9660")
@@ -302,3 +304,24 @@ def test_the_metrics_count_such_a_disk_as_what_it_is(monkeypatch: pytest.MonkeyP
     assert metrics._with_mounts(sent)["files"] == sent["files"], "lost is worse"
     monkeypatch.setattr(mounts, "mounts", lambda pid="self": iter([mount("nfs4", "rw,vers=4.2")]))
     assert metrics._with_mounts(dict(vm().json)) == vm().json, "control"
+
+
+def test_the_doctor_names_the_mount_of_a_path_that_is_not_on_nfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = [mount("ext4", point="/"), mount("fuse.bindfs", point="/srv/b")]
+    monkeypatch.setattr(mounts, "mounts", lambda pid="self": iter(table))
+    places = Places("/run/x", "/run/y", "/etc/x", ".vmguard")
+    vm_found, tried, others = examine._subject(examine.Wanted("/srv/b/web.raw"), places, [], [])
+    assert (vm_found, tried, [other.point for other in others]) == (None, [], ["/srv/b"])
+    with pytest.raises(BadInput, match="is on no NFS mount"):  # control
+        examine._subject(examine.Wanted("/srv/c/web.raw"), places, [], [])
+
+
+def test_a_plan_names_a_writable_disk_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.raw").touch()
+    for extra, kind, named in (("", "ceph", 1), ("<readonly/>", "ceph", 0), ("", "ext4", 0)):
+        monkeypatch.setattr(mounts, "mounts", lambda pid="self", kind=kind: iter([mount(kind, point="/")]))
+        xml = (
+            "<domain><name>w</name><uuid>55555555-5555-4555-8555-555555555555</uuid><devices><disk type='file'>"
+            f"<driver type='raw'/><source file='{tmp_path}/a.raw'/><target dev='vda'/>{extra}</disk></devices></domain>"
+        )
+        assert len(start_plan._plan_xml(xml.encode()).unguarded) == named
