@@ -25,6 +25,7 @@ from pathlib import Path
 
 from tests.support.processes import track
 from vmguard.adapters.linux import clock, may_block, ofd, proc
+from vmguard.adapters.linux.mounts import Mount
 from vmguard.config.libvirt import Libvirt
 from vmguard.config.settings import Config, Daemon, OwnerRecord, Unguarded
 from vmguard.core.locks.guard_states import GuardState
@@ -127,13 +128,13 @@ class Corner:
         #: seconds by which the loop's clock is ahead of the host's
         self.late = 0.0
         self.loop = Loop(lambda: clock.boottime() + self.late)
-        device = folder.stat().st_dev
+        share = Mount(1, folder.stat().st_dev, str(folder), "nfs4", "nas:/vm", "vers=4.2,hard")
         self.parts = wiring.Parts(
             self.loop,
             str(folder / "run"),
             lambda: self.config,
             pin_interval_s=0.2,
-            tables=MountTables(self.loop.now, lambda: frozenset({device})),
+            tables=MountTables(self.loop.now, lambda: [share]),
             fds_of=lambda pid: ProcessFds(pid, functools.partial(FolderInside, str(folder))),
             command_lines=CommandLines(self.loop, command_line),
         )

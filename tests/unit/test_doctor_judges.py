@@ -10,17 +10,20 @@ from typing import Any
 
 import pytest
 
+from vmguard.adapters.linux.mounts import Mount, why_other
 from vmguard.cli.main import all_parsers
 from vmguard.core.reports.vm_report import Status
 from vmguard.core.watchdog.timing import Wishes
 from vmguard.doctor.catalogue import CHECKS
 from vmguard.doctor.facts import (
+    AbsentShareFacts,
     DiskFacts,
     GuardFacts,
     HostFacts,
     IdentityFacts,
     LibvirtFacts,
     MountFacts,
+    OtherMountFacts,
     ProxmoxFacts,
     QemuFacts,
     RecordFacts,
@@ -34,6 +37,9 @@ from vmguard.doctor.judge_host import judge_host
 from vmguard.doctor.judge_mount import judge_mount, judge_mounts, kernel_version, renewals_fixed
 from vmguard.doctor.judge_storage import judge_scratch, judge_share
 from vmguard.query.answers import DisarmedAnswer
+
+_V4, _V6 = "addr=10.0.0.5", "addr=fd00::5"
+_FSID, _SMALL = "3f2a9c11d0e84b7a:9be100d3c1a2f4e5", "0:1"
 
 # -- the good state -------------------------------------------------------------------------------------------------
 
@@ -84,7 +90,7 @@ def all_findings(**bad: Any) -> list[Finding]:
     mount = bad.get("mount", MOUNT)
     return [
         *judge_host(host),
-        *judge_mounts(bad.get("mounts", [mount])),
+        *judge_mounts(bad.get("mounts", [mount]), bad.get("others", ()), bad.get("absent", ())),
         *judge_mount(mount, host, bad.get("wishes", Wishes())),
         *judge_scratch(mount, bad.get("scratch", SCRATCH)),
         *judge_share(mount, bad.get("share", ShareFacts()), host.identity),
@@ -120,6 +126,7 @@ def hook(executable: bool = True, missing: str = "") -> tuple[str, bool, str]:
 
 # -- the bad ones: check, level, words that must be said, facts --------------------------------------------------------
 
+CEPH = Mount(1, 5, "/srv/c", "ceph", "mon:/", "rw")
 OLD = replace(HOST, release="6.1.0-28-amd64", kernel="#1 SMP PREEMPT_DYNAMIC Debian 6.1.119-1 (2024-11-22)")
 BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("mount.nfs", "WARN", "nothing to guard|no NFS mount", {"mounts": []}),
@@ -144,6 +151,8 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("mount.delegations", "WARN", "write delegations", {"scratch": replace(SCRATCH, delegated=True)}),
     ("mount.early", "WARN", "120 s after boot", {"host": OLD, "mount": mount(age=OLD.uptime - 120)}),
     ("mount.two-ways", "WARN", "/mnt/again", {"mounts": [MOUNT, replace(MOUNT, point="/mnt/again", device=51)]}),
+    ("mount.other", "WARN", "is a ceph file system", {"others": [OtherMountFacts("/srv/c", why_other(CEPH))]}),
+    ("mount.absent", "WARN", "/etc/fstab", {"absent": [AbsentShareFacts("/srv/vm", "nas:/vm", "/etc/fstab")]}),
     ("storage.answers", "FAIL", "within 5 s", {"scratch": ScratchFacts(hung=5.0)}),
     ("storage.answers", "FAIL", "No space", {"scratch": ScratchFacts(error=("ENOSPC", "No space left"))}),
     ("storage.answers", "FAIL", "Stale", {"scratch": ScratchFacts(error=("ESTALE", "Stale file handle"))}),
@@ -261,6 +270,73 @@ def test_the_kernels_real_version(release: str, kernel: str, version: tuple[int,
     facts = replace(HOST, release=release, kernel=kernel)
     assert kernel_version(facts) == version
     assert renewals_fixed(facts) is fixed
+
+
+def two_ways(one: MountFacts, other: MountFacts) -> list[str]:
+    return [finding.text for finding in judge_mounts([one, other]) if finding.level is Level.WARN]
+
+
+def at(source: str, option: str, device: int, fsid: str = "") -> MountFacts:
+    return replace(MOUNT, point=f"/mnt/{device}", source=source, options=("rw", option), device=device, fsid=fsid)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (at("nas:/vm", _V4, 1), at("10.0.0.5:/vm", _V4, 2)),
+        (at("nas:/vm", _V4, 1), at("nas.example.org:/vm/", _V4, 2)),
+        (at("nas:/vm", _V6, 1), at("[fd00:0::5]:/vm", _V6, 2)),
+        (at("[fd00::5]:/vm", "rw", 1), at("[fd00:0:0::5]:/vm", "rw", 2)),
+        (at("nas:/", _V4, 1), at("10.0.0.5:/", _V4, 2)),
+        (at("nas:/vm", _V4, 1, _FSID), at("[fd00::5]:/vm", _V6, 2, _FSID)),
+    ],
+)
+def test_one_server_under_two_names_is_one_share(one: MountFacts, other: MountFacts) -> None:
+    (text,) = two_ways(one, other)
+    assert "2 separate file systems: /mnt/1 (vers=4.2), /mnt/2 (vers=4.2)" in text
+    assert {one.source.rstrip("/"), other.source.rstrip("/")} <= set(text.split(" is mounted")[0].split(" alias "))
+    assert two_ways(one, replace(other, device=1)) == [], "control: it is one file system to the kernel, too"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (at("nas:/vm", _V4, 1), at("other:/vm", "addr=10.0.0.6", 2)),
+        (at("nas:/vm", _V4, 1), at("nas:/iso", _V4, 2)),
+        (at("nas:/", _V4, 1), at("nas:/vm", _V4, 2)),
+        (at("nas:/vm", _V4, 1, _SMALL), at("other:/vm", "addr=10.0.0.6", 2, _SMALL)),
+        (at("[fe80::5%eth0]:/vm", "addr=fe80::5%eth0", 1), at("[fe80::5%eth1]:/vm", "addr=fe80::5%eth1", 2)),
+    ],
+)
+def test_control_two_shares_are_two(one: MountFacts, other: MountFacts) -> None:
+    assert two_ways(one, other) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "reach", "owner"),
+    [
+        ("nas:/vm", "ping -c 3 nas; rpcinfo -t nas nfs 4", "chown libvirt-qemu /vm,"),
+        ("[fd00::5]:/vm", "ping -c 3 fd00::5; rpcinfo -T tcp6 fd00::5 nfs 4", "chown libvirt-qemu /vm,"),
+        ("[fe80::5%eth0]:/", "ping -c 3 fe80::5%eth0; rpcinfo -T tcp6 fe80::5%eth0 nfs 4", "chown libvirt-qemu /,"),
+        ("nas:/a:/b c", "ping -c 3 nas; rpcinfo -t nas nfs 4", "chown libvirt-qemu '/a:/b c',"),
+    ],
+)
+def test_the_hints_know_ipv6(source: str, reach: str, owner: str) -> None:
+    mount = replace(MOUNT, source=source, version="3", options=("rw", "vers=3", "soft"))
+    assert judge_scratch(mount, ScratchFacts(hung=5.0))[0].mend == reach
+    squashed = judge_scratch(mount, ScratchFacts(error=("EACCES", "permission denied")))
+    assert owner in squashed[-1].mend
+    for finding in judge_mount(mount, HOST, Wishes()):
+        if " mount -t nfs" in finding.mend:
+            assert source in shlex.split(finding.mend.partition("#")[0]), "a shell expands brackets"
+
+
+def test_an_export_that_came_late_is_cured_by_the_order_of_units() -> None:
+    (found,) = judge_scratch(MOUNT, ScratchFacts(error=("ESTALE", "Stale file handle")))
+    assert "RequiresMountsFor=" in found.mend
+    assert "umount -l /srv/vm && mount /srv/vm" in found.mend
+    (other,) = judge_scratch(MOUNT, ScratchFacts(error=("EIO", "I/O error")))
+    assert "RequiresMountsFor=" not in other.mend, "control"
 
 
 def test_a_read_only_share_is_not_called_broken() -> None:

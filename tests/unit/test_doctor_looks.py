@@ -70,6 +70,28 @@ def test_a_mount_that_another_one_hides_is_left_out(tmp_path: Path) -> None:
     assert [mount.source for mount in look_mount.look(table, str(tmp_path / "mountstats"))] == ["nas:/b"]
 
 
+def test_the_servers_id_of_a_file_system(tmp_path: Path) -> None:
+    (tmp_path / "mountstats").write_text("")
+    volumes = tmp_path / "volumes"
+    volumes.write_text(
+        "NV SERVER   PORT DEV          FSID         FSC\nv4 0a000005  801 0:50         3f2a:9be1    no\n"
+    )
+    table = [Mount(1, 50, "/srv", "nfs4", "nas:/a", "vers=4.2"), Mount(2, 51, "/b", "nfs4", "nas:/b", "vers=4.2")]
+    found = look_mount.look(table, str(tmp_path / "mountstats"), str(volumes))
+    assert [mount.fsid for mount in found] == ["3f2a:9be1", ""]
+
+
+def test_other_shared_file_systems_without_those_that_hold_no_disks() -> None:
+    table = [
+        Mount(1, 20, "/", "ext4", "/dev/vda", "rw"),
+        Mount(2, 21, "/srv/c", "ceph", "mon:/", "rw"),
+        Mount(3, 22, "/etc/pve", "fuse", "/dev/fuse", "rw"),
+        Mount(4, 23, "/var/lib/lxcfs", "fuse.lxcfs", "lxcfs", "rw"),
+        Mount(5, 24, "/mnt/old", "nfs", "old:/x", "rw,vers=3"),
+    ]
+    assert [mount.point for mount in look_mount.look_others(table)] == ["/srv/c"]
+
+
 def test_this_hosts_own_mounts_can_be_read() -> None:
     assert all(isinstance(mount, MountFacts) for mount in look_mount.look(list(mounts.mounts())))
 

@@ -172,3 +172,21 @@ def test_small_events_are_not_told_when_they_are_not_wanted(tmp_path: Path) -> N
 
 def test_no_value_from_outside_ends_a_variable() -> None:
     assert environment(FENCE, {"disk": "/a\0b"})["VMGUARD_DISK"] == "/ab"
+
+
+# -- a lock that the server has forgotten ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("evidence", "is_told"),
+    [("EIO through its own descriptor, twice", True), ("claimed since by hyp-b: epoch 3, ours is 2", False)],
+)
+def test_a_forgotten_lock_is_explained_with_its_cure(tmp_path: Path, evidence: str, is_told: bool) -> None:
+    """As after an export that came later than nfsd itself: nobody has the disk, and a restart is safe."""
+    History(str(tmp_path)).add(Report(Level.ERROR, "lock.lost", "LOST", {}), {"evidence": evidence})
+    entries = [command.Entry.from_json(value) for value in read(str(tmp_path))]
+    stream = io.StringIO()
+    command._print(entries, Output(stream))
+    said = stream.getvalue()
+    assert ("RequiresMountsFor=" in said) == is_told
+    assert ("after_fence: restart" in said) == is_told

@@ -16,6 +16,17 @@ from vmguard.daemon.report.history import read
 _INCIDENT_GAP_S = 120.0
 _MARKS = {"error": "!!", "warning": " !", "info": "  "}
 
+#: how the evidence begins when the server does not know a lock any more, and no other host is named
+_FORGOTTEN = "EIO"
+_FORGOTTEN_HELP = (
+    "why : the server does not know a lock any more. Either another host has the disk (vmguard who FILE names it), or",
+    "      the server has forgotten the lock: it came back without its records, or before its exports (ESTALE)",
+    "mend: on the server, nfs-server must start after the exported file systems: systemctl edit nfs-server, [Unit]",
+    "      RequiresMountsFor=/the/export; /var/lib/nfs must survive a reboot",
+    "next: if nobody has the disk, start the VM again. watch.after_fence: restart does so by itself, and is safe here:",
+    "      it must claim the disks like any start, and is refused while another host has one",
+)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -98,3 +109,6 @@ def _print(incident: Sequence[Entry], out: Output) -> None:
         times = f" ({len(same)} times)" if len(same) > 1 else ""
         mark = _MARKS.get(same[0].level, "  ")
         out.line(f"  {same[0].boottime - first.boottime:+8.2f} s {mark} {same[0].text}{times}")
+    if any(entry.code == "lock.lost" and entry.field("evidence").startswith(_FORGOTTEN) for entry in incident):
+        for line in _FORGOTTEN_HELP:
+            out.line(f"      {line}")

@@ -15,14 +15,20 @@ from typing import Any
 from vmguard.cli import places
 from vmguard.cli.arguments import duration
 from vmguard.cli.output import Output
+from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.reports import metrics
 from vmguard.core.reports.vm_report import Status
 from vmguard.daemon.report.history import read
 from vmguard.errors import BadInput, DaemonError, VmguardError
 from vmguard.protocol.client import Daemon
+from vmguard.query import other_mounts
+from vmguard.query.answers import VmAnswer
 from vmguard.query.json_fields import not_understood
 from vmguard.query.places import Places
 
+_LOCKED = (GuardState.PINNED, GuardState.HELD)
+#: in place of the guard of a file that is locked where that proves nothing
+_OTHER_MOUNT = "other-mount"
 #: the server runs in threads of its own; the main thread only has to stay
 _FOREVER_S = 3600.0
 
@@ -65,11 +71,23 @@ def look(where: Places) -> metrics.Answers:
     history = read(where.run_dir)
     try:
         with Daemon(where.run_dir, where.timeout) as daemon:
-            return metrics.Answers.of(str(daemon.ping()["version"]), daemon.status(), daemon.health(), history)
+            version, status, health = str(daemon.ping()["version"]), daemon.status(), daemon.health()
+        return metrics.Answers.of(version, list(map(_with_mounts, status)), health, history)
     except DaemonError as problem:
         return metrics.Answers.without_daemon(problem.message, history)
     except (KeyError, TypeError, ValueError) as problem:
         raise not_understood(repr(problem)) from None
+
+
+def _with_mounts(vm: dict[str, Any]) -> dict[str, Any]:
+    """Count a writable file on a mount where no lock is proven to reach other hosts as such, however it is locked."""
+    others = {item.path: item for item in other_mounts.of_vm(VmAnswer.from_json(vm))}
+    files = [
+        {**file, "guard": _OTHER_MOUNT} if file["path"] in others and file["guard"] in _LOCKED else file
+        for file in vm["files"]
+    ]
+    unlocked = [{"guard": _OTHER_MOUNT} for item in others.values() if not item.is_locked]
+    return {**vm, "files": files + unlocked}
 
 
 def _write(path: str, text: str) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import Status, worst
-from vmguard.query import ask_daemon
+from vmguard.query import ask_daemon, other_mounts
 from vmguard.query.answers import HealthAnswer, MountAnswer, VmAnswer
 from vmguard.query.judge import status_of
+from vmguard.query.other_mounts import OnOtherMount
 from vmguard.query.places import Places
 from vmguard.query.wording import guard_words, stance
 
@@ -51,6 +52,9 @@ def _once(where: Places, out: Output, args: argparse.Namespace) -> int:
             if vm.state == "conflict":
                 frozen = "; it is frozen" if vm.stopped else ""
                 out.status(Status.CRITICAL.name, f"VM '{vm.name}' (pid {vm.pid}) {vm.why}{frozen}")
+    others = {vm.name: other_mounts.of_vm(vm, not problem) for vm in vms}
+    if not args.json:
+        _warn_of(others, out)
     for fence in health.fences:
         out.line(f"fencing VM '{fence.name}': {fence.sentence}")
     if disarmed:
@@ -58,7 +62,14 @@ def _once(where: Places, out: Output, args: argparse.Namespace) -> int:
     if problem:
         out.warn(f"{problem}; this is what it guarded when it was last alive")
         return Status.CRITICAL if vms else Status.WARNING
-    return worst([status_of(vm) for vm in vms] + [Status.WARNING if disarmed else Status.OK])
+    weaker = Status.WARNING if disarmed or any(others.values()) else Status.OK
+    return worst([status_of(vm) for vm in vms] + [weaker])
+
+
+def _warn_of(others: Mapping[str, Sequence[OnOtherMount]], out: Output) -> None:
+    for name, found in others.items():
+        for item in found:
+            out.warn(f"VM '{name}': {item.path} is not guarded against other hosts: {item.why}")
 
 
 def _as_json(vms: Sequence[VmAnswer], health: HealthAnswer, problem: str) -> dict[str, object]:

@@ -22,7 +22,8 @@ class Proxmox:
     mount_wait: float = setting(
         Duration(0, 3600),
         60.0,
-        "How long a start waits for a storage that is not mounted yet, as after a boot, before it fails. Proxmox "
+        "How long a start waits for a storage, or a share of fstab below a disk, that is not mounted yet, as after a "
+        "boot, before it fails. Proxmox "
         "mounts it every 10 s if it can.",
     )
     config_dir: str = setting(

@@ -72,7 +72,8 @@ class Hook:
     wait: float = _setting(
         Duration(0, 60),
         3.0,
-        "How long libvirt's hook waits for a disk that is locked by another host before it refuses the start. "
+        "How long libvirt's hook waits for a disk that is locked by another host, or for a share below a disk that is "
+        "not mounted, before it refuses the start. "
         "While it waits, libvirt answers nobody on this host: keep it short.",
     )
     timeout: float = _setting(
@@ -123,6 +124,14 @@ class Policy:
         PolicyAction.REFUSE,
         "Disks on NFS mounts whose locks do not protect: mounted with nolock or local_lock, or with NFSv3, which keeps "
         "the locks of a dead host until it returns.",
+    )
+    other_mounts: PolicyAction = _setting(
+        Choice(PolicyAction.WARN, PolicyAction.REFUSE),
+        PolicyAction.WARN,
+        "Writable disks on file systems that other hosts may share, but on which no lock is proven to reach them: SMB, "
+        "Ceph, Gluster and everything else in user space (FUSE), GFS2, OCFS2, Lustre, 9p, virtiofs, and every type "
+        "that is not known. Such a disk is never shown as guarded. warn locks it all the same, except on SMB, whose "
+        "mandatory locks would stop QEMU.",
     )
     local_filesystems: LocalFiles = _setting(
         Choice(LocalFiles.LOCK, LocalFiles.IGNORE),

@@ -32,7 +32,8 @@ class Watch:
         Choice(AfterFence.OFF, AfterFence.RESTART),
         AfterFence.OFF,
         "What happens after a fence: off leaves the VM off, restart starts it again through the hypervisor, as an "
-        "ordinary start that must claim its disks.",
+        "ordinary start that must claim its disks: while another host has one of them it is refused. It is the cure "
+        "for a storage that has forgotten locks which nobody else has taken.",
     )
     host_fence: HostFence = setting(
         Choice(HostFence.NONE, HostFence.WATCHDOG),

@@ -11,7 +11,7 @@ from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import clock
 from vmguard.config.choices import LocalFiles
 from vmguard.config.settings import Config
-from vmguard.core.locks.plan import BLOCK, DIRECTORY, MISSING, NETWORK
+from vmguard.core.locks.plan import BLOCK, DIRECTORY, MISSING, NETWORK, OTHER_MOUNT
 from vmguard.core.locks.ranges import LIBVIRT_RANGE, QEMU_RANGE, RESERVATION, VIRTLOCKD_RANGE, Range, held_ranges
 from vmguard.core.watchdog.policy import HostFence, Policy
 from vmguard.core.watchdog.timing import Wishes
@@ -92,6 +92,7 @@ class Settings:
         by_kind = {
             BLOCK: str(policy.block_devices),
             NETWORK: str(policy.network_disks),
+            OTHER_MOUNT: str(policy.other_mounts),
             MISSING: "allow",
             DIRECTORY: "allow",
         }

@@ -30,6 +30,10 @@ CHECKS: dict[str, str] = {
     "guards a VM there",
     "mount.two-ways": "one share mounted twice is two file systems to this kernel: vmguard, QEMU and an admin may "
     "each have a different file in mind that is one and the same",
+    "mount.other": "FUSE, SMB, Ceph, Gluster, 9p, GFS2, OCFS2 and the like are shared by hosts, but whether a lock "
+    "reaches them, and whether it is still there, cannot be proven: two hosts may both get it",
+    "mount.absent": "what lies on the bare folder of a share that is not mounted is an old copy, or nothing: a VM "
+    "started from it writes to the wrong disk",
     # -- the storage itself
     "storage.answers": "nothing can be said of a storage that does not answer, and no VM on it can start",
     "storage.lock": "everything vmguard promises is built on this: an exclusive lock that the server knows, that "

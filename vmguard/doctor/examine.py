@@ -6,18 +6,20 @@ import functools
 import os
 from dataclasses import asdict, dataclass
 
+from vmguard.adapters.linux import mounts
 from vmguard.adapters.linux.bounded_child import Child
 from vmguard.config import Config
+from vmguard.core.reports.vm_report import DiskStatus
 from vmguard.core.watchdog.timing import Wishes
 from vmguard.doctor import look_guard, look_host, look_mount, look_proxmox, look_share, scratch
-from vmguard.doctor.facts import DiskFacts, HostFacts, MountFacts, ScratchFacts, ShareFacts, VmFacts
+from vmguard.doctor.facts import DiskFacts, HostFacts, MountFacts, OtherMountFacts, ScratchFacts, ShareFacts, VmFacts
 from vmguard.doctor.finding import Finding, Level
 from vmguard.doctor.judge_guard import judge_guard, judge_libvirt, judge_proxmox, judge_qemus, judge_vm
 from vmguard.doctor.judge_host import judge_host
 from vmguard.doctor.judge_mount import judge_mount, judge_mounts
 from vmguard.doctor.judge_storage import judge_scratch, judge_share
 from vmguard.errors import BadInput, StorageTimeout, VmguardError
-from vmguard.query import reports
+from vmguard.query import other_mounts, reports
 from vmguard.query.places import Places
 
 
@@ -34,11 +36,12 @@ class Wanted:
 def examine(config: Config, places: Places, wanted: Wanted) -> list[Finding]:
     """Return all findings, the host's first. Raises BadInput when the subject is neither a path nor a VM."""
     everything = look_mount.look()
-    vm, chosen = _subject(wanted, places, everything)
+    others = look_mount.look_others()
+    vm, chosen, others = _subject(wanted, places, everything, others)
     host = look_host.look(config)
     tries = [_Try(mount, config, wanted.seconds) for mount in chosen]
     findings = [*judge_host(host), *_guard(config, wanted)]
-    findings += judge_mounts(everything)
+    findings += judge_mounts(everything, others, look_mount.look_absent())
     for attempt in tries:
         findings += attempt.findings(config, host)
     return findings + (judge_vm(vm) if vm is not None else [])
@@ -98,25 +101,34 @@ class _Try:
 # -- the subject ----------------------------------------------------------------------------------------------------
 
 
-def _subject(wanted: Wanted, places: Places, everything: list[MountFacts]) -> tuple[VmFacts | None, list[MountFacts]]:
-    """Return the VM that was asked for, if any, and the mounts to try. Raises BadInput."""
+def _subject(
+    wanted: Wanted, places: Places, everything: list[MountFacts], others: list[OtherMountFacts]
+) -> tuple[VmFacts | None, list[MountFacts], list[OtherMountFacts]]:
+    """Return the VM that was asked for, if any, the mounts to try, and those to warn of. Raises BadInput."""
     if not wanted.subject:
-        return None, everything
+        return None, everything, others
     if "/" in wanted.subject:
         path = os.path.abspath(wanted.subject)
         mount = look_mount.mount_of(path, everything)
+        table = list(mounts.mounts())
+        if mount is None and (why := other_mounts.why_of_path(path, table)):
+            under = mounts.mount_of_path(path, table)
+            return None, [], [OtherMountFacts(under.point if under else path, why)]
         if mount is None:
             raise BadInput(f"{path} is on no NFS mount of this host", "findmnt -t nfs,nfs4 shows those it has")
-        return None, [mount]
+        return None, [mount], []
     report = reports.check(wanted.subject, places)
     paths = [disk.path for disk in report.disks if disk.path]
+    locked_in_vain = tuple((disk.path, disk.text) for disk in report.disks if disk.verdict is DiskStatus.OTHER_MOUNT)
+    if not report.state:
+        locked_in_vain = ()  # the plan of its start has said so
     vm = VmFacts(
         name=report.name,
         disks=_disks(paths, wanted.seconds),
-        unguarded=tuple((item["source"], item["reason"]) for item in report.unguarded),
+        unguarded=tuple((item["source"], item["reason"]) for item in report.unguarded) + locked_in_vain,
     )
     found = [look_mount.mount_of(disk.real or disk.path, everything) for disk in vm.disks]
-    return vm, list({mount.point: mount for mount in found if mount is not None}.values())
+    return vm, list({mount.point: mount for mount in found if mount is not None}.values()), []
 
 
 def _disks(paths: list[str], seconds: float) -> tuple[DiskFacts, ...]:

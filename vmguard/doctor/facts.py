@@ -31,10 +31,42 @@ class MountFacts:
     delegations: int = 0
     #: RECLAIM_COMPLETE requests so far
     reclaim_complete: int = 0
+    #: the server's id of the file system, as /proc/fs/nfsfs/volumes has it; empty where it is not told
+    fsid: str = ""
 
     def option(self, name: str) -> str:
         """Return the value of ``name=value``; empty when there is none."""
         return next((word[len(name) + 1 :] for word in self.options if word.startswith(name + "=")), "")
+
+    @property
+    def server(self) -> str:
+        """The server's name or address, an IPv6 address without its brackets: ``nas:/vm``, ``[fd00::5]:/vm``."""
+        server = self.source.partition(":/")[0]
+        return server[1:-1] if server.startswith("[") and server.endswith("]") else server
+
+    @property
+    def export(self) -> str:
+        """The exported path; empty if the source names none."""
+        _, found, path = self.source.partition(":/")
+        return found[1:] + path
+
+
+@dataclass(frozen=True)
+class OtherMountFacts:
+    """A mount that other hosts may share, and why no lock on it is proven to reach them."""
+
+    point: str
+    why: str
+
+
+@dataclass(frozen=True)
+class AbsentShareFacts:
+    """A share that is configured, and not mounted."""
+
+    point: str
+    source: str
+    #: the file that configures it
+    file: str
 
 
 @dataclass(frozen=True)

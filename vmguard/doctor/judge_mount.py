@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from collections.abc import Sequence
+from shlex import quote
 
 from vmguard.core.watchdog.timing import ImpossibleTiming, Wishes, timeline
-from vmguard.doctor.facts import HostFacts, MountFacts
+from vmguard.doctor.facts import AbsentShareFacts, HostFacts, MountFacts, OtherMountFacts
 from vmguard.doctor.finding import Finding, fail, ok, warn
 
 #: a mount made earlier after boot than this may skip lease renewals (jiffies start at -5 min)
@@ -20,6 +23,8 @@ _QUICK_KERNEL = (6, 12, 0)
 _SLOW_NOTICE_S = 18.0
 #: how much longer than that a server's grace period should be
 _GRACE_MARGIN_S = 12.0
+#: of each half of an id that was made from a UUID
+_UNIQUE_FSID_DIGITS = 8
 #: with a longer lease people wait long after a host has died
 _LONG_LEASE_S = 120.0
 
@@ -32,32 +37,77 @@ def judge_mount(mount: MountFacts, host: HostFacts, wishes: Wishes) -> list[Find
     return found
 
 
-def judge_mounts(mounts: list[MountFacts]) -> list[Finding]:
-    """Judge all mounts together."""
+def judge_mounts(
+    mounts: list[MountFacts], others: Sequence[OtherMountFacts] = (), absent: Sequence[AbsentShareFacts] = ()
+) -> list[Finding]:
+    """Judge all mounts together, and the shares that should be mounted."""
+    return [*_two_ways(mounts), *judge_others(others), *_absent(absent)]
+
+
+def _two_ways(mounts: list[MountFacts]) -> list[Finding]:
     if not mounts:
-        return [
-            warn(
-                "mount.nfs",
-                "host",
-                "no NFS mount on this host: there is no shared disk to guard yet",
-                "mount the share",
-            )
-        ]
-    by_source: dict[str, list[MountFacts]] = {}
+        text = "no NFS mount on this host: there is no shared disk to guard yet"
+        return [warn("mount.nfs", "host", text, "mount the share")]
+    shares: list[list[MountFacts]] = []
     for mount in mounts:
-        by_source.setdefault(mount.source.rstrip("/"), []).append(mount)
+        group = next((group for group in shares if any(_is_same_share(mount, known) for known in group)), None)
+        if group is None:
+            shares.append([mount])
+        else:
+            group.append(mount)
     found = []
-    for source, same in by_source.items():
+    for same in shares:
         if len({mount.device for mount in same}) > 1:
+            names = " alias ".join(dict.fromkeys(mount.source.rstrip("/") for mount in same))
             points = ", ".join(f"{mount.point} (vers={mount.version})" for mount in same)
-            text = f"{source} is mounted as {len({mount.device for mount in same})} separate file systems: {points}"
-            found.append(warn("mount.two-ways", source, text, f"umount {same[-1].point}"))
+            text = f"{names} is mounted as {len({mount.device for mount in same})} separate file systems: {points}"
+            found.append(warn("mount.two-ways", same[0].source.rstrip("/"), text, f"umount {quote(same[-1].point)}"))
     return found or [ok("mount.two-ways", "host", "no share is mounted as two file systems")]
+
+
+def _is_same_share(one: MountFacts, other: MountFacts) -> bool:
+    """Return whether two mounts are of one export, whatever names and addresses its server has."""
+    if one.export.rstrip("/") != other.export.rstrip("/"):
+        return False
+    # An id that an admin chose (fsid=1) is mostly zeros, and other servers have it, too; one of a UUID is unique.
+    unique = one.fsid if min(map(len, one.fsid.split(":"))) >= _UNIQUE_FSID_DIGITS else ""
+    return _address(one) == _address(other) or (unique != "" and unique == other.fsid)
+
+
+def _address(mount: MountFacts) -> str:
+    """Return the server's address as the kernel uses it (addr=), else its name."""
+    text = mount.option("addr") or mount.server
+    try:
+        return str(ipaddress.ip_address(text.partition("%")[0])) + "".join(text.partition("%")[1:])
+    except ValueError:
+        return text.lower()
+
+
+def judge_others(others: Sequence[OtherMountFacts]) -> list[Finding]:
+    """Judge the mounts that are neither NFSv4 nor this host's own."""
+    mend = "keep disks of VMs on NFSv4.2; policy.other_mounts: refuse in /etc/vmguard/vmguard.yaml refuses them here"
+    text = "a writable disk here is not guarded against other hosts"
+    found = [warn("mount.other", other.point, f"{text}: {other.why}", mend) for other in others]
+    return found or [ok("mount.other", "host", "no shared file system of another kind than NFS")]
+
+
+def _absent(absent: Sequence[AbsentShareFacts]) -> list[Finding]:
+    found = [
+        warn(
+            "mount.absent",
+            share.point,
+            f"{share.source} is to be mounted here ({share.file}), and is not: VMs with disks below are refused",
+            f"mount {quote(share.point)}",
+        )
+        for share in absent
+    ]
+    return found or [ok("mount.absent", "host", "each share that is configured is mounted")]
 
 
 def _remount(mount: MountFacts, options: str) -> str:
     """Return the commands that change NFS options: ``mount -o remount`` keeps those of the first mount."""
-    return f"umount {mount.point} && mount -t nfs -o {options} {mount.source} {mount.point}   # and in /etc/fstab"
+    source, point = quote(mount.source), quote(mount.point)  # an IPv6 address has brackets, which a shell expands
+    return f"umount {point} && mount -t nfs -o {options} {source} {point}   # and in /etc/fstab"
 
 
 def _version(mount: MountFacts) -> Finding:
@@ -102,7 +152,7 @@ def _transport(mount: MountFacts) -> Finding:
 def _writable(mount: MountFacts) -> Finding:
     if "ro" in mount.options:
         text = "mounted read-only: VMs with a writable disk here are refused"
-        return warn("mount.writable", mount.point, text, f"mount -o remount,rw {mount.point}")
+        return warn("mount.writable", mount.point, text, f"mount -o remount,rw {quote(mount.point)}")
     return ok("mount.writable", mount.point, "mounted read-write")
 
 

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from vmguard.doctor.facts import IdentityFacts, MountFacts, ScratchFacts, ShareFacts
 from vmguard.doctor.finding import FIX_IDENTITY, Finding, fail, ok, warn
+
+_FULL = "df -h and df -i on the server"
+#: what keeps an export from coming later than the server of it
+EXPORT_ORDER = (
+    "on the server: nfs-server must start after the exported file system is mounted: systemctl edit nfs-server, "
+    "[Unit] RequiresMountsFor=/the/export, and exports(5): mountpoint"
+)
 
 
 def judge_scratch(mount: MountFacts, scratch: ScratchFacts) -> list[Finding]:
@@ -14,7 +23,7 @@ def judge_scratch(mount: MountFacts, scratch: ScratchFacts) -> list[Finding]:
             f"{mount.source} did not answer within {scratch.hung:g} s: it is down, unreachable, or in the grace "
             "period after a reboot"
         )
-        return [fail("storage.answers", at, text, f"ping -c 3 {_server(mount)}; rpcinfo -t {_server(mount)} nfs 4")]
+        return [fail("storage.answers", at, text, _reach(mount))]
     name, sentence = scratch.error
     if name == "EROFS" or (name and "ro" in mount.options):
         return [ok("storage.answers", at, "it answers; nothing can be tried on a read-only share")]
@@ -22,7 +31,8 @@ def judge_scratch(mount: MountFacts, scratch: ScratchFacts) -> list[Finding]:
         text = f"neither root nor QEMU's user may create a file here ({sentence}): whether locks work cannot be tried"
         return [ok("storage.answers", at, "it answers"), fail("storage.root", at, text, _owner(mount))]
     if name:
-        mend = "df -h and df -i on the server" if name in ("ENOSPC", "EDQUOT") else f"umount -l {at} && mount {at}"
+        again = f"umount -l {quote(at)} && mount {quote(at)}"
+        mend = {"ENOSPC": _FULL, "EDQUOT": _FULL, "ESTALE": f"{EXPORT_ORDER}; then here: {again}"}.get(name, again)
         return [fail("storage.answers", at, f"a scratch file could not be made: {sentence}", mend)]
     return [
         ok("storage.answers", at, "it answers"),
@@ -33,15 +43,16 @@ def judge_scratch(mount: MountFacts, scratch: ScratchFacts) -> list[Finding]:
     ]
 
 
-def _server(mount: MountFacts) -> str:
-    return mount.source.rpartition(":/")[0] or mount.source
+def _reach(mount: MountFacts) -> str:
+    """Return the commands that show whether the server can be reached; neither takes an IPv6 address in brackets."""
+    server = quote(mount.server)
+    ask = f"rpcinfo -T tcp6 {server}" if ":" in server else f"rpcinfo -t {server}"
+    return f"ping -c 3 {server}; {ask} nfs 4"
 
 
 def _owner(mount: MountFacts) -> str:
-    return (
-        f"on the server: chown libvirt-qemu {mount.source.partition(':')[2] or 'the export'}, or export it "
-        "with no_root_squash"
-    )
+    export = quote(mount.export) if mount.export else "the export"
+    return f"on the server: chown libvirt-qemu {export}, or export it with no_root_squash"
 
 
 def _lock(at: str, scratch: ScratchFacts) -> list[Finding]:

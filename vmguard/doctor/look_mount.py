@@ -2,23 +2,74 @@
 
 from __future__ import annotations
 
+import os
 from typing import TextIO
 
-from vmguard.adapters.linux import mounts
+from vmguard.adapters.linux import configured_mounts, mounts
 from vmguard.adapters.linux.mounts import NfsStatistics
-from vmguard.doctor.facts import MountFacts
+from vmguard.doctor.facts import AbsentShareFacts, MountFacts, OtherMountFacts
+
+_VOLUMES = "/proc/fs/nfsfs/volumes"
+#: file systems of programs that offer no place for disks
+_NO_STORAGE = ("fuse.lxcfs", "fuse.portal", "fuse.gvfsd-fuse", "fuse.snapfuse")
+_PROXMOX_CONFIG = "/etc/pve"
 
 
-def look(mountinfo: list[mounts.Mount] | None = None, mountstats: str = mounts.MOUNTSTATS) -> list[MountFacts]:
+def look(
+    mountinfo: list[mounts.Mount] | None = None, mountstats: str = mounts.MOUNTSTATS, volumes: str = _VOLUMES
+) -> list[MountFacts]:
     """Every NFS mount of this host; a mount that another one hides is left out."""
     known = {seen.point: seen for seen in mounts.all_statistics(mountstats)}
     visible = {mount.point: mount for mount in (mounts.mounts() if mountinfo is None else mountinfo)}
+    fsids = _fsids(volumes)
     return [
-        _facts(mount, known.get(mount.point, NfsStatistics(mount.point))) for mount in visible.values() if mount.is_nfs
+        _facts(mount, known.get(mount.point, NfsStatistics(mount.point)), fsids.get(mount.device, ""))
+        for mount in visible.values()
+        if mount.is_nfs
     ]
 
 
-def _facts(mount: mounts.Mount, counted: NfsStatistics) -> MountFacts:
+def _fsids(path: str) -> dict[int, str]:
+    """Map devices to the server's ids of their file systems (nfs_volume_list_show: NV SERVER PORT DEV FSID FSC)."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as lines:
+            rows = [line.split() for line in lines]
+    except OSError:
+        return {}
+    found = {}
+    for row in rows:
+        major, _, minor = row[3].partition(":") if len(row) > 4 else ("", "", "")
+        if major.isdigit() and minor.isdigit():
+            found[os.makedev(int(major), int(minor))] = row[4]
+    return found
+
+
+def look_others(mountinfo: list[mounts.Mount] | None = None) -> list[OtherMountFacts]:
+    """Return the mounts that are neither NFS nor this host's own, without those that hold no disks."""
+    table = list(mounts.mounts()) if mountinfo is None else mountinfo
+    visible = {mount.point: mount for mount in table}
+    return [
+        OtherMountFacts(mount.point, mounts.why_other(mount))
+        for mount in visible.values()
+        if not mount.is_nfs and mounts.kind_of(mount, table) == mounts.OTHER
+        if mount.type not in _NO_STORAGE and mount.point != _PROXMOX_CONFIG
+    ]
+
+
+def look_absent() -> list[AbsentShareFacts]:
+    """Return the shares that are to be mounted and are not, without those that are mounted by hand (noauto)."""
+    table = list(mounts.mounts())
+    shares = [share for share in configured_mounts.shares() if not share.is_by_hand]
+    configured_mounts.resolve_points(shares, table)
+    absent = {
+        share.point: AbsentShareFacts(share.point, share.source, share.file)
+        for share in shares
+        if configured_mounts.absent_below(share.point, shares, table) is not None
+    }
+    return list(absent.values())
+
+
+def _facts(mount: mounts.Mount, counted: NfsStatistics, fsid: str) -> MountFacts:
     return MountFacts(
         point=mount.point,
         source=mount.source,
@@ -30,6 +81,7 @@ def _facts(mount: mounts.Mount, counted: NfsStatistics) -> MountFacts:
         pnfs=counted.pnfs,
         delegations=counted.count("DELEGRETURN"),
         reclaim_complete=counted.reclaim_complete,
+        fsid=fsid,
     )
 
 

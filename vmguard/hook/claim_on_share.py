@@ -13,8 +13,9 @@ from vmguard import faults
 from vmguard.adapters.linux import mounts, ofd
 from vmguard.adapters.storage.backing_chain import resolve
 from vmguard.adapters.storage.files import Opener, real_path
-from vmguard.core.locks.plan import EXCLUSIVE, NETWORK, Unguarded
+from vmguard.core.locks.plan import EXCLUSIVE, NETWORK, OTHER_MOUNT, Unguarded
 from vmguard.core.locks.ranges import WHOLE, held_ranges
+from vmguard.core.sources.domain_xml import FILE
 from vmguard.errors import LockConflict, LockUnavailable, PlanError
 from vmguard.hook.vm_to_claim import LOCK_SLACK_S, PROGRESS_INTERVAL_S, boottime
 from vmguard.protocol.messages import ClaimedFileMessage
@@ -23,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmguard.core.locks.plan import PlannedFile
     from vmguard.core.locks.ranges import Range
-    from vmguard.hook.vm_to_claim import ProgressPipe, StorageMounted, VmToClaim
+    from vmguard.hook.vm_to_claim import ProgressPipe, VmToClaim
     from vmguard.protocol.messages import ClaimPolicy, ClaimSettings
 
 #: between two tries to lock; doubled from the first to the last
@@ -35,6 +36,8 @@ _FIRST_PROGRESS_S = 1.0
 _USUAL_LEASE_S = 90.0
 #: added to lease and grace, at least
 _LEAST_MARGIN_S = 5.0
+_BYTE_OF_NOBODY = (1 << 62, 1)
+_MOVE = "move it to NFSv4.2, or accept it: policy.other_mounts: warn in /etc/vmguard/vmguard.yaml"
 
 
 class ClaimedFile:
@@ -103,6 +106,7 @@ def open_files(vm: VmToClaim, settings: ClaimSettings, progress: ProgressPipe) -
     if vm.storage_mounted is not None:
         progress.stage("waiting for the storage", settings.mount_wait + LOCK_SLACK_S)
         vm.storage_mounted.wait(settings.mount_wait, progress.note)
+    _wait_for_shares(vm, settings, progress)
     wait = settings.wait
     if wait is None:
         wait = _lease_and_grace()
@@ -113,9 +117,44 @@ def open_files(vm: VmToClaim, settings: ClaimSettings, progress: ProgressPipe) -
     warnings = _judge_unguarded(resolved.plan.unguarded, settings.policy)
     files = [ClaimedFile(planned, opened.fd, opened.key, held) for opened, planned in resolved.pairs()]
     if vm.storage_mounted is not None:
-        files = _judge_storage(vm.storage_mounted, files, settings.policy, warnings)
+        for file in files:
+            vm.storage_mounted.judge(file.plan.path, file.key[0])
+    _refuse_bare_folders(vm, files)
     files = _judge_mounts(files, settings.policy, warnings)
     return ClaimedFiles(files, warnings, wait)
+
+
+def _wait_for_shares(vm: VmToClaim, settings: ClaimSettings, progress: ProgressPipe) -> None:
+    """Wait until the shares below which the VM's files lie are mounted; raise PlanError when they are not in time.
+
+    libvirt's hook waits no longer for them than for a lock: whoever called it waits, too.
+    """
+    paths = [source.path for source in vm.domain.sources if source.kind == FILE]
+    if not _may_be_bare(paths):
+        return
+    from vmguard.hook import absent_shares
+
+    seconds = settings.mount_wait if vm.speak is not None else settings.wait or 0.0
+    progress.stage("looking for the shares below the disks")
+    if absent_shares.missing(paths)[0]:
+        progress.stage("waiting for a share to be mounted", seconds + LOCK_SLACK_S)
+        absent_shares.wait(vm.name, paths, seconds, progress.note)
+
+
+def _refuse_bare_folders(vm: VmToClaim, files: list[ClaimedFile]) -> None:
+    """Raise PlanError if a file that only its opening has shown (of a chain, a pool) lies on a share's bare folder."""
+    known = {source.path for source in vm.domain.sources}
+    paths = [file.real for file in files if file.real not in known]
+    if _may_be_bare(paths):
+        from vmguard.hook import absent_shares
+
+        absent_shares.refuse(paths)
+
+
+def _may_be_bare(paths: list[str]) -> bool:
+    """Return whether any path, links aside, does not lie on NFS as it should."""
+    table = list(mounts.mounts())
+    return any((mount := mounts.mount_of_path(path, table)) is None or not mount.is_nfs for path in paths)
 
 
 def free_excluded_ranges(claimed: ClaimedFiles, settings: ClaimSettings) -> None:
@@ -152,40 +191,70 @@ def _lease_and_grace() -> float:
     return 2 * lease + max(_LEAST_MARGIN_S, lease / 10)
 
 
-def _judge_storage(
-    storage: StorageMounted, files: list[ClaimedFile], policy: ClaimPolicy, warnings: list[str]
-) -> list[ClaimedFile]:
-    """Return the files without those that must not be locked. Raise VmguardError if one lies where it should not."""
+def _judge_mounts(files: list[ClaimedFile], policy: ClaimPolicy, warnings: list[str]) -> list[ClaimedFile]:
+    """Return the files that are to be locked. Raise LockUnavailable if the policy refuses the mount of a writable one.
+
+    A file that the VM cannot write to (a CD, firmware, a backing image) needs no lock that other hosts see.
+    """
+    table = list(mounts.mounts())
+    by_device = {mount.device: mount for mount in table}
     kept = []
     for file in files:
-        why = storage.judge(file.plan.path, file.key[0])
-        if why:
-            os.close(file.fd)
-            warnings += _judge_unguarded([Unguarded(file.plan.source, why, NETWORK)], policy)
+        mount = by_device.get(file.key[0]) or _mount_behind(file.fd, table)
+        kind = mounts.kind_of(mount, table)
+        if kind == mounts.OTHER:
+            locked = _judge_other(file, mount, policy, warnings)
         else:
+            locked = kind == mounts.NFSV4 or policy.local != "ignore"
+        if locked:
             kept.append(file)
-    return kept
-
-
-def _judge_mounts(files: list[ClaimedFile], policy: ClaimPolicy, warnings: list[str]) -> list[ClaimedFile]:
-    """Return the files without those that need no lock. Raise LockUnavailable if a lock would guard nothing."""
-    by_device = {mount.device: mount for mount in mounts.mounts()}
-    kept, seen = [], set()
-    for file in files:
-        mount = by_device.get(file.key[0])
-        if policy.local == "ignore" and mount is not None and not mount.is_nfs:
+        else:
             os.close(file.fd)
-            continue
-        kept.append(file)
-        why = mounts.why_unsafe(mount) if mount is not None else ""
-        if why and policy.unsafe_mounts == "refuse":
-            raise LockUnavailable(
-                file.plan.path, f"disk {file.plan.path} cannot be guarded: {why}", "mount it with vers=4.2,hard"
-            )
-        if why and why not in seen:
-            seen.add(why)
-            warnings.append(why)
     return kept
+
+
+def _mount_behind(fd: int, table: list[mounts.Mount]) -> mounts.Mount:
+    """Return the mount of an open file whose device no mount has: btrfs gives each subvolume one of its own."""
+    from vmguard.adapters.linux import proc
+
+    mount_id = proc.fdinfo("self", fd).mount_id
+    hidden = mounts.Mount(mount_id, 0, "its mount", "hidden", "", "")
+    return next((mount for mount in table if mount.id == mount_id), hidden)
+
+
+def _judge_other(file: ClaimedFile, mount: mounts.Mount, policy: ClaimPolicy, warnings: list[str]) -> bool:
+    """Return whether a file on a mount of the kind OTHER is to be locked, for what that is worth.
+
+    Raise LockUnavailable if the policy refuses it.
+    """
+    path = file.plan.path
+    is_nfs, is_smb = mount.is_nfs, mount.type in mounts.SMB_TYPES
+    why = mounts.why_other(mount)
+    if file.plan.mode == EXCLUSIVE:
+        actions = [policy.unsafe_mounts if is_nfs else policy.for_kind(OTHER_MOUNT)]
+        if is_smb:
+            actions.append(policy.for_kind(NETWORK))  # which decided about SMB before there was a policy for mounts
+        if "refuse" in actions:
+            hint = "mount it with vers=4.2,hard" if is_nfs else _MOVE
+            raise LockUnavailable(path, f"disk {path} cannot be guarded: {why}", hint)
+        text = why if is_nfs else f"{file.plan.source} ({path}) is not guarded against other hosts: {why}"
+        if text not in warnings:
+            warnings.append(text)
+    elif is_nfs and not mounts.keeps_locks_here(mount):
+        return False  # NFSv3: the lock would prove nothing, but lockd may refuse it, or the server keep it for ever
+    return not is_smb and _can_lock(file)
+
+
+def _can_lock(file: ClaimedFile) -> bool:
+    """Return whether the file system knows byte-range locks at all. Tried with a byte that nobody uses."""
+    try:
+        ofd.lock(file.fd, file.plan.path, ofd.READ, _BYTE_OF_NOBODY)
+        ofd.unlock(file.fd, _BYTE_OF_NOBODY)
+    except LockConflict:
+        return True
+    except LockUnavailable:
+        return False
+    return True
 
 
 def lock_all_or_none(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettings, progress: ProgressPipe) -> None:

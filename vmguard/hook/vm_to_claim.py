@@ -21,11 +21,8 @@ if TYPE_CHECKING:
         def wait(self, seconds: float, say: Callable[[str], None]) -> None:
             """Wait until all of them are mounted. Raise VmguardError when they are not in time."""
 
-        def judge(self, path: str, device: int) -> str:
-            """Return why an opened file must not be locked, empty if it may be.
-
-            Raise VmguardError when the VM must not start.
-            """
+        def judge(self, path: str, device: int) -> None:
+            """Raise VmguardError when an opened file does not lie on its storage: the VM must not start."""
 
 
 #: for everything until the daemon's settings say otherwise

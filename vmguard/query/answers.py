@@ -329,3 +329,5 @@ class LockOnShare:
     #: the server's lease in seconds; None when it is not NFSv4 or not known
     lease: float | None
     inode: int
+    #: why no lock on its mount is proven to keep other hosts out; empty on NFSv4 and on this host's own file systems
+    other_mount: str = ""

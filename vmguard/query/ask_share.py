@@ -13,10 +13,11 @@ from typing import Any
 
 from vmguard.adapters.linux import bounded_child, mounts, ofd
 from vmguard.adapters.storage import lock_holder, owner_record
-from vmguard.adapters.storage.files import Opener
+from vmguard.adapters.storage.files import Opener, real_path
 from vmguard.core.locks.owner_record import TEXT_FIELDS, Owner
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import WHOLE
+from vmguard.query import other_mounts
 from vmguard.query.answers import LockOnShare
 from vmguard.query.places import Places
 
@@ -46,6 +47,7 @@ def lock_of(path: str, mode: str, places: Places) -> LockOnShare:
         local_users=tuple(map(str, answer["local_users"])),
         lease=answer["lease"],
         inode=int(answer["inode"]),
+        other_mount=str(answer["other_mount"]),
     )
 
 
@@ -73,6 +75,7 @@ def _ask(path: str, mode: str, folder: str) -> dict[str, object]:
         kind = ofd.WRITE if mode == EXCLUSIVE else ofd.READ
         conflict = ofd.conflict(opened.fd, kind, WHOLE)
         found = lock_holder.describe(path, opened.fd, folder)
+        real = real_path(opened.fd, path)
     finally:
         opened.close()
     return {
@@ -82,6 +85,7 @@ def _ask(path: str, mode: str, folder: str) -> dict[str, object]:
         "local_users": list(found.local_users),
         "lease": found.lease,
         "inode": opened.key[1],
+        "other_mount": other_mounts.why_of_path(real, mounts.mounts()),
     }
 
 

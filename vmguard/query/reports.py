@@ -11,9 +11,9 @@ from vmguard.adapters import hypervisors
 from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.linux import host_identity, may_block, proc
 from vmguard.core.locks.plan import DISK, EXCLUSIVE, printable
-from vmguard.core.reports.vm_report import DiskReport, DiskStatus, VmReport
+from vmguard.core.reports.vm_report import DiskReport, DiskStatus, Status, VmReport, worst
 from vmguard.errors import VmguardError
-from vmguard.query import ask_daemon, ask_share, judge, wording
+from vmguard.query import ask_daemon, ask_share, judge, other_mounts, wording
 from vmguard.query.answers import FileAnswer, LockOnShare, VmAnswer
 from vmguard.query.lookup import Found, find
 from vmguard.query.places import Places
@@ -41,16 +41,19 @@ def elsewhere(file: FileAnswer, places: Places) -> str:
     """Say who has a file locked that is wanted here; empty when nobody has. Raises VmguardError."""
     lock = ask_share.lock_of(file.path, file.mode, places)
     disk = _disk_on_share(file.path, file.mode, file.role, lock)
-    return "" if disk.verdict is DiskStatus.FREE else disk.text
+    return disk.text if lock.conflict else ""
 
 
 # -- a VM -----------------------------------------------------------------------------------------------------------
 
 
 def _report_guarded(report: VmReport, vm: VmAnswer, daemon_down: bool) -> None:
+    others = {item.path: item for item in other_mounts.of_vm(vm, not daemon_down)}
     for file in vm.files:
         verdict = judge.verdict_here(file)
         since = f", since {vm.claimed}" if verdict is DiskStatus.GUARDED_HERE else ""
+        if file.path in others and verdict is DiskStatus.GUARDED_HERE:
+            verdict, since = DiskStatus.OTHER_MOUNT, f"{since}; but {others[file.path].why}"
         report.disks.append(
             DiskReport(
                 path=file.path,
@@ -65,8 +68,13 @@ def _report_guarded(report: VmReport, vm: VmAnswer, daemon_down: bool) -> None:
                 weaker=file.unpinned_reason,
             )
         )
+    report.disks += [
+        DiskReport(item.path, DISK, EXCLUSIVE, DiskStatus.OTHER_MOUNT, f"NOT locked here: {item.why}")
+        for item in others.values()
+        if not item.is_locked
+    ]
     report.watch = vm.watch.json if vm.watch is not None else None
-    report.floor = judge.floor_of(vm, daemon_down)
+    report.floor = worst([judge.floor_of(vm, daemon_down), *([Status.WARNING] if others else [])])
     report.state = wording.stance(vm)
 
 
@@ -95,7 +103,7 @@ def _report_from_share(report: VmReport, found: Found, places: Places) -> None:
             disk = _disk_on_share(file.path, file.mode, file.role, ask_share.lock_of(file.path, file.mode, places))
         except VmguardError as problem:
             disk = DiskReport(file.path, file.role, file.mode, DiskStatus.UNKNOWN, problem.message, problem.hint)
-        if pid is not None and disk.verdict is DiskStatus.FREE:
+        if pid is not None and disk.verdict in (DiskStatus.FREE, DiskStatus.OTHER_MOUNT):
             disk.verdict = DiskStatus.UNGUARDED_HERE
             disk.text = f"QEMU (pid {pid}) runs on this host and nothing locks this file"
             disk.todo = "vmguard adopt"
@@ -105,12 +113,15 @@ def _report_from_share(report: VmReport, found: Found, places: Places) -> None:
 def _disk_on_share(path: str, mode: str, role: str, lock: LockOnShare) -> DiskReport:
     holder = judge.holder_of(lock, host_identity.host_name())
     now = datetime.datetime.now(datetime.UTC)
+    verdict, text = judge.VERDICTS[holder], wording.holder_words(holder, lock, now)
+    if lock.other_mount and mode == EXCLUSIVE:
+        verdict, text = DiskStatus.OTHER_MOUNT, f"{text}; but {lock.other_mount}"
     return DiskReport(
         path=path,
         role=role,
         mode=mode,
-        verdict=judge.VERDICTS[holder],
-        text=wording.holder_words(holder, lock, now),
+        verdict=verdict,
+        text=text,
         todo=wording.holder_todo(holder, lock, now),
         owner=lock.owner,
     )
@@ -163,7 +174,9 @@ def who(path: str, places: Places) -> FileReport:
         for user in proc.open_files(pid, {lock.inode})
     ]
     if here:
-        disk.verdict = DiskStatus.GUARDED_HERE
-        disk.text = "guarded here by " + ", ".join(f"VM '{printable(vm.name)}' ({vm.state})" for vm in here)
+        disk.verdict = DiskStatus.OTHER_MOUNT if lock.other_mount else DiskStatus.GUARDED_HERE
+        word = "locked" if lock.other_mount else "guarded"
+        disk.text = f"{word} here by " + ", ".join(f"VM '{printable(vm.name)}' ({vm.state})" for vm in here)
+        disk.text += f"; but {lock.other_mount}" if lock.other_mount else ""
         disk.todo = ""
     return FileReport(disk, here, users, problem or "up")

@@ -9,12 +9,13 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vmguard.adapters.linux import bounded_child
-from vmguard.adapters.storage.backing_chain import plan_of, resolve
-from vmguard.adapters.storage.files import ReadOnlyOpener
+from vmguard.adapters.linux import bounded_child, mounts
+from vmguard.adapters.storage.backing_chain import resolve
+from vmguard.adapters.storage.files import ReadOnlyOpener, real_path
 from vmguard.adapters.storage.libvirt_pools import Pools
-from vmguard.core.locks.plan import Plan, PlannedFile
-from vmguard.core.sources.domain_xml import Domain
+from vmguard.core.locks.plan import EXCLUSIVE, OTHER_MOUNT, Plan, PlannedFile, Unguarded
+from vmguard.core.sources.domain_xml import Domain, parse_domain
+from vmguard.query import other_mounts
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,20 @@ def of_domain(domain: Domain, timeout: float) -> StartPlan:
 
 
 def _plan_xml(xml: bytes) -> Plan:
-    return plan_of(xml, pools=Pools(), defined=False)
+    return _with_mounts(parse_domain(xml, False), Pools())
 
 
 def plan_domain(domain: Domain) -> Plan:
     """Resolve the backing chains of a VM and return its plan. May hang with the share: only for a child."""
-    resolved = resolve(domain, ReadOnlyOpener())
+    return _with_mounts(domain, None)
+
+
+def _with_mounts(domain: Domain, pools: Pools | None) -> Plan:
+    resolved = resolve(domain, ReadOnlyOpener(), pools)
+    table = list(mounts.mounts())
+    for file, planned in resolved.pairs():
+        why = other_mounts.why_of_path(real_path(file.fd, file.path), table) if planned.mode == EXCLUSIVE else ""
+        if why:
+            resolved.plan.unguarded.append(Unguarded(f"{planned.source} ({file.path})", why, OTHER_MOUNT))
     resolved.close()
     return resolved.plan

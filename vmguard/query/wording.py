@@ -100,6 +100,8 @@ def summary(report: VmReport) -> str:
         return f"guarded here, {report.state}" if everything else f"{report.state} here, but not fully guarded"
     if DiskStatus.UNGUARDED_HERE in verdicts:
         return "running here UNGUARDED"
+    if DiskStatus.OTHER_MOUNT in verdicts:
+        return "on a mount where no lock is proven to keep other hosts out"
     if DiskStatus.HELD_ELSEWHERE in verdicts:
         held = [disk for disk in report.disks if disk.verdict is DiskStatus.HELD_ELSEWHERE]
         return "held by " + _hosts({disk.owner.host for disk in held if disk.owner})

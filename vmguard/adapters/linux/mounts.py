@@ -9,7 +9,41 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 NFS_TYPES = ("nfs", "nfs4")
+SMB_TYPES = ("cifs", "smb3", "smbfs")
 MOUNTSTATS = "/proc/self/mountstats"
+
+# What a mount is to vmguard. Plain words instead of an enum, whose import alone would cost the hook 3 ms.
+#: locks are the server's, have a lease, and their loss is noticed
+NFSV4 = "nfsv4"
+#: this host's own: no other host can open a file there
+OWN = "own"
+#: anything else: another host may open the files, and no lock is proven to reach it
+OTHER = "other"
+
+#: on a block device that one host mounts at a time; fuseblk is FUSE's word for "on a block device"
+_ON_OWN_DISKS = """
+    ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs jfs reiserfs reiser4 nilfs2 minix bfs ufs hfs hfsplus apfs vfat msdos
+    exfat ntfs ntfs3 fuseblk iso9660 udf squashfs erofs romfs cramfs jffs2 ubifs
+"""
+_IN_MEMORY = "tmpfs ramfs rootfs devtmpfs hugetlbfs"
+#: an autofs mount holds nothing but the points of the mounts to come
+_OF_THE_KERNEL = """
+    proc sysfs cgroup cgroup2 devpts mqueue debugfs tracefs securityfs pstore bpf configfs fusectl binfmt_misc nsfs
+    efivarfs selinuxfs smackfs rpc_pipefs nfsd autofs resctrl
+"""
+_OWN_TYPES = frozenset(f"{_ON_OWN_DISKS} {_IN_MEMORY} {_OF_THE_KERNEL}".split())
+#: stacked file systems, and the option that names the folder that is written to; empty: the source is that folder
+_STACKED = {"overlay": "upperdir", "ecryptfs": ""}
+#: what is known of the locks on some of the others
+_LOCKS_OF = {
+    "ceph": "its metadata server keeps the locks; vmguard cannot see whether they are still there",
+    "ocfs2": "with its o2cb stack each node keeps its locks to itself (ocfs2_fops_no_plocks)",
+    "gfs2": "dlm_controld keeps the locks; with localflocks, or without it, they stay on this host",
+    "lustre": "without the mount option flock there are no locks, and with localflock they stay on this host",
+    "beegfs": "locks stay on this host unless tuneUseGlobalFileLocks is set",
+    "virtiofs": "locks stay in this guest unless virtiofsd has posix_lock",
+    "9p": "locks stay on this host with most of its protocol versions and cache modes",
+}
 
 
 class Mount:
@@ -67,6 +101,18 @@ def mounts(pid: int | str = "self") -> Iterator[Mount]:
             yield Mount(int(before[0]), device, point, after[0], source, after[2], read_only)
 
 
+def mount_of_path(path: str, table: Iterable[Mount]) -> Mount | None:
+    """Return the mount on which a path without links lies, judged by the text alone. Of two on one point the later."""
+    best: Mount | None = None
+    for mount in table:
+        point = mount.point
+        if (point == "/" or path == point or path.startswith(point + "/")) and (
+            best is None or len(point) >= len(best.point)
+        ):
+            best = mount
+    return best
+
+
 def mount_of_id(mount_id: int) -> Mount | None:
     """Return the mount that a descriptor's ``mnt_id`` names; None if it is gone from this namespace."""
     for mount in mounts():
@@ -80,23 +126,62 @@ def devices(pid: int | str = "self") -> dict[int, int]:
     return {mount.id: mount.device for mount in mounts(pid)}
 
 
-def why_unsafe(mount: Mount) -> str:
-    """Return why a lock on this mount would prove nothing; empty if it would.
+def keeps_locks_here(mount: Mount) -> bool:
+    """Return whether an NFS mount keeps OFD locks on this host alone: ``nolock``, ``local_lock=posix|all`` (nfs(5))."""
+    return "nolock" in mount.options or mount.option("local_lock") in ("posix", "all")
 
-    NFSv3 has no lease: a lost lock is never reported (fs/lockd/clntlock.c, reclaimer). ``nolock`` and
-    ``local_lock=posix|all`` keep OFD locks on this host alone (nfs(5)).
+
+def why_unsafe(mount: Mount) -> str:
+    """Return why a lock on this NFS mount would prove nothing; empty if it would, and for other file systems.
+
+    NFSv3 has no lease: a lost lock is never reported (fs/lockd/clntlock.c, reclaimer).
     """
     if not mount.is_nfs:
         return ""
-    local = mount.option("local_lock")
     version = mount.option("vers")
-    if "nolock" in mount.options or local in ("posix", "all"):
-        return (
-            f"{mount.point} is mounted with {'nolock' if not local else 'local_lock=' + local}: locks stay on this host"
-        )
+    if keeps_locks_here(mount):
+        local = mount.option("local_lock")
+        word = "nolock" if not local else f"local_lock={local}"
+        return f"{mount.point} is mounted with {word}: locks stay on this host"
     if version.startswith(("2", "3")):
         return f"{mount.point} is mounted with NFSv{version}: a lost lock is never noticed (use vers=4.1 or 4.2)"
+    if not version and mount.type != "nfs4":
+        return f"{mount.point} is NFS of a version that the kernel does not tell (use vers=4.1 or 4.2)"
     return ""
+
+
+def kind_of(mount: Mount, table: Iterable[Mount] = ()) -> str:
+    """Return NFSV4, OWN or OTHER. Pure.
+
+    ``table``: all mounts, where the folder below a stacked file system (overlay) is looked up. A type that is not known
+    is OTHER, and so is NFS whose locks prove nothing.
+    """
+    if mount.is_nfs:
+        return OTHER if why_unsafe(mount) else NFSV4
+    option = _STACKED.get(mount.type)
+    if option is None:
+        return OWN if mount.type in _OWN_TYPES else OTHER
+    written = unescape(mount.option(option)) if option else mount.source
+    below = mount_of_path(written, table) if written.startswith("/") else None
+    return OWN if below is None or below.type in _STACKED else kind_of(below)
+
+
+def is_share_type(kind: str) -> bool:
+    """Return whether a type of file system, as fstab has it, may be shared with other hosts."""
+    return kind not in _OWN_TYPES and kind not in _STACKED
+
+
+def why_other(mount: Mount) -> str:
+    """Return why a file on a mount of the kind OTHER counts as unguarded, beginning with the mount point."""
+    if mount.is_nfs:
+        return why_unsafe(mount)
+    where = f"{mount.point} is a {mount.type} file system"
+    if mount.type in SMB_TYPES:
+        return f"{where}: SMB's locks are mandatory, so a lock beside QEMU would stop QEMU's own I/O"
+    why = _LOCKS_OF.get(mount.type, "")
+    if not why and mount.type.partition(".")[0] == "fuse":
+        why = "where its program implements no locks, they stay on this host"
+    return f"{where}, on which no lock is proven to keep other hosts out" + (f" ({why})" if why else "")
 
 
 class NfsStatistics:

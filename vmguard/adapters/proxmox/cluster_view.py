@@ -52,12 +52,21 @@ def unusable(script: str) -> str:
 def grounds() -> Callable[[str], MountUnder | None]:
     """Return a function that finds the mount under a path, by this kernel's table as it is now. No share is asked."""
     table = sorted(mounts.mounts(), key=lambda mount: len(mount.point))
+    names: dict[str, str] = {}
+
+    def source_of(mount: mounts.Mount) -> str:
+        """Return what is mounted, under one name for a server that has several: the first one with that address."""
+        server, found, path = mount.source.partition(":/")
+        address = mount.option("addr")
+        return (names.setdefault(address, server) if address else server) + found + path
+
+    sources = {mount.id: source_of(mount) if mount.is_nfs else mount.source for mount in table}
 
     def mount_under(path: str) -> MountUnder | None:
         for mount in reversed(table):
             if f"{path}/".startswith(mount.point.rstrip("/") + "/"):
                 soft = "soft" in mount.options or "softerr" in mount.options
-                return MountUnder(mount.point, mount.is_nfs, mount.source, mounts.why_unsafe(mount), soft)
+                return MountUnder(mount.point, mount.is_nfs, sources[mount.id], mounts.why_unsafe(mount), soft)
         return None
 
     return mount_under

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _RETRY_S = 0.25
 #: between two lines in the task log
 _SAY_INTERVAL_S = 10.0
-_SMB = ("cifs", "smb3", "smbfs")
 
 
 class Ground:
@@ -71,22 +70,16 @@ class Ground:
                 return f"storage '{storage.id}': {storage.mount_point} is a {mount.type} file system, not NFS"
         return ""
 
-    def judge(self, path: str, device: int) -> str:
-        """Return why an opened file must not be locked, empty if it may be.
-
-        Raises LockUnavailable if it does not lie on its storage.
-        """
+    def judge(self, path: str, device: int) -> None:
+        """Raise LockUnavailable if an opened file does not lie on its storage."""
         storage = self._vm.storages.get(path)
-        mount = next((found for found in mounts.mounts() if found.device == device), None)
-        if mount is not None and mount.type in _SMB:
-            return f"{path} lies on SMB, whose locks are mandatory: one beside QEMU would stop QEMU's own I/O"
         if storage is None or not storage.mount_point:
-            return ""
+            return
+        mount = next((found for found in mounts.mounts() if found.device == device), None)
         if storage.type == "nfs" and (mount is None or not mount.is_nfs):
             raise LockUnavailable(path, _not_there(path, storage), "pvesm status shows whether the storage is online")
         if storage.type != "nfs" and device == _device(os.path.dirname(storage.mount_point) or "/"):
             raise LockUnavailable(path, _not_there(path, storage), "mount it; findmnt shows what is mounted")
-        return ""
 
 
 def _not_there(path: str, storage: Storage) -> str:

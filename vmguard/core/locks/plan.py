@@ -26,6 +26,7 @@ NETWORK = "network"
 DIRECTORY = "directory"
 MISSING = "missing"
 OTHER = "other"
+OTHER_MOUNT = "other_mount"
 
 
 def printable(text: str) -> str:
@@ -69,7 +70,8 @@ class Unguarded:
     def __init__(self, source: str, reason: str, kind: str) -> None:
         self.source = printable(source)
         self.reason = printable(reason)
-        #: one of the kinds above; ``missing``: an optional disk is not there, or a file appears only when the VM starts
+        #: one of the kinds above; ``other_mount``: a mount that other hosts may share, on which no lock is proven to
+        #: reach them; ``missing``: an optional disk is not there, or a file appears only when the VM starts
         self.kind = kind
 
     def as_json(self) -> dict[str, str]:

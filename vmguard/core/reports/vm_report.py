@@ -30,6 +30,8 @@ class DiskStatus(enum.StrEnum):
     OUTGOING = "outgoing"
     HELD_ELSEWHERE = "held-elsewhere"
     HELD_BY_UNKNOWN = "held-by-unknown"
+    #: on a mount where no lock is proven to keep other hosts out, whatever is locked there
+    OTHER_MOUNT = "other-mount"
     FREE = "free"
     UNGUARDED_HERE = "unguarded-here"
     UNKNOWN = "unknown"
@@ -41,6 +43,7 @@ _STATUS = {
     DiskStatus.OUTGOING: Status.OK,
     DiskStatus.HELD_ELSEWHERE: Status.OK,
     DiskStatus.FREE: Status.OK,
+    DiskStatus.OTHER_MOUNT: Status.WARNING,
     DiskStatus.HELD_BY_UNKNOWN: Status.WARNING,
     DiskStatus.UNGUARDED_HERE: Status.CRITICAL,
     DiskStatus.UNKNOWN: Status.UNKNOWN,

@@ -293,12 +293,13 @@ class UnclaimedQemus:
         """
         named = named_files(process.arguments) if local else set()
         shares = self._pinner.tables.shares()
+        smb = self._pinner.tables.smb()
         chosen = [
             user
             for user in _once(process.files)
             if user.path in named or ((local or user.key[0] in shares) and self._pinner.is_image(process.kind, user))
         ]
-        return [self._pinner.discovered([user]) for user in chosen]
+        return [self._pinner.discovered([user]) for user in chosen if user.key[0] not in smb]
 
     def _join(self, process: UnclaimedProcess) -> bool:
         """Follow a helper with the VM that its arguments name or whose file it has open. Return False if none is."""

@@ -20,7 +20,7 @@ from vmguard.core.locks.claim_states import LIVING
 from vmguard.core.locks.guard_states import GuardState, Origin, Pin
 from vmguard.core.locks.pin import Wish, shares_writes, wish
 from vmguard.core.locks.pin_step import PinStep, needs_frequent_scans, next_full_scan, next_step
-from vmguard.core.locks.plan import DISK, EXCLUSIVE, SHARED
+from vmguard.core.locks.plan import DISK, EXCLUSIVE, SHARED, printable
 from vmguard.core.locks.ranges import Range
 from vmguard.core.locks.retry import RetryNow
 from vmguard.core.sources.process_arguments import Kind
@@ -209,11 +209,14 @@ class Pinner:
 
     def is_image(self, kind: Kind, user: OpenFile) -> bool:
         """Return whether a file that a process has open is one that a lock should guard."""
-        return may_be_image(kind, user, self.tables.shares())
+        return user.key[0] not in self.tables.smb() and may_be_image(kind, user, self.tables.shares())
 
     def discovered(self, users: list[OpenFile], hypervisor: str = "") -> GuardedFile:
         """Return an entry for an open file that no hook announced: hot-plugged, an overlay, a copy's target."""
-        return GuardedFile.found(users, list(self.pieces_of(hypervisor)))
+        file = GuardedFile.found(users, list(self.pieces_of(hypervisor)))
+        if file.mode == EXCLUSIVE and (why := self.tables.why_other(file.key[0])):
+            log.warning("%s is not guarded against other hosts: %s", printable(file.path), why)
+        return file
 
     # -- pinning ----------------------------------------------------------------------------------------------------
 

@@ -17,9 +17,10 @@ description: /proc keeps the inode of a number, with its times, as long as anyth
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from vmguard.adapters.linux import clock, mounts, proc
+from vmguard.adapters.linux.mounts import Mount
 from vmguard.adapters.linux.proc import FdFolder, FdInfo, Key, OpenFile
 from vmguard.core.locks.pin import Description
 from vmguard.core.locks.ranges import QEMU_RANGE, covers
@@ -31,21 +32,18 @@ _NO_IMAGES = ("/dev/", "/proc/", "/sys/", "/memfd:", "/anon_hugepage", "/[")
 _FRESH_S = 1.0
 
 
-def nfs_devices() -> frozenset[int]:
-    """Return the devices of this host's NFS mounts."""
-    return frozenset(mount.device for mount in mounts.mounts() if mount.is_nfs)
-
-
 class MountTables:
     """The devices of mount ids, by mount namespace: read once for all processes that share one."""
 
     def __init__(
-        self, now: Callable[[], float] = clock.boottime, nfs_devices: Callable[[], frozenset[int]] = nfs_devices
+        self, now: Callable[[], float] = clock.boottime, read: Callable[[], Iterable[Mount]] = mounts.mounts
     ) -> None:
         self._now = now
-        self._nfs_devices = nfs_devices
+        self._read = read
         self._tables: dict[str, tuple[float, dict[int, int]]] = {}
         self._shares: frozenset[int] = frozenset()
+        self._smb: frozenset[int] = frozenset()
+        self._others: dict[int, str] = {}
         self._shares_until = 0.0
 
     def key(self, pid: int, info: FdInfo) -> Key:
@@ -64,9 +62,23 @@ class MountTables:
         """Return the devices of this host's NFS mounts, at most a second old."""
         now = self._now()
         if now >= self._shares_until:
-            self._shares = self._nfs_devices()
+            table = list(self._read())
+            self._shares = frozenset(mount.device for mount in table if mount.is_nfs)
+            self._smb = frozenset(mount.device for mount in table if mount.type in mounts.SMB_TYPES)
+            others = [mount for mount in table if mounts.kind_of(mount, table) == mounts.OTHER]
+            self._others = {mount.device: mounts.why_other(mount) for mount in others}
             self._shares_until = now + _FRESH_S
         return self._shares
+
+    def why_other(self, device: int) -> str:
+        """Return why a lock on a device is not proven to keep other hosts out; empty where it is, or none could be."""
+        self.shares()
+        return self._others.get(device, "")
+
+    def smb(self) -> frozenset[int]:
+        """Return the devices on which nothing is ever locked: SMB's locks are mandatory and would stop QEMU."""
+        self.shares()
+        return self._smb
 
 
 class ProcessFds:

@@ -1,0 +1,60 @@
+"""Refuse, or wait for, a share that is configured but not mounted while a VM's disk lies below its mount point.
+
+What lies there is an old copy on the bare folder, or nothing: a lock on it would guard nothing. Imported only when a
+file does not lie on NFS.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from vmguard.adapters.linux import configured_mounts, mounts
+from vmguard.errors import PlanError
+from vmguard.hook.vm_to_claim import PROGRESS_INTERVAL_S, boottime
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_RETRY_S = 0.25
+
+
+def missing(paths: list[str]) -> tuple[str, str]:
+    """Return why the first of the files does not lie on its share, and the cure; both empty if all of them do.
+
+    Symbolic links on the way are followed, so this may hang with another share.
+    """
+    table = list(mounts.mounts())
+    shares = configured_mounts.shares()
+    configured_mounts.resolve_points(shares, table)
+    for path in paths if shares else ():
+        share = configured_mounts.absent_below(os.path.realpath(path), shares, table)
+        if share is not None:
+            why = f"{path} lies below {share.point}, where {share.source} is not mounted ({share.file})"
+            cure = f"virsh pool-start {share.source.rpartition(' ')[2]}" if share.is_pool else f"mount {share.point}"
+            return why, f"{cure}; findmnt {share.point} shows what is there; a file on the bare folder is not the disk"
+    return "", ""
+
+
+def refuse(paths: list[str]) -> None:
+    """Raise PlanError if a file lies on the bare folder of a share."""
+    why, cure = missing(paths)
+    if why:
+        raise PlanError(why, cure)
+
+
+def wait(name: str, paths: list[str], seconds: float, say: Callable[[str], None]) -> None:
+    """Wait until all files lie on their shares. Raise PlanError when they do not within ``seconds``."""
+    began, next_line = boottime(), 1.0
+    while True:
+        why, cure = missing(paths)
+        if not why:
+            return
+        spent = boottime() - began
+        if spent >= seconds:
+            raise PlanError(f"VM '{name}' is not started: {why} (waited {spent:.0f} s)", cure)
+        if spent >= next_line:
+            next_line = spent + PROGRESS_INTERVAL_S
+            say(f"waiting for a share: {why}; for {seconds - spent:.0f} s more")
+        time.sleep(min(_RETRY_S, seconds - spent))
