@@ -208,10 +208,9 @@ def test_a_device_that_no_mount_has_is_looked_up_by_the_mount_of_the_file(
     assert (locked, len(warnings)) == (True, 1)
 
 
-def test_the_daemon_never_locks_what_it_finds_on_smb(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_daemon_never_locks_what_it_finds_on_smb() -> None:
     table = [mount("cifs"), Mount(2, 78, "/srv/ceph", "ceph", "mon:/", "rw"), Mount(3, 79, "/", "ext4", "/dev/a", "rw")]
-    monkeypatch.setattr(mounts, "mounts", lambda: iter(table))
-    tables = MountTables()
+    tables = MountTables(read=lambda: table)
     assert tables.smb() == {_DEVICE}
     assert [bool(tables.why_other(device)) for device in (_DEVICE, 78, 79)] == [True, True, False]
 
