@@ -30,6 +30,10 @@ def start(tmp_path: Path, vm: Vm, script: str) -> tuple[int, str]:
         answer = guard.hook("prepare", vm.xml())
         if answer.status:
             assert locks_on(*vm.disks) == []
+        (guard.libvirt_dir / f"{vm.name}.xml").write_bytes(vm.xml())
+        check = guard.vmguard("check", vm.name)
+        assert ("lies on the bare folder" in check.out + check.err) == bool(answer.status)
+        assert check.status or not answer.status
         guard.hook("release", vm.xml())
     return answer.status, answer.err
 

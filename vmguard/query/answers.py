@@ -331,3 +331,5 @@ class LockOnShare:
     inode: int
     #: why no lock on its mount is proven to keep other hosts out; empty on NFSv4 and on this host's own file systems
     other_mount: str = ""
+    #: why it is not the file that it should be: its share is not mounted over it
+    bare: str = ""

@@ -48,6 +48,7 @@ def lock_of(path: str, mode: str, places: Places) -> LockOnShare:
         lease=answer["lease"],
         inode=int(answer["inode"]),
         other_mount=str(answer["other_mount"]),
+        bare=str(answer["bare"]),
     )
 
 
@@ -78,6 +79,7 @@ def _ask(path: str, mode: str, folder: str) -> dict[str, object]:
         real = real_path(opened.fd, path)
     finally:
         opened.close()
+    table = list(mounts.mounts())
     return {
         "conflict": conflict is not None,
         "owner": found.owner.as_json() if found.owner is not None else None,
@@ -85,7 +87,8 @@ def _ask(path: str, mode: str, folder: str) -> dict[str, object]:
         "local_users": list(found.local_users),
         "lease": found.lease,
         "inode": opened.key[1],
-        "other_mount": other_mounts.why_of_path(real, mounts.mounts()),
+        "other_mount": other_mounts.why_of_path(real, table),
+        "bare": other_mounts.why_bare(real, table),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from vmguard.adapters.linux import mounts, proc
+from vmguard.adapters.linux import configured_mounts, mounts, proc
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.query.answers import FileAnswer, VmAnswer
 
@@ -31,6 +31,16 @@ def why_of_path(path: str, table: Iterable[mounts.Mount]) -> str:
     """Return why a path without links counts as unguarded, empty if it lies on NFSv4 or on this host's own."""
     known = list(table)
     return _why(mounts.mount_of_path(path, known), known)
+
+
+def why_bare(path: str, table: Iterable[mounts.Mount]) -> str:
+    """Return why a path without links is not what it should be: a share is to be mounted over it, and is not."""
+    known, shares = list(table), configured_mounts.shares()
+    configured_mounts.resolve_points(shares, known)
+    share = configured_mounts.absent_below(path, shares, known)
+    if share is None:
+        return ""
+    return f"it lies on the bare folder {share.point}, where {share.source} is not mounted ({share.file})"
 
 
 def of_vm(vm: VmAnswer, is_alive: bool = True) -> list[OnOtherMount]:

@@ -114,8 +114,9 @@ def _disk_on_share(path: str, mode: str, role: str, lock: LockOnShare) -> DiskRe
     holder = judge.holder_of(lock, host_identity.host_name())
     now = datetime.datetime.now(datetime.UTC)
     verdict, text = judge.VERDICTS[holder], wording.holder_words(holder, lock, now)
-    if lock.other_mount and mode == EXCLUSIVE:
-        verdict, text = DiskStatus.OTHER_MOUNT, f"{text}; but {lock.other_mount}"
+    why = lock.bare or (lock.other_mount if mode == EXCLUSIVE else "")
+    if why:
+        verdict, text = DiskStatus.OTHER_MOUNT, f"{text}; but {why}"
     return DiskReport(
         path=path,
         role=role,

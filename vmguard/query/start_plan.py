@@ -62,7 +62,10 @@ def _with_mounts(domain: Domain, pools: Pools | None) -> Plan:
     resolved = resolve(domain, ReadOnlyOpener(), pools)
     table = list(mounts.mounts())
     for file, planned in resolved.pairs():
-        why = other_mounts.why_of_path(real_path(file.fd, file.path), table) if planned.mode == EXCLUSIVE else ""
+        real = real_path(file.fd, file.path)
+        why = other_mounts.why_bare(real, table)
+        if not why and planned.mode == EXCLUSIVE:
+            why = other_mounts.why_of_path(real, table)
         if why:
             resolved.plan.unguarded.append(Unguarded(f"{planned.source} ({file.path})", why, OTHER_MOUNT))
     resolved.close()

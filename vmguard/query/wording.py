@@ -101,7 +101,7 @@ def summary(report: VmReport) -> str:
     if DiskStatus.UNGUARDED_HERE in verdicts:
         return "running here UNGUARDED"
     if DiskStatus.OTHER_MOUNT in verdicts:
-        return "on a mount where no lock is proven to keep other hosts out"
+        return "on a mount where no lock is proven to keep other hosts out, or beside its mount"
     if DiskStatus.HELD_ELSEWHERE in verdicts:
         held = [disk for disk in report.disks if disk.verdict is DiskStatus.HELD_ELSEWHERE]
         return "held by " + _hosts({disk.owner.host for disk in held if disk.owner})
