@@ -131,6 +131,7 @@ class Parts:
             self.records.mark_released,
             self.command_lines,
             on_running=lambda vm: self.incoming.follow(vm),
+            explain_released=self.records.explain,
         )
 
     @cached_property

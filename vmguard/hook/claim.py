@@ -159,6 +159,10 @@ def _claim(vm: VmToClaim, connection: wire.Connection, progress: ProgressPipe) -
         from vmguard.hook import claim_incoming
 
         claimed.source = claim_incoming.lock(vm, claimed.files, settings, progress)
+    if vm.saved_image is not None or settings.saved is not None:
+        from vmguard.hook import claim_saved
+
+        claim_saved.refuse_stale(vm, claimed, settings, progress)
     claim_on_share.free_excluded_ranges(claimed, settings)
     progress.stage("handing the locks to the vmguard daemon")
     _hand_over(connection, vm.identity(), claimed)

@@ -54,7 +54,8 @@ def _claim(vmid: str) -> None:
 
     source = os.environ.get("PVE_MIGRATED_FROM", "")  # present, but empty, at every start that is no migration
     vm = read_vm(config_dir(), vmid, node_name(), source)
-    wanted = VmToClaim(PROXMOX, vm.domain, Ground(vm), lambda text: entry.say(f"vmguard: {text}"), source)
+    say = lambda text: entry.say(f"vmguard: {text}")  # noqa: E731
+    wanted = VmToClaim(PROXMOX, vm.domain, Ground(vm), say, source, None if source else vm.saved_image)
     _end_with_signal(wanted)
     entry.claim_all(wanted, f"{vm.domain.name} ({vmid})")
 

@@ -44,7 +44,7 @@ def boottime() -> float:
 class VmToClaim:
     """A VM whose files are to be claimed: what the hypervisor told its hook."""
 
-    __slots__ = ("child", "domain", "hypervisor", "name", "source", "speak", "storage_mounted", "uuid")
+    __slots__ = ("child", "domain", "hypervisor", "name", "saved_image", "source", "speak", "storage_mounted", "uuid")
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class VmToClaim:
         storage_mounted: StorageMounted | None = None,
         speak: Callable[[str], None] | None = None,
         source: str = "",
+        saved_image: str | None = None,
     ) -> None:
         self.hypervisor = hypervisor
         self.name = domain.name
@@ -64,6 +65,9 @@ class VmToClaim:
         self.speak = speak
         #: the node that the VM migrates from while it runs, where the hypervisor says so; else empty
         self.source = source
+        #: the file of the saved memory that it starts from, empty if that is no file, where the hypervisor names it;
+        #: None: it starts anew
+        self.saved_image = saved_image
         #: the pid of the claim's child while there is one
         self.child = 0
 

@@ -117,6 +117,9 @@ def write_release(disk: str, folder_name: str, inode: int, owner: Owner) -> None
         found = parse_slot(_read(fd, owner.epoch))
         if found is None or (found.boot, found.uuid) != (owner.boot, owner.uuid):
             raise OSError(errno.ESTALE, "the record's slot belongs to another claim")
+        # Why it ended is known later than that it ended, and may be written by a process that was faster than this one.
+        owner.ended = owner.ended or found.ended
+        owner.released = found.released or owner.released
         _write(fd, slot(owner), position(owner.epoch))
     finally:
         os.close(fd)
@@ -130,17 +133,25 @@ def _write(fd: int, data: bytes, where: int) -> None:
 
 def read_owner(disk: str, folder_name: str, inode: int) -> Owner | None:
     """Return the latest readable claim of a disk; None if none was ever written. Raises OSError."""
+    return next(iter(read_claims(disk, folder_name, inode, 1)), None)
+
+
+def read_claims(disk: str, folder_name: str, inode: int, count: int) -> list[Owner]:
+    """Return the latest readable claims of a disk, the newest first, at most ``count``. Raises OSError."""
     try:
         fd = _open_record(disk, folder_name, inode, os.O_RDONLY)
     except FileNotFoundError:
-        return None
+        return []
+    claims: list[Owner] = []
     try:
         last = os.fstat(fd).st_size // SLOT_BYTES
-        for index in range(last, max(0, last - _READ_BACK_SLOTS), -1):
+        for index in range(last, max(0, last - _READ_BACK_SLOTS - count + 1), -1):
             owner = parse_slot(_read(fd, index))
             if owner is not None:
-                return owner
-        return None
+                claims.append(owner)
+            if len(claims) == count:
+                break
+        return claims
     finally:
         os.close(fd)
 

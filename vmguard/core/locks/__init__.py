@@ -10,4 +10,5 @@ plan            the files that a start locks, and the storage that no lock cover
 ranges          the byte ranges that a claim holds and excludes
 refusal         the message of a refused start
 retry           when a try that failed may be made again
+saved_state     whether saved memory still fits its disks
 """

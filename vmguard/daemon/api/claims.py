@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vmguard.adapters import hypervisors
-from vmguard.adapters.linux import proc
+from vmguard.adapters.linux import clock, proc
 from vmguard.core.locks.claim_states import LIVING, SENTENCES, State
 from vmguard.core.locks.plan import MODES
 from vmguard.daemon.api.sessions import Handler, Request, Session
@@ -28,6 +28,8 @@ log = logging.getLogger("vmguard.service")
 _NAME_CHARACTERS = 4096
 _HOST_CHARACTERS = 256
 _WARNING_CHARACTERS = 500
+#: from the announcement of a restore to its start: libvirt does nothing but its own checks in between
+_RESTORE_S = 10.0
 #: makes the settings for a claim: of a hypervisor, and the node that the VM migrates from (None: an ordinary start)
 MakeSettings = Callable[[str, str | None], ClaimSettings]
 
@@ -71,6 +73,8 @@ class ClaimRequests:
         self._settings = settings
         self._incoming = incoming
         self._starters = Starters(loop)
+        #: VMs whose restore was announced: until when that counts, and when their memory was saved
+        self._restoring: dict[str, tuple[float, float]] = {}
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -82,6 +86,7 @@ class ClaimRequests:
             "started": self._started,
             "ended": self._ended,
             "incoming": self._announce,
+            "restoring": self._restore,
         }
 
     # -- a claim ----------------------------------------------------------------------------------------------------
@@ -92,6 +97,8 @@ class ClaimRequests:
         old = self._registry.get(vm.id)
         if self._incoming.is_announced(vm.id):
             session.source = ""
+        until, saved = self._restoring.pop(vm.id, (0.0, 0.0))
+        session.saved = saved if until > clock.boottime() else None
         source = request.message.get("incoming")
         if source is not None:
             session.source = source[:_HOST_CHARACTERS]
@@ -111,7 +118,7 @@ class ClaimRequests:
         return None
 
     def _settings_for(self, session: Session, hypervisor: str) -> Message:
-        return {"settings": self._settings(hypervisor, session.source).as_json()}
+        return {"settings": {**self._settings(hypervisor, session.source).as_json(), "saved": session.saved}}
 
     def _answer_when_released(self, session: Session, old: GuardedVm) -> None:
         """Answer a claim when the earlier run's one is released, or refuse it when that takes too long."""
@@ -210,12 +217,20 @@ class ClaimRequests:
             if vm is not None:
                 self._keeper.settle(vm)
             return None
+        self._keeper.explain(named.id, request.message.get("reason") or "")
         if vm is not None:
             self._keeper.ended(vm)
         return {}
 
     def _announce(self, request: Request) -> Message:
         self._incoming.announce(NamedVm.of(request.message).id)
+        return {}
+
+    def _restore(self, request: Request) -> Message:
+        """The start that comes next resumes saved memory; an announcement counts for that one alone."""
+        now = clock.boottime()
+        self._restoring = {known: value for known, value in self._restoring.items() if value[0] > now}
+        self._restoring[NamedVm.of(request.message).id] = (now + _RESTORE_S, request.message.get("saved") or 0.0)
         return {}
 
 
