@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from vmguard.protocol.messages import ClaimSettings
 
 _PIPE_READ_BYTES = 65536
+#: there on a host whose kernel is, or may become, an NFS server
+_NFS_SERVER = "/proc/fs/nfsd/v4_end_grace"
 
 
 def claim(vm: VmToClaim, connection: wire.Connection) -> list[str]:
@@ -153,6 +155,10 @@ def _claim(vm: VmToClaim, connection: wire.Connection, progress: ProgressPipe) -
     faults.point("asked")
     progress.seconds = settings.timeout
     claimed = claim_on_share.open_files(vm, settings, progress)
+    if os.path.exists(_NFS_SERVER):
+        from vmguard.hook import claim_in_grace
+
+        claim_in_grace.wait(vm, claimed, settings, progress)
     if settings.incoming is None:
         claim_on_share.lock_all_or_none(vm, claimed, settings, progress)
     else:
