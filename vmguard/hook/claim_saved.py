@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 
+from vmguard.adapters.linux import statx
 from vmguard.adapters.storage import owner_record
 from vmguard.core import PROXMOX
 from vmguard.core.locks.plan import EXCLUSIVE, printable
+from vmguard.core.locks.record_match import why_another
 from vmguard.core.locks.saved_state import MAX_FAILED, why_stale
 from vmguard.errors import VmguardError
 
@@ -45,6 +47,8 @@ def refuse_stale(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettings, 
             continue
         try:
             claims = _last_claims(file.real, folder, file.key[1])
+            born = statx.birth_time(file.fd)
+            claims = [owner for owner in claims if not why_another(owner, file.real, born)]
         except OSError as problem:
             claimed.warnings.append(
                 f"nobody can tell whether the saved memory is older than {file.plan.path}:"

@@ -326,3 +326,5 @@ class LockOnShare:
     #: the server's lease in seconds; None when it is not NFSv4 or not known
     lease: float | None
     inode: int
+    #: why the record may be about another file; empty when there is no reason to think so
+    doubt: str = ""

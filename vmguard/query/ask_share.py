@@ -46,6 +46,7 @@ def lock_of(path: str, mode: str, places: Places) -> LockOnShare:
         local_users=tuple(map(str, answer["local_users"])),
         lease=answer["lease"],
         inode=int(answer["inode"]),
+        doubt=str(answer["doubt"]),
     )
 
 
@@ -82,6 +83,7 @@ def _ask(path: str, mode: str, folder: str) -> dict[str, object]:
         "local_users": list(found.local_users),
         "lease": found.lease,
         "inode": opened.key[1],
+        "doubt": found.doubt,
     }
 
 

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 #: slots from the end that are tried: the last one may be torn
 _READ_BACK_SLOTS = 4
+#: the last ones that a record keeps: more than anybody reads (saved_state.MAX_FAILED, _READ_BACK_SLOTS)
+KEPT_SLOTS = 16
+#: holes of whole blocks alone give anything back
+_BLOCK_BYTES = 4096
+#: FALLOC_FL_* (linux/falloc.h)
+_KEEP_SIZE = 1
+_PUNCH_HOLE = 2
 #: what os.open answers for O_DIRECT on file systems without it (tmpfs), and I/O that is not aligned for the device
 _NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
 
@@ -121,8 +128,23 @@ def write_release(disk: str, folder_name: str, inode: int, owner: Owner) -> None
         owner.ended = owner.ended or found.ended
         owner.released = found.released or owner.released
         _write(fd, slot(owner), position(owner.epoch))
+        if owner.epoch % KEPT_SLOTS == 0 and owner.epoch > KEPT_SLOTS:
+            _free_old_slots(fd, owner.epoch)
     finally:
         os.close(fd)
+
+
+def _free_old_slots(fd: int, epoch: int) -> None:
+    """Give the blocks of old slots back. The size stays, which tells the newest epoch.
+
+    NFS 4.2 has it (DEALLOCATE); where a server or a file system has not, the record goes on growing by a slot a claim.
+    """
+    import ctypes  # the hook does not come here
+
+    from vmguard.adapters.linux.libc import libc
+
+    end = position(epoch - KEPT_SLOTS + 1) // _BLOCK_BYTES * _BLOCK_BYTES
+    libc.fallocate64(fd, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(end))
 
 
 def _write(fd: int, data: bytes, where: int) -> None:
