@@ -60,16 +60,16 @@ STALE = {
 @pytest.mark.parametrize("name", FITS)
 def test_memory_that_fits_is_resumed(name: str) -> None:
     claims, saved_at = FITS[name]
-    assert why_stale(claims, UUID, HERE, saved_at) == ""
+    assert why_stale(claims, UUID, ("alpha", HERE), saved_at) == ""
 
 
 @pytest.mark.parametrize("name", STALE)
 def test_memory_that_is_older_than_the_disk_is_not(name: str) -> None:
     claims, saved_at = STALE[name]
-    assert why_stale(claims, UUID, HERE, saved_at)
+    assert why_stale(claims, UUID, ("alpha", HERE), saved_at)
 
 
 def test_the_reason_names_who_ran_it_since() -> None:
     claims, saved_at = STALE["another host ran it since"]
-    why = why_stale(claims, UUID, HERE, saved_at)
+    why = why_stale(claims, UUID, ("alpha", HERE), saved_at)
     assert "host beta, VM 'web', epoch 30, claimed 2026-11-20T13:00:30Z" in why

@@ -40,6 +40,7 @@ from vmguard.daemon.runtime.command_lines import CommandLines
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import Workers
 from vmguard.daemon.scan.libvirt_events import Hints
+from vmguard.daemon.scan.replaced_disks import ReplacedDisks
 from vmguard.daemon.settings import Settings
 from vmguard.daemon.watch.driver import Driver
 from vmguard.daemon.watch.effects import Effects
@@ -88,6 +89,7 @@ class Parts:
         self.pinner.start()
         self.signals.resume()
         self.observer.start()
+        self.replaced_disks.start()
         self.driver.start()
         self.fencer.resume()
 
@@ -152,6 +154,11 @@ class Parts:
     def census(self) -> Census:
         unguarded = lambda: self._config().unguarded  # noqa: E731
         return Census(self.loop, self.registry, self.keeper, self.pinner, self.command_lines, unguarded)
+
+    @cached_property
+    def replaced_disks(self) -> ReplacedDisks:
+        interval = lambda: self._config().watch.slow_round  # noqa: E731
+        return ReplacedDisks(self.loop, self.workers, self.registry, interval, self.report)
 
     @cached_property
     def hints(self) -> Hints:

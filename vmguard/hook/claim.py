@@ -169,6 +169,12 @@ def _claim(vm: VmToClaim, connection: wire.Connection, progress: ProgressPipe) -
         from vmguard.hook import claim_saved
 
         claim_saved.refuse_stale(vm, claimed, settings, progress)
+    if settings.record.folder:
+        progress.stage("looking for an earlier claim")
+        for files, others in claim_on_share.earlier_disks(vm, claimed, settings):
+            from vmguard.hook import claim_replaced
+
+            claim_replaced.refuse_held(vm, files, others, settings, progress)
     claim_on_share.free_excluded_ranges(claimed, settings)
     progress.stage("handing the locks to the vmguard daemon")
     _hand_over(connection, vm.identity(), claimed)

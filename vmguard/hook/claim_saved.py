@@ -11,7 +11,6 @@ import os
 
 from vmguard.adapters.linux import statx
 from vmguard.adapters.storage import owner_record
-from vmguard.core import PROXMOX
 from vmguard.core.locks.plan import EXCLUSIVE, printable
 from vmguard.core.locks.record_match import why_another
 from vmguard.core.locks.saved_state import MAX_FAILED, why_stale
@@ -39,7 +38,7 @@ def refuse_stale(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettings, 
             "without owner records nobody can tell whether the saved memory is older than its disks"
         )
         return
-    saved_at = settings.saved or 0.0
+    here, saved_at = (settings.identity.host, settings.identity.machine), settings.saved or 0.0
     if vm.saved_image:
         saved_at = _written(vm.saved_image)
     for file in claimed.files:
@@ -55,31 +54,17 @@ def refuse_stale(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettings, 
                 f" its owner record cannot be read ({problem.strerror})"
             )
             continue
-        why = why_stale(claims, vm.uuid, settings.identity.machine, saved_at)
+        why = why_stale(claims, vm.uuid, here, saved_at)
         if why:
             raise VmguardError(
                 f"VM '{printable(vm.name)}' is not started: its saved memory does not fit disk"
                 f" {printable(file.plan.path)} any more\n  because  : {printable(why)}",
-                _way_out(vm),
+                f"start it without the saved memory, as after a power cut: {vm.start_anew}",
             )
 
 
 def _last_claims(disk: str, folder: str, inode: int) -> list[Owner]:
     return owner_record.as_owner(disk, lambda: owner_record.read_claims(disk, folder, inode, 1 + MAX_FAILED))
-
-
-def _way_out(vm: VmToClaim) -> str:
-    if vm.hypervisor == PROXMOX:
-        return (
-            f"start it without the saved memory, as after a power cut: qm set {vm.uuid} --delete vmstate"
-            f" && qm start {vm.uuid}"
-        )
-    name = printable(vm.name)
-    return (
-        f"start it without the saved memory, as after a power cut: virsh start --force-boot '{name}' (or virsh"
-        f" managedsave-remove '{name}' first); to resume it all the same, if you are sure that the disks were not"
-        " written to since: touch its image, or restore it where it was saved"
-    )
 
 
 def _written(path: str) -> float:

@@ -55,7 +55,14 @@ def vm_of(xml: bytes) -> VmToClaim:
     from vmguard.core.sources.domain_xml import parse_domain
     from vmguard.hook.vm_to_claim import VmToClaim
 
-    return VmToClaim(LIBVIRT, parse_domain(xml))
+    domain = parse_domain(xml)
+    return VmToClaim(
+        LIBVIRT,
+        domain,
+        start_anew=f"virsh start --force-boot '{domain.name}' (or virsh managedsave-remove '{domain.name}' first); to"
+        " resume it all the same, if you are sure that nobody wrote to the disks since: touch its image, or restore it"
+        " where it was saved",
+    )
 
 
 def _inform(operation: str, reason: str) -> None:

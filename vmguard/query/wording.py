@@ -30,6 +30,8 @@ def stance(vm: VmAnswer) -> str:
 
 def guard_words(file: FileAnswer) -> str:
     """Say how one file is guarded: ranges, mode, guard, and through which descriptor of which process."""
+    if file.replaced:
+        return f"locked here, but NOT the disk any more: {file.replaced}"
     if file.guard == GuardState.INCOMING:
         return "locked by the host that the VM comes from; reserved here: no third host can take it"
     if file.guard == GuardState.OUTGOING:

@@ -33,6 +33,9 @@ _BLOCK_BYTES = 4096
 #: FALLOC_FL_* (linux/falloc.h)
 _KEEP_SIZE = 1
 _PUNCH_HOLE = 2
+#: of the list of a VM's disks, after its id
+_LIST = ".disks"
+_MAX_LISTED = 150
 #: what os.open answers for O_DIRECT on file systems without it (tmpfs), and I/O that is not aligned for the device
 _NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
 
@@ -145,6 +148,30 @@ def _free_old_slots(fd: int, epoch: int) -> None:
 
     end = position(epoch - KEPT_SLOTS + 1) // _BLOCK_BYTES * _BLOCK_BYTES
     libc.fallocate64(fd, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(end))
+
+
+def listed_disks(disk: str, folder_name: str, vm_id: str) -> list[int]:
+    """Return the inodes beside a disk that a VM's last claim locked; none if it left no list. Raises OSError."""
+    try:
+        text = os.readlink(os.path.join(_folder(disk, folder_name), vm_id + _LIST))
+    except FileNotFoundError:
+        return []
+    return [int(word) for word in text.split(",") if word.isascii() and word.isdigit()]
+
+
+def list_disks(disk: str, folder_name: str, vm_id: str, inodes: list[int]) -> None:
+    """Leave the list of the inodes beside a disk that a VM's claim has locked. Raises OSError.
+
+    It is the text of a symbolic link that leads nowhere: written and read as a whole, and without an OPEN.
+    """
+    path = os.path.join(_folder(disk, folder_name), vm_id + _LIST)
+    text = ",".join(map(str, inodes[:_MAX_LISTED]))
+    try:
+        os.symlink(text, path)
+    except FileExistsError:
+        new = f"{path}.{os.getpid()}"
+        os.symlink(text, new)
+        os.rename(new, path)
 
 
 def _write(fd: int, data: bytes, where: int) -> None:

@@ -14,7 +14,7 @@ the image was written, where that is known:
 * this VM's claim on THIS host: fits. An image that is newer than the last claim can only have been saved by that run,
   because a VM has to run to be saved, and nobody else has run it since. Its upper bound is not asked for here: editing
   an image (virsh save-image-edit) and host clean-ups change its time;
-* this VM's claim on ANOTHER host, or on this host when it was another machine: fits only if the image was written
+* this VM's claim on ANOTHER host, or on this one under another name: fits only if the image was written
   between claim and release. A copy without its times, or one whose time is not known, proves nothing: an image of an
   earlier run, copied to another host, must not pass by accident.
 
@@ -43,10 +43,11 @@ _RELEASE_SLACK_S = 5.0
 _RECORD_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
-def why_stale(claims: list[Owner], uuid: str, machine: str, saved_at: float) -> str:
+def why_stale(claims: list[Owner], uuid: str, here: tuple[str, str], saved_at: float) -> str:
     """Return why saved memory must not be resumed on a disk, empty if it fits.
 
-    ``claims``: the disk's last ones, the newest first. ``saved_at``: when the image was written, in seconds since the
+    ``claims``: the disk's last ones, the newest first. ``here``: name and machine id of this host, a clone's name is
+    another. ``saved_at``: when the image was written, in seconds since the
     epoch; 0: not known.
     """
     while claims and claims[0].uuid == uuid and claims[0].ended == FAILED:
@@ -61,7 +62,7 @@ def why_stale(claims: list[Owner], uuid: str, machine: str, saved_at: float) -> 
         return f"the VM ran again since: {by}; that run ended by {last.ended!r}, not by a save"
     if saved_at and saved_at < _seconds(last.claimed) - _RESOLUTION_S:
         return f"the VM ran again since: {by}, after the memory was saved ({_stamp(saved_at)})"
-    if last.machine == machine:
+    if (last.host, last.machine) == here:
         return ""
     if not saved_at:
         return f"the VM ran elsewhere: {by}; when the memory was saved cannot be seen here"

@@ -34,6 +34,8 @@ class GuardedFile:
     real: str = ""
     #: of its owner record; 0: none was written
     epoch: int = 0
+    #: why it is no longer the file that its path leads to; empty while it is
+    replaced: str = ""
     #: None: a hook's claim of that mode
     origin: InitVar[Origin | None] = None
     guard: FileGuard = field(init=False)
@@ -61,6 +63,7 @@ class GuardedFile:
             "pieces": [list(piece) for piece in self.pieces],
             "ranges": describe(self.pieces),
             "epoch": self.epoch,
+            **({"replaced": self.replaced} if self.replaced else {}),
             **self.guard.as_json(),
         }
 
