@@ -179,6 +179,8 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("host.identity", "FAIL", "clone", {"host": host(made_on="beef")}),
     ("host.clock", "WARN", "not synchronised", {"host": replace(HOST, clock_synchronised=False)}),
     ("host.clock", "WARN", "unknown", {"host": replace(HOST, clock_synchronised=None)}),
+    ("host.nfs-server", "WARN", "/srv/vm by NFS", {"host": replace(HOST, exports=("/srv/vm",))}),
+    ("host.nfs-server", "WARN", "as it is now", {"host": replace(HOST, exports=("/srv/vm",), in_grace=True)}),
     ("host.watchdog", "FAIL", "No such file", {"host": replace(HOST, watchdog="/dev/watchdog: No such file")}),
     ("guard.daemon", "FAIL", "not running", {"guard": GuardFacts(daemon="the daemon is not running")}),
     ("guard.daemon", "WARN", "0.9", {"guard": replace(GUARD, version="0.9")}),

@@ -21,7 +21,7 @@ from vmguard.errors import BadInput, LockUnavailable
 from vmguard.hook import claim_on_share
 from vmguard.hook.claim_on_share import ClaimedFile
 from vmguard.protocol.messages import ClaimPolicy
-from vmguard.query import other_mounts, reports, start_plan, wording
+from vmguard.query import ask_share, other_mounts, reports, start_plan, wording
 from vmguard.query.answers import VmAnswer
 from vmguard.query.places import Places
 
@@ -249,8 +249,9 @@ def vm(mode: str = EXCLUSIVE, device: int = _DEVICE, pid: int = 0) -> VmAnswer:
 def test_a_vm_with_such_a_disk_is_never_shown_as_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, status in (("ceph", Status.WARNING), ("fuse.bindfs", Status.WARNING), ("ext4", Status.OK)):
         monkeypatch.setattr(mounts, "mounts", lambda pid="self", kind=kind: iter([mount(kind)]))
+        monkeypatch.setattr(ask_share, "replaced_now", lambda vm, places: {})
         report = VmReport("web", "u", "libvirt", "", "")
-        reports._report_guarded(report, vm(), daemon_down=False)
+        reports._report_guarded(report, vm(), daemon_down=False, places=Places("/run/x", "", "", ""))
         report.summary = wording.summary(report)
         assert report.status is status
         assert ("not fully guarded" in report.summary) == (status is Status.WARNING)

@@ -41,6 +41,7 @@ RIGHT: dict[str, Any] = {
     "final": False,
     "warnings": ["w"],
     "incoming": "hyp-a",
+    "saved": 1.5,
     "epochs": {"12": 3},
     "problems": ["p"],
     "names": ["web"],

@@ -29,6 +29,7 @@ _OWNER: Fields = {
     "claimed": T,
     "released": T,
     "version": T,
+    "ended": T,
 }
 _DISK: Fields = {
     "path": T,

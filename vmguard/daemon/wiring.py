@@ -42,6 +42,7 @@ from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import StorageThreads
 from vmguard.daemon.scan.libvirt_events import LibvirtEvents
 from vmguard.daemon.scan.process_fds import MountTables, ProcessFds
+from vmguard.daemon.scan.replaced_disks import ReplacedDisks
 from vmguard.daemon.settings import Settings
 from vmguard.daemon.watch.driver import Driver
 from vmguard.daemon.watch.effects import Effects
@@ -96,6 +97,7 @@ class Parts:
         self.pinner.start()
         self.signals.resume()
         self.observer.start()
+        self.replaced_disks.start()
         self.driver.start()
         self.fencer.resume()
 
@@ -141,6 +143,7 @@ class Parts:
             self.release_marks.mark_released,
             self.command_lines,
             on_running=lambda vm: self.migration_target.follow(vm),
+            explain_released=self.release_marks.explain,
         )
 
     @cached_property
@@ -165,6 +168,12 @@ class Parts:
 
     def _unguarded(self) -> Unguarded:
         return self._config().unguarded
+
+    @cached_property
+    def replaced_disks(self) -> ReplacedDisks:
+        return ReplacedDisks(
+            self.loop, self.storage_threads, self.registry, lambda: self._config().watch.slow_round, self.report
+        )
 
     @cached_property
     def libvirt_events(self) -> LibvirtEvents:

@@ -54,6 +54,8 @@ CHECKS: dict[str, str] = {
     "be taken by another host",
     "host.clock": "locking does not need it: leases are durations, not times of day. Kerberos does (5 minutes), and so "
     "does whoever compares the logs of two hosts",
+    "host.nfs-server": "a host that runs VMs on what it exports itself takes locks that know no grace period: until "
+    "the server's is over, a start here would take the disks of VMs on other hosts, so it waits",
     "host.watchdog": "it is the last resort where a VM that lost its lock cannot be proven dead",
     # -- the guard
     "guard.daemon": "it holds the locks, watches the leases and answers the hooks; without it no guarded VM starts and "

@@ -156,6 +156,9 @@ class HostFacts:
     kernel: str = ""
     clock_synchronised: bool | None = None
     recover_lost_locks: bool | None = None
+    #: what its own NFS server exports, and whether that is in its grace period
+    exports: tuple[str, ...] = ()
+    in_grace: bool = False
     #: "" when host_fence is none, else why it could not fire, or "ready"
     watchdog: str = ""
 

@@ -11,7 +11,14 @@ _NAMELESS = ("", "localhost", "localhost.localdomain", "(none)", "debian", "pve"
 
 def judge_host(host: HostFacts) -> list[Finding]:
     """Judge this host."""
-    return [_recover(host), _name(host.identity), _identity(host.identity), _clock(host), _watchdog(host)]
+    return [
+        _recover(host),
+        _name(host.identity),
+        _identity(host.identity),
+        _clock(host),
+        _nfs_server(host),
+        _watchdog(host),
+    ]
 
 
 def _recover(host: HostFacts) -> Finding:
@@ -53,6 +60,17 @@ def _clock(host: HostFacts) -> Finding:
         return ok("host.clock", _AT, "the clock is synchronised")
     known = "not synchronised" if host.clock_synchronised is False else "of unknown state (adjtimex cannot be asked)"
     return warn("host.clock", _AT, f"the clock is {known}", "timedatectl set-ntp true   # or: apt install chrony")
+
+
+def _nfs_server(host: HostFacts) -> Finding:
+    if not host.exports:
+        return ok("host.nfs-server", _AT, "this host exports nothing by NFS")
+    text = (
+        f"this host exports {', '.join(host.exports[:4])} by NFS: VMs that start here from there wait while its NFS"
+        " server is in its grace period" + (", as it is now" if host.in_grace else "")
+    )
+    mend = "autostart VMs after the grace period; let no program but vmguard's hook lock files there"
+    return warn("host.nfs-server", _AT, text, mend)
 
 
 def _watchdog(host: HostFacts) -> Finding:

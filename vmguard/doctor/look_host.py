@@ -6,7 +6,7 @@ import ctypes
 import datetime
 import os
 
-from vmguard.adapters.linux import clock, host_identity
+from vmguard.adapters.linux import clock, host_identity, nfs_server
 from vmguard.adapters.linux.hardware_watchdog import HardwareWatchdog
 from vmguard.adapters.linux.libc import libc
 from vmguard.adapters.storage import nfs_client_id
@@ -32,6 +32,8 @@ def look(config: Config) -> HostFacts:
         clock_synchronised=clock_synchronised(),
         recover_lost_locks=_flag(_RECOVER),
         watchdog=_watchdog(config),
+        exports=tuple(nfs_server.exports()),
+        in_grace=nfs_server.in_grace(),
     )
 
 

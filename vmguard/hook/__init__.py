@@ -9,6 +9,9 @@ claim           the claim's two processes, and what they tell the daemon
 claim_on_share  the claim's work on the share: open, judge, lock, write owner records
 claim_incoming  the claim of a VM that comes in by live migration
 absent_shares   a share that is configured, but not mounted below a VM's disk
+claim_in_grace  the claim on a file system that this host exports, while its NFS server is in its grace period
+claim_replaced  the claim on a file that replaced another one
+claim_saved     the claim of a VM that starts from saved memory
 wait_line       one line for the task log while a start waits for a lock
 daemon_absent   what a start does without a daemon
 session_vm      what a start does for an ordinary user's VM (qemu:///session)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from vmguard.protocol.messages import ClaimSettings
 
 _PIPE_READ_BYTES = 65536
+#: there on a host whose kernel is, or may become, an NFS server
+_NFS_SERVER = "/proc/fs/nfsd/v4_end_grace"
 
 
 def claim(vm: VmToClaim, connection: wire.Connection) -> list[str]:
@@ -153,12 +155,26 @@ def _claim(vm: VmToClaim, connection: wire.Connection, progress: ProgressPipe) -
     faults.point("asked")
     progress.seconds = settings.timeout
     claimed = claim_on_share.open_files(vm, settings, progress)
+    if os.path.exists(_NFS_SERVER):
+        from vmguard.hook import claim_in_grace
+
+        claim_in_grace.wait(vm, claimed, settings, progress)
     if settings.incoming is None:
         claim_on_share.lock_all_or_none(vm, claimed, settings, progress)
     else:
         from vmguard.hook import claim_incoming
 
         claimed.source = claim_incoming.lock(vm, claimed.files, settings, progress)
+    if vm.saved_image is not None or settings.saved is not None:
+        from vmguard.hook import claim_saved
+
+        claim_saved.refuse_stale(vm, claimed, settings, progress)
+    if settings.record.folder:
+        progress.stage("looking for an earlier claim")
+        for files, others in claim_on_share.earlier_disks(vm, claimed, settings):
+            from vmguard.hook import claim_replaced
+
+            claim_replaced.refuse_held(vm, files, others, settings, progress)
     claim_on_share.free_excluded_ranges(claimed, settings)
     progress.stage("handing the locks to the vmguard daemon")
     _hand_over(connection, vm.identity(), claimed)

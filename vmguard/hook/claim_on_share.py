@@ -65,12 +65,11 @@ class ClaimedFile:
 
     def message(self) -> ClaimedFileMessage:
         """Return what the daemon has to know of it."""
-        plan = self.plan
         return ClaimedFileMessage(
-            path=plan.path,
-            mode=plan.mode,
-            role=plan.role,
-            source=plan.source,
+            path=self.plan.path,
+            mode=self.plan.mode,
+            role=self.plan.role,
+            source=self.plan.source,
             real=self.real,
             key=self.key,
             held_ranges=self.held_ranges,
@@ -82,7 +81,7 @@ class ClaimedFile:
 class ClaimedFiles:
     """All files of a VM, opened and then locked, and what people should know about the rest."""
 
-    __slots__ = ("files", "source", "wait", "warnings")
+    __slots__ = ("files", "listed", "source", "wait", "warnings")
 
     def __init__(self, files: list[ClaimedFile], warnings: list[str], wait: float) -> None:
         self.files = files
@@ -91,6 +90,8 @@ class ClaimedFiles:
         self.wait = wait
         #: the host that still has them, when the VM comes in from there; else empty
         self.source = ""
+        #: path of a disk -> the inodes in its folder that the VM's claim before this one left in its list
+        self.listed: dict[str, list[int]] = {}
 
     def close(self) -> None:
         """Close this process's descriptors; the daemon's copies keep the locks."""
@@ -107,8 +108,7 @@ def open_files(vm: VmToClaim, settings: ClaimSettings, progress: ProgressPipe) -
         progress.stage("waiting for the storage", settings.mount_wait + LOCK_SLACK_S)
         vm.storage_mounted.wait(settings.mount_wait, progress.note)
     _wait_for_shares(vm, settings, progress)
-    wait = settings.wait
-    if wait is None:
+    if (wait := settings.wait) is None:
         wait = _lease_and_grace()
         progress.seconds = max(progress.seconds, wait)
     progress.stage("opening the disks")
@@ -323,6 +323,55 @@ def refusal(vm: VmToClaim, file: ClaimedFile, settings: ClaimSettings, waited: f
     return LockConflict(file.plan.path, message, hint)
 
 
+def earlier_disks(
+    vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettings
+) -> list[tuple[list[ClaimedFile], list[int]]]:
+    """Return the inodes that the VM's last claim locked and this one does not, with this claim's files beside them.
+
+    Nearly always none: they are what claim_replaced.py looks at.
+    """
+    from vmguard.adapters.storage import owner_record
+
+    found = []
+    for files in _by_folder(claimed):
+        try:
+            listed = owner_record.listed_disks(files[0].real, settings.record.folder, vm.file_id)
+        except OSError:
+            continue  # no list: nothing is known, as without records
+        inodes = [file.key[1] for file in files]
+        claimed.listed[files[0].real] = listed
+        others = [inode for inode in listed if inode not in inodes]
+        if others:
+            found.append((files, others))
+    return found
+
+
+def _by_folder(claimed: ClaimedFiles) -> list[list[ClaimedFile]]:
+    """Return the files that get a record, those of one folder together."""
+    folders: dict[str, list[ClaimedFile]] = {}
+    for file in claimed.files:
+        if file.plan.mode == EXCLUSIVE and not file.reserved:
+            folders.setdefault(os.path.dirname(file.real), []).append(file)
+    return list(folders.values())
+
+
+def _list_disks(vm: VmToClaim, settings: ClaimSettings, claimed: ClaimedFiles) -> None:
+    """Leave a list of the VM's disks in each folder where the one that is there is another."""
+    from vmguard.adapters.storage import owner_record
+
+    for files in _by_folder(claimed):
+        real, inodes = files[0].real, [file.key[1] for file in files]
+        if claimed.listed.get(real) == inodes:
+            continue
+        try:
+            owner_record.as_owner(
+                real,
+                lambda: owner_record.list_disks(real, settings.record.folder, vm.file_id, inodes),  # noqa: B023
+            )
+        except OSError:
+            pass  # a share that takes no records has been reported
+
+
 def write_records(vm: VmToClaim, settings: ClaimSettings, claimed: ClaimedFiles) -> tuple[dict[str, int], list[str]]:
     """Write owner records after the start was released. Return epochs by inode, and errors."""
     fields = {
@@ -341,6 +390,7 @@ def write_records(vm: VmToClaim, settings: ClaimSettings, claimed: ClaimedFiles)
             epochs[str(file.key[1])] = _write_record(file, settings.record.folder, fields)
         except OSError as problem:
             problems.append(f"no owner record for {file.plan.path}: {problem.strerror}")
+    _list_disks(vm, settings, claimed)
     return epochs, problems
 
 

@@ -12,7 +12,7 @@ import sys
 
 from vmguard import faults
 from vmguard.core import LIBVIRT
-from vmguard.errors import VmguardError
+from vmguard.errors import DaemonError, VmguardError
 from vmguard.hook import entry, operations
 from vmguard.protocol import wire
 
@@ -27,15 +27,16 @@ INFORM_TIMEOUT_S = 2.0
 #: obeys it
 PROOF = "vmguard-proof-"
 #: operation of libvirt -> request to the daemon
-_REQUESTS = {"release": "ended", "migrate": "incoming"}
+_REQUESTS = {"release": "ended", "migrate": "incoming", "restore": "restoring"}
 
 
 def main(argv: list[str]) -> int:
     """Serve one event; return the exit status. libvirt puts what is on stderr into the error of a refused start."""
     faults.point("start")
     name, operation = (os.fsdecode(word) for word in (*argv[1:3], "", "")[:2])
+    reason = os.fsdecode(argv[4]) if len(argv) > 4 else ""
     row = operations.row(operation)
-    return entry.serve(row, lambda: _claim(name), lambda: _inform(_REQUESTS[operation]))
+    return entry.serve(row, lambda: _claim(name), lambda: _inform(_REQUESTS[operation], reason))
 
 
 def _claim(name: str) -> None:
@@ -54,16 +55,44 @@ def vm_of(xml: bytes) -> VmToClaim:
     from vmguard.core.sources.domain_xml import parse_domain
     from vmguard.hook.vm_to_claim import VmToClaim
 
-    return VmToClaim(LIBVIRT, parse_domain(xml))
+    domain = parse_domain(xml)
+    return VmToClaim(
+        LIBVIRT,
+        domain,
+        start_anew=f"virsh start --force-boot '{domain.name}' (or virsh managedsave-remove '{domain.name}' first); to"
+        " resume it all the same, if you are sure that nobody wrote to the disks since: touch its image, or restore it"
+        " where it was saved",
+    )
 
 
-def _inform(operation: str) -> None:
-    """Send the daemon a hint, which it verifies itself. It does not depend on hints: a failure here does no harm."""
+def _inform(operation: str, reason: str) -> None:
+    """Send the daemon a hint, which it verifies itself. It does not depend on hints: a failure here does no harm.
+
+    The exception is a restore: a daemon that did not learn of it would take the start that follows for an ordinary one.
+    Without a daemon ``prepare`` decides, by the same rule.
+
+    ``reason``: libvirt's fourth word, since 10.5.0 why a VM ended; before that ``-``.
+    """
     from vmguard.core.sources.domain_xml import parse_domain
 
     domain = parse_domain(read_xml())
-    connection = wire.connect(entry.socket_path(), INFORM_TIMEOUT_S)
-    connection.ask({"op": operation, "hypervisor": LIBVIRT, "name": domain.name, "uuid": domain.uuid})
+    message: dict[str, object] = {"op": operation, "hypervisor": LIBVIRT, "name": domain.name, "uuid": domain.uuid}
+    if operation == "ended" and reason not in ("", "-", "unknown"):
+        message["reason"] = reason
+    try:
+        connection = wire.connect(entry.socket_path(), INFORM_TIMEOUT_S)
+    except DaemonError as problem:
+        if operation != "restoring" or os.geteuid() != 0:  # a session VM: its own policy decides at prepare
+            raise
+        from vmguard.hook.daemon_absent import refuse_unless_allowed
+
+        refuse_unless_allowed(domain.name, problem)
+        return
+    if operation == "restoring":
+        from vmguard.hook.claim_saved import image_time
+
+        message["saved"] = image_time(os.getppid(), domain.uuid)
+    connection.ask(message)
 
 
 def read_xml() -> bytes:

@@ -16,7 +16,7 @@ CLAIM = "claim"
 INFORM = "inform"
 
 # What happens when the hook fails to do it.
-REFUSE = "refuse"  # exit 1: libvirt does not start the VM and shows our message
+REFUSE = "refuse"  # exit 1: the hypervisor does not start the VM and shows our message
 PASS = "pass"  # exit 0, whatever happened
 
 
@@ -38,7 +38,7 @@ LIBVIRT: dict[str, Row] = {
     "stopped": Row(NOTHING, PASS, "no proof of death: QEMU may hang in the kernel; the daemon watches its pidfd"),
     "release": Row(INFORM, PASS, "a hint for a start that failed before there was a QEMU; never a proof"),
     "migrate": Row(INFORM, PASS, "the target alone: the prepare that follows finds the source's locks, rightly"),
-    "restore": Row(NOTHING, PASS, "prepare follows and claims; stdout would become the domain XML"),
+    "restore": Row(INFORM, REFUSE, "prepare follows, claims and compares the saved memory; stdout becomes the XML"),
     "reconnect": Row(NOTHING, PASS, "libvirtd restarted: a failure here would KILL the running VM"),
     "attach": Row(NOTHING, PASS, "documented, but no libvirt calls it"),
 }

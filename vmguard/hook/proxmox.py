@@ -54,7 +54,12 @@ def _claim(vmid: str) -> None:
 
     source = os.environ.get("PVE_MIGRATED_FROM", "")  # present, but empty, at every start that is no migration
     vm = read_vm(config_dir(), vmid, node_name(), source)
-    wanted = VmToClaim(PROXMOX, vm.domain, Ground(vm), lambda text: entry.say(f"vmguard: {text}"), source)
+    say = lambda text: entry.say(f"vmguard: {text}")  # noqa: E731
+    wanted = VmToClaim(PROXMOX, vm.domain, Ground(vm), say, source)
+    if not source and vm.saved_image is not None:
+        wanted.saved_image = vm.saved_image
+        wanted.start_anew = f"qm set {vmid} --delete vmstate && qm start {vmid}"
+    wanted.unique_id = False
     _end_with_signal(wanted)
     entry.claim_all(wanted, f"{vm.domain.name} ({vmid})")
 

@@ -41,7 +41,19 @@ def boottime() -> float:
 class VmToClaim:
     """A VM whose files are to be claimed: what the hypervisor told its hook."""
 
-    __slots__ = ("child", "domain", "hypervisor", "name", "source", "speak", "storage_mounted", "uuid")
+    __slots__ = (
+        "child",
+        "domain",
+        "hypervisor",
+        "name",
+        "saved_image",
+        "source",
+        "speak",
+        "start_anew",
+        "storage_mounted",
+        "unique_id",
+        "uuid",
+    )
 
     def __init__(
         self,
@@ -50,6 +62,9 @@ class VmToClaim:
         storage_mounted: StorageMounted | None = None,
         speak: Callable[[str], None] | None = None,
         source: str = "",
+        saved_image: str | None = None,
+        start_anew: str = "",
+        unique_id: bool = True,
     ) -> None:
         self.hypervisor = hypervisor
         self.name = domain.name
@@ -61,8 +76,20 @@ class VmToClaim:
         self.speak = speak
         #: the node that the VM migrates from while it runs, where the hypervisor says so; else empty
         self.source = source
+        #: the file of the saved memory that it starts from, empty if that is no file, where the hypervisor names it;
+        #: None: it starts anew
+        self.saved_image = saved_image
+        #: how to start it without its saved memory, for people
+        self.start_anew = start_anew
+        #: no other VM of any host has its id; a VMID is unique in its cluster alone, and a share may serve two
+        self.unique_id = unique_id
         #: the pid of the claim's child while there is one
         self.child = 0
+
+    @property
+    def file_id(self) -> str:
+        """Return the VM's id as a part of a file name."""
+        return f"{self.hypervisor}-{self.uuid}".replace("/", "_")
 
     def identity(self) -> dict[str, str]:
         """Return the keys by which each request names its VM."""

@@ -27,7 +27,23 @@ def run(jobs: list[dict[str, Any]]) -> int:
         except OSError as problem:
             failed += 1
             os.write(2, f"owner record of {job['path']!r} not marked as released: {problem.strerror}\n".encode())
+    _sweep(jobs)
     return 1 if failed else 0
+
+
+def _sweep(jobs: list[dict[str, Any]]) -> None:
+    """Remove the records of deleted disks, once in each folder. Nobody depends on it."""
+    from vmguard.adapters.storage import owner_record, record_sweep
+
+    folders: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        folders.setdefault(os.path.dirname(job["path"]), job)
+    for job in folders.values():
+        path, name, inode = job["path"], job["folder"], int(job["inode"])
+        try:
+            owner_record.as_owner(path, lambda: record_sweep.sweep(path, name, inode))  # noqa: B023
+        except OSError:
+            pass
 
 
 def _write(job: dict[str, Any], owner: Owner) -> None:

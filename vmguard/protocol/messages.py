@@ -126,6 +126,7 @@ class ClaimSettings(Frozen):
         "now",
         "policy",
         "record",
+        "saved",
         "timeout",
         "wait",
     )
@@ -142,6 +143,7 @@ class ClaimSettings(Frozen):
         identity: HostIdentity,
         as_users: list[Pair],
         incoming: str | None,
+        saved: float | None = None,
     ) -> None:
         #: the time of the claim, as owner records have it
         self.now: Final = now
@@ -160,6 +162,9 @@ class ClaimSettings(Frozen):
         self.as_users: Final = as_users
         #: the host that the VM migrates from, empty if that is not known; None: an ordinary start
         self.incoming: Final = incoming
+        #: the VM starts from saved memory: when that was written, in seconds since the epoch, 0 if that is not known;
+        #: None: an ordinary start
+        self.saved: Final = saved
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -173,6 +178,7 @@ class ClaimSettings(Frozen):
             "identity": self.identity.as_json(),
             "as_users": [list(user) for user in self.as_users],
             "incoming": self.incoming,
+            **({} if self.saved is None else {"saved": self.saved}),
         }
 
     @classmethod
@@ -189,6 +195,7 @@ class ClaimSettings(Frozen):
             identity=HostIdentity.from_json(_get(value, "identity", dict)),
             as_users=_pairs(value, "as_users"),
             incoming=None if value.get("incoming") is None else _get(value, "incoming", str),
+            saved=None if value.get("saved") is None else _number(value, "saved"),
         )
 
 

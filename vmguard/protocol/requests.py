@@ -151,13 +151,21 @@ _ROWS = (
     RequestType(
         "ended",
         Sender.HOOK,
-        _VM,
+        (*_VM, _optional("reason", TEXT)),
         Answer.MESSAGE,
         (),
-        "the hypervisor says that a VM ended: a hint, never a proof (Proxmox's hook gets no answer)",
+        "the hypervisor says that a VM ended, and why: a hint, never a proof (Proxmox's hook gets no answer)",
     ),
     RequestType(
         "incoming", Sender.HOOK, _VM, Answer.MESSAGE, (), "the next start of this VM is a live migration to here"
+    ),
+    RequestType(
+        "restoring",
+        Sender.HOOK,
+        (*_VM, _optional("saved", NUMBER)),
+        Answer.MESSAGE,
+        (),
+        "the next start of this VM resumes saved memory; saved: when that was written, in seconds since 1970",
     ),
     RequestType(
         "adopt",

@@ -33,6 +33,8 @@ class FileAnswer:
     unpinned_reason: str
     #: who has it locked although this VM uses it; empty when nobody does
     conflict: str
+    #: why it is no longer the file that its path leads to; empty while it is
+    replaced: str
     json: Json
 
     @classmethod
@@ -49,6 +51,7 @@ class FileAnswer:
             process=fields.text("process", ""),
             unpinned_reason=fields.text("weaker", ""),
             conflict=fields.text("conflict", ""),
+            replaced=fields.text("replaced", ""),
             json=fields.json,
         )
 
@@ -333,3 +336,5 @@ class LockOnShare:
     other_mount: str = ""
     #: why it is not the file that it should be: its share is not mounted over it
     bare: str = ""
+    #: why the record may be about another file; empty when there is no reason to think so
+    doubt: str = ""

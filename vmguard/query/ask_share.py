@@ -14,15 +14,19 @@ from typing import Any
 from vmguard.adapters.linux import bounded_child, mounts, ofd
 from vmguard.adapters.storage import lock_holder, owner_record
 from vmguard.adapters.storage.files import Opener, real_path
+from vmguard.adapters.storage.replaced import why_replaced
 from vmguard.core.locks.owner_record import TEXT_FIELDS, Owner
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import WHOLE
+from vmguard.errors import VmguardError
 from vmguard.query import other_mounts
-from vmguard.query.answers import LockOnShare
+from vmguard.query.answers import LockOnShare, VmAnswer
 from vmguard.query.places import Places
 
 #: folders below a mount point that are searched for owner records
 _SEARCH_DEPTH = 4
+#: for what the daemon tells, too, only later
+_AT_ONCE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ def lock_of(path: str, mode: str, places: Places) -> LockOnShare:
         inode=int(answer["inode"]),
         other_mount=str(answer["other_mount"]),
         bare=str(answer["bare"]),
+        doubt=str(answer["doubt"]),
     )
 
 
@@ -61,6 +66,20 @@ def records_of(wanted: str, places: Places) -> list[FoundRecord]:
     found = bounded_child.run(search, places.timeout, "searching the owner records")
     records = ((_owner(item["owner"]), str(item["folder"])) for item in found)
     return [FoundRecord(owner, folder) for owner, folder in records if owner is not None]
+
+
+def replaced_now(vm: VmAnswer, places: Places) -> dict[str, str]:
+    """Return why a VM's disks are not what their paths lead to now, by path. A storage that is slow says nothing."""
+    own = {file.inode for file in vm.files}
+    asked = [
+        (file.path, str(file.json.get("real") or file.path), file.inode) for file in vm.files if file.mode == EXCLUSIVE
+    ]
+    seconds = min(_AT_ONCE_S, places.timeout)
+    try:
+        found = bounded_child.run(functools.partial(_replaced, asked, own), seconds, "looking at the disks' paths")
+    except VmguardError:
+        return {}
+    return {str(path): str(why) for path, why in found.items()}
 
 
 def _owner(value: Any) -> Owner | None:
@@ -89,6 +108,7 @@ def _ask(path: str, mode: str, folder: str) -> dict[str, object]:
         "inode": opened.key[1],
         "other_mount": other_mounts.why_of_path(real, table),
         "bare": other_mounts.why_bare(real, table),
+        "doubt": found.doubt,
     }
 
 
@@ -106,4 +126,16 @@ def _search(wanted: str, folder_name: str) -> list[dict[str, object]]:
                 owner = owner_record.last_claim(os.path.join(folder, name))
                 if owner is not None and wanted in (owner.vm, owner.uuid):
                     found.append({"owner": owner.as_json(), "folder": os.path.dirname(folder)})
+    return found
+
+
+def _replaced(asked: list[tuple[str, str, int]], own: set[int]) -> dict[str, str]:
+    found = {}
+    for path, real, inode in asked:
+        try:
+            why = why_replaced(real, inode, own)
+        except OSError:
+            continue
+        if why:
+            found[path] = why
     return found

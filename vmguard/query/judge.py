@@ -43,12 +43,14 @@ def holder_of(lock: LockOnShare, this_host: str) -> Holder:
 
 def verdict_here(file: FileAnswer) -> DiskStatus:
     """Judge a file of a VM that this host guards."""
+    if file.replaced:
+        return DiskStatus.UNGUARDED_HERE
     return GUARDED.get(file.guard, DiskStatus.UNGUARDED_HERE)
 
 
 def floor_of(vm: VmAnswer, daemon_down: bool) -> Status:
     """Return the least status of a guarded VM, whatever its disks say: a claim without QEMU, a weaker lock, ..."""
-    if vm.fencing or vm.state == "conflict":
+    if vm.fencing or vm.state == "conflict" or any(file.replaced for file in vm.files):
         return Status.CRITICAL
     if daemon_down or vm.frozen or vm.state not in ("running", "incoming"):
         return Status.WARNING
@@ -57,7 +59,7 @@ def floor_of(vm: VmAnswer, daemon_down: bool) -> Status:
 
 def status_of(vm: VmAnswer) -> Status:
     """Return a guarded VM's share in the status of this host."""
-    unlocked = any(file.guard in (GuardState.LOST, GuardState.CONFLICT) for file in vm.files)
+    unlocked = any(file.guard in (GuardState.LOST, GuardState.CONFLICT) or file.replaced for file in vm.files)
     if vm.state == "conflict" or vm.fencing or unlocked:
         return Status.CRITICAL
     return Status.WARNING if vm.frozen or any(file.unpinned_reason for file in vm.files) else Status.OK

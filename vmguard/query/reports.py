@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from vmguard.query.answers import FileAnswer, LockOnShare, VmAnswer
 from vmguard.query.lookup import Found, find
 from vmguard.query.places import Places
 
+_REPLACED_TODO = "end the VM here if its disk was replaced on purpose; else move the old file back while it runs"
+
 
 def check(wanted: str, places: Places) -> VmReport:
     """Report on one VM, by id, name or uuid.
@@ -29,7 +32,7 @@ def check(wanted: str, places: Places) -> VmReport:
     report = VmReport(found.name, found.uuid, found.hypervisor, "", "", daemon=daemon_problem or "up")
     report.unguarded = found.plan.unguarded
     if found.guarded is not None:
-        _report_guarded(report, found.guarded, bool(daemon_problem))
+        _report_guarded(report, found.guarded, bool(daemon_problem), places)
         _name_targets(report, places)
     else:
         _report_from_share(report, found, places)
@@ -47,10 +50,14 @@ def elsewhere(file: FileAnswer, places: Places) -> str:
 # -- a VM -----------------------------------------------------------------------------------------------------------
 
 
-def _report_guarded(report: VmReport, vm: VmAnswer, daemon_down: bool) -> None:
+def _report_guarded(report: VmReport, vm: VmAnswer, daemon_down: bool, places: Places) -> None:
     others = {item.path: item for item in other_mounts.of_vm(vm, not daemon_down)}
+    replaced = {} if daemon_down else ask_share.replaced_now(vm, places)
     for file in vm.files:
+        if file.path in replaced and not file.replaced:
+            file = dataclasses.replace(file, replaced=replaced[file.path])
         verdict = judge.verdict_here(file)
+        todo = _REPLACED_TODO if file.replaced else "vmguard adopt"
         since = f", since {vm.claimed}" if verdict is DiskStatus.GUARDED_HERE else ""
         if file.path in others and verdict is DiskStatus.GUARDED_HERE:
             verdict, since = DiskStatus.OTHER_MOUNT, f"{since}; but {others[file.path].why}"
@@ -61,7 +68,7 @@ def _report_guarded(report: VmReport, vm: VmAnswer, daemon_down: bool) -> None:
                 mode=file.mode,
                 verdict=verdict,
                 text=wording.guard_words(file) + since,
-                todo="vmguard adopt" if verdict is DiskStatus.UNGUARDED_HERE else "",
+                todo=todo if verdict is DiskStatus.UNGUARDED_HERE else "",
                 ranges=file.ranges,
                 guard=file.guard,
                 through=file.through,

@@ -30,6 +30,8 @@ def stance(vm: VmAnswer) -> str:
 
 def guard_words(file: FileAnswer) -> str:
     """Say how one file is guarded: ranges, mode, guard, and through which descriptor of which process."""
+    if file.replaced:
+        return f"locked here, but NOT the disk any more: {file.replaced}"
     if file.guard == GuardState.INCOMING:
         return "locked by the host that the VM comes from; reserved here: no third host can take it"
     if file.guard == GuardState.OUTGOING:
@@ -52,9 +54,9 @@ def holder_words(holder: Holder, lock: LockOnShare, now: datetime.datetime) -> s
     match holder:
         case Holder.NOBODY:
             if owner is None:
-                return "free: nobody has it locked"
+                return "free: nobody has it locked" + (f" ({lock.record_problem})" if lock.record_problem else "")
             last = f"last held by {printable(owner.host)} (epoch {owner.epoch}, claimed {owner.claimed})"
-            return f"free: nobody has it locked; {last}"
+            return f"free: nobody has it locked; {last}{_but(lock)}"
         case Holder.PROCESS_HERE:
             return "locked by a process of this host: " + ", ".join(lock.local_users)
         case Holder.UNKNOWN:
@@ -63,9 +65,13 @@ def holder_words(holder: Holder, lock: LockOnShare, now: datetime.datetime) -> s
         case Holder.HOST:
             assert owner is not None
             since = f"{owner.claimed} ({ago(owner.claimed, now)})"
-            return f"held by {printable(owner.host)} since {since}, epoch {owner.epoch}"
+            return f"held by {printable(owner.host)} since {since}, epoch {owner.epoch}{_but(lock)}"
         case _:
             assert_never(holder)
+
+
+def _but(lock: LockOnShare) -> str:
+    return f"; but {lock.doubt}" if lock.doubt else ""
 
 
 def holder_todo(holder: Holder, lock: LockOnShare, now: datetime.datetime) -> str:

@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 
 #: slots from the end that are tried: the last one may be torn
 _READ_BACK_SLOTS = 4
+#: the last ones that a record keeps: more than anybody reads (saved_state.MAX_FAILED, _READ_BACK_SLOTS)
+KEPT_SLOTS = 16
+#: holes of whole blocks alone give anything back
+_BLOCK_BYTES = 4096
+#: FALLOC_FL_* (linux/falloc.h)
+_KEEP_SIZE = 1
+_PUNCH_HOLE = 2
+#: of the list of a VM's disks, after its id
+_LIST = ".disks"
+_MAX_LISTED = 150
 #: what os.open answers for O_DIRECT on file systems without it (tmpfs), and I/O that is not aligned for the device
 _NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
 
@@ -117,9 +127,51 @@ def write_release(disk: str, folder_name: str, inode: int, owner: Owner) -> None
         found = parse_slot(_read(fd, owner.epoch))
         if found is None or (found.boot, found.uuid) != (owner.boot, owner.uuid):
             raise OSError(errno.ESTALE, "the record's slot belongs to another claim")
+        # Why it ended is known later than that it ended, and may be written by a process that was faster than this one.
+        owner.ended = owner.ended or found.ended
+        owner.released = found.released or owner.released
         _write(fd, slot(owner), position(owner.epoch))
+        if owner.epoch % KEPT_SLOTS == 0 and owner.epoch > KEPT_SLOTS:
+            _free_old_slots(fd, owner.epoch)
     finally:
         os.close(fd)
+
+
+def _free_old_slots(fd: int, epoch: int) -> None:
+    """Give the blocks of old slots back. The size stays, which tells the newest epoch.
+
+    NFS 4.2 has it (DEALLOCATE); where a server or a file system has not, the record goes on growing by a slot a claim.
+    """
+    import ctypes  # the hook does not come here
+
+    from vmguard.adapters.linux.libc import libc
+
+    end = position(epoch - KEPT_SLOTS + 1) // _BLOCK_BYTES * _BLOCK_BYTES
+    libc.fallocate64(fd, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(end))
+
+
+def listed_disks(disk: str, folder_name: str, vm_id: str) -> list[int]:
+    """Return the inodes beside a disk that a VM's last claim locked; none if it left no list. Raises OSError."""
+    try:
+        text = os.readlink(os.path.join(_folder(disk, folder_name), vm_id + _LIST))
+    except FileNotFoundError:
+        return []
+    return [int(word) for word in text.split(",") if word.isascii() and word.isdigit()]
+
+
+def list_disks(disk: str, folder_name: str, vm_id: str, inodes: list[int]) -> None:
+    """Leave the list of the inodes beside a disk that a VM's claim has locked. Raises OSError.
+
+    It is the text of a symbolic link that leads nowhere: written and read as a whole, and without an OPEN.
+    """
+    path = os.path.join(_folder(disk, folder_name), vm_id + _LIST)
+    text = ",".join(map(str, inodes[:_MAX_LISTED]))
+    try:
+        os.symlink(text, path)
+    except FileExistsError:
+        new = f"{path}.{os.getpid()}"
+        os.symlink(text, new)
+        os.rename(new, path)
 
 
 def _write(fd: int, data: bytes, where: int) -> None:
@@ -130,17 +182,25 @@ def _write(fd: int, data: bytes, where: int) -> None:
 
 def read_owner(disk: str, folder_name: str, inode: int) -> Owner | None:
     """Return the latest readable claim of a disk; None if none was ever written. Raises OSError."""
+    return next(iter(read_claims(disk, folder_name, inode, 1)), None)
+
+
+def read_claims(disk: str, folder_name: str, inode: int, count: int) -> list[Owner]:
+    """Return the latest readable claims of a disk, the newest first, at most ``count``. Raises OSError."""
     try:
         fd = _open_record(disk, folder_name, inode, os.O_RDONLY)
     except FileNotFoundError:
-        return None
+        return []
+    claims: list[Owner] = []
     try:
         last = os.fstat(fd).st_size // SLOT_BYTES
-        for index in range(last, max(0, last - _READ_BACK_SLOTS), -1):
+        for index in range(last, max(0, last - _READ_BACK_SLOTS - count + 1), -1):
             owner = parse_slot(_read(fd, index))
             if owner is not None:
-                return owner
-        return None
+                claims.append(owner)
+            if len(claims) == count:
+                break
+        return claims
     finally:
         os.close(fd)
 

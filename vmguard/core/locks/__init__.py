@@ -8,6 +8,8 @@ pin             the steps that move a lock onto the description that does the I/
 pin_step        the pinner's next step for one file, and when its VM is scanned again
 plan            the files that a start locks, and the storage that no lock covers
 ranges          the byte ranges that a claim holds and excludes
+record_match    whether an owner record is about the file that it lies beside
 refusal         the message of a refused start
 retry           when a try that failed may be made again
+saved_state     whether saved memory still fits its disks
 """

@@ -20,7 +20,7 @@ SLOT_BYTES = 1024
 #: longest JSON form of a field that people choose: longer names are cut, never refused
 _MAX_FIELD_BYTES = 120
 
-TEXT_FIELDS = ("host", "machine", "boot", "hypervisor", "vm", "uuid", "path", "claimed", "released", "version")
+TEXT_FIELDS = ("host", "machine", "boot", "hypervisor", "vm", "uuid", "path", "claimed", "released", "version", "ended")
 
 
 class Owner:
@@ -29,6 +29,7 @@ class Owner:
     __slots__ = (
         "boot",
         "claimed",
+        "ended",
         "epoch",
         "host",
         "hypervisor",
@@ -53,6 +54,8 @@ class Owner:
         self.claimed = fields.get("claimed", "")
         self.released = fields.get("released", "")
         self.version = fields.get("version", "")
+        #: how the run ended, in a word of the hypervisor; ``failed``: it never began; empty: not known
+        self.ended = fields.get("ended", "")
 
     def as_json(self) -> dict[str, str | int]:
         """Return all fields by name."""

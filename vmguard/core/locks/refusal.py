@@ -34,6 +34,8 @@ class Holder:
     local_users: tuple[str, ...]
     #: the server's lease in seconds; None when the storage is not NFSv4 or the lease is not known
     lease: float | None
+    #: why the record may be about another file; empty when there is no reason to think so
+    doubt: str = ""
 
 
 def ago(since: str, now: datetime.datetime) -> str:
@@ -61,6 +63,8 @@ def in_use(disk: str, vm: str, here: Here, holder: Holder, now: datetime.datetim
         lines.append(f"  since    : {_when(owner.claimed)} ({ago(owner.claimed, now)})")
         if owner.released:
             lines.append(f"  but      : that claim was released {_when(owner.released)}")
+        if holder.doubt:
+            lines.append(f"  unsure   : {holder.doubt}")
     else:
         lines.append(f"  held by  : unknown ({holder.record_problem or 'nobody wrote an owner record'})")
     lines.append(f"  alive?   : {_alive(here, holder)}")

@@ -43,12 +43,14 @@ _ROLES = {"efidisk": NVRAM, "tpmstate": TPM_STATE}
 class PveVm:
     """The files that a start opens, and the storages that it needs."""
 
-    __slots__ = ("domain", "notes", "storages")
+    __slots__ = ("domain", "notes", "saved_image", "storages")
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
         #: path of a source -> the storage that it is on
         self.storages: dict[str, Storage] = {}
+        #: the file of its saved memory, empty if that is no file; None: it starts anew
+        self.saved_image: str | None = None
         #: remarks for people, without effect on the start
         self.notes: list[str] = []
 
@@ -70,9 +72,20 @@ def plan_vm(config: VmConfig, storages: Storages, node: str = "") -> PveVm:
             _read_args(value, vm.domain)
     for key, why in config.dropped:
         vm.domain.unguarded.append(Unguarded(key, why, OTHER))
+    if "vmstate" in config.options:
+        vm.saved_image = _saved_image(config.options["vmstate"], storages, node)
     if config.pending:
         vm.notes.append(f"changes of {', '.join(config.pending)} are pending: they count from the next start on")
     return vm
+
+
+def _saved_image(volume: str, storages: Storages, node: str) -> str:
+    """Return where saved memory lies, empty when that is no file. Whether it can be read is Proxmox's business."""
+    try:
+        kind, place, _ = storages.locate(volume, node, "vmstate")
+    except PlanError:
+        return ""
+    return place if kind == FILE else ""
 
 
 def _read_drive(drive: Drive, template: bool, storages: Storages, node: str, vm: PveVm) -> None:

@@ -28,6 +28,8 @@ log = logging.getLogger("vmguard.service")
 _NAME_CHARACTERS = 4096
 _HOST_CHARACTERS = 256
 _WARNING_CHARACTERS = 500
+#: from the announcement of a restore to its start: libvirt does nothing but its own checks in between
+_RESTORE_S = 10.0
 #: makes a claim's settings from its hypervisor and the node that the VM migrates from (None: an ordinary start)
 MakeSettings = Callable[[str, str | None], ClaimSettings]
 
@@ -76,6 +78,8 @@ class ClaimRequests:
         self._settings = settings
         self._migration_target = migration_target
         self._start_tasks = StartTasks(loop)
+        #: VMs whose restore was announced: until when that counts, and when their memory was saved
+        self._restoring: dict[str, tuple[float, float]] = {}
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -87,6 +91,7 @@ class ClaimRequests:
             "started": self._started,
             "ended": self._ended,
             "incoming": self._announce,
+            "restoring": self._restore,
         }
 
     # -- a claim ----------------------------------------------------------------------------------------------------
@@ -97,6 +102,8 @@ class ClaimRequests:
         old = self._registry.get(vm.id)
         if self._migration_target.is_announced(vm.id):
             session.source = ""
+        until, saved = self._restoring.pop(vm.id, (0.0, 0.0))
+        session.saved = saved if until > self._loop.now() else None
         source = request.message.get("incoming")
         if source is not None:
             session.source = source[:_HOST_CHARACTERS]
@@ -116,7 +123,7 @@ class ClaimRequests:
         return None
 
     def _settings_for(self, session: Session, hypervisor: str) -> Message:
-        return {"settings": self._settings(hypervisor, session.source).as_json()}
+        return {"settings": {**self._settings(hypervisor, session.source).as_json(), "saved": session.saved}}
 
     def _answer_when_released(self, session: Session, old: GuardedVm) -> None:
         """Answer a claim once the earlier run's claim is released, or refuse it when that takes too long."""
@@ -215,12 +222,20 @@ class ClaimRequests:
             if vm is not None:
                 self._lifecycle.settle(vm)
             return None
+        self._lifecycle.explain(named.id, request.message.get("reason") or "")
         if vm is not None:
             self._lifecycle.ended(vm)
         return {}
 
     def _announce(self, request: Request) -> Message:
         self._migration_target.announce(NamedVm.of(request.message).id)
+        return {}
+
+    def _restore(self, request: Request) -> Message:
+        """The start that comes next resumes saved memory; an announcement counts for that one alone."""
+        now = self._loop.now()
+        self._restoring = {known: value for known, value in self._restoring.items() if value[0] > now}
+        self._restoring[NamedVm.of(request.message).id] = (now + _RESTORE_S, request.message.get("saved") or 0.0)
         return {}
 
 

@@ -36,6 +36,8 @@ class Session:
     task: int = -1
     #: the node that its VM migrates from, empty if that is not known; None: an ordinary start
     source: str | None = None
+    #: when the memory was saved that its VM is restored from, 0 if that is not known; None: an ordinary start
+    saved: float | None = None
 
     def answer(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Send an answer. A peer that does not take it is logged, and delays no other peer."""

@@ -33,6 +33,9 @@ from vmguard.errors import DaemonError
 
 log = logging.getLogger("vmguard.keeper")
 
+#: of the word with which a hypervisor says why a VM ended
+_REASON_CHARACTERS = 30
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -61,8 +64,10 @@ class ClaimLifecycle:
         mark_released: MarkReleased,
         command_lines: CommandLines,
         on_running: Callable[[GuardedVm], None],
+        explain_released: Callable[[str, str], None] = lambda vm_id, reason: None,
     ) -> None:
-        """``on_running``: told when a VM's QEMU is known."""
+        """``on_running``: told when a VM's QEMU is known. ``explain_released``: why a VM ended that was released."""
+        self._explain_released = explain_released
         self._loop = loop
         self._registry = registry
         self._pinner = pinner
@@ -138,6 +143,14 @@ class ClaimLifecycle:
         if vm.state is State.CLAIMED:
             self._finder.find(vm, functools.partial(self._ended_or_found, vm))
 
+    def explain(self, vm_id: str, reason: str) -> None:
+        """The hypervisor says why a VM ended: for its owner records, which may be marked already."""
+        vm = self._registry.get(vm_id)
+        if vm is not None:
+            vm.ended = reason[:_REASON_CHARACTERS]
+        elif reason:
+            self._explain_released(vm_id, reason[:_REASON_CHARACTERS])
+
     def _ended_or_found(self, vm: GuardedVm, line: CommandLine | None) -> None:
         if vm.state is State.CLAIMED and not self._qemu_found(vm, line):
             vm.start_is_over = True
@@ -151,6 +164,7 @@ class ClaimLifecycle:
 
     def resume(self, vm: GuardedVm, stored: dict[str, int]) -> None:
         """Take a VM up again that a daemon before this one guarded; ``stored``: what systemd kept, by name."""
+        vm.resumed = True
         for file in vm.files:
             descriptor = stored.pop(vm.store_name(file), None)
             file.guard.taken_over(descriptor)

@@ -11,12 +11,15 @@ from typing import Any
 import vmguard
 from vmguard.adapters.linux import clock, host_identity
 from vmguard.core.locks.plan import EXCLUSIVE
+from vmguard.core.locks.saved_state import FAILED
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.records")
+
+_MAX_RECENT = 64
 
 MarkReleased = Callable[[GuardedVm, Sequence[GuardedFile]], None]
 
@@ -49,6 +52,8 @@ class ReleaseMarks:
     def __init__(self, loop: Loop, settings: Callable[[], RecordSettings]) -> None:
         self._loop = loop
         self._settings = settings
+        #: VMs whose records were marked last, the oldest first: libvirt says why a VM ended when its locks are gone
+        self._recent: dict[str, GuardedVm] = {}
 
     @property
     def settings(self) -> RecordSettings:
@@ -60,6 +65,21 @@ class ReleaseMarks:
         jobs = self._jobs(vm, files)
         if not jobs:
             return
+        self._recent.pop(vm.id, None)
+        self._recent[vm.id] = vm
+        if len(self._recent) > _MAX_RECENT:
+            del self._recent[next(iter(self._recent))]
+        self._start(vm, jobs)
+
+    def explain(self, vm_id: str, reason: str) -> None:
+        """Write why a VM ended into its records, which were marked before the hypervisor said so."""
+        vm = self._recent.pop(vm_id, None)
+        if vm is not None and not vm.ended:
+            vm.ended = reason
+            if jobs := self._jobs(vm, vm.files):
+                self._start(vm, jobs)
+
+    def _start(self, vm: GuardedVm, jobs: list[dict[str, Any]]) -> None:
         try:
             subprocesses.start(
                 self._loop,
@@ -85,6 +105,7 @@ class ReleaseMarks:
             "uuid": vm.uuid,
             "claimed": vm.claimed,
             "released": clock.wall(),
+            "ended": vm.ended or ("" if vm.may_have_run else FAILED),
         }
         return [
             {

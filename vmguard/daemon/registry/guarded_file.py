@@ -61,6 +61,8 @@ class GuardedFile:
     relocks: int = 0
     #: how the VM's processes have it open, as of the last scan
     access: Access = Access.UNKNOWN
+    #: why it is no longer the file that its path leads to; empty while it is
+    replaced: str = ""
     #: None: a hook's claim of that mode
     origin: InitVar[Origin | None] = None
     guard: FileGuard = field(init=False)
@@ -117,6 +119,7 @@ class GuardedFile:
             "pieces": [list(piece) for piece in self.pieces],
             "ranges": describe(self.pieces),
             "epoch": self.epoch,
+            **({"replaced": self.replaced} if self.replaced else {}),
             **self.guard.as_json(),
         }
 

@@ -65,6 +65,10 @@ class GuardedVm:
     rebuilt: bool = False
     #: the host that it is migrating from, which rightly still has its disks; empty when it is not migrating
     incoming: str = ""
+    #: taken up from a daemon before this one, which may have missed a QEMU
+    resumed: bool = False
+    #: why its run ended, in a word of the hypervisor; empty: not known
+    ended: str = ""
     #: why it was stopped (SIGSTOP) over a conflict and only a person lets it continue; empty when it was not
     held_for_person: str = ""
     #: pidfd of the hook until that says that its claim stands; -1 afterwards
@@ -95,6 +99,11 @@ class GuardedVm:
     def title(self) -> str:
         """Return the VM for people; a hostile name cannot forge a log line."""
         return f"VM {self.name!r}"
+
+    @property
+    def may_have_run(self) -> bool:
+        """Return whether a QEMU of this claim may have written to its files."""
+        return bool(self.pid) or self.rebuilt or self.resumed
 
     @property
     def main(self) -> GuardedProcess | None:

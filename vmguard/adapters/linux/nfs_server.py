@@ -1,0 +1,77 @@
+"""This host's own NFS server (knfsd): what it exports, and whether it is in its grace period. Asks no other host.
+
+In a grace period the server's clients take their locks again (RFC 8881, 8.4.2.1). A process of the server itself knows
+no grace: its lock on the local file succeeds, and the client to whom the file belongs is denied.
+
+A server in user space (Ganesha) keeps locks that local processes do not meet at all: not seen here.
+"""
+
+from __future__ import annotations
+
+import os
+
+from vmguard.adapters.linux.mounts import unescape
+
+#: knfsd's own file system, and lockd's file for NFSv3; each says N until the grace period is over (fs/nfsd/nfsctl.c,
+#: write_v4_end_grace; fs/lockd/procfs.c). N, too, while the module is there and the server was never started: a host
+#: that boots, whose clients will come for their locks as soon as it is up.
+NFSD = "/proc/fs/nfsd"
+LOCKD_END_GRACE = "/proc/fs/lockd/nlm_end_grace"
+#: what exportfs(8) has handed to the kernel; /proc/fs/nfsd/exports has only those that a client has asked for by now
+ETAB = "/var/lib/nfs/etab"
+
+
+def in_grace() -> bool:
+    """Return whether this host's NFS server is in its grace period, or not up yet; False if there is none."""
+    version_4 = _read(os.path.join(NFSD, "v4_end_grace"))
+    return bool(version_4) and (version_4.startswith("N") or _read(LOCKD_END_GRACE).startswith("N"))
+
+
+def grace_seconds() -> int:
+    """Return how long a grace period is, 0 if that is not known."""
+    text = _read(os.path.join(NFSD, "nfsv4gracetime")).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def exports() -> list[str]:
+    """Return the folders that are exported; none where no server is running or about to."""
+    if not os.path.exists(os.path.join(NFSD, "v4_end_grace")):
+        return []
+    lines = [*_read(ETAB).splitlines(), *_read(os.path.join(NFSD, "exports")).splitlines()]
+    folders = [unescape(line.split()[0]) for line in lines if line.strip() and not line.startswith("#")]
+    return list(dict.fromkeys(folder for folder in folders if folder.startswith("/")))
+
+
+def export_of(path: str, folders: list[str]) -> str:
+    """Return the exported folder that a local file lies below, by whatever path; empty if there is none.
+
+    Folders are compared by device and inode: an export is often a bind mount. May touch local file systems.
+    """
+    roots: dict[tuple[int, int], str] = {}
+    for folder in folders:
+        try:
+            status = os.stat(folder)
+        except OSError:
+            continue
+        roots.setdefault((status.st_dev, status.st_ino), folder)
+    here = path
+    while roots:
+        try:
+            status = os.stat(here)
+        except OSError:
+            return ""
+        found = roots.get((status.st_dev, status.st_ino))
+        if found is not None:
+            return found
+        here, below = os.path.dirname(here), here
+        if here == below:
+            break
+    return ""
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+            return stream.read()
+    except OSError:
+        return ""
