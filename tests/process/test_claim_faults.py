@@ -117,7 +117,7 @@ def test_negative_control_a_child_killed_at_its_record_writes_none(guard: Guard,
     assert eventually(lambda: guard.nothing_left(*vm.disks)), guard.leftovers(*vm.disks)
     assert not folder.exists()
     assert_an_ordinary_start_works(guard, vm)
-    assert eventually(lambda: len(list(folder.iterdir())) == len(vm.disks))
+    assert eventually(lambda: len(list(folder.glob("*.owner"))) == len(vm.disks))
 
 
 # -- the daemon dies ------------------------------------------------------------------------------------------------

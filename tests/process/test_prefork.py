@@ -134,8 +134,8 @@ def test_the_owner_records_are_written_for_others_to_read(guard: Guard, vm: Vm) 
     without_interpreter(guard)
     assert claim(guard, vm).status == 0
     folder = vm.disks[0].parent / ".vmguard"
-    assert eventually(lambda: folder.exists() and len(list(folder.iterdir())) == len(vm.disks))
-    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
+    assert eventually(lambda: folder.exists() and len(list(folder.glob("*.owner"))) == len(vm.disks))
+    assert {path.stat().st_mode & 0o777 for path in folder.glob("*.owner")} == {0o644}
     assert folder.stat().st_mode & 0o777 == 0o755
 
 

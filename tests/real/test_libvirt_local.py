@@ -362,6 +362,6 @@ def records(disks: Path) -> tuple[int, int]:
     """How many owner records there are, and how many of them still look like a claim."""
     from vmguard.core.locks.owner_record import SLOT_BYTES, parse_slot
 
-    found = [path.read_bytes() for path in (disks / ".vmguard").iterdir()]
+    found = [path.read_bytes() for path in (disks / ".vmguard").glob("*.owner")]
     owners = [parse_slot(data[at : at + SLOT_BYTES]) for data in found for at in range(0, len(data), SLOT_BYTES)]
     return len(found), sum(owner is None or not owner.released for owner in owners)

@@ -59,9 +59,7 @@ def vm_of(xml: bytes) -> VmToClaim:
     return VmToClaim(
         LIBVIRT,
         domain,
-        start_anew=f"virsh start --force-boot '{domain.name}' (or virsh managedsave-remove '{domain.name}' first); to"
-        " resume it all the same, if you are sure that nobody wrote to the disks since: touch its image, or restore it"
-        " where it was saved",
+        start_anew=f"virsh start --force-boot '{domain.name}' (or virsh managedsave-remove '{domain.name}' first)",
     )
 
 

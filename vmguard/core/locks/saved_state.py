@@ -61,7 +61,8 @@ def why_stale(claims: list[Owner], uuid: str, here: tuple[str, str], saved_at: f
     if last.ended and last.ended != SAVED:
         return f"the VM ran again since: {by}; that run ended by {last.ended!r}, not by a save"
     if saved_at and saved_at < _seconds(last.claimed) - _RESOLUTION_S:
-        return f"the VM ran again since: {by}, after the memory was saved ({_stamp(saved_at)})"
+        mine = "; if that start failed before the VM ran: touch the image" if (last.host, last.machine) == here else ""
+        return f"the VM ran again since: {by}, after the memory was saved ({_stamp(saved_at)}){mine}"
     if (last.host, last.machine) == here:
         return ""
     if not saved_at:
