@@ -71,10 +71,13 @@ class OpenEvents:
             return
         self._not_before[known] = math.inf
 
-        def add() -> tuple[int, bool]:
+        def add() -> tuple[int | None, bool]:
+            watch = None
             try:
                 watch = self._inotify.add(f"/proc/{pid}/fd/{fd}")
                 return watch, proc.fdinfo(pid, fd).inode == file.key[1]  # the number may belong to another file by now
+            except FileNotFoundError:  # QEMU has closed it: the next scan finds what it has open instead
+                return watch, False
             finally:
                 if copy is not None:
                     os.close(copy)
@@ -85,10 +88,10 @@ class OpenEvents:
         self._not_before.pop((vm.id, file.key), None)
         if isinstance(result, tuple):
             watch, right = result
-            if right and self._living(vm) and file in vm.files:
+            if watch is not None and right and self._living(vm) and file in vm.files:
                 self._watches.setdefault(vm.id, {})[file.key] = watch
                 self._users.setdefault(watch, set()).add(vm.id)
-            elif not self._users.get(watch):
+            elif watch is not None and not self._users.get(watch):
                 self._inotify.remove(watch)
         elif self._living(vm):
             self._not_before[vm.id, file.key] = self._loop.now() + _RETRY_S
