@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from vmguard.query import ask_share, other_mounts, reports, start_plan, wording
 from vmguard.query.answers import VmAnswer
 from vmguard.query.places import Places
 
+#: makes the mounts that this process sees
+Show = Callable[[Iterable[Mount]], None]
+
 _DEVICE = 77
 _OWN = ("ext4", "xfs", "btrfs", "zfs", "bcachefs", "tmpfs", "hugetlbfs", "vfat", "ntfs3", "fuseblk", "iso9660")
 _OTHER = (
@@ -35,6 +38,14 @@ _OTHER = (
 
 def mount(kind: str, options: str = "rw", point: str = "/srv/vm", source: str = "nas:/vm") -> Mount:
     return Mount(1, _DEVICE, point, kind, source, options)
+
+
+@pytest.fixture
+def show(monkeypatch: pytest.MonkeyPatch) -> Show:
+    def show(table: Iterable[Mount]) -> None:
+        monkeypatch.setattr(mounts, "mounts", lambda pid="self": iter(table))
+
+    return show
 
 
 @pytest.mark.parametrize("kind", _OWN)
@@ -91,7 +102,7 @@ def test_a_path_lies_on_the_deepest_mount_and_the_later_of_two() -> None:
 
 
 @pytest.fixture
-def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ClaimedFile]]:
+def opened(tmp_path: Path, show: Show) -> Iterator[Callable[..., ClaimedFile]]:
     """Makes an opened file of a VM that seems to lie on a mount."""
     fds = []
 
@@ -100,7 +111,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         path.touch()
         fd = os.open(path, os.O_RDWR if mode == EXCLUSIVE else os.O_RDONLY)
         fds.append(fd)
-        monkeypatch.setattr(mounts, "mounts", lambda: iter([where]))
+        show([where])
         return ClaimedFile(PlannedFile("/srv/vm/a.raw", mode, role, "disk vda"), fd, (_DEVICE, 5), [])
 
     yield make
@@ -194,13 +205,13 @@ def test_controls_nfsv4_and_this_hosts_own_are_locked_without_a_word(opened: Cal
 
 
 def test_a_device_that_no_mount_has_is_looked_up_by_the_mount_of_the_file(
-    opened: Callable[..., ClaimedFile], monkeypatch: pytest.MonkeyPatch
+    opened: Callable[..., ClaimedFile], show: Show
 ) -> None:
     """btrfs gives each subvolume a device of its own, which mountinfo does not show."""
     mine = list(mounts.mounts())
     file = opened(EXCLUSIVE, DISK, mount("ceph"))
     file.key = (1, 5)
-    monkeypatch.setattr(mounts, "mounts", lambda: iter(mine))
+    show(mine)
     assert judge(file) == (True, [])
     file = opened(EXCLUSIVE, DISK, mount("ceph"))  # negative control: a mount that is not visible at all is not trusted
     file.key = (1, 5)
@@ -215,14 +226,14 @@ def test_the_daemon_never_locks_what_it_finds_on_smb() -> None:
     assert [bool(tables.why_other(device)) for device in (_DEVICE, 78, 79)] == [True, True, False]
 
 
-def test_the_audit_knows_one_server_by_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_audit_knows_one_server_by_one_name(show: Show) -> None:
     table = [
         Mount(1, 1, "/mnt/pve/a", "nfs4", "nas:/vm", "rw,vers=4.2,addr=10.0.0.5"),
         Mount(2, 2, "/mnt/pve/bb", "nfs4", "10.0.0.5:/vm", "rw,vers=4.2,addr=10.0.0.5"),
         Mount(3, 3, "/mnt/pve/ccc", "nfs4", "other:/vm", "rw,vers=4.2,addr=10.0.0.6"),
         Mount(4, 4, "/mnt/pve/dddd", "nfs4", "[fd00::5]:/vm", "rw,vers=4.2"),
     ]
-    monkeypatch.setattr(mounts, "mounts", lambda: iter(table))
+    show(table)
     under = cluster_view.grounds()
     found = [under(f"{mount.point}/images") for mount in table]
     assert [one.source for one in found if one is not None] == ["nas:/vm", "nas:/vm", "other:/vm", "[fd00::5]:/vm"]
@@ -246,9 +257,9 @@ def vm(mode: str = EXCLUSIVE, device: int = _DEVICE, pid: int = 0) -> VmAnswer:
     )
 
 
-def test_a_vm_with_such_a_disk_is_never_shown_as_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vm_with_such_a_disk_is_never_shown_as_guarded(monkeypatch: pytest.MonkeyPatch, show: Show) -> None:
     for kind, status in (("ceph", Status.WARNING), ("fuse.bindfs", Status.WARNING), ("ext4", Status.OK)):
-        monkeypatch.setattr(mounts, "mounts", lambda pid="self", kind=kind: iter([mount(kind)]))
+        show([mount(kind)])
         monkeypatch.setattr(ask_share, "replaced_now", lambda vm, places: {})
         report = VmReport("web", "u", "libvirt", "", "")
         reports._report_guarded(report, vm(), daemon_down=False, places=Places("/run/x", "", "", ""))
@@ -259,11 +270,9 @@ def test_a_vm_with_such_a_disk_is_never_shown_as_guarded(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("device", [_DEVICE, 1])
-def test_a_guarded_vm_with_a_writable_disk_there_is_found_by_device_or_path(
-    monkeypatch: pytest.MonkeyPatch, device: int
-) -> None:
+def test_a_guarded_vm_with_a_writable_disk_there_is_found_by_device_or_path(show: Show, device: int) -> None:
     table = [mount("ext4", point="/"), mount("fuse.glusterfs")]
-    monkeypatch.setattr(mounts, "mounts", lambda pid="self": iter(table))
+    show(table)
     (found,) = other_mounts.of_vm(vm(device=device))
     assert (found.path, found.is_locked) == ("/srv/vm/a.raw", True)
     assert "fuse.glusterfs" in found.why
@@ -296,19 +305,19 @@ def test_what_its_process_has_open_there_beyond_what_is_locked(tmp_path: Path, m
         assert str(disk) not in {one.path for one in other_mounts.of_vm(vm(pid=os.getpid()))}, "it only reads"
 
 
-def test_the_metrics_count_such_a_disk_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mounts, "mounts", lambda pid="self": iter([mount("ocfs2")]))
+def test_the_metrics_count_such_a_disk_as_what_it_is(show: Show) -> None:
+    show([mount("ocfs2")])
     sent: dict[str, Any] = dict(vm().json)
     assert [file["guard"] for file in metrics._with_mounts(sent)["files"]] == ["other-mount"]
     sent["files"] = [{**sent["files"][0], "guard": "lost"}]
     assert metrics._with_mounts(sent)["files"] == sent["files"], "lost is worse"
-    monkeypatch.setattr(mounts, "mounts", lambda pid="self": iter([mount("nfs4", "rw,vers=4.2")]))
+    show([mount("nfs4", "rw,vers=4.2")])
     assert metrics._with_mounts(dict(vm().json)) == vm().json, "control"
 
 
-def test_the_doctor_names_the_mount_of_a_path_that_is_not_on_nfs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_doctor_names_the_mount_of_a_path_that_is_not_on_nfs(show: Show) -> None:
     table = [mount("ext4", point="/"), mount("fuse.bindfs", point="/srv/b")]
-    monkeypatch.setattr(mounts, "mounts", lambda pid="self": iter(table))
+    show(table)
     places = Places("/run/x", "/run/y", "/etc/x", ".vmguard")
     vm_found, tried, others = examine._subject(examine.Wanted("/srv/b/web.raw"), places, [], [])
     assert (vm_found, tried, [other.point for other in others]) == (None, [], ["/srv/b"])
@@ -316,10 +325,10 @@ def test_the_doctor_names_the_mount_of_a_path_that_is_not_on_nfs(monkeypatch: py
         examine._subject(examine.Wanted("/srv/c/web.raw"), places, [], [])
 
 
-def test_a_plan_names_a_writable_disk_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_names_a_writable_disk_there(tmp_path: Path, show: Show) -> None:
     (tmp_path / "a.raw").touch()
     for extra, kind, named in (("", "ceph", 1), ("<readonly/>", "ceph", 0), ("", "ext4", 0)):
-        monkeypatch.setattr(mounts, "mounts", lambda pid="self", kind=kind: iter([mount(kind, point="/")]))
+        show([mount(kind, point="/")])
         xml = (
             "<domain><name>w</name><uuid>55555555-5555-4555-8555-555555555555</uuid><devices><disk type='file'>"
             f"<driver type='raw'/><source file='{tmp_path}/a.raw'/><target dev='vda'/>{extra}</disk></devices></domain>"
