@@ -49,11 +49,13 @@ def measure(count: int) -> Times:
         node = Guarded(lab.hypervisor("hyp-a", mem="2G"), "hook: {wait: 30s, timeout: 60s}\n")
         node.mount(server)
         node.start_daemon()
-        source = node.host.share / "writer.c"
+        source = node.host.share / "qemu-writer.c"  # a name under which the daemon looks for VMs
         source.write_text(WRITER_SOURCE)
         subprocess.run(["gcc", "-O2", "-static", "-o", source.with_suffix(""), source], check=True)
         began = time.monotonic()
-        writers = node.host.spawn([PYTHON, f"{REPOSITORY}/tests/bench/writers.py", str(count), SHARE, "/lab/writer"])
+        writers = node.host.spawn(
+            [PYTHON, f"{REPOSITORY}/tests/bench/writers.py", str(count), SHARE, "/lab/qemu-writer"]
+        )
         writers.wait_for("ready", 60 + 3 * count)
         claims = time.monotonic() - began
         wait_until("all are pinned and kept", lambda: _kept(node) == count, 60, node.log)

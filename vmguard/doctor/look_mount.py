@@ -11,7 +11,7 @@ from vmguard.doctor.facts import AbsentShareFacts, MountFacts, OtherMountFacts
 
 _VOLUMES = "/proc/fs/nfsfs/volumes"
 #: file systems of programs that offer no place for disks
-_NO_STORAGE = ("fuse.lxcfs", "fuse.portal", "fuse.gvfsd-fuse", "fuse.snapfuse")
+_NO_STORAGE = ("fuse.lxcfs", "fuse.portal", "fuse.gvfsd-fuse", "fuse.snapfuse", "hostfs")
 _PROXMOX_CONFIG = "/etc/pve"
 
 
