@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Any, Self
 from xml.sax.saxutils import escape, quoteattr
 
+from tests.support import processes
 from tests.support.guard import REPOSITORY, Answer, eventually, run
 from tests.support.namespaces import Space
 from tests.support.processes import track
@@ -97,6 +98,7 @@ class LibvirtHost:
         self.folder = Path(tempfile.mkdtemp(prefix="vmguard-real-", dir="/var/tmp"))
         self.folder.chmod(0o755)  # QEMU runs as libvirt-qemu
         self._services: list[subprocess.Popen[bytes]] = []
+        self._mark = processes.mark()
         furnish = _FURNISH.replace("{lock_manager}", "lockd" if virtlockd else "nop")
         try:
             self.space = Space(furnish + self._more_furniture(), own_pids=True)
@@ -138,7 +140,8 @@ class LibvirtHost:
     def _serve(self, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{Path(command[0]).name}.log").open("ab") as log:
             words = [*self.space.prefix, *command]
-            process = track(subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/"))
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/")
+            track(process, self._mark)
         self._services.append(process)
         return process
 

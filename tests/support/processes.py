@@ -11,6 +11,7 @@ Both are known here from their start on. Fixtures in tests/conftest.py end what 
 from __future__ import annotations
 
 import atexit
+import itertools
 import json
 import os
 import select
@@ -31,7 +32,9 @@ class _Endable(Protocol):
         """End it with certainty; return whether there was anything left to end."""
 
 
-_started: list[_Endable] = []
+#: with numbers that rise: those of a process's start, or of the fixture whose life it has
+_started: list[tuple[int, _Endable]] = []
+_numbers = itertools.count()
 _P = TypeVar("_P", bound="subprocess.Popen[Any]")
 
 
@@ -57,9 +60,12 @@ def _close(pipe: IO[Any]) -> None:
         pass
 
 
-def track(process: _P) -> _P:
-    """Have a process killed when the test ends, if it lives then. Returns the process."""
-    _started.append(_Tracked(process))
+def track(process: _P, since: int | None = None) -> _P:
+    """Have a process killed when the test ends, if it lives then. Returns the process.
+
+    ``since``: the mark of the fixture that it belongs to, when a test only starts it anew for that one.
+    """
+    _started.append((next(_numbers) if since is None else since, _Tracked(process)))
     return process
 
 
@@ -73,7 +79,7 @@ class Supervised:
     def __init__(
         self, words: Sequence[str], output: IO[bytes], env: Mapping[str, str] | None = None, cwd: Path | None = None
     ) -> None:
-        _started.append(self)
+        _started.append((next(_numbers), self))
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
         self._report, report = os.pipe()
@@ -168,15 +174,14 @@ class Supervised:
 
 def mark() -> int:
     """Return a mark for ``end_since``: what is started from here on."""
-    return len(_started)
+    return next(_numbers)
 
 
 def end_since(mark: int) -> int:
     """End everything that was started since the mark, the newest first. Returns how many of these still ran."""
-    left = 0
-    while len(_started) > mark:
-        left += _started.pop().end()
-    return left
+    concerned = [process for number, process in _started if number >= mark]
+    _started[:] = [(number, process) for number, process in _started if number < mark]
+    return sum(process.end() for process in reversed(concerned))
 
 
 atexit.register(end_since, 0)
