@@ -65,6 +65,8 @@ from vmguard.adapters.linux.libc import libc
 
 _BEHIND_EVERYTHING = 1 << 62
 _PAGE_BYTES = 4096
+#: that the page cache uses (include/linux/pagemap.h, MAX_PAGECACHE_ORDER: a huge page of x86)
+_LARGEST_FOLIO_BYTES = 2 << 20
 #: pages that are tried before a file counts as one that cannot be read past the page cache now
 _PAGES = 4
 #: SEEKs until one is proven, whatever our other threads do; they are eight
@@ -367,8 +369,20 @@ def _some_pages(fd: int) -> list[int]:
 
 
 def _give_back(fd: int, page: int) -> bool | None:
-    """Drop a page from the page cache; return whether it is absent now, None if the kernel does not say."""
-    os.posix_fadvise(fd, page * _PAGE_BYTES, _PAGE_BYTES, os.POSIX_FADV_DONTNEED)
+    """Drop a page from the page cache; return whether it is absent now, None if the kernel does not say.
+
+    A page within a large folio goes only with all of that (mm/truncate.c, mapping_try_invalidate).
+    """
+    for size in (_PAGE_BYTES, _LARGEST_FOLIO_BYTES):
+        os.posix_fadvise(fd, page * _PAGE_BYTES // size * size, size, os.POSIX_FADV_DONTNEED)
+        absent = _is_absent(fd, page)
+        if absent is not False:
+            break
+    return absent
+
+
+def _is_absent(fd: int, page: int) -> bool | None:
+    """Return whether a page is not in the page cache; None if the kernel does not say."""
     libc.mmap.restype = ctypes.c_void_p
     offset = ctypes.c_long(page * _PAGE_BYTES)
     # Not Python's mmap: it keeps a copy of the descriptor, whose close may hang on NFS.
