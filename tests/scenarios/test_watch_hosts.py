@@ -74,7 +74,7 @@ def test_a_clone_with_the_same_host_name_is_seen_and_the_victims_vm_is_fenced(la
     named = "mount.identity-stolen"
     wait_until("the theft is named", lambda: named in codes(a) + codes(clone), 60, lambda: a.log() + clone.log())
     [text, *_] = [entry["text"] for node in (a, clone) for entry in history(node) if entry["code"] == named]
-    assert "same NFS client identity" in text
+    assert "same NFS identity" in text
     if on_a is not None and not dead(on_a):
         on_a.kill()
 
