@@ -14,9 +14,9 @@ from vmguard.daemon.watch.guest_clocks import GuestClocks
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(tmp_path: Path) -> World:
     os.mkdir(tmp_path / "run")
-    return World(tmp_path, monkeypatch)
+    return World(tmp_path)
 
 
 @pytest.mark.process

@@ -8,10 +8,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-import pytest
-
 from vmguard.adapters.linux.mounts import NfsStatistics, parse_mountstats
-from vmguard.adapters.storage import lock_probe
+from vmguard.adapters.storage.probe_calls import ProbeCalls
 
 _MOUNTSTATS = """\
 device rootfs mounted on / with fstype ext4
@@ -27,14 +25,14 @@ device nas:/vm mounted on /srv/vm with fstype nfs4 statvers=1.1
 POINT = "/srv/vm"
 
 
-class FakeNfsClient:
+class FakeNfsClient(ProbeCalls):
     """One mount and one locked file on it. Nothing hangs: a server that is away is not its business."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         #: how the server answers SEEK: 0 (with ``sr_eof``) or an NFSv4 error by its errno
-        self.seek = errno.ENXIO
+        self.seek_error = errno.ENXIO
         #: how it answers READ: 0 or an errno
-        self.read = 0
+        self.read_error = 0
         #: NFS_CAP_SEEK
         self.capable = True
         #: the client knows that the lock is lost
@@ -42,6 +40,10 @@ class FakeNfsClient:
         self.direct = True
         #: the page cannot be dropped from the page cache
         self.busy = False
+        #: what the kernel says of pages: nothing, if this is False
+        self.tells_residency = True
+        #: READ is answered by a cache on this host (``fsc``)
+        self.local_cache = False
         self.size = 8192
         #: requests are given up before they are answered (umount -f)
         self.cut = False
@@ -50,12 +52,6 @@ class FakeNfsClient:
         #: is called within each request: others ask meanwhile
         self.beside: Callable[[], None] = lambda: None
         self._numbers = {name: [0, 0, 0] for name in ("SEEK", "READ", "STATFS")}
-        monkeypatch.setattr(lock_probe, "_seek", self._lseek)
-        monkeypatch.setattr(lock_probe, "_read", self._pread)
-        monkeypatch.setattr(lock_probe, "_statfs", self._fstatvfs)
-        monkeypatch.setattr(lock_probe, "_give_back", lambda fd, page: not self.busy)
-        monkeypatch.setattr(lock_probe, "_some_pages", lambda fd: [0, 1] if self.size else [])
-        monkeypatch.setattr(lock_probe, "_is_direct", lambda fd: self.direct)
 
     def asked(self, operation: str) -> int:
         return self._numbers[operation][0]
@@ -88,14 +84,14 @@ class FakeNfsClient:
         if error:
             raise OSError(error, operation)
 
-    def _lseek(self, fd: int) -> int:
+    def seek(self, fd: int) -> int:
         if not self.capable:
             self.beside()
             return 0  # generic_file_llseek: ENXIO behind the end
         if self.lost:
             raise OSError(errno.EIO, "lost")
         try:
-            self._request("SEEK", self.seek)
+            self._request("SEEK", self.seek_error)
         except OSError as problem:
             if problem.errno == errno.EOPNOTSUPP:
                 self.capable = False
@@ -105,14 +101,25 @@ class FakeNfsClient:
             raise
         return 0
 
-    def _pread(self, fd: int, page: int) -> int:
+    def read(self, fd: int, page: int) -> int:
+        if self.local_cache:
+            return 4096
         if self.lost:
             raise OSError(errno.EIO, "lost")
         if not self.direct and self.size == 0:
             return 0
-        self._request("READ", self.read)
+        self._request("READ", self.read_error)
         return min(4096, self.size)
 
-    def _fstatvfs(self, fd: int) -> int:
+    def statfs(self, fd: int) -> int:
         self._request("STATFS", 0)
         return 0
+
+    def is_direct(self, fd: int) -> bool:
+        return self.direct
+
+    def some_pages(self, fd: int) -> list[int]:
+        return [0, 1] if self.size else []
+
+    def give_back(self, fd: int, page: int) -> bool | None:
+        return not self.busy if self.tells_residency else None

@@ -13,8 +13,8 @@ import pytest
 from tests.support.fake_nfs_client import POINT, FakeNfsClient
 from vmguard.adapters.linux import mounts
 from vmguard.adapters.linux.mounts import NfsStatistics
-from vmguard.adapters.storage import lock_probe
 from vmguard.adapters.storage.lock_probe import MountProbe, Outcome
+from vmguard.adapters.storage.probe_calls import ProbeCalls, is_absent
 
 KEPT = Outcome("", True)
 LOST = Outcome("EIO", False)
@@ -26,18 +26,18 @@ FD = 7
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> FakeNfsClient:
-    return FakeNfsClient(monkeypatch)
+def client() -> FakeNfsClient:
+    return FakeNfsClient()
 
 
 def probe_of(client: FakeNfsClient, seek: bool = True) -> MountProbe:
-    return MountProbe(POINT, seek, client.statistics)
+    return MountProbe(POINT, seek, client.statistics, client)
 
 
 def old_belief(client: FakeNfsClient) -> str:
     """The control: what a probe said that believed every answer to SEEK."""
     try:
-        client._lseek(FD)
+        client.seek(FD)
     except OSError as problem:
         return errno.errorcode[problem.errno or 0]
     return ""
@@ -66,7 +66,7 @@ SERVERS: dict[str, tuple[int, int, bool, bool, tuple[str, bool, bool], str]] = {
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_every_kind_of_server(client: FakeNfsClient, name: str) -> None:
-    client.seek, client.read, client.direct, client.busy, expected, kind = SERVERS[name]
+    client.seek_error, client.read_error, client.direct, client.busy, expected, kind = SERVERS[name]
     probe = probe_of(client)
     for _ in range(3):
         problem, reached, asked = probe.probe(FD)
@@ -80,7 +80,7 @@ def test_every_kind_of_server(client: FakeNfsClient, name: str) -> None:
 def test_a_lock_that_the_client_knows_to_be_lost_is_lost_on_every_kind_of_server(
     client: FakeNfsClient, name: str, seek: bool
 ) -> None:
-    client.seek, client.read, client.direct, client.busy, *_ = SERVERS[name]
+    client.seek_error, client.read_error, client.direct, client.busy, *_ = SERVERS[name]
     probe = probe_of(client, seek)
     probe.probe(FD)
     client.lost, client.busy = True, False  # its pages become clean once it is frozen
@@ -97,7 +97,7 @@ def test_an_older_version_is_asked_by_read(client: FakeNfsClient, direct: bool, 
 
 
 def test_an_answer_of_the_local_kernel_is_believed_by_the_old_probe_alone(client: FakeNfsClient) -> None:
-    client.seek = errno.EOPNOTSUPP
+    client.seek_error = errno.EOPNOTSUPP
     assert [old_belief(client) for _ in range(3)] == ["", "", ""]
     assert client.asked("SEEK") == 1, "the rest was answered by the client"
     client.lost = True
@@ -106,7 +106,7 @@ def test_an_answer_of_the_local_kernel_is_believed_by_the_old_probe_alone(client
 
 
 def test_the_first_not_supported_is_no_proof_although_a_request_went_out(client: FakeNfsClient) -> None:
-    client.seek, client.read = errno.EOPNOTSUPP, errno.ESTALE
+    client.seek_error, client.read_error = errno.EOPNOTSUPP, errno.ESTALE
     assert probe_of(client).probe(FD) == Outcome("ESTALE", True)
     assert client.asked("SEEK") == 1
 
@@ -125,9 +125,9 @@ def test_a_second_seek_is_asked_once_for_each_session(client: FakeNfsClient) -> 
 def test_seek_that_disappears_later_and_comes_back_with_a_mount_made_anew(client: FakeNfsClient) -> None:
     probe = probe_of(client)
     assert probe.probe(FD) == KEPT
-    client.seek, client.session = errno.EOPNOTSUPP, 2
+    client.seek_error, client.session = errno.EOPNOTSUPP, 2
     assert (probe.probe(FD), probe.kind) == (KEPT, NO_SEEK)
-    client.seek, client.session, client.age = errno.ENXIO, 3, 900
+    client.seek_error, client.session, client.age = errno.ENXIO, 3, 900
     assert (probe.probe(FD), probe.kind) == (KEPT, NO_SEEK), "the client never asks again"
     client.remount()
     assert (probe.probe(FD), probe.kind) == (KEPT, SEEK)
@@ -136,16 +136,16 @@ def test_seek_that_disappears_later_and_comes_back_with_a_mount_made_anew(client
 def test_seek_that_disappears_without_a_new_session_shows_with_the_next_probe(client: FakeNfsClient) -> None:
     probe = probe_of(client)
     assert probe.probe(FD) == KEPT
-    client.seek, client.read = errno.EOPNOTSUPP, errno.ESTALE
+    client.seek_error, client.read_error = errno.EOPNOTSUPP, errno.ESTALE
     assert probe.probe(FD) == KEPT
     assert probe.probe(FD).problem == "ESTALE"
 
 
 def test_an_odd_seek_is_tried_again_in_the_next_session(client: FakeNfsClient) -> None:
-    client.seek = errno.EINVAL
+    client.seek_error = errno.EINVAL
     probe = probe_of(client)
     assert (probe.probe(FD), probe.kind) == (KEPT, ODD)
-    client.seek = errno.ENXIO
+    client.seek_error = errno.ENXIO
     assert (probe.probe(FD), probe.kind, client.asked("SEEK")) == (KEPT, ODD, 1)
     client.session += 1
     assert (probe.probe(FD), probe.kind) == (KEPT, SEEK)
@@ -168,19 +168,16 @@ def test_a_file_of_0_bytes_says_nothing_through_the_page_cache_and_all_with_o_di
     assert probe.probe(FD) == KEPT
 
 
-def test_a_read_that_sends_nothing_says_nothing(client: FakeNfsClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock_probe, "_read", lambda fd, page: 4096)  # a local cache (fsc)
+def test_a_read_that_sends_nothing_says_nothing(client: FakeNfsClient) -> None:
+    client.local_cache = True
     assert probe_of(client, seek=False).probe(FD) == Outcome("no READ went out", True, asked=False)
 
 
-def test_a_page_of_which_nothing_is_known_counts_for_its_errors_alone(
-    client: FakeNfsClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client.direct = False
-    monkeypatch.setattr(lock_probe, "_give_back", lambda fd, page: None)
+def test_a_page_of_which_nothing_is_known_counts_for_its_errors_alone(client: FakeNfsClient) -> None:
+    client.direct = client.tells_residency = False
     probe = probe_of(client, seek=False)
     assert not probe.probe(FD).asked
-    client.read = errno.ESTALE
+    client.read_error = errno.ESTALE
     assert probe.probe(FD) == Outcome("ESTALE", True)
 
 
@@ -192,9 +189,9 @@ def test_requests_that_are_cut_off_by_hand_are_neither_an_answer_nor_a_loss(clie
 
 def test_a_mount_that_is_not_in_mountstats_is_read_and_believed_for_where_it_came_from(client: FakeNfsClient) -> None:
     """``umount -l`` beneath a running VM: nothing can be counted."""
-    probe = MountProbe("/elsewhere", True, client.statistics)
+    probe = MountProbe("/elsewhere", True, client.statistics, client)
     assert probe.probe(FD) == KEPT
-    client.seek = errno.EOPNOTSUPP
+    client.seek_error = errno.EOPNOTSUPP
     assert probe.probe(FD) == KEPT
     client.busy, client.direct = True, False
     assert not probe.probe(FD).asked
@@ -206,7 +203,7 @@ def test_statistics_that_cannot_be_read_end_no_thread(client: FakeNfsClient) -> 
     def fail() -> list[NfsStatistics]:
         raise OSError(errno.EMFILE, "no descriptor is left")
 
-    assert MountProbe(POINT, True, fail).probe(FD) == KEPT
+    assert MountProbe(POINT, True, fail, client).probe(FD) == KEPT
 
 
 # -- others who ask ---------------------------------------------------------------------------------------------------
@@ -214,7 +211,7 @@ def test_statistics_that_cannot_be_read_end_no_thread(client: FakeNfsClient) -> 
 
 def test_our_own_seek_that_was_on_its_way_before_proves_nothing_about_this_one(client: FakeNfsClient) -> None:
     """The older one is answered "not supported" while this one is answered by the client: the count has risen."""
-    client.read = errno.ESTALE
+    client.read_error = errno.ESTALE
     probe = probe_of(client)
     with probe._window():  # the older one, still on its way
         client.capable = False
@@ -223,7 +220,7 @@ def test_our_own_seek_that_was_on_its_way_before_proves_nothing_about_this_one(c
 
 
 def test_the_control_without_that_count_it_would_have_been_believed(client: FakeNfsClient) -> None:
-    client.read = errno.ESTALE
+    client.read_error = errno.ESTALE
     probe = probe_of(client)
     client.capable = False
     client.beside = lambda: client.count("SEEK", True) if client.asked("SEEK") < 2 else None
@@ -255,7 +252,6 @@ def test_a_newer_proof_proves_the_older_ones_too(client: FakeNfsClient) -> None:
 def test_a_lost_lock_beside_probes_that_fail_is_found_lost(client: FakeNfsClient) -> None:
     """Every good SEEK is counted as an error (NFS4ERR_NXIO): one call without any beside it is enough."""
     client.lost = True
-    probe = probe_of(client)
     looks = iter(range(100))
 
     def statistics() -> list[NfsStatistics]:
@@ -263,8 +259,7 @@ def test_a_lost_lock_beside_probes_that_fail_is_found_lost(client: FakeNfsClient
             client.count("SEEK", True)
         return client.statistics()
 
-    probe._statistics = statistics
-    assert probe.probe(FD) == LOST
+    assert MountProbe(POINT, True, statistics, client).probe(FD) == LOST
 
 
 def test_many_threads_prove_each_of_their_probes(client: FakeNfsClient) -> None:
@@ -292,15 +287,15 @@ def test_a_page_is_absent_after_it_was_given_back(tmp_path: Path) -> None:
     try:
         os.fsync(fd)
         assert os.pread(fd, 4096, 4096) == b"x" * 4096
-        assert lock_probe._is_absent(fd, 1) is False
-        assert lock_probe._give_back(fd, 1) is (not in_memory)
+        assert is_absent(fd, 1) is False
+        assert ProbeCalls().give_back(fd, 1) is (not in_memory)
         assert os.pread(fd, 4096, 4096) == b"x" * 4096
-        assert set(lock_probe._some_pages(fd)) <= {0, 1, 2}
+        assert set(ProbeCalls().some_pages(fd)) <= {0, 1, 2}
     finally:
         os.close(fd)
 
 
 def test_an_empty_file_has_no_page(tmp_path: Path) -> None:
     with open(tmp_path / "empty", "wb") as stream:
-        assert lock_probe._some_pages(stream.fileno()) == []
-    assert lock_probe._some_pages(10**6) == [0], "the read will tell"
+        assert ProbeCalls().some_pages(stream.fileno()) == []
+    assert ProbeCalls().some_pages(10**6) == [0], "the read will tell"

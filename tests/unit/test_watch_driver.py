@@ -50,7 +50,7 @@ class Table(MountTable):
 class World:
     """A watcher over a made-up NFS mount at a folder of this machine."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.device = folder.stat().st_dev
         self.point = "/srv/vm"
@@ -59,8 +59,6 @@ class World:
         seen.lease = 10.0
         self.statistics = {self.point: seen}
         self.loop = Loop()
-        # The file system of this machine is no NFS: pages that were just written stay.
-        monkeypatch.setattr(lock_probe, "_give_back", lambda fd, page: True)
         self.parts = self._build()
 
     def _build(self) -> wiring.Parts:
@@ -92,7 +90,7 @@ class World:
     def vm(self, name: str) -> GuardedVm:
         path = self.folder / f"{name}.raw"
         path.write_bytes(bytes(8192))
-        fd = os.open(path, os.O_RDWR)
+        fd = os.open(path, os.O_RDWR | os.O_DIRECT)  # as a claim does; a probe reads past the page cache
         file = GuardedFile(str(path), EXCLUSIVE, DISK, "", (self.device, path.stat().st_ino), [(0, 0)])
         file.guard.received(fd)
         vm = GuardedVm("libvirt", name, name, [file], State.RUNNING)
@@ -104,9 +102,9 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(tmp_path: Path) -> World:
     os.mkdir(tmp_path / "run")
-    return World(tmp_path, monkeypatch)
+    return World(tmp_path)
 
 
 def test_every_lock_on_an_nfs_mount_is_asked_and_found_kept(world: World) -> None:

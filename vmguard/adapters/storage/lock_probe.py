@@ -49,26 +49,15 @@ renews the lease and says nothing about the lock.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import fcntl
-import mmap
-import os
-import random
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
 from vmguard.adapters.linux import mounts
-from vmguard.adapters.linux.libc import libc
+from vmguard.adapters.storage.probe_calls import ProbeCalls
 
-_BEHIND_EVERYTHING = 1 << 62
-_PAGE_BYTES = 4096
-#: that the page cache uses (include/linux/pagemap.h, MAX_PAGECACHE_ORDER: a huge page of x86)
-_LARGEST_FOLIO_BYTES = 2 << 20
-#: pages that are tried before a file counts as one that cannot be read past the page cache now
-_PAGES = 4
 #: SEEKs until one is proven, whatever our other threads do; they are eight
 _SEEK_TRIES = 12
 #: calls until one fails with EIO while no request of another thread failed beside it
@@ -135,11 +124,14 @@ class _Window(NamedTuple):
 class MountProbe:
     """How the locks of one mount are probed. Shared by the threads of the mount; no lock is held while one asks."""
 
-    def __init__(self, point: str, seek: bool, statistics: Statistics = mounts.all_statistics) -> None:
-        """``seek``: the mount is NFSv4.2. ``statistics``: read mountstats."""
+    def __init__(
+        self, point: str, seek: bool, statistics: Statistics = mounts.all_statistics, calls: ProbeCalls | None = None
+    ) -> None:
+        """``seek``: the mount is NFSv4.2. ``statistics`` reads mountstats; ``calls`` are the kernel's if None."""
         self._point = point
         self._seek = seek
         self._statistics = statistics
+        self._calls = calls or ProbeCalls()
         self._mutex = threading.Lock()
         #: why READ is asked instead of SEEK; empty: SEEK is asked
         self._why_read = "" if seek else _OLD_VERSION
@@ -199,10 +191,10 @@ class MountProbe:
         """Ask until it is proven whether SEEK goes out; return the session in which it was answered, too."""
         with self._window() as window:
             for _ in range(_SEEK_TRIES):
-                problem, _ = _call(partial(_seek, fd))
+                problem, _ = _call(partial(self._calls.seek, fd))
                 after = self._count("SEEK")
                 if problem == "EIO":
-                    eio = self._whose_eio("SEEK", window.before, after, partial(_seek, fd))
+                    eio = self._whose_eio("SEEK", window.before, after, partial(self._calls.seek, fd))
                     if eio is not None:
                         return eio, None
                     continue
@@ -235,12 +227,12 @@ class MountProbe:
     # -- READ -------------------------------------------------------------------------------------------------------
 
     def _ask_by_read(self, fd: int) -> Outcome:
-        direct = _is_direct(fd)
-        pages = [0] if direct else _some_pages(fd)
+        direct = self._calls.is_direct(fd)
+        pages = [0] if direct else self._calls.some_pages(fd)
         why = "a file of 0 bytes cannot be read past the page cache"
         for page in pages:
             why = "the pages that were tried are dirty or in use"
-            absent = True if direct else _give_back(fd, page)
+            absent = True if direct else self._calls.give_back(fd, page)
             if absent is not False:
                 outcome = self._one_read(fd, page, direct)
                 if outcome.asked and (absent or outcome.problem):
@@ -250,10 +242,10 @@ class MountProbe:
 
     def _one_read(self, fd: int, page: int, direct: bool) -> Outcome:
         before = self._count("READ")
-        problem, got = _call(partial(_read, fd, page))
+        problem, got = _call(partial(self._calls.read, fd, page))
         after = self._count("READ")
         if problem == "EIO":
-            eio = self._whose_eio("READ", before, after, partial(_read, fd, page))
+            eio = self._whose_eio("READ", before, after, partial(self._calls.read, fd, page))
             return eio or Outcome("EIO only once", False, asked=False)
         # Several mounts on one point, or none any more: where it came from is proof enough then.
         answered = before is None or after is None or after.received > before.received
@@ -290,7 +282,7 @@ class MountProbe:
         return Outcome("EIO", True)
 
     def _server_answers(self, fd: int) -> bool:
-        problem, _ = _call(partial(_statfs, fd))
+        problem, _ = _call(partial(self._calls.statfs, fd))
         return not problem
 
     def _count(self, operation: str) -> Count | None:
@@ -334,64 +326,3 @@ def _call(call: Callable[[], int]) -> tuple[str, int]:
         return "", call()
     except OSError as problem:
         return errno.errorcode.get(problem.errno or 0, str(problem.errno)), -1
-
-
-def _seek(fd: int) -> int:
-    try:
-        return os.lseek(fd, _BEHIND_EVERYTHING, os.SEEK_DATA)
-    except OSError as problem:
-        if problem.errno == errno.ENXIO:
-            return 0
-        raise
-
-
-def _read(fd: int, page: int) -> int:
-    with mmap.mmap(-1, _PAGE_BYTES) as buffer:
-        return os.preadv(fd, [buffer], page * _PAGE_BYTES)
-
-
-def _statfs(fd: int) -> int:
-    os.fstatvfs(fd)
-    return 0
-
-
-def _is_direct(fd: int) -> bool:
-    return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT)
-
-
-def _some_pages(fd: int) -> list[int]:
-    """Return the first page of a file, and others by chance; none of a file of 0 bytes."""
-    problem, size = _call(lambda: os.fstat(fd).st_size)
-    if problem:
-        return [0]  # the read will tell
-    pages = -(-size // _PAGE_BYTES)
-    return [0, *(random.randrange(pages) for _ in range(_PAGES - 1))] if pages else []
-
-
-def _give_back(fd: int, page: int) -> bool | None:
-    """Drop a page from the page cache; return whether it is absent now, None if the kernel does not say.
-
-    A page within a large folio goes only with all of that (mm/truncate.c, mapping_try_invalidate).
-    """
-    for size in (_PAGE_BYTES, _LARGEST_FOLIO_BYTES):
-        os.posix_fadvise(fd, page * _PAGE_BYTES // size * size, size, os.POSIX_FADV_DONTNEED)
-        absent = _is_absent(fd, page)
-        if absent is not False:
-            break
-    return absent
-
-
-def _is_absent(fd: int, page: int) -> bool | None:
-    """Return whether a page is not in the page cache; None if the kernel does not say."""
-    libc.mmap.restype = ctypes.c_void_p
-    offset = ctypes.c_long(page * _PAGE_BYTES)
-    # Not Python's mmap: it keeps a copy of the descriptor, whose close may hang on NFS.
-    address = libc.mmap(None, ctypes.c_size_t(_PAGE_BYTES), mmap.PROT_READ, mmap.MAP_SHARED, fd, offset)
-    if address in (None, ctypes.c_void_p(-1).value):
-        return None
-    resident = ctypes.c_ubyte(1)
-    try:
-        failed = libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(_PAGE_BYTES), ctypes.byref(resident))
-        return not failed and not resident.value & 1
-    finally:
-        libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(_PAGE_BYTES))
