@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.disk_images import image
 from tests.support.qemu_img import create, overlay
-from vmguard.adapters.storage import backing_chain
-from vmguard.adapters.storage.backing_chain import plan_of, resolve
+from vmguard.adapters.storage.backing_chain import MAX_CHAIN, plan_of, resolve
 from vmguard.adapters.storage.files import Opener, ReadOnlyOpener
 from vmguard.adapters.storage.libvirt_pools import Pools
 from vmguard.core.locks.plan import EXCLUSIVE, SHARED, Plan
@@ -271,22 +271,13 @@ def test_odd_names_of_backing_images(tmp_path: Path, name: str) -> None:
 # --- loops and lengths ----------------------------------------------------------------------------------------------
 
 
-def test_a_long_chain_is_walked_to_its_end(tmp_path: Path) -> None:
-    create(tmp_path / "0", "-o", "cluster_size=512", size="64k")
-    for number in range(1, 210):
-        (tmp_path / str(number)).write_bytes(b"")
-        overlay(tmp_path / str(number), f"{number - 1}", size="64k")
-    assert len(plan_of(domain(disk(tmp_path / "209"))).files) == 210
-
-
-def test_a_chain_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backing_chain, "MAX_CHAIN", 3)
+def test_a_long_chain_is_walked_to_its_end_and_one_without_end_is_refused(tmp_path: Path) -> None:
     create(tmp_path / "0")
-    for number in range(1, 4):
-        overlay(tmp_path / str(number), f"{number - 1}")
-    assert len(plan_of(domain(disk(tmp_path / "2"))).files) == 3
-    with pytest.raises(PlanError, match="longer than 3 images"):
-        plan_of(domain(disk(tmp_path / "3")))
+    for number in range(1, MAX_CHAIN + 1):
+        image(tmp_path / str(number), f"{number - 1}")
+    assert len(plan_of(domain(disk(tmp_path / f"{MAX_CHAIN - 1}"))).files) == MAX_CHAIN
+    with pytest.raises(PlanError, match=f"longer than {MAX_CHAIN} images"):
+        plan_of(domain(disk(tmp_path / f"{MAX_CHAIN}")))
 
 
 # --- what it costs, and in which order -----------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import os
 import shutil
@@ -13,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import vmguard.core.sources.image_name
+from tests.support.capabilities import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, drop_capabilities
 from tests.support.disk_images import image
 from tests.support.processes import track
-from vmguard.adapters.storage import files
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import Opener
 from vmguard.core.locks.plan import EXCLUSIVE
@@ -66,8 +65,11 @@ def use_up_descriptors(xml: bytes) -> None:
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
 
 
-def in_a_child(work: Callable[[], object], uid: int = -1) -> str:
-    """Run something in a child, as another user if wanted; what it raised, or what it returned, in words."""
+def in_a_child(work: Callable[[], object], uid: int = -1, squashed: bool = False) -> str:
+    """Run something in a child, as another user if wanted; what it raised, or what it returned, in words.
+
+    ``squashed``: as a root that the modes of files bind, like one whom an NFS server squashes.
+    """
     receiving, sending = os.pipe()
     child = os.fork()
     if child == 0:
@@ -76,6 +78,8 @@ def in_a_child(work: Callable[[], object], uid: int = -1) -> str:
                 os.setgroups([])
                 os.setegid(uid)
                 os.seteuid(uid)
+            if squashed:
+                drop_capabilities(CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH)
             said = str(work())
         except VmguardError as problem:
             said = f"{type(problem).__name__}: {problem.message}"
@@ -118,39 +122,28 @@ def test_no_permission_for_a_link_of_the_chain(share: Path) -> None:
 
 
 @needs_root
-def test_root_that_is_squashed_opens_as_the_owner(share: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_that_is_squashed_opens_as_the_owner(share: Path) -> None:
     image(share / "a").chmod(0o600)
     os.chown(share / "a", NOBODY, NOBODY)
-    squash_root(monkeypatch, share)
-    said = in_a_child(lambda: [plan_of(disk(share / "a"), Opener()).files[0].mode, os.geteuid(), os.getegid()])
-    assert said == f"['{EXCLUSIVE}', 0, 0]"
+    work = lambda: [plan_of(disk(share / "a"), Opener()).files[0].mode, os.geteuid(), os.getegid()]  # noqa: E731
+    assert in_a_child(work, squashed=True) == f"['{EXCLUSIVE}', 0, 0]"
 
 
 @needs_root
-def test_root_that_may_not_even_look_tries_the_users_it_was_told(share: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image(share / "a").chmod(0o600)
-    os.chown(share / "a", NOBODY, NOBODY)
-    squash_root(monkeypatch, share, stat_too=True)
-    refused = in_a_child(lambda: plan_of(disk(share / "a"), Opener(as_users=((1234, 1234),))))
-    assert refused.startswith("LockUnavailable: disk vda: cannot open")
-    allowed = in_a_child(lambda: plan_of(disk(share / "a"), Opener(as_users=((1234, 1234), (NOBODY, NOBODY)))).files)
-    assert "exclusive" in allowed
+def test_root_that_may_not_even_look_tries_the_users_it_was_told(share: Path) -> None:
+    inside = share / "in"
+    inside.mkdir()
+    image(inside / "a").chmod(0o600)
+    inside.chmod(0o700)
+    for path in (inside / "a", inside):
+        os.chown(path, NOBODY, NOBODY)
 
+    def opened_as(*users: int) -> str:
+        opener = Opener(as_users=tuple((user, user) for user in users))
+        return in_a_child(lambda: plan_of(disk(inside / "a"), opener).files, squashed=True)
 
-def squash_root(monkeypatch: pytest.MonkeyPatch, share: Path, stat_too: bool = False) -> None:
-    """Refuse root what an NFS server with root_squash refuses it."""
-
-    def squashed(call: Callable[..., object]) -> Callable[..., object]:
-        def refuse(path: str, *rest: int) -> object:
-            if os.geteuid() == 0 and path.startswith(str(share)):
-                raise PermissionError(errno.EACCES, "permission denied")
-            return call(path, *rest)
-
-        return refuse
-
-    monkeypatch.setattr(files, "_open_patiently", squashed(files._open_patiently))
-    if stat_too:
-        monkeypatch.setattr(os, "stat", squashed(os.stat))
+    assert opened_as(1234).startswith("LockUnavailable: disk vda: cannot open")
+    assert "exclusive" in opened_as(1234, NOBODY)
 
 
 assert vmguard.core.sources.image_name  # loaded before the children become users who may not read it
