@@ -27,15 +27,15 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def held_at_the_kill(world: World, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+def held_at_the_kill(world: World) -> list[bool]:
     """Whether we hold a copy of QEMU's own description each time that SIGKILL is about to be sent."""
-    kill, held = world.signals.kill, []
+    kill, held = world.signals.killer, []
 
     def look_and_kill(vm: GuardedVm) -> set[int]:
         held.append(vm.files[0].guard.has_copy)
         return kill(vm)
 
-    monkeypatch.setattr(world.signals, "kill", look_and_kill)
+    world.signals.killer = look_and_kill
     return held
 
 
@@ -64,7 +64,7 @@ def failing(times: int, copy: Callable[[GuardedVm], None]) -> Callable[[GuardedV
 
 def without_effect(world: World) -> None:
     """Let SIGKILL have no effect, as on a process in state D."""
-    world.signals.kill = lambda vm: {vm.pid}  # type: ignore[method-assign]
+    world.signals.killer = lambda vm: {vm.pid}
 
 
 def broken(vm: GuardedVm) -> None:
@@ -82,7 +82,7 @@ def test_a_copy_that_is_there_is_kept(world: World, held_at_the_kill: list[bool]
 
 def test_a_copy_that_is_missing_is_taken_before_the_first_rung(world: World, held_at_the_kill: list[bool]) -> None:
     vm = pinned_without_copy(world)
-    kill, offsets = world.signals.kill, []
+    kill, offsets = world.signals.killer, []
 
     def look_and_kill(vm: GuardedVm) -> set[int]:
         copy = vm.files[0].guard.descriptor
@@ -91,7 +91,7 @@ def test_a_copy_that_is_missing_is_taken_before_the_first_rung(world: World, hel
         offsets.append(Path(f"/proc/{vm.pid}/fdinfo/3").read_text().splitlines()[0])
         return kill(vm)
 
-    world.signals.kill = look_and_kill  # type: ignore[method-assign]
+    world.signals.killer = look_and_kill
     begin_fence(world, vm)
     assert world.codes[0] == "fence.kill"
     assert killed(world, vm)

@@ -27,6 +27,8 @@ from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 
 pytestmark = pytest.mark.process
 
+Caplog = pytest.LogCaptureFixture
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
@@ -64,21 +66,18 @@ def test_the_fault_points_of_all_rungs_are_passed_also_when_death_is_quicker_tha
     """A test that kills the daemon on a rung must find that rung each time."""
     passed: list[str] = []
     monkeypatch.setattr(faults, "point", passed.append)
-    kill = world.signals.kill
+    kill = world.signals.killer
 
     def kill_and_wait(vm: GuardedVm) -> set[int]:
         killed = kill(vm)
-        assert eventually(lambda: not quick or all(proc.is_dead(fd) for fd in vm.pidfds))
+        assert eventually(lambda: all(proc.is_dead(fd) for fd in vm.pidfds))
         return killed
 
-    monkeypatch.setattr(world.signals, "kill", kill_and_wait)
-    if not quick:
-        monkeypatch.setattr(proc, "is_dead", lambda pidfd: False)
+    world.signals.killer = kill_and_wait if quick else lambda vm: {vm.pid}
     vm = world.vm()
     begin_fence(world, vm)
     assert ("fence.death" in world.codes) is not quick
-    monkeypatch.undo()
-    monkeypatch.setattr(faults, "point", passed.append)
+    kill(vm)
     assert world.turn(lambda: "fence.drain" in world.codes)
     world.release(vm)
     assert world.turn(lambda: "fence.done" in world.codes)
@@ -177,15 +176,15 @@ def test_libvirts_own_books_are_waited_for_and_given_up(world: World) -> None:
     assert "the hypervisor does not confirm" in world.reports[-1].sentence
 
 
-def test_a_climb_that_fails_is_taken_up_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    vm, kill, failures = world.vm(), world.signals.kill, [MemoryError(), MemoryError()]
+def test_a_climb_that_fails_is_taken_up_again(world: World) -> None:
+    vm, kill, failures = world.vm(), world.signals.killer, [MemoryError(), MemoryError()]
 
     def sometimes(vm: GuardedVm) -> set[int]:
         if failures:
             raise failures.pop()
         return kill(vm)
 
-    monkeypatch.setattr(world.signals, "kill", sometimes)
+    world.signals.killer = sometimes
     world.loop.call_in(0, lambda: begin_fence(world, vm))
     assert world.turn(lambda: proc.is_dead(vm.pidfd))
     assert failures == []
@@ -208,15 +207,13 @@ def test_the_next_daemon_finishes_what_is_left_of_a_released_vm(world: World) ->
     assert list(world.fences.iterdir()) == []
 
 
-def test_a_full_run_directory_does_not_stop_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_directory_that_cannot_be_written_does_not_stop_it(world: World, caplog: Caplog) -> None:
     vm = world.vm()
-
-    def full(path: str, value: object, sync: bool = True) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("vmguard.adapters.linux.statefile.write", full)
+    for state_file in (world.fences / vm.id, world.run_dir / "vms" / vm.id):
+        state_file.with_name(f"{state_file.name}.json.new").mkdir()  # where the new one is written aside
     begin_fence(world, vm)
     assert world.turn(lambda: proc.is_dead(vm.pidfd))
+    assert "its fence cannot be written down" in caplog.text
 
 
 # -- what it needs --------------------------------------------------------------------------------------------------

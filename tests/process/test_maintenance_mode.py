@@ -89,16 +89,13 @@ def test_without_a_daemon_nothing_is_believed_to_be_disarmed(guard: Guard) -> No
     [
         {},
         {"until": "soon", "reason": "x", "by": "y"},
-        {"until": 1.0, "boot": "this", "reason": "x", "by": "y"},
-        {"until": 1e12, "boot": "this", "reason": "x", "by": "y"},
+        {"until": 1.0, "boot": host_identity.boot_id(), "reason": "x", "by": "y"},
+        {"until": 1e12, "boot": host_identity.boot_id(), "reason": "x", "by": "y"},
         {"until": clock.boottime() + 60, "boot": "another", "reason": "x", "by": "y"},
     ],
     ids=["empty", "garbage", "over", "too long", "another boot"],
 )
-def test_a_file_that_says_nothing_true_leaves_it_armed(
-    tmp_path: Path, state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(host_identity, "boot_id", lambda: "this")
+def test_a_file_that_says_nothing_true_leaves_it_armed(tmp_path: Path, state: dict[str, Any]) -> None:
     (tmp_path / FILE).write_text(json.dumps(state))
     events: list[Event] = []
     maintenance = MaintenanceMode(str(tmp_path), events.append)

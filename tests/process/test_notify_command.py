@@ -43,12 +43,12 @@ def test_a_command_that_hangs_is_killed_and_the_next_event_still_told(tmp_path: 
 def test_a_report_that_cannot_be_made_keeps_nothing_from_being_done(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fail(*_: object) -> None:
-        raise MemoryError
+    class Failing(History):
+        def add(self, report: Report, fields: dict[str, str]) -> None:
+            raise MemoryError
 
     notifier = Notifier(lambda: Wanted(f"touch {tmp_path}/told", level=Level.INFO))
-    history = History(str(tmp_path))
-    monkeypatch.setattr(history, "add", fail)
+    history = Failing(str(tmp_path))
     with monkeypatch.context() as patched:
         no_threads(patched)
         Reporter(history, notifier, lambda vm: {})(Report(Level.INFO, "vm.freeze", "is frozen"))

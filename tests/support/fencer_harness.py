@@ -39,6 +39,17 @@ WRITER = "import os, sys; os.open(sys.argv[1], os.O_RDWR); print(flush=True); sy
 FAST = Rungs(copy=0.05, kill=0.1, death=0.2, drain=0.2, cut=0.2, release=0.3, clean_up=2.0)
 
 
+class WatchedSignals(Signals):
+    """Signals whose SIGKILL a test may watch, or replace: ``killer`` is what sends it."""
+
+    def __init__(self, loop: Loop, registry: Registry) -> None:
+        super().__init__(loop, registry)
+        self.killer: Callable[[GuardedVm], set[int]] = super().kill
+
+    def kill(self, vm: GuardedVm) -> set[int]:
+        return self.killer(vm)
+
+
 class World:
     """A fencer with real surroundings, except for the claim's lifecycle, whose part the test plays."""
 
@@ -50,7 +61,7 @@ class World:
         self.run_dir.mkdir()
         self.loop = Loop()
         self.registry = Registry(str(self.run_dir))
-        self.signals = Signals(self.loop, self.registry)
+        self.signals = WatchedSignals(self.loop, self.registry)
         self.reports: list[Report] = []
         self.gone: list[str] = []
         self.host = hardware_watchdog.HardwareWatchdog(str(folder / "watchdog"))

@@ -27,9 +27,10 @@ def test_another_file_system_at_the_same_place_is_another_mount(tmp_path: Path) 
     assert LeaseStore(str(tmp_path)).before(NAS[0], 0x31) is None
 
 
-def test_it_counts_in_one_boot_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_counts_in_one_boot_only(tmp_path: Path) -> None:
     LeaseStore(str(tmp_path)).keep({NAS: 100.25})
-    monkeypatch.setattr(host_identity, "boot_id", lambda: "another")
+    text = (tmp_path / FILE).read_text()
+    (tmp_path / FILE).write_text(text.replace(host_identity.boot_id(), "another"))
     assert LeaseStore(str(tmp_path)).before(*NAS) is None
 
 
@@ -57,16 +58,13 @@ def test_a_file_that_is_not_understood_is_no_knowledge(tmp_path: Path, text: str
     assert LeaseStore(str(tmp_path)).before(*NAS) is None
 
 
-def test_a_disk_that_is_full_leaves_what_is_older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_written_leaves_what_is_older(tmp_path: Path) -> None:
     kept = LeaseStore(str(tmp_path))
     kept.keep({NAS: 100.25})
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("vmguard.adapters.linux.statefile.write", full)
-        kept.keep({NAS: 200.0})
+    aside = tmp_path / f"{FILE}.new"
+    aside.mkdir()
+    kept.keep({NAS: 200.0})
     assert LeaseStore(str(tmp_path)).before(*NAS) == 100.25
+    aside.rmdir()
     kept.keep({NAS: 200.0})
     assert LeaseStore(str(tmp_path)).before(*NAS) == 200.0

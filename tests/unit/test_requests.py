@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from vmguard.daemon.api.claims import ClaimRequests
 from vmguard.daemon.api.commands import Commands
 from vmguard.daemon.api.questions import Questions
 from vmguard.daemon.api.server import Server
+from vmguard.daemon.api.sessions import Handler, Request
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.errors import DaemonError, WireError
@@ -160,24 +162,31 @@ class Anyone:
         return lambda *_: {} if name in ("health", "as_json") else name == "is_announced"
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[Loop, str]]:
+@contextmanager
+def serving(folder: Path, **instead: Handler) -> Iterator[tuple[Loop, str]]:
+    """A server, with other handlers for some operations."""
     loop, anyone = Loop(), Anyone()
     parts: Any = (anyone, anyone)
-    registry = Registry(str(tmp_path))
+    registry = Registry(str(folder))
     claims = ClaimRequests(loop, registry, anyone, lambda *_: anyone, anyone)  # type: ignore[arg-type]
     questions = Questions(registry, parts[0])
     commands = Commands(parts[1], lambda request, reply: reply([{"adopted": list(request.names)}]))
     handlers = {**claims.handlers, **questions.handlers, **commands.handlers}
     assert handlers.keys() == REQUESTS.keys()
-    path = str(tmp_path / wire.SOCKET_NAME)
+    path = str(folder / wire.SOCKET_NAME)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(path)
     listener.listen()
-    Server(loop, anyone, handlers).listen(listener)  # type: ignore[arg-type]
+    Server(loop, anyone, {**handlers, **instead}).listen(listener)  # type: ignore[arg-type]
     yield loop, path
     loop.close()
     listener.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[Loop, str]]:
+    with serving(tmp_path) as server:
+        yield server
 
 
 def answers(server: tuple[Loop, str], *requests: dict[str, Any]) -> list[dict[str, Any]]:
@@ -229,11 +238,12 @@ def test_a_request_without_an_answer_gets_none(server: tuple[Loop, str], name: s
     assert answers(server, message(name)) == []
 
 
-def test_a_fault_of_ours_is_logged_and_answered(
-    server: tuple[Loop, str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Registry, "holder_of", lambda *_: [][0])
-    [answer] = answers(server, {"op": "who", "device": 1, "inode": 2})
+def test_a_fault_of_ours_is_logged_and_answered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(request: Request) -> None:
+        raise IndexError
+
+    with serving(tmp_path, who=fail) as server:
+        [answer] = answers(server, {"op": "who", "device": 1, "inode": 2})
     assert answer["error"]["message"] == "the vmguard daemon failed at this request"
     assert "please report it as a bug" in caplog.text
 

@@ -22,7 +22,9 @@ from vmguard.core.locks.guard_states import Pin
 from vmguard.core.locks.plan import DISK, EXCLUSIVE
 from vmguard.core.watchdog.events import Act, Acted, Probe, Thaw, VmInfo
 from vmguard.core.watchdog.machine import Watch
+from vmguard.core.watchdog.policy import Policy
 from vmguard.core.watchdog.states import Phase
+from vmguard.core.watchdog.timing import Wishes
 from vmguard.daemon import wiring
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
@@ -133,23 +135,27 @@ def test_a_daemon_goes_by_the_age_of_the_lease_that_the_one_before_knew(
     assert world.watch.mounts[world.point].phase is phase
 
 
-def test_an_event_brings_the_next_tick_forward_and_never_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.loop = loop = SimulatedLoop(1000.0)
-    world.begin()
+def test_an_event_brings_the_next_tick_forward_and_never_back() -> None:
     wanted = 1060.0
-    monkeypatch.setattr(world.watch, "wake_at", lambda: wanted)
-    world.driver.start()
-    assert world.driver._due == 1001.0  # the boot clock is looked at each second, whatever is due
+
+    class Wishing(Watch):
+        def wake_at(self) -> float:
+            return wanted
+
+    loop = SimulatedLoop(1000.0)
+    driver = Driver(loop, Wishing(Wishes()), carry_out=lambda effect: None)
+    driver.start()
+    assert driver._due == 1001.0  # the boot clock is looked at each second, whatever is due
     for next_wish, due in ((1000.3, 1000.3), (1000.7, 1000.3), (999.0, 1000.01)):
         wanted = next_wish
-        world.driver.feed(Acted(loop.now(), "nobody", Act.THAW, True))
-        assert world.driver._due == due
+        driver.feed(Acted(loop.now(), "nobody", Act.THAW, True))
+        assert driver._due == due
     loop.time, wanted = 1000.02, 1000.5
     loop.turn()
-    assert world.driver._due == 1000.5
+    assert driver._due == 1000.5
     loop.time = 1000.4
     loop.turn()  # the ticks that were planned later are cancelled
-    assert world.driver._due == 1000.5
+    assert driver._due == 1000.5
 
 
 def test_an_io_error_of_qemu_is_a_reason_to_ask_its_locks_and_no_verdict(world: World) -> None:
@@ -198,25 +204,25 @@ def test_what_changes_without_a_word_is_seen_soon_all_the_same(world: World) -> 
     world.observer.look()
     for vm in vms:
         vm.frozen = True
-    for _ in range(observer._ALL_IN):
+    for _ in range(observer.SWEEP_LOOKS):
         world.observer.look()
     assert all(told(world, vm).frozen for vm in vms)
 
 
-def test_vms_of_which_there_is_no_news_cost_next_to_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vms_of_which_there_is_no_news_cost_next_to_nothing(world: World) -> None:
     for number in range(50):
         world.vm(f"vm{number}")
-    world.observer.look()
     asked: list[str] = []
-    whole = world.observer._info
 
-    def info(vm: GuardedVm) -> VmInfo:
+    def policy(vm: GuardedVm) -> Policy:
         asked.append(vm.id)
-        return whole(vm)
+        return Policy()
 
-    monkeypatch.setattr(world.observer, "_info", info)
-    for _ in range(observer._ALL_IN):
-        world.observer.look()
+    looking = Observer(world.loop, world.registry, world.watch, world.driver.feed, policy, table=Table(world))
+    looking.look()
+    asked.clear()
+    for _ in range(observer.SWEEP_LOOKS):
+        looking.look()
     assert sorted(asked) == sorted(world.registry.ids), "each of them once"
 
 

@@ -188,9 +188,9 @@ class Parts:
 
     @cached_property
     def observer(self) -> Observer:
-        leases = LeaseStore(self._run_dir, self.loop.now)
+        lease_store = LeaseStore(self._run_dir, self.loop.now)
         policy = self.settings.policy
-        return Observer(self.loop, self.registry, self.watch, self.driver.feed, policy, leases, self._table)
+        return Observer(self.loop, self.registry, self.watch, self.driver.feed, policy, lease_store, self._table)
 
     @cached_property
     def effects(self) -> Effects:

@@ -38,8 +38,8 @@ log = logging.getLogger("vmguard.watch")
 
 #: between two looks at mounts, and at the VMs that have changed
 _LOOK_S = 1.0
-#: looks within which each VM is examined once, changed or not: no change may stay unseen for good
-_ALL_IN = 10
+#: looks in which every VM is examined once, changed or not: no change may stay unseen for good
+SWEEP_LOOKS = 10
 #: the boot clock may run ahead of the monotonic one by this before it counts as a suspend
 _SUSPENDED_S = 0.5
 
@@ -54,20 +54,23 @@ class Observer:
         watch: Watch,
         feed: Callable[[Event], None],
         policy: Callable[[GuardedVm], Policy],
-        leases: LeaseStore | None = None,
+        lease_store: LeaseStore | None = None,
         table: MountTable | None = None,
     ) -> None:
-        """``feed`` takes in an event. ``policy`` returns the admin's choices for a VM. ``leases``: lease ages that an
-        earlier daemon persisted. ``table``: this host's mounts."""
+        """``feed`` takes an event, ``policy`` returns the admin's choices for a VM.
+
+        ``lease_store``: the lease ages that an earlier daemon persisted. ``table``: this host's mounts.
+        """
         self._loop = loop
         self._registry = registry
         self._watch = watch
         self._feed = feed
         self._policy = policy
-        self._leases_kept = leases
+        self._lease_store = lease_store
         self._table = table or MountTable()
         self._told: dict[str, tuple[GuardedVm, VmInfo]] = {}
-        self._leases: dict[str, float] = {}
+        #: the lease time of each mount, as the watchdog was told
+        self._told_leases: dict[str, float] = {}
         self._looks = 0
         #: the NFSv4 mounts by device; one that is gone from the table while a VM still has a file there stays known
         self.mounts: dict[int, Mount] = {}
@@ -87,15 +90,15 @@ class Observer:
         """Compare mounts and VMs with what the watchdog was told of them."""
         now = self._loop.now()
         statistics = self._table.statistics()
-        all_of_them = self._look_at_mounts(statistics)
+        mounts_changed = self._look_at_mounts(statistics)
         self._tell_leases(statistics, now)
         self._looks += 1
         for number, vm in enumerate(self._registry):
-            if vm.changed or all_of_them or (number + self._looks) % _ALL_IN == 0:
+            if vm.changed or mounts_changed or (number + self._looks) % SWEEP_LOOKS == 0:
                 self._look_at(vm, statistics, now)
         for vm_id in self._told.keys() - self._registry.ids:
             self.gone(vm_id)
-        for point in self._leases:
+        for point in self._told_leases:
             if point in statistics:
                 self._feed(_counters(now, statistics[point]))
 
@@ -124,7 +127,7 @@ class Observer:
     # -- mounts -----------------------------------------------------------------------------------------------------
 
     def _look_at_mounts(self, statistics: dict[str, NfsStatistics]) -> bool:
-        """Return whether a mount has come, gone, or changed its name: that concerns every VM."""
+        """Update the mounts; return whether one has come, gone, or changed its name, which concerns every VM."""
         seen: dict[int, Mount] = {}
         for mount in self._table.mounts():
             known = self.mounts.get(mount.device)
@@ -141,27 +144,27 @@ class Observer:
 
     def _tell_leases(self, statistics: dict[str, NfsStatistics], now: float) -> None:
         """Tell each lease time that has changed: it may while a server is away."""
-        for point, lease in list(self._leases.items()):
+        for point, lease in list(self._told_leases.items()):
             if point in statistics and statistics[point].lease != lease:
-                self._leases[point] = statistics[point].lease
+                self._told_leases[point] = statistics[point].lease
                 self._feed(MountSeen(now, point, statistics[point].lease))
 
     def _tell_mounts(self, info: VmInfo, statistics: dict[str, NfsStatistics], now: float) -> None:
         """Tell each mount before the first lock on it."""
-        for point in {lock.mount for lock in info.locks} & statistics.keys() - self._leases.keys():
-            lease = self._leases[point] = statistics[point].lease
+        for point in {lock.mount for lock in info.locks} & statistics.keys() - self._told_leases.keys():
+            lease = self._told_leases[point] = statistics[point].lease
             self._feed(MountSeen(now, point, lease, self._confirmed_before(info, point)))
 
     def _confirmed_before(self, info: VmInfo, point: str) -> float | None:
         """Return when an earlier daemon last knew that the lease of this mount was alive."""
         device = next(lock.id.key[0] for lock in info.locks if lock.mount == point)
-        return self._leases_kept.before(point, device) if self._leases_kept is not None else None
+        return self._lease_store.before(point, device) if self._lease_store is not None else None
 
     def keep_leases(self) -> None:
         """Persist when each lease was last confirmed, for a later daemon."""
-        if self._leases_kept is not None:
+        if self._lease_store is not None:
             watched = ((name, mount) for name, mount in self._watch.mounts.items() if mount.locks)
-            self._leases_kept.keep({(name, next(iter(mount.locks)).key[0]): mount.confirmed for name, mount in watched})
+            self._lease_store.keep({(name, next(iter(mount.locks)).key[0]): mount.confirmed for name, mount in watched})
 
     # -- VMs --------------------------------------------------------------------------------------------------------
 
@@ -222,7 +225,7 @@ class Observer:
         """Return the mounts of the server that a line names (``NFS: SERVER: lost 2 locks``); all if it names none."""
         sources = {mount.point: mount.source for mount in self.mounts.values()}
         named = [point for point, source in sources.items() if server_of(source) in line.replace(":", " ").split()]
-        return [point for point in named if point in self._leases] or list(self._leases)
+        return [point for point in named if point in self._told_leases] or list(self._told_leases)
 
     @staticmethod
     def _boot_ahead() -> float:
