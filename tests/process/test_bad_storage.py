@@ -6,22 +6,20 @@ import gc
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import vmguard.core.sources.image_name
-from tests.support.capabilities import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, drop_capabilities
 from tests.support.disk_images import image
+from tests.support.other_users import NOBODY, in_a_child, needs_root
 from tests.support.processes import track
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import Opener
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.sources.domain_xml import parse_domain
-from vmguard.errors import LockUnavailable, VmguardError
-
-NOBODY = 65534
+from vmguard.errors import LockUnavailable
 
 
 def disk(path: object, format: str = "qcow2") -> bytes:
@@ -60,38 +58,6 @@ def use_up_descriptors(xml: bytes) -> None:
 
     resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
     resolve(parse_domain(xml), Opener())
-
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
-
-
-def in_a_child(work: Callable[[], object], uid: int = -1, squashed: bool = False) -> str:
-    """Run something in a child, as another user if wanted; what it raised, or what it returned, in words.
-
-    ``squashed``: as a root that the modes of files bind, like one whom an NFS server squashes.
-    """
-    receiving, sending = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            if uid >= 0:
-                os.setgroups([])
-                os.setegid(uid)
-                os.seteuid(uid)
-            if squashed:
-                drop_capabilities(CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH)
-            said = str(work())
-        except VmguardError as problem:
-            said = f"{type(problem).__name__}: {problem.message}"
-        except BaseException as problem:
-            said = repr(problem)
-        os.write(sending, said.encode()[:4000])
-        os._exit(0)
-    os.close(sending)
-    with open(receiving, "rb") as pipe:
-        said = pipe.read().decode()
-    os.waitpid(child, 0)
-    return said
 
 
 @pytest.fixture

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.other_users import NOBODY, in_a_child, needs_root
 from tests.unit.test_doctor_judges import GUARD, all_findings
+from vmguard.cli import doctor
 from vmguard.cli.main import main
+from vmguard.cli.output import Output
 from vmguard.config import Config
 from vmguard.config.proxmox import Proxmox
-from vmguard.doctor import look_mount, look_proxmox, look_share, scratch
-from vmguard.doctor.facts import (
-    MountFacts,
-)
+from vmguard.doctor import look_host, look_proxmox
+from vmguard.doctor.examine import ShareTrial
+from vmguard.doctor.facts import MountFacts
 from vmguard.doctor.finding import Level
 
 
@@ -68,10 +72,16 @@ def test_vms_of_this_node_without_the_hookscript_are_seen(tmp_path: Path) -> Non
     assert look_proxmox.look(config, 5, str(tmp_path / "none")).version is None
 
 
+def test_only_root_can_look() -> None:
+    command_line = argparse.Namespace()
+    said = in_a_child(lambda: doctor.run(command_line, Output()), NOBODY)
+    assert said == "BadInput: the doctor must see into other processes and write to the shares"
+
+
+@needs_root
 def test_a_wrong_configuration_is_a_finding_and_the_rest_is_examined(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
     (tmp_path / "bad.yaml").write_text("hook: {wiat: 3}")
     assert main(["doctor", "--no-proof", "--json", "--config", str(tmp_path / "bad.yaml")]) == 2
     said = json.loads(capsys.readouterr().out)
@@ -80,17 +90,14 @@ def test_a_wrong_configuration_is_a_finding_and_the_rest_is_examined(
     assert "host.clock" in levels
 
 
-def test_storages_that_hang_are_given_up_together_and_not_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vmguard.doctor import examine as module
-    from vmguard.query.places import Places
+def test_storages_that_hang_are_given_up_together_and_not_one_after_the_other() -> None:
+    def hang() -> Any:
+        time.sleep(60)
 
     hanging = [MountFacts(f"/srv/{n}", f"nas{n}:/vm", "4.2", device=n, lease=90) for n in range(5)]
-    monkeypatch.setattr(look_mount, "look", lambda: hanging)
-    monkeypatch.setattr(scratch, "attempt", lambda *_: time.sleep(60))
-    monkeypatch.setattr(look_share, "look", lambda *_: time.sleep(60))
-    monkeypatch.setattr(module, "_guard", lambda *_: [])
     began = time.monotonic()
-    found = module.examine(Config(), Places("/run/x", "", "", ""), module.Wanted(seconds=0.5))
+    trials = [ShareTrial(mount, 0.5, hang, hang) for mount in hanging]
+    found = [finding for trial in trials for finding in trial.findings(Config(), look_host.look(Config()))]
     assert time.monotonic() - began < 2
     away = [finding for finding in found if finding.check == "storage.answers"]
     assert [(finding.subject, finding.level) for finding in away] == [(f"/srv/{n}", Level.FAIL) for n in range(5)]

@@ -12,6 +12,7 @@ libvirt_host        a private libvirtd with QEMU and vmguard in namespaces of it
 libvirt_operations  what libvirt can do to the files of a running VM, step by step
 migration_peer      private libvirts between which VMs migrate
 namespaces          mount and pid namespaces that end with the test
+other_users         work done as another user, or as a squashed root
 processes           processes that end with the test that started them
 qemu_img            disk images made by qemu-img
 source_tree         vmguard's modules, their imports, and circles among them

@@ -21,9 +21,17 @@ ROOT = Path(vmguard.__file__).parents[1]
 Capture = pytest.CaptureFixture[str]
 
 
+PROBE = Command("probe", "for tests", "vmguard.cli.probe")
+
+
+def probing(words: list[str]) -> int:
+    """Run vmguard with one command more."""
+    return main(words, (*COMMANDS, PROBE))
+
+
 @pytest.fixture
 def probe(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A command of our own, ``vmguard probe [WORD...]``, whose ``run`` each test sets."""
+    """The module of ``vmguard probe [WORD...]``, whose ``run`` each test sets."""
     module: Any = ModuleType("vmguard.cli.probe")
     module.add_arguments = lambda parser: parser.add_argument("words", nargs="*")
     module.seen = []
@@ -34,7 +42,6 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     module.run = run
     monkeypatch.setitem(sys.modules, "vmguard.cli.probe", module)
-    monkeypatch.setattr(frame, "COMMANDS", (*COMMANDS, Command("probe", "for tests", "vmguard.cli.probe")))
     return module
 
 
@@ -87,20 +94,20 @@ GLOBALS = ["--json", "--config", "/a", "--config=/b", "--timeout", "1m", "-v", "
 @pytest.mark.parametrize("at", range(4))
 def test_global_options_may_stand_anywhere(probe: Any, at: int) -> None:
     words = ["probe", "one", "two"]
-    assert main([*words[:at], *GLOBALS, *words[at:]]) == 0
+    assert probing([*words[:at], *GLOBALS, *words[at:]]) == 0
     (args,) = probe.seen
     assert (args.words, args.json, args.config, args.timeout) == (["one", "two"], True, ["/a", "/b"], 60.0)
     assert (args.verbose, args.quiet, args.no_color) == (2, True, False)
 
 
 def test_without_options_a_command_sees_their_defaults(probe: Any) -> None:
-    assert main(["probe"]) == 0
+    assert probing(["probe"]) == 0
     (args,) = probe.seen
     assert (args.json, args.config, args.timeout, args.verbose, args.quiet) == (False, None, None, 0, False)
 
 
 def test_behind_two_dashes_nothing_is_an_option(probe: Any) -> None:
-    assert main(["probe", "-v", "--", "--json", "-a VM with dashes"]) == 0
+    assert probing(["probe", "-v", "--", "--json", "-a VM with dashes"]) == 0
     (args,) = probe.seen
     assert (args.words, args.json, args.verbose) == (["--json", "-a VM with dashes"], False, 1)
 
@@ -153,67 +160,65 @@ def raising(problem: BaseException) -> Any:
 @pytest.mark.parametrize("status", [0, 1, 2, 3])
 def test_the_status_of_a_command_is_the_exit_status(probe: Any, status: int) -> None:
     probe.run = lambda args, out: status
-    assert main(["probe"]) == status
+    assert probing(["probe"]) == status
 
 
 def test_an_error_of_ours_is_one_sentence_and_a_hint(probe: Any, capsys: Capture) -> None:
     probe.run = raising(LockConflict("/a", "disk /a is locked by host b\n  since    : yesterday", "wait"))
-    assert main(["probe"]) == 2
+    assert probing(["probe"]) == 2
     assert capsys.readouterr().err == "vmguard: disk /a is locked by host b\n  since    : yesterday\n  HINT: wait\n"
 
 
 def test_an_error_of_ours_with_json(probe: Any, capsys: Capture) -> None:
     probe.run = raising(LockConflict("/a", "locked", "wait"))
-    assert main(["--json", "probe"]) == 2
+    assert probing(["--json", "probe"]) == 2
     assert json.loads(capsys.readouterr().out) == {"error": {"message": "locked", "hint": "wait", "exit_code": 2}}
 
 
 def test_an_unexpected_error_is_one_line_and_the_way_to_the_traceback(probe: Any, capsys: Capture) -> None:
     probe.run = raising(RuntimeError("no\x1b[2J"))
-    assert main(["probe"]) == 3
+    assert probing(["probe"]) == 3
     text = capsys.readouterr().err
     assert text.splitlines()[0] == "vmguard: unexpected RuntimeError: no\\x1b[2J"
     assert "-vv" in text
     assert "Traceback" not in text
-    assert main(["probe", "-vv"]) == 3
+    assert probing(["probe", "-vv"]) == 3
     assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--config=", "--config"])
 def test_an_odd_option_does_not_hide_the_error(probe: Any, capsys: Capture, option: str) -> None:
     probe.run = raising(RuntimeError("no"))
-    assert main(["probe", option, "-q"]) == 3
-    assert main(["probe", "--config", ""]) == 3
+    assert probing(["probe", option, "-q"]) == 3
+    assert probing(["probe", "--config", ""]) == 3
     assert "unexpected RuntimeError: no" in capsys.readouterr().err
 
 
-def test_the_daemon_always_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setattr("vmguard.cli.daemon.run", raising(RuntimeError("no")))
-    assert main(["daemon"]) == 3
+def test_the_daemon_always_shows_its_traceback(probe: Any, capsys: Capture) -> None:
+    probe.run = raising(RuntimeError("no"))
+    assert main(["daemon"], [PROBE._replace(name="daemon")]) == 3
     assert "Traceback" in capsys.readouterr().err
 
 
 def test_a_broken_pipe_that_is_not_our_output_is_an_error_and_not_silence(probe: Any, capsys: Capture) -> None:
     probe.run = raising(BrokenPipeError("the daemon's socket"))
-    assert main(["probe"]) == 3
+    assert probing(["probe"]) == 3
     assert "unexpected BrokenPipeError" in capsys.readouterr().err
 
 
 def test_an_interrupt_ends_without_a_word(probe: Any, capsys: Capture) -> None:
     probe.run = raising(KeyboardInterrupt())
-    assert main(["probe"]) == 130
+    assert probing(["probe"]) == 130
     assert capsys.readouterr().err == ""
 
 
-def test_a_command_whose_module_is_missing_says_so(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setattr(frame, "COMMANDS", (Command("gone", "is gone", "vmguard.cli.gone"),))
-    assert main(["gone"]) == 3
+def test_a_command_whose_module_is_missing_says_so(capsys: Capture) -> None:
+    assert main(["gone"], [Command("gone", "is gone", "vmguard.cli.gone")]) == 3
     assert "this installation cannot run 'gone': vmguard.cli.gone is missing" in capsys.readouterr().err
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setattr(frame, "COMMANDS", (Command("gone", "is gone", "nosuchpackage.cli"),))
-    assert main(["gone"]) == 3
+def test_a_missing_package_is_named(capsys: Capture) -> None:
+    assert main(["gone"], [Command("gone", "is gone", "nosuchpackage.cli")]) == 3
     assert "'gone' needs the Python package nosuchpackage, which is not installed" in capsys.readouterr().err
 
 

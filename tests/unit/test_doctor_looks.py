@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -18,13 +19,15 @@ from vmguard.adapters.linux import mounts
 from vmguard.adapters.linux.mounts import Mount
 from vmguard.adapters.storage import nfs_client_id
 from vmguard.cli import doctor as command
-from vmguard.cli.main import main
+from vmguard.cli.output import Output
 from vmguard.config import Config
 from vmguard.core.locks.owner_record import Owner, slot
 from vmguard.doctor import look_mount, look_proxmox, look_share, mend, scratch
-from vmguard.doctor.examine import examine
+from vmguard.doctor.examine import Wanted, examine
 from vmguard.doctor.facts import IdentityFacts, MountFacts
 from vmguard.doctor.finding import Finding, Level
+from vmguard.errors import BadInput
+from vmguard.query.places import Places
 
 #: of a Debian 12 client: an NFSv4.2 mount, an NFSv3 mount, and something that is none
 MOUNTSTATS = """\
@@ -231,16 +234,15 @@ FINDINGS = [
 ]
 
 
-@pytest.fixture
-def root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(command, "examine", lambda *_: FINDINGS)
+def show(as_json: bool = False) -> int:
+    out = Output(as_json=as_json)
+    status = command.show(FINDINGS, argparse.Namespace(json=as_json, verbose=0), out)
+    out.flush()
+    return status
 
 
-def test_findings_stand_by_their_subject_with_why_and_what_mends(
-    root: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["doctor"]) == 2
+def test_findings_stand_by_their_subject_with_why_and_what_mends(capsys: pytest.CaptureFixture[str]) -> None:
+    assert show() == 2
     assert capsys.readouterr().out.splitlines() == [
         "host",
         "  OK: the clock is synchronised",
@@ -256,22 +258,16 @@ def test_findings_stand_by_their_subject_with_why_and_what_mends(
     ]
 
 
-def test_machines_get_every_finding_and_the_exit_code(root: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--json"]) == 2
+def test_machines_get_every_finding_and_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert show(as_json=True) == 2
     said: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert (said["schema"], said["status"]) == (1, "CRITICAL")
     assert [set(item) for item in said["findings"]] == [{"check", "subject", "level", "text", "why", "mend"}] * 3
 
 
-def test_only_root_can_look(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert main(["doctor"]) == 3
-    assert "sudo vmguard doctor" in capsys.readouterr().err
-
-
-def test_a_subject_that_is_on_no_share_is_told(root: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "examine", examine)
-    assert main(["doctor", "/proc/self"]) == 3
+def test_a_subject_that_is_on_no_share_is_told() -> None:
+    with pytest.raises(BadInput, match="is on no NFS mount of this host"):
+        examine(Config(), Places("/run/x", "", "", ""), Wanted("/proc/self"))
 
 
 def test_booted_is_a_time_of_day_that_compares_with_claims() -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from vmguard.adapters.linux import nfs_server
+from vmguard.adapters.linux.nfs_server import NfsServer
 from vmguard.core.locks.plan import DISK, EXCLUSIVE, PlannedFile
 from vmguard.errors import StorageTimeout
 from vmguard.hook import claim_in_grace
@@ -20,14 +20,12 @@ from vmguard.hook.claim_on_share import ClaimedFile, ClaimedFiles
 class Server:
     """The files by which the kernel tells of its NFS server."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path) -> None:
         self.proc = folder / "nfsd"
         self.lockd = folder / "nlm_end_grace"
         self.etab = folder / "etab"
         self.proc.mkdir()
-        monkeypatch.setattr(nfs_server, "NFSD", str(self.proc))
-        monkeypatch.setattr(nfs_server, "LOCKD_END_GRACE", str(self.lockd))
-        monkeypatch.setattr(nfs_server, "ETAB", str(self.etab))
+        self.seen = NfsServer(str(self.proc), str(self.lockd), str(self.etab))
 
     def says(self, version_4: str, lockd: str = "Y", *exported: Path) -> None:
         (self.proc / "v4_end_grace").write_text(version_4 + "\n")
@@ -63,8 +61,8 @@ class Asked:
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    return Server(tmp_path, monkeypatch)
+def server(tmp_path: Path) -> Server:
+    return Server(tmp_path)
 
 
 @pytest.fixture
@@ -75,14 +73,14 @@ def share(tmp_path: Path) -> Path:
     return folder
 
 
-def wait(disk: Path, seconds: float = 0.3, speaks: bool = False) -> Told:
+def wait(server: Server, disk: Path, seconds: float = 0.3, speaks: bool = False) -> Told:
     fd = os.open(disk, os.O_RDONLY)
     try:
         status = os.fstat(fd)
         planned = PlannedFile(str(disk), EXCLUSIVE, DISK, "disk vda")
         file = ClaimedFile(planned, fd, (status.st_dev, status.st_ino), [(0, 0)])
         told, asked = Told(), cast(Any, Asked(speaks))
-        claim_in_grace.wait(asked, ClaimedFiles([file], [], seconds), asked, cast(Any, told))
+        claim_in_grace.wait(asked, ClaimedFiles([file], [], seconds), asked, cast(Any, told), server.seen)
         return told
     finally:
         os.close(fd)
@@ -93,7 +91,7 @@ def test_a_claim_on_an_exported_disk_waits_and_is_refused(server: Server, share:
     server.says(*words, share)
     began = time.monotonic()
     with pytest.raises(StorageTimeout) as refused:
-        wait(share / "web.raw")
+        wait(server, share / "web.raw")
     assert time.monotonic() - began >= 0.3
     assert str(share) in refused.value.message
     assert "lasts 90 s" in refused.value.hint
@@ -102,7 +100,7 @@ def test_a_claim_on_an_exported_disk_waits_and_is_refused(server: Server, share:
 def test_it_goes_on_when_the_grace_period_ends(server: Server, share: Path) -> None:
     server.says("N", "Y", share)
     threading.Timer(0.2, server.says, ("Y", "Y", share)).start()
-    told = wait(share / "web.raw", 5, speaks=True)
+    told = wait(server, share / "web.raw", 5, speaks=True)
     assert told.stages == ["waiting for the end of this host's NFS grace period"]
     assert "grace period; waiting" in told.notes[0]
 
@@ -111,21 +109,21 @@ def test_an_export_by_another_path_is_the_same_folder(server: Server, share: Pat
     (tmp_path / "export").symlink_to(share)
     server.says("N", "Y", tmp_path / "export")
     with pytest.raises(StorageTimeout):
-        wait(share / "web.raw")
+        wait(server, share / "web.raw")
 
 
 def test_nobody_else_waits(server: Server, share: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     disk = share / "web.raw"
-    assert wait(disk).stages == []  # no server at all
+    assert wait(server, disk).stages == []  # no server at all
     server.says("N", "Y", other)
-    assert wait(disk).stages == []  # another folder is exported
+    assert wait(server, disk).stages == []  # another folder is exported
     server.says("Y", "Y", share)
-    assert wait(disk).stages == []  # the grace period is over
-    assert nfs_server.exports() == [str(share)]
+    assert wait(server, disk).stages == []  # the grace period is over
+    assert server.seen.exports() == [str(share)]
 
 
 def test_a_server_without_lockd(server: Server, share: Path) -> None:
     server.says("Y", "", share)
-    assert not nfs_server.in_grace()
+    assert not server.seen.in_grace()

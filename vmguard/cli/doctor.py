@@ -36,12 +36,16 @@ def run(args: argparse.Namespace, out: Output) -> int:
     seconds = _STORAGE_TIMEOUT_S if args.timeout is None else args.timeout
     where = dataclasses.replace(where, timeout=seconds)
     wanted = Wanted(args.subject, seconds, not args.no_proof, args.config)
-    findings = examine(config, where, wanted)
+    return show(examine(config, where, wanted), args, out)
+
+
+def show(findings: list[Finding], args: argparse.Namespace, out: Output) -> int:
+    """Print the findings, for people or as JSON; return the exit status."""
     status = status_of(findings)
     if args.json:
         out.json({"schema": 1, "status": status.name, "findings": [finding.as_json() for finding in findings]})
-        return status
-    _print(findings, out, args.verbose > 0)
+    else:
+        _print(findings, out, args.verbose > 0)
     return status
 
 

@@ -111,14 +111,14 @@ class _Help(argparse.Action):
         raise _TextRequested(parser.format_help())
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit status."""
+def main(argv: Sequence[str] | None = None, commands: Sequence[Command] = COMMANDS) -> int:
+    """Run one of the commands; return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     # Errors before the options are parsed must follow --json, too.
     ours, _ = _split(words)
     out = Output(as_json="--json" in ours)
     try:
-        return _finish(words, out)
+        return _finish(words, out, commands)
     except OutputClosed:
         _drop_output()
         return _SIGPIPE_STATUS
@@ -126,10 +126,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _SIGINT_STATUS
 
 
-def _finish(words: list[str], out: Output) -> int:
+def _finish(words: list[str], out: Output, commands: Sequence[Command]) -> int:
     """Run a command, and explain what went wrong."""
     try:
-        status = _run(words)
+        status = _run(words, commands)
         out.flush()
         return status
     except VmguardError as problem:
@@ -161,15 +161,15 @@ def _wants_traceback(words: list[str]) -> bool:
     return verbosity >= 2 or rest[:1] == ["daemon"]
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], commands: Sequence[Command]) -> int:
     try:
-        return _run_command(words)
+        return _run_command(words, commands)
     except _TextRequested as asked:
         Output().block(str(asked))
         return Status.OK
 
 
-def _run_command(words: list[str]) -> int:
+def _run_command(words: list[str], commands: Sequence[Command]) -> int:
     ours, rest = _split(words)
     args = top_parser().parse_args(ours)
     if not rest:
@@ -183,7 +183,7 @@ def _run_command(words: list[str]) -> int:
         first, own = own[0], ["--help"]
     if first.startswith("-"):
         raise UsageError(f"unknown option {quoted(first)}{did_you_mean(first, _option_names())}", "vmguard --help")
-    command = _command(first)
+    command = _command(first, commands)
     module = _module(command)
     command_parser(command, module).parse_args(own, namespace=args)
     out = Output(as_json=args.json, no_color=args.no_color, quiet=args.quiet)
@@ -249,11 +249,11 @@ def _option_names() -> list[str]:
     return [name for action in top_parser()._actions for name in action.option_strings]
 
 
-def _command(name: str) -> Command:
-    for command in COMMANDS:
+def _command(name: str, commands: Sequence[Command]) -> Command:
+    for command in commands:
         if command.name == name:
             return command
-    names = [command.name for command in COMMANDS]
+    names = [command.name for command in commands]
     raise UsageError(f"unknown command {quoted(name)}{did_you_mean(name, names)}", f"the commands: {', '.join(names)}")
 
 

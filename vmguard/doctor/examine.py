@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from vmguard.adapters.linux import mounts
@@ -39,11 +40,11 @@ def examine(config: Config, places: Places, wanted: Wanted) -> list[Finding]:
     others = look_mount.look_others()
     vm, chosen, others = _subject(wanted, places, everything, others)
     host = look_host.look(config)
-    tries = [_Try(mount, config, wanted.seconds) for mount in chosen]
+    trials = [begin_trial(mount, config, wanted.seconds) for mount in chosen]
     findings = [*judge_host(host), *_guard(config, wanted)]
     findings += judge_mounts(everything, others, look_mount.look_absent())
-    for attempt in tries:
-        findings += attempt.findings(config, host)
+    for trial in trials:
+        findings += trial.findings(config, host)
     return findings + (judge_vm(vm) if vm is not None else [])
 
 
@@ -58,21 +59,37 @@ def _guard(config: Config, wanted: Wanted) -> list[Finding]:
     ]
 
 
-class _Try:
+def begin_trial(mount: MountFacts, config: Config, seconds: float) -> ShareTrial:
+    """Begin to try out a share: its locks, and what lies on it."""
+    record = config.owner_record
+    folder = record.directory if record.enabled else ""
+    seek, user = mount.version == "4.2", config.libvirt.qemu_user
+    return ShareTrial(
+        mount,
+        seconds,
+        lambda: scratch.attempt(mount.point, mount.point, seek, user),
+        lambda: look_share.look(mount.point, folder),
+    )
+
+
+class ShareTrial:
     """The trial of one share, in two children that may hang."""
 
-    def __init__(self, mount: MountFacts, config: Config, seconds: float) -> None:
+    def __init__(
+        self,
+        mount: MountFacts,
+        seconds: float,
+        try_locks: Callable[[], ScratchFacts],
+        look_through: Callable[[], ShareFacts],
+    ) -> None:
+        """Start both children; each may take ``seconds``."""
         self._mount = mount
         self._seconds = seconds
-        record = config.owner_record
-        folder = record.directory if record.enabled else ""
-        seek, user = mount.version == "4.2", config.libvirt.qemu_user
-        what = f"locks on {mount.point} were tried"
-        self._scratch = Child(lambda: asdict(scratch.attempt(mount.point, mount.point, seek, user)), seconds, what)
-        look = f"{mount.point} was looked through"
-        self._share = Child(lambda: asdict(look_share.look(mount.point, folder)), seconds, look)
+        self._scratch = Child(lambda: asdict(try_locks()), seconds, f"locks on {mount.point} were tried")
+        self._share = Child(lambda: asdict(look_through()), seconds, f"{mount.point} was looked through")
 
     def findings(self, config: Config, host: HostFacts) -> list[Finding]:
+        """Return what is wrong with the share. Waits for the children."""
         watch = config.watch
         wishes = Wishes(margin=watch.margin or None, probe=watch.probe or None, slow_round=watch.slow_round)
         found = judge_mount(self._mount, host, wishes)

@@ -6,9 +6,10 @@ import ctypes
 import datetime
 import os
 
-from vmguard.adapters.linux import clock, host_identity, nfs_server
+from vmguard.adapters.linux import clock, host_identity
 from vmguard.adapters.linux.hardware_watchdog import HardwareWatchdog
 from vmguard.adapters.linux.libc import libc
+from vmguard.adapters.linux.nfs_server import NfsServer
 from vmguard.adapters.storage import nfs_client_id
 from vmguard.config import Config
 from vmguard.doctor.facts import HostFacts, IdentityFacts
@@ -24,6 +25,7 @@ _TIME_ERROR = 5
 def look(config: Config) -> HostFacts:
     """Look at this host."""
     uname = os.uname()
+    server = NfsServer()
     return HostFacts(
         identity=look_identity(config.hosts.name),
         uptime=clock.boottime(),
@@ -32,8 +34,8 @@ def look(config: Config) -> HostFacts:
         clock_synchronised=clock_synchronised(),
         recover_lost_locks=_flag(_RECOVER),
         watchdog=_watchdog(config),
-        exports=tuple(nfs_server.exports()),
-        in_grace=nfs_server.in_grace(),
+        exports=tuple(server.exports()),
+        in_grace=server.in_grace(),
     )
 
 

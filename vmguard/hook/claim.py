@@ -156,9 +156,10 @@ def _claim(vm: VmToClaim, connection: wire.Connection, progress: ProgressPipe) -
     progress.seconds = settings.timeout
     claimed = claim_on_share.open_files(vm, settings, progress)
     if os.path.exists(_NFS_SERVER):
+        from vmguard.adapters.linux.nfs_server import NfsServer
         from vmguard.hook import claim_in_grace
 
-        claim_in_grace.wait(vm, claimed, settings, progress)
+        claim_in_grace.wait(vm, claimed, settings, progress, NfsServer())
     if settings.incoming is None:
         claim_on_share.lock_all_or_none(vm, claimed, settings, progress)
     else:

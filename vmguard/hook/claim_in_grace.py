@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 
-from vmguard.adapters.linux import mounts, nfs_server
+from vmguard.adapters.linux import mounts
+from vmguard.adapters.linux.nfs_server import export_of
 from vmguard.errors import StorageTimeout
 from vmguard.hook.vm_to_claim import LOCK_SLACK_S, PROGRESS_INTERVAL_S, boottime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from vmguard.adapters.linux.nfs_server import NfsServer
     from vmguard.hook.claim_on_share import ClaimedFiles
     from vmguard.hook.vm_to_claim import ProgressPipe, VmToClaim
     from vmguard.protocol.messages import ClaimSettings
@@ -21,21 +23,23 @@ if TYPE_CHECKING:
 _RETRY_S = 0.25
 
 
-def wait(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettings, progress: ProgressPipe) -> None:
+def wait(
+    vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettings, progress: ProgressPipe, server: NfsServer
+) -> None:
     """Wait until this host's NFS server lets no client reclaim a lock. Raise StorageTimeout when that takes too long.
 
     A hook that may wait waits for as long as for a storage that is not mounted, or for a lock that is not free.
     """
-    export = _export_under(claimed) if nfs_server.in_grace() else ""
+    export = _export_under(claimed, server) if server.in_grace() else ""
     if not export:
         return
     seconds = claimed.wait if vm.speak is None else max(claimed.wait, settings.mount_wait)
     progress.stage("waiting for the end of this host's NFS grace period", seconds + LOCK_SLACK_S)
     began = next_line = boottime()
-    while nfs_server.in_grace():
+    while server.in_grace():
         spent = boottime() - began
         if spent >= seconds:
-            length = nfs_server.grace_seconds()
+            length = server.grace_seconds()
             raise StorageTimeout(
                 f"VM '{vm.name}' is not started: this host exports {export} by NFS, and its NFS server is in its grace"
                 f" period: VMs on other hosts may still come for their locks (waited {spent:.0f} s)",
@@ -53,13 +57,13 @@ def wait(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettings, progress
         time.sleep(min(_RETRY_S, seconds - spent))
 
 
-def _export_under(claimed: ClaimedFiles) -> str:
+def _export_under(claimed: ClaimedFiles, server: NfsServer) -> str:
     """Return an exported folder that one of the files lies in; empty if there is none."""
-    folders = nfs_server.exports()
+    folders = server.exports()
     remote = {mount.device for mount in mounts.mounts() if mount.is_nfs}  # never asked: it could hang
     for file in claimed.files:
         if folders and file.key[0] not in remote:
-            found = nfs_server.export_of(file.real, folders)
+            found = export_of(file.real, folders)
             if found:
                 return found
     return ""

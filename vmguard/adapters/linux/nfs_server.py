@@ -21,25 +21,31 @@ LOCKD_END_GRACE = "/proc/fs/lockd/nlm_end_grace"
 ETAB = "/var/lib/nfs/etab"
 
 
-def in_grace() -> bool:
-    """Return whether this host's NFS server is in its grace period, or not up yet; False if there is none."""
-    version_4 = _read(os.path.join(NFSD, "v4_end_grace"))
-    return bool(version_4) and (version_4.startswith("N") or _read(LOCKD_END_GRACE).startswith("N"))
+class NfsServer:
+    """The server, by the files in which the kernel and exportfs(8) show it."""
 
+    def __init__(self, nfsd: str = NFSD, lockd_end_grace: str = LOCKD_END_GRACE, etab: str = ETAB) -> None:
+        self._nfsd = nfsd
+        self._lockd_end_grace = lockd_end_grace
+        self._etab = etab
 
-def grace_seconds() -> int:
-    """Return how long a grace period is, 0 if that is not known."""
-    text = _read(os.path.join(NFSD, "nfsv4gracetime")).strip()
-    return int(text) if text.isdigit() else 0
+    def in_grace(self) -> bool:
+        """Return whether this host's NFS server is in its grace period, or not up yet; False if there is none."""
+        version_4 = _read(os.path.join(self._nfsd, "v4_end_grace"))
+        return bool(version_4) and (version_4.startswith("N") or _read(self._lockd_end_grace).startswith("N"))
 
+    def grace_seconds(self) -> int:
+        """Return how long a grace period is, 0 if that is not known."""
+        text = _read(os.path.join(self._nfsd, "nfsv4gracetime")).strip()
+        return int(text) if text.isdigit() else 0
 
-def exports() -> list[str]:
-    """Return the folders that are exported; none where no server is running or about to."""
-    if not os.path.exists(os.path.join(NFSD, "v4_end_grace")):
-        return []
-    lines = [*_read(ETAB).splitlines(), *_read(os.path.join(NFSD, "exports")).splitlines()]
-    folders = [unescape(line.split()[0]) for line in lines if line.strip() and not line.startswith("#")]
-    return list(dict.fromkeys(folder for folder in folders if folder.startswith("/")))
+    def exports(self) -> list[str]:
+        """Return the folders that are exported; none where no server is running or about to."""
+        if not os.path.exists(os.path.join(self._nfsd, "v4_end_grace")):
+            return []
+        lines = [*_read(self._etab).splitlines(), *_read(os.path.join(self._nfsd, "exports")).splitlines()]
+        folders = [unescape(line.split()[0]) for line in lines if line.strip() and not line.startswith("#")]
+        return list(dict.fromkeys(folder for folder in folders if folder.startswith("/")))
 
 
 def export_of(path: str, folders: list[str]) -> str:
