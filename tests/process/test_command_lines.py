@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from vmguard.adapters.linux import may_block, proc
+from vmguard.adapters.linux import clock, may_block, proc
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.core.sources.process_arguments import Likelihood, likelihood
 from vmguard.daemon.runtime import command_lines
@@ -23,21 +23,25 @@ MANY = 50
 class Readers:
     """A loop, and a reader in which the processes named as silent hang until ``free``."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.loop = Loop()
+    def __init__(self) -> None:
+        #: seconds by which the loop's clock is ahead
+        self.ahead = 0.0
+        self.loop = Loop(lambda: clock.boottime() + self.ahead)
         self.silent: set[int] = set()
         self.free = threading.Event()
         self.reads: list[int] = []
-        self.lines = CommandLines(self.loop, self._read)
+        self.lines = CommandLines(self.loop, self._read, self.started)
         self.answers: dict[int, CommandLine | None] = {}
         self.births: dict[int, int] = {}
-        monkeypatch.setattr(proc, "started", lambda pid: self.births.get(pid, pid))
+
+    def started(self, pid: int) -> int:
+        return self.births.get(pid, pid)
 
     def _read(self, pid: int) -> CommandLine | None:
         self.reads.append(pid)
         if pid in self.silent:
             self.free.wait(30)
-        return CommandLine(pid, proc.started(pid), "/usr/bin/qemu", ["qemu", str(pid)])
+        return CommandLine(pid, self.started(pid), "/usr/bin/qemu", ["qemu", str(pid)])
 
     def ask(self, *pids: int, lane: Lane = Lane.LIKELY) -> None:
         for pid in pids:
@@ -52,8 +56,8 @@ class Readers:
 
 
 @pytest.fixture
-def readers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Readers]:
-    readers = Readers(monkeypatch)
+def readers() -> Iterator[Readers]:
+    readers = Readers()
     yield readers
     readers.free.set()
     readers.turn(lambda: not readers.lines._reads)
@@ -78,15 +82,12 @@ def test_to_ask_takes_no_time_and_the_silent_one_is_told_of_when_it_speaks(reade
     readers.turn(lambda: 2 in readers.answers)
 
 
-def test_who_does_not_tell_is_known_as_such_and_not_read_a_second_time(
-    readers: Readers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(command_lines, "HANGS_S", 0.05)
+def test_who_does_not_tell_is_known_as_such_and_not_read_a_second_time(readers: Readers) -> None:
     readers.silent = {2}
     readers.ask(2, 2, 2)
     assert readers.lines.is_asked(Lane.LIKELY, 2)
     assert not readers.lines.hangs(Lane.LIKELY, 2)
-    time.sleep(0.1)
+    readers.ahead = 2 * command_lines.HANGS_S
     readers.ask(2)
     assert readers.lines.hangs(Lane.LIKELY, 2)
     assert readers.reads == [2]
@@ -130,18 +131,17 @@ def test_a_process_that_is_gone_is_told_of_too(readers: Readers) -> None:
     assert readers.reads == []
 
 
-def test_a_reader_that_fails_is_an_answer(readers: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_fails_is_an_answer(readers: Readers) -> None:
     def fail(pid: int) -> CommandLine:
         raise MemoryError
 
-    readers.lines = CommandLines(readers.loop, fail)
+    readers.lines = CommandLines(readers.loop, fail, readers.started)
     readers.ask(2)
     readers.turn(lambda: 2 in readers.answers)
     assert readers.answers[2] is None
 
 
 def test_a_thread_that_cannot_be_started_is_tried_again(readers: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command_lines, "_RETRY_S", 0.01)
     start, failures = threading.Thread.start, [RuntimeError("can't start new thread")]
 
     def fail_once(thread: threading.Thread) -> None:
@@ -151,6 +151,7 @@ def test_a_thread_that_cannot_be_started_is_tried_again(readers: Readers, monkey
 
     monkeypatch.setattr(threading.Thread, "start", fail_once)
     readers.ask(2)
+    readers.ahead = 1.0
     readers.turn(lambda: 2 in readers.answers)
 
 
@@ -164,10 +165,13 @@ def test_this_process_is_read_as_it_is() -> None:
     assert may_block.command_line(1 << 22) is None
 
 
-def test_a_child_that_does_not_get_the_arguments_in_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(may_block, "cmdline", lambda pid: time.sleep(60))
+def test_a_child_that_does_not_get_the_arguments_in_time_is_given_up() -> None:
+    def hang(pid: int) -> list[str]:
+        time.sleep(60)
+        return []
+
     before = time.monotonic()
-    assert may_block.cmdline_within(0.1, os.getpid()) == []
+    assert may_block.cmdline_within(0.1, os.getpid(), hang) == []
     assert time.monotonic() - before < 5
 
 

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import site
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ import pytest
 from tests.support.guard import Answer, Guard, Vm, locks_on, make_disk, run
 from tests.support.namespaces import Space
 from tests.support.qemu_img import create, overlay
-from vmguard.adapters.linux import mounts
 from vmguard.adapters.linux.mounts import Mount
 from vmguard.core.sources.domain_xml import Domain, parse_domain
 from vmguard.errors import DaemonError
@@ -33,12 +31,6 @@ mount -t tmpfs none /mnt; mkdir /mnt/upper /mnt/work
 mount -t overlay -o lowerdir=/etc,upperdir=/mnt/upper,workdir=/mnt/work none /etc
 rm -rf /etc/vmguard; mkdir /etc/vmguard
 """
-
-
-@pytest.fixture(autouse=True)
-def packages_are_found_already(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hook runs without site-packages, and this process does not."""
-    monkeypatch.setattr(site, "main", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -157,10 +149,9 @@ def test_root_that_may_not_use_the_socket_does_not_take_the_daemon_for_absent(
 # -- shares ----------------------------------------------------------------------------------------------------------
 
 
-def is_nfs(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Let the file system of a folder be NFS."""
-    share = Mount(1, folder.stat().st_dev, "/srv/nas", "nfs4", "nas:/vm", "vers=4.2")
-    monkeypatch.setattr(mounts, "mounts", lambda: iter([share]))
+def nfs_at(folder: Path) -> Callable[[], list[Mount]]:
+    """Return a reader of mounts to which the file system of a folder is NFS."""
+    return lambda: [Mount(1, folder.stat().st_dev, "/srv/nas", "nfs4", "nas:/vm", "vers=4.2")]
 
 
 def domain(disk: object, os_part: str = "", format: str = "qcow2") -> Domain:
@@ -179,7 +170,7 @@ def other_file_system() -> Iterator[Path]:
 
 @pytest.mark.parametrize("what", ["disk", "backing image", "NVRAM that is still to be made"])
 def test_a_vm_with_a_file_on_a_share_is_refused_with_the_right_cure(
-    tmp_path: Path, other_file_system: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    tmp_path: Path, other_file_system: Path, what: str
 ) -> None:
     os_part = ""
     shared = other_file_system / "shared"
@@ -191,29 +182,25 @@ def test_a_vm_with_a_file_on_a_share_is_refused_with_the_right_cure(
         disk = create(tmp_path / "top")
         os_part = f"<nvram>{shared}</nvram>"
     session_vm.refuse_unless_allowed(domain(disk, os_part), "desk")  # negative control: nothing is NFS
-    is_nfs(monkeypatch, other_file_system)
     with pytest.raises(DaemonError) as refused:
-        session_vm.refuse_unless_allowed(domain(disk, os_part), "desk")
+        session_vm.refuse_unless_allowed(domain(disk, os_part), "desk", nfs_at(other_file_system))
     assert f"because {shared} lies on NFS" in refused.value.message
     assert "(mounted on /srv/nas)" in refused.value.message
     assert "virsh -c qemu:///system" in refused.value.hint
     assert "hook.session_vms: allow" in refused.value.hint
 
 
-def test_a_vm_beside_a_share_starts(tmp_path: Path, other_file_system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    is_nfs(monkeypatch, other_file_system)
-    session_vm.refuse_unless_allowed(domain(create(tmp_path / "top")), "desk")
+def test_a_vm_beside_a_share_starts(tmp_path: Path, other_file_system: Path) -> None:
+    session_vm.refuse_unless_allowed(domain(create(tmp_path / "top")), "desk", nfs_at(other_file_system))
 
 
 def test_files_that_cannot_be_determined_are_refused_only_where_there_are_shares(
-    tmp_path: Path, other_file_system: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, other_file_system: Path
 ) -> None:
     broken = domain(tmp_path / "gone")
-    monkeypatch.setattr(mounts, "mounts", lambda: iter([]))
-    session_vm.refuse_unless_allowed(broken, "desk")
-    is_nfs(monkeypatch, other_file_system)
+    session_vm.refuse_unless_allowed(broken, "desk", list)
     with pytest.raises(DaemonError, match=r"nobody knows whether its files lie on NFS: disk vda: .* does not exist"):
-        session_vm.refuse_unless_allowed(broken, "desk")
+        session_vm.refuse_unless_allowed(broken, "desk", nfs_at(other_file_system))
 
 
 def test_a_pool_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,9 +213,8 @@ def test_a_pool_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         f"<pool type='dir'><name>mine</name><target><path>{images}</path></target></pool>"
     )
     monkeypatch.setenv("HOME", str(tmp_path))
-    is_nfs(monkeypatch, tmp_path)
     uuid = "55555555-5555-4555-8555-555555555555"
     disk = "<disk type='volume'><driver type='qcow2'/><source pool='mine' volume='a'/><target dev='vda'/></disk>"
     vm = parse_domain(f"<domain><name>desk</name><uuid>{uuid}</uuid><devices>{disk}</devices></domain>".encode())
     with pytest.raises(DaemonError, match=f"because {images}/a lies on NFS"):
-        session_vm.refuse_unless_allowed(vm, "desk")
+        session_vm.refuse_unless_allowed(vm, "desk", nfs_at(tmp_path))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from vmguard.adapters.linux import configured_mounts, mounts
 from vmguard.adapters.linux.configured_mounts import ConfiguredShare, absent_below, resolve_points, shares
 from vmguard.adapters.linux.mounts import Mount
 from vmguard.errors import PlanError
@@ -123,18 +122,18 @@ def test_a_mount_point_behind_a_symbolic_link_is_known_by_its_real_name(tmp_path
             assert (absent_below(f"{tmp_path}/data/vm/web.raw", found, table) is not None) == is_absent
 
 
-def test_a_start_waits_for_the_share_and_refuses_when_it_does_not_come(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_start_waits_for_the_share_and_refuses_when_it_does_not_come(tmp_path: Path) -> None:
     found = configured(tmp_path, "nas:/vm /srv/vm nfs4 defaults")
     tables = [[ROOT], [ROOT], [ROOT, mounted("/srv/vm")]]
-    monkeypatch.setattr(configured_mounts, "shares", lambda: found)
-    monkeypatch.setattr(mounts, "mounts", lambda: iter(tables.pop(0) if len(tables) > 1 else tables[0]))
-    absent_shares.wait("web", ["/srv/vm/web.raw"], 5.0, print)
+
+    def look(paths: list[str]) -> tuple[str, str]:
+        return absent_shares.explain(paths, found, tables.pop(0) if len(tables) > 1 else tables[0])
+
+    absent_shares.wait("web", ["/srv/vm/web.raw"], 5.0, print, look)
     assert len(tables) == 1
     tables[:] = [[ROOT]]
     with pytest.raises(PlanError, match=r"lies below /srv/vm, where nas:/vm is not mounted \(.*fstab\)") as refused:
-        absent_shares.wait("web", ["/srv/vm/web.raw"], 0.0, print)
+        absent_shares.wait("web", ["/srv/vm/web.raw"], 0.0, print, look)
     assert refused.value.hint.startswith("mount /srv/vm;")
     with pytest.raises(PlanError, match="lies below /srv/vm"):
-        absent_shares.refuse(["/var/x", "/srv/vm/base.raw"])
+        absent_shares.refuse(["/var/x", "/srv/vm/base.raw"], look)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.support.simulated_loop import SimulatedLoop
 from vmguard.core.locks.claim_states import State
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
-from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.scan import libvirt_events
+from vmguard.daemon.runtime.subprocesses import Done
 from vmguard.daemon.scan.libvirt_events import LibvirtEvents
 from vmguard.jobs.libvirt_events import MISSING, _tell_lifecycle
 
@@ -22,8 +21,8 @@ from vmguard.jobs.libvirt_events import MISSING, _tell_lifecycle
 class World:
     """A loop, two VMs, and a listener in the test's own hands."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.loop = Loop()
+    def __init__(self, folder: Path) -> None:
+        self.loop = SimulatedLoop()
         registry = Registry(str(folder))
         for uuid in ("one", "two"):
             registry.add(GuardedVm("libvirt", uuid, uuid, state=State.RUNNING))
@@ -34,15 +33,17 @@ class World:
         self.wanted = True
         self.tells = -1
         self.over: Callable[[int], None] = lambda status: None
-        monkeypatch.setattr(subprocesses, "start", self._start)
-        monkeypatch.setattr(libvirt_events, "_RESTART_S", 0.01)
-        monkeypatch.setattr(libvirt_events, "_LIBVIRT_POLL_S", 0.01)
         looked, failed = self.looked, self.failed
         self.events = LibvirtEvents(
-            self.loop, registry, lambda vm: looked.append(vm.id), lambda vm: failed.append(vm.id), lambda: self.wanted
+            self.loop,
+            registry,
+            lambda vm: looked.append(vm.id),
+            lambda vm: failed.append(vm.id),
+            lambda: self.wanted,
+            self._start,
         )
 
-    def _start(self, loop: Loop, module: str, done: Callable[[int], None], words: list[str], fds: list[int]) -> Any:
+    def _start(self, loop: Loop, module: str, done: Done, words: Sequence[str], *, fds: Sequence[int]) -> None:
         assert (module, words[1]) == ("libvirt_events", str(fds[0]))
         self.tells = os.dup(fds[0])
         self.over = done
@@ -59,14 +60,12 @@ class World:
         os.close(self.tells)
         self.loop.turn()
         self.over(status)
-        for _ in range(3):
-            self.loop.call_in(0.02, lambda: None)
-            self.loop.turn()
+        self.loop.pass_by(30.0, 1.0)
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(tmp_path, monkeypatch)
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
 
 
 def test_a_vm_that_libvirt_speaks_of_is_looked_at(world: World) -> None:
@@ -110,9 +109,7 @@ def test_a_host_without_libvirt_is_asked_again_later(world: World) -> None:
     world.events.start()
     assert world.started == 0
     world.wanted = True
-    world.loop.call_in(0.02, lambda: None)
-    world.loop.turn()
-    world.loop.turn()
+    world.loop.pass_by(6.0, 1.0)
     assert world.started == 1
 
 

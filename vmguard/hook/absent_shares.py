@@ -17,17 +17,29 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vmguard.adapters.linux.configured_mounts import ConfiguredShare
+    from vmguard.adapters.linux.mounts import Mount
+
+    #: why a file does not lie on its share, and the cure
+    Missing = tuple[str, str]
+    Look = Callable[[list[str]], Missing]
+
 _RETRY_S = 0.25
 
 
-def missing(paths: list[str]) -> tuple[str, str]:
-    """Return why the first of the files does not lie on its share, and the cure; both empty if all of them do.
-
-    Symbolic links on the way are followed, so this may hang with another share.
-    """
+def missing(paths: list[str]) -> Missing:
+    """Look at this host's mounts; return as ``explain``. It may hang with another share."""
     table = list(mounts.mounts())
     shares = configured_mounts.shares()
     configured_mounts.resolve_points(shares, table)
+    return explain(paths, shares, table)
+
+
+def explain(paths: list[str], shares: list[ConfiguredShare], table: list[Mount]) -> Missing:
+    """Return why the first of the files does not lie on its share, and the cure; both empty if all of them do.
+
+    Symbolic links on the way are followed.
+    """
     for path in paths if shares else ():
         share = configured_mounts.absent_below(os.path.realpath(path), shares, table)
         if share is not None:
@@ -37,18 +49,18 @@ def missing(paths: list[str]) -> tuple[str, str]:
     return "", ""
 
 
-def refuse(paths: list[str]) -> None:
+def refuse(paths: list[str], look: Look = missing) -> None:
     """Raise PlanError if a file lies on the bare folder of a share."""
-    why, cure = missing(paths)
+    why, cure = look(paths)
     if why:
         raise PlanError(why, cure)
 
 
-def wait(name: str, paths: list[str], seconds: float, say: Callable[[str], None]) -> None:
+def wait(name: str, paths: list[str], seconds: float, say: Callable[[str], None], look: Look = missing) -> None:
     """Wait until all files lie on their shares. Raise PlanError when they do not within ``seconds``."""
     began, next_line = boottime(), 1.0
     while True:
-        why, cure = missing(paths)
+        why, cure = look(paths)
         if not why:
             return
         spent = boottime() - began

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import os
 import site
+import sys
 import syslog
+from collections.abc import Callable, Iterable
 
 from vmguard.adapters.linux import bounded_child, mounts
 from vmguard.adapters.storage.backing_chain import resolve
@@ -29,8 +31,10 @@ _ELSEWHERE = (
 #: the configuration's own default, for when this user may not read it
 _TIMEOUT_S = 20.0
 
+ReadMounts = Callable[[], Iterable[mounts.Mount]]
 
-def refuse_unless_allowed(domain: Domain, name: str) -> None:
+
+def refuse_unless_allowed(domain: Domain, name: str, read_mounts: ReadMounts = mounts.mounts) -> None:
     """Raise VmguardError if the configuration does not let the VM start unguarded."""
     policy, seconds = _policy()
     who = f"VM '{printable(name)}' is a session VM of user {os.geteuid()}, which vmguard cannot guard"
@@ -41,7 +45,7 @@ def refuse_unless_allowed(domain: Domain, name: str) -> None:
     if policy == "refuse":
         raise DaemonError(f"{who}, so it is not started (hook.session_vms is refuse)", _ELSEWHERE)
     try:
-        shared = bounded_child.run(lambda: files_on_shares(domain), seconds, "looking where its files lie")
+        shared = bounded_child.run(lambda: files_on_shares(domain, read_mounts), seconds, "looking where its files lie")
     except VmguardError as problem:
         raise DaemonError(
             f"{who}, and it is not started, because nobody knows whether its files lie on NFS: {problem.message}",
@@ -59,7 +63,8 @@ def refuse_unless_allowed(domain: Domain, name: str) -> None:
 
 def _policy() -> tuple[str, float]:
     """Return ``hook.session_vms`` and the seconds that the share gets. Raise ConfigError when it is wrong."""
-    site.main()  # hooks run with -S; the configuration needs the yaml package
+    if sys.flags.no_site:  # as hooks run; the configuration needs the yaml package
+        site.main()
     from vmguard import config
 
     try:
@@ -82,7 +87,7 @@ def _is_hidden(directory: str) -> bool:
     return any(os.path.lexists(path) and not os.access(path, os.R_OK) for path in paths)
 
 
-def files_on_shares(domain: Domain) -> list[tuple[str, str]]:
+def files_on_shares(domain: Domain, read_mounts: ReadMounts) -> list[tuple[str, str]]:
     """Return (path, mount point) of the files that lie on NFS; of one that is still to be made, where it will lie.
 
     Opens them as this user, so it may hang: only for a child. Raise VmguardError when they cannot be determined.
@@ -94,7 +99,7 @@ def files_on_shares(domain: Domain) -> list[tuple[str, str]]:
         resolved = resolve(domain, ReadOnlyOpener(), Pools(_pool_directories()))
     except VmguardError:
         # libvirt and QEMU will say what is wrong; only where there are shares must it be known first.
-        if any(mount.is_nfs or mount.type == "autofs" for mount in mounts.mounts()):
+        if any(mount.is_nfs or mount.type == "autofs" for mount in read_mounts()):
             raise
         return []
     found = {file.path: file.key[0] for file in resolved.files}
@@ -102,7 +107,7 @@ def files_on_shares(domain: Domain) -> list[tuple[str, str]]:
     for source in domain.sources:
         if source.kind == FILE and source.path not in found and source.late:
             found[source.path] = _device_around(source.path)
-    points = {mount.device: mount.point for mount in mounts.mounts() if mount.is_nfs}  # only now: automounts
+    points = {mount.device: mount.point for mount in read_mounts() if mount.is_nfs}  # only now: automounts
     return sorted((path, points[device]) for path, device in found.items() if device in points)
 
 

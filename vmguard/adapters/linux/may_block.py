@@ -19,6 +19,10 @@ from __future__ import annotations
 from vmguard.adapters.linux import proc
 from vmguard.adapters.linux.proc import CommandLine
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 def cmdline(pid: int) -> list[str]:
     """Return the arguments of a process; none if it is gone, a kernel thread, or past its own exit."""
@@ -36,7 +40,7 @@ def command_line(pid: int) -> CommandLine | None:
     return found if started and proc.started(pid) == started else None
 
 
-def cmdline_within(seconds: float, pid: int) -> list[str]:
+def cmdline_within(seconds: float, pid: int, read: Callable[[int], list[str]] = cmdline) -> list[str]:
     """Return the arguments of a process, read in a child that is killed after so many seconds; none then.
 
     For the command line, whose process has one thread (see bounded_child).
@@ -45,7 +49,7 @@ def cmdline_within(seconds: float, pid: int) -> list[str]:
     from vmguard.errors import VmguardError
 
     try:
-        words = bounded_child.run(lambda: cmdline(pid), seconds, f"reading the arguments of pid {pid}")
+        words = bounded_child.run(lambda: read(pid), seconds, f"reading the arguments of pid {pid}")
     except VmguardError:
         return []
     return [str(word) for word in words]

@@ -171,19 +171,31 @@ def _hold(order: Order, forbidden: str) -> Outcome:
 
 def _rival(order: Order, fd: int) -> RivalLock | None:
     """Return whose lock is in the way of a description's; None when none is any more (try again)."""
-    kind = ofd.WRITE if order.mode == EXCLUSIVE else ofd.READ
-    found = [conflict for piece in order.pieces if (conflict := ofd.conflict(fd, kind, piece)) is not None]
-    restored = order.source is not None and _holds(order.source, order)
+    found = conflicts_of(order, fd)
     if not found:
         return None
     users = proc.users_of({order.key}, exclude={os.getpid(), *systemd.keepers()})
-    lockers = [user for user in users if _in_the_way(order, user)]
+    return judge_conflicts(order, fd, found, [user for user in users if _in_the_way(order, user)])
+
+
+def conflicts_of(order: Order, fd: int) -> list[ofd.Conflict]:
+    """Return the locks that are in the way of a description's."""
+    kind = ofd.WRITE if order.mode == EXCLUSIVE else ofd.READ
+    return [conflict for piece in order.pieces if (conflict := ofd.conflict(fd, kind, piece)) is not None]
+
+
+def judge_conflicts(order: Order, fd: int, found: list[ofd.Conflict], lockers: list[OpenFile]) -> RivalLock | None:
+    """Return the rival behind conflicts, given this host's own lockers of the file; None when there is none any more.
+
+    A lock may have gone between the look at the conflicts and the look at the lockers.
+    """
     if any(user.pid == order.pid for user in lockers):
         return None  # our own lock, on a description that the process is about to close: it comes over then
-    if not lockers and not any(ofd.conflict(fd, kind, piece) for piece in order.pieces):
+    if not lockers and not conflicts_of(order, fd):
         return None  # our own lock, on a description that the process has closed meanwhile
     names = {f"{proc.name(user.pid)} (pid {user.pid})" for user in lockers}
     # No scan saw the switch (this daemon was down, or late): the target has the whole disk by now.
+    restored = order.source is not None and _holds(order.source, order)
     successor = order.yields and not restored and not names
     return RivalLock(any(item.exclusive for item in found), tuple(sorted(names)), restored, successor)
 

@@ -61,9 +61,16 @@ class _Read:
 class CommandLines:
     """The reads under way; for the loop's thread only."""
 
-    def __init__(self, loop: Loop, read: Callable[[int], CommandLine | None] = may_block.command_line) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        read: Callable[[int], CommandLine | None] = may_block.command_line,
+        started: Callable[[int], int] = proc.started,
+    ) -> None:
+        """``read`` is called in a thread and may hang; ``started`` tells one process from the next with its pid."""
         self._loop = loop
         self._read = read
+        self._started = started
         self._reads: dict[_Key, _Read] = {}
         self._queues: dict[Lane, queue.SimpleQueue[_Read]] = {lane: queue.SimpleQueue() for lane in Lane}
         self._waiting = dict.fromkeys(Lane, 0)
@@ -74,7 +81,7 @@ class CommandLines:
 
         A process that is being read already in that lane is not read again: the answer is the older one.
         """
-        key = (lane, pid, proc.started(pid))
+        key = (lane, pid, self._started(pid))
         if not key[2]:
             self._loop.call_in(0.0, functools.partial(told, None))
             return
@@ -90,11 +97,11 @@ class CommandLines:
 
     def is_asked(self, lane: Lane, pid: int) -> bool:
         """Return whether a read of the process that has this pid now is under way."""
-        return (lane, pid, proc.started(pid)) in self._reads
+        return (lane, pid, self._started(pid)) in self._reads
 
     def hangs(self, lane: Lane, pid: int) -> bool:
         """Return whether the read of that process hangs."""
-        read = self._reads.get((lane, pid, proc.started(pid)))
+        read = self._reads.get((lane, pid, self._started(pid)))
         return read is not None and self._loop.now() - read.since > HANGS_S
 
     def _start_threads(self, lane: Lane) -> None:

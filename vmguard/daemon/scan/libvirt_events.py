@@ -10,13 +10,15 @@ import functools
 import importlib.util
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from vmguard.adapters import hypervisors
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.runtime.subprocesses import Done
 from vmguard.jobs.libvirt_events import IO_ERROR, MISSING
 
 log = logging.getLogger("vmguard.hints")
@@ -26,6 +28,13 @@ _URI = "qemu:///system"
 _RESTART_S = 20.0
 #: between two checks whether this host has a libvirt
 _LIBVIRT_POLL_S = 5.0
+
+
+class StartJob(Protocol):
+    """Starts a job, as ``subprocesses.start`` does."""
+
+    def __call__(self, loop: Loop, module: str, done: Done, words: Sequence[str], *, fds: Sequence[int]) -> None:
+        """Raises OSError when it cannot be started."""
 
 
 class LibvirtEvents:
@@ -38,16 +47,18 @@ class LibvirtEvents:
         attend: Callable[[GuardedVm], None],
         failed: Callable[[GuardedVm], None],
         wanted: Callable[[], bool],
+        start_job: StartJob = subprocesses.start,
     ) -> None:
         """``attend`` is called with a VM that libvirt mentions, ``failed`` with one whose QEMU met an I/O error.
 
-        ``wanted`` returns whether this host has a libvirt to listen to.
+        ``wanted`` returns whether this host has a libvirt to listen to. ``start_job`` starts the listener.
         """
         self._loop = loop
         self._registry = registry
         self._attend = attend
         self._failed = failed
         self._wanted = wanted
+        self._start_job = start_job
 
     def start(self) -> None:
         """Start the listener, now or once it is wanted."""
@@ -60,7 +71,7 @@ class LibvirtEvents:
         os.set_blocking(heard, False)
         try:
             words = [_URI, str(tells), folder]
-            subprocesses.start(self._loop, "libvirt_events", functools.partial(self._over, heard), words, fds=[tells])
+            self._start_job(self._loop, "libvirt_events", functools.partial(self._over, heard), words, fds=[tells])
         except OSError as problem:
             log.warning("libvirt's events are not listened to: %s", problem)
             os.close(heard)
