@@ -309,31 +309,27 @@ def test_an_older_hookscript_of_ours_is_replaced(place: Place) -> None:
     assert os.listdir(place.snippets) == ["vmguard"]
 
 
-def test_the_packages_own_file_is_linked_so_that_an_upgrade_renews_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_packages_own_file_is_linked_so_that_an_upgrade_renews_it(tmp_path: Path) -> None:
     packaged, path = tmp_path / "packaged", tmp_path / "snippets/vmguard"
     packaged.write_text("# vmguard: the hookscript\n")
     packaged.chmod(0o755)
-    monkeypatch.setattr(snippets, "_PACKAGED", str(packaged))
-    snippets.install(str(path), "# vmguard: the hookscript\n")
+    snippets.install(str(path), "# vmguard: the hookscript\n", str(packaged))
     assert path.readlink() == packaged
     packaged.unlink()
-    assert snippets.what_is_there(str(path)) == snippets.OURS
+    assert snippets.what_is_there(str(path), str(packaged)) == snippets.OURS
     assert not snippets.is_current(str(path), "# vmguard: the hookscript\n")
-    snippets.install(str(path), "# vmguard: the hookscript\n")
+    snippets.install(str(path), "# vmguard: the hookscript\n", str(packaged))
     assert not path.is_symlink()
     assert os.access(path, os.X_OK)
 
 
-def test_the_hookscript_is_never_put_on_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hookscript_is_never_put_on_a_share() -> None:
     table = [
         mounts.Mount(1, 1, "/", "ext4", "/dev/sda1", "rw"),
         mounts.Mount(2, 2, "/var/lib/vz", "nfs4", "nas:/x", ""),
     ]
-    monkeypatch.setattr(mounts, "mounts", lambda: iter(table))
-    assert "lies on NFS (nas:/x)" in snippets.why_not_here("/var/lib/vz/snippets")
-    assert snippets.why_not_here("/var/lib/vz2/snippets") == ""
+    assert "lies on NFS (nas:/x)" in snippets.why_not_here("/var/lib/vz/snippets", table)
+    assert snippets.why_not_here("/var/lib/vz2/snippets", table) == ""
 
 
 # -- the cluster's file -----------------------------------------------------------------------------------------------
@@ -351,14 +347,13 @@ def test_two_nodes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["priv", "vmguard.cfg"]
 
 
-def test_a_lock_that_nobody_gives_back_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chained_hookscripts, "_LOCK_TIMEOUT_S", 0.5)
+def test_a_lock_that_nobody_gives_back_is_named(tmp_path: Path) -> None:
     (tmp_path / "priv/lock/vmguard").mkdir(parents=True)
     with pytest.raises(VmguardError, match="another node is changing"):
-        chained_hookscripts.change(str(tmp_path), {"100": None})
+        chained_hookscripts.change(str(tmp_path), {"100": None}, 0.5)
     threading.Timer(0.2, (tmp_path / "priv/lock/vmguard").rmdir).start()  # pmxcfs takes it back
     began = time.monotonic()
-    chained_hookscripts.change(str(tmp_path), {"100": Script("a:snippets/b", "/b")})
+    chained_hookscripts.change(str(tmp_path), {"100": Script("a:snippets/b", "/b")}, 5.0)
     assert time.monotonic() - began >= 0.2
 
 

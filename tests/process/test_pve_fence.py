@@ -20,7 +20,6 @@ from vmguard.core import PROXMOX
 from vmguard.core.sources.process_arguments import Kind, identity, served
 from vmguard.core.watchdog.events import Cause
 from vmguard.core.watchdog.policy import AfterFence, Policy
-from vmguard.daemon.fence import fencer
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.jobs import hypervisor
 
@@ -114,8 +113,6 @@ class Node:
         systemd_run.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift; exec "$@"\n')
         systemd_run.chmod(0o755)
         monkeypatch.setenv("PATH", f"{world.folder}:{os.environ['PATH']}")
-        monkeypatch.setattr(fencer, "_NOTICE_S", 0.1)
-        monkeypatch.setattr(fencer, "_START_RETRY_S", 0.05)
 
     def qm(self, does: str) -> None:
         script = self.world.folder / "qm"

@@ -36,7 +36,7 @@ from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 
 WRITER = "import os, sys; os.open(sys.argv[1], os.O_RDWR); print(flush=True); sys.stdin.read()"
-FAST = Rungs(copy=0.05, kill=0.1, death=0.2, drain=0.2, cut=0.2, release=0.3, clean_up=2.0)
+FAST = Rungs(copy=0.2, kill=0.1, death=0.2, drain=0.2, cut=0.2, release=0.3, clean_up=2.0)
 
 
 class WatchedSignals(Signals):
@@ -77,6 +77,8 @@ class World:
             host=self.host,
             run_dirs=lambda: RunDirs(str(folder), str(folder / "qemu-server")),
             spans=FAST,
+            notice_s=0.1,
+            start_retry_s=0.05,
         )
         self.fences = self.run_dir / "fences"
         self.fencer = Fencer(self.loop, self.registry, self.signals, str(self.fences), deps)

@@ -1,11 +1,9 @@
-"""``vmguard status --watch``: it lives, picture after picture, also while the daemon goes and comes."""
+"""What ``vmguard status``, ``timing`` and ``check`` show of leases and verdicts, with a daemon and without."""
 
 from __future__ import annotations
 
 import argparse
 import io
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ import pytest
 from vmguard.cli import check, status, timing
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import DiskReport, DiskStatus, VmReport
-from vmguard.query import ask_daemon
+from vmguard.core.watchdog.timing import Wishes
 from vmguard.query.answers import HealthAnswer, VmAnswer
 
 LOCK = {"path": "/srv/vm/web.raw", "mount": "/srv/vm", "verdict": "kept", "evidence": "answered", "kept_age": 0.4}
@@ -29,72 +27,41 @@ SILENT = {
 }
 
 
-class Enough(Exception):
-    """The person at the screen has seen enough."""
-
-
-def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[Any]) -> list[str]:
-    """What is on the screen second by second; each answer is a VM, or the daemon's absence as a text."""
-    left = list(answers)
+def picture(answer: dict[str, Any], problem: str = "") -> str:
+    """What is on the screen for a VM, and the daemon's absence."""
     stream = io.StringIO()
-
-    def guarded(places: object) -> tuple[list[VmAnswer], str]:
-        down = isinstance(left[0], str)
-        vm = VmAnswer.from_json(VM if down else {**VM, **left[0]})
-        return [vm], left[0] if down else ""
-
-    def sleep(seconds: float) -> None:
-        assert 0 < seconds <= 1
-        left.pop(0)
-        if not left:
-            raise Enough
-
-    health = HealthAnswer.from_json({"mounts": [MOUNT], "fences": [], "disarmed": None})
-    monkeypatch.setattr(ask_daemon, "guarded_vms", guarded)
-    monkeypatch.setattr(ask_daemon, "health", lambda places: health)
-    monkeypatch.setattr(time, "sleep", sleep)
-    parser = argparse.ArgumentParser()
-    status.add_arguments(parser)
-    args = parser.parse_args(["--watch"])
-    args.config, args.json, args.timeout, args.verbose = [str(tmp_path / "none.yaml")], False, None, 0
-    (tmp_path / "none.yaml").write_text("")
-    with pytest.raises(Enough):
-        status.run(args, Output(stream, stream))
-    return stream.getvalue().split(status._CLEAR)[1:]
+    health = HealthAnswer() if problem else HealthAnswer.from_json({"mounts": [MOUNT], "fences": [], "disarmed": None})
+    answers = status.Answers([VmAnswer.from_json({**VM, **answer})], health, problem)
+    status.show(answers, argparse.Namespace(json=False, verbose=0), Output(stream, stream))
+    return stream.getvalue()
 
 
-def test_each_picture_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second, third = pictures(tmp_path, monkeypatch, [{}, SILENT, {}])
-    assert "running" in first
-    assert "7.6 s" in first
-    assert "FROZEN" in second
-    assert "nas has answered nothing" in second
-    assert "FROZEN" not in third
+def test_a_picture_shows_the_time_left_or_that_the_vm_is_frozen_and_why() -> None:
+    running, frozen = picture({}), picture(SILENT)
+    assert "running" in running
+    assert "7.6 s" in running
+    assert "FROZEN" not in running
+    assert "FROZEN" in frozen
+    assert "nas has answered nothing" in frozen
 
 
-def test_a_daemon_that_goes_and_comes_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, down, up = pictures(tmp_path, monkeypatch, [{}, "the daemon does not answer", {}])
-    assert "when it was last alive" in down
-    assert "when it was last alive" not in up
+def test_a_daemon_that_is_away_ends_nothing() -> None:
+    assert "when it was last alive" in picture({}, "the daemon does not answer")
+    assert "when it was last alive" not in picture({})
 
 
-def test_a_mount_whose_locks_are_not_probed_by_seek_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    [first] = pictures(tmp_path, monkeypatch, [{}])
-    assert "probes:" not in first, "a daemon of before does not say"
+def test_a_mount_whose_locks_are_not_probed_by_seek_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "probes:" not in picture({}), "a daemon of before does not say"
     monkeypatch.setitem(MOUNT, "probes", "SEEK")
-    assert "probes:" not in pictures(tmp_path, monkeypatch, [{}])[0]
+    assert "probes:" not in picture({})
     monkeypatch.setitem(MOUNT, "probes", "READ (the server has no SEEK)")
-    assert "/srv/vm: probes: READ (the server has no SEEK)" in pictures(tmp_path, monkeypatch, [{}])[0]
+    assert "/srv/vm: probes: READ (the server has no SEEK)" in picture({})
 
 
-def test_the_timing_says_how_locks_are_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "_leases", lambda: {"/srv/vm": 10.0, "/other": 10.0})
-    mount = {**MOUNT, "probes": "READ (the server has no SEEK)"}
-    monkeypatch.setattr(ask_daemon, "health", lambda places: HealthAnswer.from_json({"mounts": [mount]}))
-    (tmp_path / "none.yaml").write_text("")
-    args = argparse.Namespace(config=[str(tmp_path / "none.yaml")], json=False, lease=None, timeout=None)
+def test_the_timing_says_how_locks_are_probed() -> None:
     stream = io.StringIO()
-    timing.run(args, Output(stream))
+    probes = {"/srv/vm": "READ (the server has no SEEK)"}
+    timing.show({"/srv/vm": 10.0, "/other": 10.0}, probes, Wishes(), False, Output(stream))
     assert [line for line in stream.getvalue().splitlines() if "probes:" in line] == [
         "probes: READ (the server has no SEEK)"
     ]

@@ -75,19 +75,18 @@ def test_without_systemd_all_of_it_does_nothing(monkeypatch: pytest.MonkeyPatch)
     systemd.linger("/nowhere", [0])
 
 
-def test_a_manager_that_stands_still_holds_the_loop_up_once_and_shortly(
-    manager: Manager, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(systemd, "_stuck_until", 0.0)
+def test_a_manager_that_stands_still_holds_the_loop_up_once_and_shortly(manager: Manager) -> None:
+    times = [100.0]
+    stuck = systemd.ServiceManager(lambda: times[-1])
     began = time.monotonic()
-    while systemd.notify("STATUS=x"):  # nobody reads: the queue gets full
+    while stuck.notify("STATUS=x"):  # nobody reads: the queue gets full
         pass
     for _ in range(20):
-        assert not systemd.notify("STATUS=x")
+        assert not stuck.notify("STATUS=x")
     assert time.monotonic() - began < 2
     manager.next()
-    monkeypatch.setattr(systemd, "_stuck_until", 0.0)
-    assert systemd.notify("STATUS=x"), "it is asked again later"
+    times.append(200.0)
+    assert stuck.notify("STATUS=x"), "it is asked again later"
 
 
 def test_a_manager_that_is_gone_is_no_barrier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from vmguard.adapters.linux import mounts
 from vmguard.adapters.proxmox import chained_hookscripts, qm, snippets
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.adapters.proxmox.chained_hookscripts import Script
@@ -175,7 +176,7 @@ def _install(folder: str, storages: Storages, steps: Steps) -> None:
     wanted = storages.by_id["local"].folder("snippets")
     if folder != wanted and "content-dirs" in storages.by_id["local"].options:
         raise BadInput(f"the snippets of storage 'local' are in {wanted}", f"set proxmox.snippets_dir to {wanted}")
-    why = snippets.why_not_here(folder)
+    why = snippets.why_not_here(folder, mounts.mounts())
     if why:
         raise VmguardError(why, "keep the storage local on a disk of this node")
     path, text = snippets.place(folder), hook_script.text(PROXMOX)

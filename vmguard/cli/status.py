@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
@@ -29,16 +30,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> int:
     where = places.of(args)
     if not args.watch or args.json:
-        return _once(where, out, args)
+        return show(ask(where), args, out)
     while True:
         out.block(_CLEAR + time.strftime("%H:%M:%S"))
-        _once(where, out, args)
+        show(ask(where), args, out)
         time.sleep(_REFRESH_S)
 
 
-def _once(where: Places, out: Output, args: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class Answers:
+    """What the daemon says: its VMs, its health, and why it cannot be asked (empty when it can)."""
+
+    vms: Sequence[VmAnswer]
+    health: HealthAnswer = field(default_factory=HealthAnswer)
+    problem: str = ""
+
+
+def ask(where: Places) -> Answers:
+    """Ask the daemon, or its state files while it is down."""
     vms, problem = ask_daemon.guarded_vms(where)
-    health = HealthAnswer() if problem else ask_daemon.health(where)
+    return Answers(vms, HealthAnswer() if problem else ask_daemon.health(where), problem)
+
+
+def show(answers: Answers, args: argparse.Namespace, out: Output) -> int:
+    """Print the answers, for people or as JSON; return the exit status."""
+    vms, health, problem = answers.vms, answers.health, answers.problem
     disarmed = health.disarmed
     if args.json:
         out.json(_as_json(vms, health, problem))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 from vmguard.adapters.linux import mounts
 from vmguard.cli import places
@@ -24,6 +25,14 @@ def run(args: argparse.Namespace, out: Output) -> int:
     wishes = Wishes(margin=watch.margin or None, probe=watch.probe or None, slow_round=watch.slow_round)
     leases = {f"a lease of {args.lease:g} s": args.lease} if args.lease else _leases()
     probes = {} if args.lease else {mount.mount: mount.probes for mount in ask_daemon.health(places.of(args)).mounts}
+    return show(leases, probes, wishes, args.json, out)
+
+
+def show(leases: Mapping[str, float], probes: Mapping[str, str], wishes: Wishes, as_json: bool, out: Output) -> int:
+    """Print the timeline of each lease, for people or as JSON; return the exit status.
+
+    ``probes``: how the locks of a mount are probed, as far as that is known.
+    """
     answers: list[dict[str, object]] = []
     status = Status.OK
     for number, (name, lease) in enumerate(leases.items()):
@@ -41,7 +50,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         if number:
             out.line()
         _draw(name, line, out, how)
-    if args.json:
+    if as_json:
         out.json({"schema": 1, "mounts": answers})
     elif not leases:
         out.line("no NFSv4 mount on this host; try: vmguard timing --lease 90")

@@ -57,33 +57,40 @@ def listen_fds() -> list[tuple[str, int]]:
     return found
 
 
-#: CLOCK_BOOTTIME seconds until which PID 1 is not waited for
-_stuck_until = 0.0
+class ServiceManager:
+    """Whoever started this service, PID 1 as a rule, at the other end of its notification socket."""
+
+    def __init__(self, now: Callable[[], float] = clock.boottime) -> None:
+        self._now = now
+        #: until then it is not waited for
+        self._stuck_until = 0.0
+
+    def notify(self, text: str, fds: tuple[int, ...] = (), patience: float = _NOTIFY_TIMEOUT_S) -> bool:
+        """Send one notification; return False if nothing listens, or it could not be sent.
+
+        A PID 1 that stands still takes a few hundred notifications and then none: it must not stop the watchdog, too.
+        A worker may have more ``patience``, in seconds.
+        """
+        address = os.environ.get("NOTIFY_SOCKET", "")
+        if not address:
+            return False
+        if address.startswith("@"):
+            address = "\0" + address[1:]
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+                is_stuck = self._now() < self._stuck_until and patience == _NOTIFY_TIMEOUT_S
+                sock.settimeout(0.0 if is_stuck else patience)
+                sock.connect(address)
+                socket.send_fds(sock, [text.encode()], list(fds))
+        except OSError as problem:
+            if isinstance(problem, TimeoutError):
+                self._stuck_until = self._now() + _STUCK_S
+            log.error("cannot notify systemd: %s", problem)
+            return False
+        return True
 
 
-def notify(text: str, fds: tuple[int, ...] = (), patience: float = _NOTIFY_TIMEOUT_S) -> bool:
-    """Send one notification; return False if nothing listens, or it could not be sent.
-
-    A PID 1 that stands still takes a few hundred notifications and then none: it must not stop the watchdog, too. A
-    worker may have more ``patience``, in seconds.
-    """
-    global _stuck_until
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return False
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.settimeout(0.0 if clock.boottime() < _stuck_until and patience == _NOTIFY_TIMEOUT_S else patience)
-            sock.connect(address)
-            socket.send_fds(sock, [text.encode()], list(fds))
-    except OSError as problem:
-        if isinstance(problem, TimeoutError):
-            _stuck_until = clock.boottime() + _STUCK_S
-        log.error("cannot notify systemd: %s", problem)
-        return False
-    return True
+notify = ServiceManager().notify
 
 
 def store(name: str, fd: int) -> bool:

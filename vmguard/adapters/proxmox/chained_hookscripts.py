@@ -17,8 +17,8 @@ from vmguard.errors import VmguardError
 
 NAME = "vmguard.cfg"
 _LOCK = "priv/lock/vmguard"
-#: for the cluster's lock
-_LOCK_TIMEOUT_S = 10.0
+#: that the cluster's lock may take
+LOCK_TIMEOUT_S = 10.0
 _RETRY_S = 0.2
 
 
@@ -41,10 +41,10 @@ def read(config_dir: str) -> dict[str, Script]:
     return {row[0]: Script(row[1], row[2]) for row in rows if len(row) == 3}
 
 
-def change(config_dir: str, changes: Mapping[str, Script | None]) -> None:
-    """Set or remove entries, all of them or none. Raises VmguardError."""
+def change(config_dir: str, changes: Mapping[str, Script | None], patience_s: float = LOCK_TIMEOUT_S) -> None:
+    """Set or remove entries, all of them or none. ``patience_s`` bounds the wait for the lock. Raises VmguardError."""
     try:
-        with _locked(os.path.join(config_dir, _LOCK)):
+        with _locked(os.path.join(config_dir, _LOCK), patience_s):
             known = read(config_dir)
             wanted = {**known, **changes}
             left = {vmid: script for vmid, script in wanted.items() if script is not None}
@@ -73,10 +73,10 @@ def _write(path: str, scripts: Mapping[str, Script]) -> None:
 
 
 @contextmanager
-def _locked(path: str) -> Iterator[None]:
+def _locked(path: str, patience_s: float) -> Iterator[None]:
     """Hold the cluster's lock. Raises VmguardError if another node does not let go of it."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             os.mkdir(path)

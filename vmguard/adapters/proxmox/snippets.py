@@ -7,6 +7,7 @@ installation elsewhere it is a copy with that one's paths filled in.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from vmguard.adapters.linux import mounts
 from vmguard.errors import VmguardError
@@ -14,7 +15,7 @@ from vmguard.errors import VmguardError
 NAME = "vmguard"
 #: what tells our hookscript from anybody else's
 _MARK = "# vmguard: the hookscript"
-_PACKAGED = "/usr/share/vmguard/hooks/vmguard-hookscript"
+PACKAGED = "/usr/share/vmguard/hooks/vmguard-hookscript"
 
 OURS, FOREIGN, NOTHING = "ours", "foreign", "nothing"
 
@@ -23,11 +24,14 @@ def place(folder: str) -> str:
     return os.path.join(folder, NAME)
 
 
-def what_is_there(path: str) -> str:
-    """Return OURS, FOREIGN (another file of that name) or NOTHING. Raises VmguardError."""
+def what_is_there(path: str, packaged: str = PACKAGED) -> str:
+    """Return OURS, FOREIGN (another file of that name) or NOTHING. ``packaged``: the package's own file.
+
+    Raises VmguardError.
+    """
     if not os.path.lexists(path):
         return NOTHING
-    if os.path.islink(path) and os.readlink(path) == _PACKAGED:
+    if os.path.islink(path) and os.readlink(path) == packaged:
         return OURS  # also while the package is away
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
@@ -44,25 +48,28 @@ def is_current(path: str, text: str) -> bool:
         return stream.read() == text
 
 
-def why_not_here(folder: str) -> str:
+def why_not_here(folder: str, table: Iterable[mounts.Mount]) -> str:
     """Return why a folder must not have it; empty if it may. On a share each start would hang with the share."""
     found = max(
-        (mount for mount in mounts.mounts() if f"{folder}/".startswith(mount.point.rstrip("/") + "/")),
+        (mount for mount in table if f"{folder}/".startswith(mount.point.rstrip("/") + "/")),
         key=lambda mount: len(mount.point),
         default=None,
     )
     return f"{folder} lies on NFS ({found.source}): Proxmox would hang with it" if found and found.is_nfs else ""
 
 
-def install(path: str, text: str) -> None:
-    """Put the hookscript there, whole or not at all. Raises VmguardError."""
+def install(path: str, text: str, packaged: str = PACKAGED) -> None:
+    """Put the hookscript there, whole or not at all: as a link to the package's own file if it is the same.
+
+    Raises VmguardError.
+    """
     aside = f"{path}.new"
     try:
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
         if os.path.lexists(aside):
             os.unlink(aside)
-        if _reads(_PACKAGED) == text:
-            os.symlink(_PACKAGED, aside)
+        if _reads(packaged) == text:
+            os.symlink(packaged, aside)
         else:
             with open(aside, "x", encoding="utf-8") as stream:
                 stream.write(text)

@@ -40,10 +40,6 @@ _LAST_POLL_S = 0.5
 _FAILURE_RETRY_S = 0.1
 #: between two cuts of a queue
 _CUT_RETRY_S = 1.0
-#: between two attempts to start a VM again, or to have the hypervisor clean up
-_START_RETRY_S = 5.0
-#: time for the hypervisor to notice the end of a VM by itself
-_NOTICE_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,10 @@ class FencerDeps:
     host: HardwareWatchdog
     run_dirs: Callable[[], RunDirs]
     spans: Rungs = field(default_factory=Rungs)
+    #: time for the hypervisor to notice the end of a VM by itself
+    notice_s: float = 3.0
+    #: between two attempts to start a VM again, or to have the hypervisor clean up
+    start_retry_s: float = 5.0
 
 
 class Fencer:
@@ -233,9 +233,9 @@ class Fencer:
     def _clean_up(self, fence: FenceProgress) -> None:
         """Have the hypervisor clean up after the VM, if it has not noticed its end."""
         now = self._loop.now()
-        if fence.busy or now < max(fence.again, fence.since[Rung.CLEAN_UP] + _NOTICE_S):
+        if fence.busy or now < max(fence.again, fence.since[Rung.CLEAN_UP] + self._deps.notice_s):
             return
-        fence.again = now + _START_RETRY_S
+        fence.again = now + self._deps.start_retry_s
 
         def cleaned(status: int) -> None:
             fence.tidied = status == 0
@@ -252,7 +252,7 @@ class Fencer:
         if runs_again(fence, self._deps.run_dirs()):
             fence.followed = True
             return
-        fence.again = now + _START_RETRY_S
+        fence.again = now + self._deps.start_retry_s
         in_vain = self._deps.why_no_restart(fence.mounts)
         if in_vain:
             self._say(fence, Level.ERROR, "fence.no-restart", f"not started again: {in_vain}")
