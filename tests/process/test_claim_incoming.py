@@ -14,19 +14,21 @@ from tests.support.daemon_harness import Corner, Rival, open_corner
 from tests.support.fake_qemu import FakeQemu
 from tests.support.guard import Guard, Vm, eventually, make_disk
 from vmguard.adapters.linux import ofd, proc
-from vmguard.adapters.storage import lock_holder, owner_record
+from vmguard.adapters.storage import owner_record
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.guard_states import GuardState
-from vmguard.core.locks.owner_record import Owner
+from vmguard.core.locks.owner_record import TEXT_FIELDS, Owner
 from vmguard.core.locks.plan import DISK, EXCLUSIVE, SHARED, PlannedFile
 from vmguard.core.locks.ranges import OUTGOING_MARK, RESERVATION
-from vmguard.core.locks.refusal import Holder
 from vmguard.errors import LockConflict
 from vmguard.hook import claim_incoming as hook
 from vmguard.hook.claim_on_share import ClaimedFile
 from vmguard.protocol.messages import ClaimPolicy, ClaimSettings, HostIdentity, RecordOptions
 
 pytestmark = pytest.mark.process
+
+#: of the owner records
+FOLDER = ".vmguard"
 
 
 # -- the hook's side ---------------------------------------------------------------------------------------------------
@@ -38,15 +40,17 @@ class Asked:
     name = "web"
     uuid = "1"
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
+        #: whom the records of the files that are made from now on name
         self.owner: Owner | None = Owner(3, host="hyp-a.example", machine="x", boot="y", uuid="1")
-        self.local: tuple[str, ...] = ()
-        monkeypatch.setattr(lock_holder, "describe", lambda *_: Holder(self.owner, "", self.local, 10.0))
 
     def file(self, name: str, mode: str = EXCLUSIVE) -> ClaimedFile:
         path = self.folder / name
         path.write_bytes(bytes(4096))
+        if self.owner is not None:
+            fields = {name: getattr(self.owner, name) for name in TEXT_FIELDS}
+            owner_record.write_claim(str(path), FOLDER, path.stat().st_ino, fields)
         fd = os.open(path, os.O_RDWR)
         return ClaimedFile(PlannedFile(str(path), mode, DISK, ""), fd, proc.own_key(fd), PIECES)
 
@@ -58,7 +62,7 @@ class Asked:
             timeout=5.0,
             excluded_ranges=[],
             policy=ClaimPolicy("warn", "lock", {}),
-            record=RecordOptions(".vmguard", 5.0),
+            record=RecordOptions(FOLDER, 5.0),
             identity=HostIdentity("here", "m", "b", ""),
             as_users=[],
             incoming=expected,
@@ -70,8 +74,8 @@ class Asked:
 
 
 @pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
-    return Asked(tmp_path, monkeypatch)
+def asked(tmp_path: Path) -> Asked:
+    return Asked(tmp_path)
 
 
 def test_copied_storage_is_locked_as_at_any_start_and_the_rest_reserved(asked: Asked) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from vmguard.adapters import hypervisors
 from vmguard.adapters.hypervisor import Hypervisor, RunDirs
-from vmguard.adapters.linux import proc
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.core import BARE, HYPERVISORS, LIBVIRT, PROXMOX
 from vmguard.core.sources.process_arguments import Kind, identity, served
@@ -91,34 +90,6 @@ def test_a_qemu_is_a_vms_by_its_arguments() -> None:
     assert not proxmox.is_qemu_of(RUN_DIRS, [], "100")
 
 
-def test_a_candidate_is_what_the_pid_file_names_if_it_may_be_a_qemu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    programs = {4000: "/usr/bin/qemu-system-x86_64", 4001: "/usr/sbin/libvirtd", 4002: "/usr/bin/python3"}
-    monkeypatch.setattr(proc, "program", lambda pid: programs.get(pid, ""))
-    monkeypatch.setattr(proc, "name", lambda pid: "")
-    run_dirs = RunDirs(str(tmp_path), str(tmp_path))
-    found = {}
-    for text in ("4000\n", "4001", "4002", "5000", "1", "", "garbage"):
-        (tmp_path / "web.pid").write_text(text)
-        (tmp_path / "100.pid").write_text(text)
-        found[text.strip()] = hypervisors.candidate(run_dirs, LIBVIRT, "web", UUID)
-        assert hypervisors.candidate(run_dirs, PROXMOX, "web", "100") == found[text.strip()]
-        assert hypervisors.candidate(run_dirs, BARE, "web", UUID) == 0
-    assert found == {"4000": 4000, "4001": 0, "4002": 4002, "5000": 0, "1": 0, "": 0, "garbage": 0}
-    assert hypervisors.candidate(run_dirs, LIBVIRT, "../web", UUID) == 0
-    assert hypervisors.candidate(run_dirs, PROXMOX, "", "../100") == 0
-
-
-def test_the_arguments_have_the_last_word_about_a_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proc, "program", lambda pid: "/usr/bin/qemu-system-x86_64")
-    (tmp_path / "web.pid").write_text("4000")
-    run_dirs = RunDirs(str(tmp_path), "/nowhere")
-    assert hypervisors.qemu_pid(run_dirs, LIBVIRT, "web", UUID, lambda pid: WORDS[LIBVIRT]) == 4000
-    assert hypervisors.qemu_pid(run_dirs, LIBVIRT, "web", UUID, lambda pid: WORDS[PROXMOX]) is None
-    assert hypervisors.qemu_pid(run_dirs, LIBVIRT, "web", UUID, lambda pid: []) is None
-
-
 def test_a_vm_that_runs_is_named_by_libvirts_status_file(tmp_path: Path) -> None:
     known, run_dirs = hypervisors.by_name(LIBVIRT), RunDirs(str(tmp_path), "")
     status = "<domstatus state='running'><domain type='kvm'><name>{}</name><uuid>{}</uuid></domain></domstatus>"
@@ -143,17 +114,6 @@ def test_a_helper_belongs_to_the_vm_that_it_names() -> None:
     assert hypervisors.by_name(PROXMOX).is_helper_of(swtpm, Kind.SWTPM, "100")
     assert not hypervisors.by_name(PROXMOX).is_helper_of(swtpm, Kind.STORAGE_DAEMON, "100")
     assert not hypervisors.by_name(PROXMOX).is_helper_of(swtpm, Kind.SWTPM, "101")
-
-
-def test_a_start_is_run_by_the_nearest_ancestor_that_is_a_tasks_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """comm is enough: Perl sets it with the title (perlvar, $0), and unlike the arguments it never hangs."""
-    parents, names = {50: 40, 40: 30, 30: 20, 20: 1}, {40: "bash", 30: "task UPID:node1", 20: "pvedaemon worke"}
-    monkeypatch.setattr(proc, "parent", lambda pid: parents.get(pid, 0))
-    monkeypatch.setattr(proc, "name", lambda pid: names.get(pid, ""))
-    starters = {name: hypervisors.by_name(name).starter_of(50) for name in HYPERVISORS}
-    assert starters == {LIBVIRT: 0, PROXMOX: 30, BARE: 0}
-    names[30] = "bash"
-    assert hypervisors.by_name(PROXMOX).starter_of(50) == 0
 
 
 # -- no comparisons -------------------------------------------------------------------------------------------------
