@@ -281,26 +281,25 @@ def test_a_guarded_vm_with_a_writable_disk_there_is_found_by_device_or_path(show
     assert other_mounts.of_vm(vm(device=device)) == [], "control: NFSv4"
 
 
-def test_what_its_process_has_open_there_beyond_what_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_its_process_has_open_there_beyond_what_is_locked(tmp_path: Path, show: Show) -> None:
     """SMB is never locked, so the daemon knows nothing of such a disk: claimed, hot-plugged or adopted."""
     disk = tmp_path / "plugged.raw"
     device = tmp_path.stat().st_dev
-    kind = "cifs"
 
-    def table(pid: object = "self") -> Iterator[Mount]:
-        yield Mount(1, _DEVICE, "/srv/vm", "nfs4", "nas:/vm", "rw,vers=4.2")
-        yield Mount(mount_id, device, "/srv/smb", kind, "//nas/vm", "rw")
+    def show_as(kind: str) -> None:
+        nfs = Mount(1, _DEVICE, "/srv/vm", "nfs4", "nas:/vm", "rw,vers=4.2")
+        show([nfs, Mount(mount_id, device, "/srv/smb", kind, "//nas/vm", "rw")])
 
     with disk.open("wb") as stream:
         mount_id = proc.fdinfo("self", stream.fileno()).mount_id
-        monkeypatch.setattr(mounts, "mounts", table)
+        show_as("cifs")
         found = {one.path: one for one in other_mounts.of_vm(vm(pid=os.getpid()))}
         assert not found[str(disk)].is_locked
         assert "SMB" in found[str(disk)].why
         assert other_mounts.of_vm(vm(pid=os.getpid()), is_alive=False) == [], "the pid may be somebody else's by now"
-        kind = "ext4"
+        show_as("ext4")
         assert other_mounts.of_vm(vm(pid=os.getpid())) == [], "negative control"
-    kind = "cifs"
+    show_as("cifs")
     with disk.open("rb"):
         assert str(disk) not in {one.path for one in other_mounts.of_vm(vm(pid=os.getpid()))}, "it only reads"
 
