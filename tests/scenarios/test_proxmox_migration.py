@@ -147,7 +147,7 @@ def test_a_source_that_stays_stops_the_target_by_the_deadline(world: World) -> N
     beats = world.b.beats("103")
     time.sleep(1)
     assert world.b.beats("103") == beats
-    assert "runs here while hyp-a still has its disks" in world.b.log()
+    assert "runs here while hyp-a still holds its disks" in world.b.log()
     world.b.kill_qemu("103")
     step(world.a, "resume", "103")
     world.a.wait_beats("103")

@@ -234,7 +234,7 @@ def test_the_audit_knows_one_server_by_one_name(show: Show) -> None:
         Mount(4, 4, "/mnt/pve/dddd", "nfs4", "[fd00::5]:/vm", "rw,vers=4.2"),
     ]
     show(table)
-    under = cluster_view.grounds()
+    under = cluster_view.mount_finder()
     found = [under(f"{mount.point}/images") for mount in table]
     assert [one.source for one in found if one is not None] == ["nas:/vm", "nas:/vm", "other:/vm", "[fd00::5]:/vm"]
 

@@ -16,7 +16,7 @@ from vmguard.adapters.linux import mounts
 from vmguard.adapters.proxmox import chained_hookscripts, qm, snippets
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.adapters.proxmox.chained_hookscripts import Script
-from vmguard.adapters.proxmox.cluster_view import grounds, unusable
+from vmguard.adapters.proxmox.cluster_view import mount_finder, unusable
 from vmguard.cli import hook_script
 from vmguard.cli.output import Output
 from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps, daemon_runs
@@ -165,7 +165,7 @@ def _writes_on_shares(vm: _Vm, storages: Storages) -> bool:
         planned = plan_vm(vm.config, storages, vm.node)
     except VmguardError:
         return True  # it cannot start now; once it can, it must be guarded
-    return any(mode == EXCLUSIVE for _, mode in guarded_files(planned, grounds()))
+    return any(mode == EXCLUSIVE for _, mode in guarded_files(planned, mount_finder()))
 
 
 # -- this node ------------------------------------------------------------------------------------------------------

@@ -49,13 +49,13 @@ def config_dir() -> str:
 
 def _claim(vmid: str) -> None:
     from vmguard.adapters.proxmox.host import node_name, read_vm
-    from vmguard.adapters.proxmox.storage_mounted import Ground
+    from vmguard.adapters.proxmox.storage_mounted import VmStorages
     from vmguard.hook.vm_to_claim import VmToClaim
 
     source = os.environ.get("PVE_MIGRATED_FROM", "")  # present, but empty, at every start that is no migration
     vm = read_vm(config_dir(), vmid, node_name(), source)
     say = lambda text: entry.say(f"vmguard: {text}")  # noqa: E731
-    wanted = VmToClaim(PROXMOX, vm.domain, Ground(vm), say, source)
+    wanted = VmToClaim(PROXMOX, vm.domain, VmStorages(vm), say, source)
     if not source and vm.saved_image is not None:
         wanted.saved_image = vm.saved_image
         wanted.start_anew = f"qm set {vmid} --delete vmstate && qm start {vmid}"

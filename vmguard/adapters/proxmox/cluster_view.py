@@ -27,7 +27,7 @@ def view(config_dir: str, record_folder: str, hook: str, seconds: float) -> Clus
     nodes = proxmox_host.nodes(config_dir)
     if not nodes:
         raise VmguardError(f"{config_dir} knows no node: this is no Proxmox VE, or its cluster is down", "pvecm status")
-    found = ClusterView(nodes, proxmox_host.read_storages(config_dir), here=node, mount_under=grounds())
+    found = ClusterView(nodes, proxmox_host.read_storages(config_dir), here=node, mount_under=mount_finder())
     found.chained = {
         vmid: (script.volume, script.path) for vmid, script in chained_hookscripts.read(config_dir).items()
     }
@@ -49,7 +49,7 @@ def unusable(script: str) -> str:
     return "" if os.access(script, os.X_OK) else "is not executable"
 
 
-def grounds() -> Callable[[str], MountUnder | None]:
+def mount_finder() -> Callable[[str], MountUnder | None]:
     """Return a function that finds the mount under a path, by this kernel's table as it is now. No share is asked."""
     table = sorted(mounts.mounts(), key=lambda mount: len(mount.point))
     names: dict[str, str] = {}

@@ -26,8 +26,8 @@ _RETRY_S = 0.25
 _SAY_INTERVAL_S = 10.0
 
 
-class Ground:
-    """The storages under one VM."""
+class VmStorages:
+    """The storages that one VM's disks lie on."""
 
     __slots__ = ("_vm",)
 
@@ -35,7 +35,7 @@ class Ground:
         self._vm = vm
 
     def wait(self, seconds: float, say: Callable[[str], None]) -> None:
-        """Wait until all storages are mounted, at most so long. Raises PlanError naming what is not there."""
+        """Wait until all storages are mounted, for at most ``seconds``. Raises PlanError that names a missing one."""
         if not (why := self._missing()):
             return
         from vmguard.adapters.linux import clock  # a start whose storage is there does not pay for it
@@ -55,7 +55,7 @@ class Ground:
             why = self._missing()
 
     def _missing(self) -> str:
-        """Return what is wrong with the first storage that is not there, empty if all are."""
+        """Return what is wrong with the first storage that is not mounted; empty if all are."""
         wanted = {storage.id: storage for storage in self._vm.storages.values() if storage.mount_point}
         if not wanted:
             return ""

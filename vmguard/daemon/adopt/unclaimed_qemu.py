@@ -44,7 +44,7 @@ from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.scan.periodic import MAX_INTERVAL_S
 from vmguard.daemon.scan.process_fds import ProcessFds
 
-log = logging.getLogger("vmguard.unguarded")
+log = logging.getLogger("vmguard.adopt")
 
 #: interval of the counts: a VM's first file on a share must be pinned within the promise, too
 _INTERVAL_S = MAX_INTERVAL_S

@@ -23,7 +23,7 @@ from vmguard.errors import BadInput, DaemonError
 from vmguard.protocol.messages import ClaimedFileMessage, ClaimSettings, shown
 from vmguard.protocol.wire import Message
 
-log = logging.getLogger("vmguard.service")
+log = logging.getLogger("vmguard.api")
 
 _NAME_CHARACTERS = 4096
 _HOST_CHARACTERS = 256
@@ -170,7 +170,7 @@ class ClaimRequests:
         vm = GuardedVm(hypervisor=named.hypervisor, name=named.name, uuid=named.uuid, files=session.files)
         if any(file.guard.is_reserved for file in vm.files):
             if session.source is None:
-                raise BadInput("a foothold is for a VM that was announced as a migration")
+                raise BadInput("only a VM that was announced as a migration may reserve its files")
             vm.incoming = (message.get("incoming") or ANOTHER_HOST)[:_HOST_CHARACTERS]
         for warning in message.get("warnings") or []:
             log.warning("%s: %s", vm.title, warning[:_WARNING_CHARACTERS])

@@ -8,7 +8,7 @@ import os
 from vmguard.adapters.linux.spawn import ended, python, spawn
 from vmguard.daemon.runtime.loop import Loop
 
-log = logging.getLogger("vmguard.standby")
+log = logging.getLogger("vmguard.api")
 
 #: interval of the checks whether they still run: while they do not, a start takes some milliseconds longer
 _CHECK_INTERVAL_S = 10.0

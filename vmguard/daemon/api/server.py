@@ -15,7 +15,7 @@ from vmguard.errors import DaemonError, VmguardError, WireError
 from vmguard.protocol.requests import request_of
 from vmguard.protocol.wire import Connection, Message
 
-log = logging.getLogger("vmguard.service")
+log = logging.getLogger("vmguard.api")
 
 #: most messages read from one connection before the others get their turn
 _MESSAGES_PER_TURN = 64

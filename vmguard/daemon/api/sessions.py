@@ -15,7 +15,7 @@ from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.errors import VmguardError, WireError
 from vmguard.protocol.wire import Connection, Message
 
-log = logging.getLogger("vmguard.service")
+log = logging.getLogger("vmguard.api")
 
 #: longest error, and longest hint: even with every character escaped, both fit into one message
 _ERROR_CHARACTERS = 4096

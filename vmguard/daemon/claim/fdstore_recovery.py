@@ -23,7 +23,7 @@ from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, GuardedVm
 from vmguard.daemon.registry.store import Registry
 
-log = logging.getLogger("vmguard.orphans")
+log = logging.getLogger("vmguard.claim")
 
 #: of a file whose claim is not known
 _SOURCE = "systemd's descriptor store"

@@ -31,7 +31,7 @@ from vmguard.daemon.runtime.command_lines import CommandLines
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.errors import DaemonError
 
-log = logging.getLogger("vmguard.keeper")
+log = logging.getLogger("vmguard.claim")
 
 #: of the word with which a hypervisor says why a VM ended
 _REASON_CHARACTERS = 30

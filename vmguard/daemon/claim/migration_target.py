@@ -1,20 +1,20 @@
-"""Live migration, seen from its target: the VM is here, its disks are still the source's, and then they are ours.
+"""Take over the disks of a VM that migrates to this host.
 
-A hypervisor runs the target's hooks while the source's guest still writes, and says nothing at the switch. So:
+A hypervisor runs the target's hooks while the source's guest still writes, and reports nothing at the switch. So:
 
 1. ``migrate begin`` (libvirt) or PVE_MIGRATED_FROM (Proxmox) announces the VM. Its claim finds the disks locked and
-   takes the foothold alone, one byte that every claim leaves free: no third host's claim of 0-EOF succeeds from now on.
-2. QEMU waits for the VM's memory: the VM is INCOMING. Nothing is tried yet: a migration that fails now must find the
-   source's lock as it was, also when QEMU there has opened its disks anew (block/file-posix.c, auto-read-only: it
-   closes the locked descriptor at the switch, and opens a writable one again when the migration fails after all).
-3. The guest runs here: there is no way back. Each 20 ms the lock is tried on the descriptor that has the foothold;
-   the source lets go when its QEMU has closed the disks. With the last file the VM is RUNNING, to be pinned as ever.
+   takes only the reservation byte, which every claim leaves free. From then on no third host can claim 0-EOF.
+2. QEMU waits for the VM's memory: the VM is INCOMING. No lock is tried yet. If the migration fails now, the source must
+   find its lock untouched, even if its QEMU has reopened the disks (block/file-posix.c, auto-read-only: QEMU closes the
+   locked descriptor at the switch, and opens a writable one again if the migration fails).
+3. The guest runs here: there is no way back. Every 20 ms the lock is tried on the descriptor with the reservation; the
+   source unlocks once its QEMU has closed the disks. When the last file is locked, the VM is RUNNING and gets pinned.
 
-A guest that runs without its lock beyond ``migration.deadline`` is a conflict like any other (conflicts.py). A guest
-that does not run (``--paused``) gets the lock once nobody has had it for some seconds.
+A guest that runs without its lock for longer than ``migration.deadline`` is a conflict (conflicts.py). A guest that
+does not run (``--paused``) gets the lock once nobody has held it for a few seconds.
 
-Not chosen: a blocking lock request, which waits in the kernel for the server to call back. With the foothold nobody
-can come first, so nothing is won by it, and a callback that is lost costs 30 s (fs/nfs/nfs4proc.c, nfs4_retry_setlk).
+Not chosen: a blocking lock request, which waits in the kernel for a callback of the server. The reservation keeps
+everybody else out, so it would gain nothing, and a lost callback costs 30 s (fs/nfs/nfs4proc.c, nfs4_retry_setlk).
 """
 
 from __future__ import annotations
@@ -46,47 +46,56 @@ from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import StorageThreads
 from vmguard.errors import LockConflict
 
-log = logging.getLogger("vmguard.incoming")
+log = logging.getLogger("vmguard.claim")
 
-#: seconds between two looks at a VM that comes in, while its vCPUs sleep and then, and between two questions whether
-#: its disks are free
-_ASLEEP, _LOOK, _ASK = 0.05, 0.02, 1.0
-#: seconds after which its vCPUs are counted again: QEMU may just have been making them
-_COUNT = 1.0
-#: answers in a row that must say so: at the switch the source lets go for a moment, and takes its lock up again if
+#: interval of the polls of an incoming VM while its vCPUs sleep
+_IDLE_POLL_S = 0.05
+#: the same once they have worked, or its locks are being taken
+_POLL_S = 0.02
+#: interval of the checks whether its disks are free
+_FREE_CHECK_S = 1.0
+#: interval of the counts of its vCPUs: QEMU may still be creating them
+_VCPU_COUNT_S = 1.0
+#: consecutive checks that must find the disks free: at the switch the source unlocks for a moment, and locks again if
 #: the migration fails
-_FREE_ENOUGH = 3
-#: a guest runs when its vCPUs were busy in so many looks, for so many seconds in all: at its end a migration sets each
-#: vCPU up, which takes none of them that long
-_BUSY_LOOKS, _BUSY = 3, 0.003
-#: seconds for which a try may be under way before it is the storage that is late, not the source
-_HANGS = 1.0
+_FREE_CHECKS = 3
+#: a guest runs once this many polls have seen its vCPUs busy...
+_BUSY_POLLS = 3
+#: ...for this much CPU time in all: the setup of a vCPU at the end of a migration takes less
+_BUSY_CPU_S = 0.003
+#: an attempt to lock that takes longer is slow storage, not a source that holds the lock
+_HANGS_S = 1.0
 
 
 @dataclass
 class _Arrival:
-    """One VM that comes in."""
+    """One incoming VM."""
 
     vm: GuardedVm
-    #: when it was last scanned
-    looked: float
+    #: time of the last poll
+    polled: float
     vcpus: Vcpus | None = None
+    #: when the vCPUs are to be counted again
     count_at: float = 0.0
-    busy: float = -1.0
-    grown: float = 0.0
-    looks: int = 0
-    #: its guest runs here, or nobody has its disks
+    #: CPU time of the vCPUs at the last poll; negative: not known
+    cpu_s: float = -1.0
+    #: polls that saw the vCPUs busy, and their CPU time
+    busy_polls: int = 0
+    busy_cpu_s: float = 0.0
+    #: its locks are being taken: its guest runs here, or nobody holds its disks
     taking: bool = False
     runs: bool = False
     #: seconds for which it ran without its lock while the storage answered
     waited: float = 0.0
-    #: since when a try is under way
+    #: start of the attempt to lock that is under way; 0: none is
     trying: float = 0.0
-    #: the last try met a lock for writing; a reader (the source of a post-copy migration) harms nobody
+    #: the last attempt met an exclusive lock; a reader (the source of a post-copy migration) does no harm
     rival: bool = True
-    asking: bool = False
-    ask_at: float = 0.0
-    free: int = 0
+    #: a check whether its disks are free is under way
+    checking: bool = False
+    check_at: float = 0.0
+    #: consecutive checks that found them free
+    free_checks: int = 0
 
     def forget_vcpus(self) -> None:
         if self.vcpus is not None:
@@ -109,7 +118,7 @@ class MigrationTarget:
         tell: Callable[[GuardedVm], None],
         feed: Callable[[Event], None],
     ) -> None:
-        """``tell``: have the watchdog look at a VM now. ``feed``: have it take in an event."""
+        """``tell`` makes the watchdog look at a VM now, ``feed`` gives it an event."""
         self._loop = loop
         self._threads = threads
         self._registry = registry
@@ -119,50 +128,50 @@ class MigrationTarget:
         self._settings = settings
         self._tell = tell
         self._feed = feed
-        #: VMs that were announced, and until when
+        #: announced VMs, and when each announcement expires
         self._announced: dict[str, float] = {}
-        #: VMs that are seen through
+        #: incoming VMs that are being polled
         self._followed: dict[str, GuardedVm] = {}
 
     def resume(self) -> None:
-        """See the VMs through that came in while an earlier daemon ran."""
+        """Follow the VMs that were incoming when an earlier daemon ended."""
         for vm in self._registry:
             self.follow(vm)
 
     # -- announcements ----------------------------------------------------------------------------------------------
 
     def announce(self, vm_id: str) -> None:
-        """The hypervisor says that this VM is about to migrate to this host."""
+        """Note that this VM is about to migrate to this host, as its hypervisor says."""
         now = self._loop.now()
         self._announced = {known: until for known, until in self._announced.items() if until > now}
         self._announced[vm_id] = now + self._settings().pending
 
     def is_announced(self, vm_id: str) -> bool:
-        """Whether the start that comes now is that migration's; an announcement counts for one start alone."""
+        """Return whether the next start of a VM was announced as a migration. An announcement is good for one start."""
         return self._announced.pop(vm_id, 0.0) > self._loop.now()
 
     # -- following --------------------------------------------------------------------------------------------------
 
     def follow(self, vm: GuardedVm) -> None:
-        """Its QEMU is known: see it through."""
+        """Follow an incoming VM whose QEMU is known, until all its disks are locked here."""
         if vm.state is not State.INCOMING or self._followed.get(vm.id) is vm:
             return
         self._followed[vm.id] = vm
-        log.info("%s: comes in from %s, which has its disks", vm.title, vm.incoming)
+        log.info("%s: migrating here from %s, which still holds its disks", vm.title, vm.incoming)
         arrival = _Arrival(vm, self._loop.now())
         if any(file.guard.is_reserved for file in vm.files):
             self._command_lines.ask(Lane.NAMED, vm.pid, functools.partial(self._judge, vm))
-        self._look(arrival)
+        self._poll(arrival)
 
     def _judge(self, vm: GuardedVm, line: CommandLine | None) -> None:
-        """Its arguments are known: they say whether it waits for a VM's memory at all."""
+        """Refuse a QEMU whose arguments show that it boots instead of waiting for a VM's memory."""
         if line is None or vm.state is not State.INCOMING or vm.main is None or vm.main.started != line.started:
             return
         if line.arguments and not identity(line.arguments).incoming:
             self._refuse(vm)
 
     def pinned(self, vm: GuardedVm, file: GuardedFile) -> None:
-        """A file has got its lock: perhaps the last one."""
+        """Move the VM to RUNNING if the file that was just locked was the last one."""
         if vm.state is not State.INCOMING:
             return
         written = [other for other in vm.files if other.mode == EXCLUSIVE]
@@ -171,7 +180,7 @@ class MigrationTarget:
             vm.move(State.RUNNING, f"migrated here from {source}; all its disks are locked here")
             self._registry.save(vm)
 
-    def _look(self, arrival: _Arrival) -> None:
+    def _poll(self, arrival: _Arrival) -> None:
         vm = arrival.vm
         if vm.state is not State.INCOMING or self._registry.get(vm.id) is not vm:
             arrival.forget_vcpus()
@@ -179,53 +188,53 @@ class MigrationTarget:
                 del self._followed[vm.id]
             return
         now = self._loop.now()
-        passed, arrival.looked = now - arrival.looked, now
+        passed, arrival.polled = now - arrival.polled, now
         if not arrival.runs and self._runs(arrival):
             arrival.runs = arrival.taking = True
             arrival.forget_vcpus()
             log.info("%s: its guest runs here", vm.title)
         if arrival.taking:
             self._take(arrival)
-        elif now >= arrival.ask_at:
-            self._ask(arrival)
-        hangs = arrival.trying and now - arrival.trying > _HANGS
+        elif now >= arrival.check_at:
+            self._check_free(arrival)
+        hangs = arrival.trying and now - arrival.trying > _HANGS_S
         if arrival.runs and arrival.rival and not vm.frozen and not hangs:
             arrival.waited += passed
         if arrival.waited >= self._settings().deadline:
             self._overdue(vm, "runs here")
             return
-        pause = _LOOK if arrival.taking or arrival.looks else _ASLEEP
-        self._loop.call_in(max(pause, 0.001 * len(arrival.vcpus or ())), lambda: self._look(arrival))
+        pause = _POLL_S if arrival.taking or arrival.busy_polls else _IDLE_POLL_S
+        self._loop.call_in(max(pause, 0.001 * len(arrival.vcpus or ())), lambda: self._poll(arrival))
 
     def _runs(self, arrival: _Arrival) -> bool:
-        """Whether its vCPUs have been seen at work."""
-        if not arrival.vcpus or arrival.looked >= arrival.count_at:
+        """Return whether its vCPUs have been seen at work."""
+        if not arrival.vcpus or arrival.polled >= arrival.count_at:
             arrival.forget_vcpus()
-            arrival.vcpus, arrival.busy = Vcpus(arrival.vm.pid), -1.0
-            arrival.count_at = arrival.looked + _COUNT
-        before, arrival.busy = arrival.busy, arrival.vcpus.busy()
-        if 0 <= before < arrival.busy:
-            arrival.looks += 1
-            arrival.grown += arrival.busy - before
-        return arrival.looks >= _BUSY_LOOKS and arrival.grown >= _BUSY
+            arrival.vcpus, arrival.cpu_s = Vcpus(arrival.vm.pid), -1.0
+            arrival.count_at = arrival.polled + _VCPU_COUNT_S
+        before, arrival.cpu_s = arrival.cpu_s, arrival.vcpus.busy()
+        if 0 <= before < arrival.cpu_s:
+            arrival.busy_polls += 1
+            arrival.busy_cpu_s += arrival.cpu_s - before
+        return arrival.busy_polls >= _BUSY_POLLS and arrival.busy_cpu_s >= _BUSY_CPU_S
 
     def _take(self, arrival: _Arrival) -> None:
-        """Try to lock what only has the foothold, through our own descriptors; the pin follows at once."""
+        """Try to lock the next reserved file, through our own descriptor; the pin follows at once."""
         wanted: list[tuple[GuardedFile, int]] = []
         for file in arrival.vm.files:
             descriptor = file.guard.descriptor
-            if file.guard.is_reserved and descriptor is None:  # a daemon before this one took it with it
-                file.guard.retry_when(file.guard.retry.no_later_than(arrival.looked))
+            if file.guard.is_reserved and descriptor is None:  # an earlier daemon took it with it
+                file.guard.retry_when(file.guard.retry.no_later_than(arrival.polled))
             elif file.guard.is_reserved and descriptor is not None:
                 wanted.append((file, descriptor))
         if arrival.trying or not wanted:
             return
-        arrival.trying = arrival.looked
+        arrival.trying = arrival.polled
         file, descriptor = wanted[0]
         fd = os.dup(descriptor)
         self._threads.run(
             file.key[0],
-            f"lock {file.path}, which comes in",
+            f"lock {file.path} of an incoming VM",
             lambda: _lock(fd, file, self._loop.now),
             lambda granted: self._taken(arrival, file, granted),
         )
@@ -244,44 +253,45 @@ class MigrationTarget:
 
     # -- a guest that does not run ----------------------------------------------------------------------------------
 
-    def _ask(self, arrival: _Arrival) -> None:
-        """Whether anybody still has the disks that we have a foothold on."""
+    def _check_free(self, arrival: _Arrival) -> None:
+        """Check whether anybody still holds the disks that we have reserved."""
         reserved = [file for file in arrival.vm.files if file.guard.is_reserved]
-        footholds = [(fd, file.pieces) for file in reserved if (fd := file.guard.descriptor) is not None]
-        if arrival.asking or not footholds:
+        reservations = [(fd, file.pieces) for file in reserved if (fd := file.guard.descriptor) is not None]
+        if arrival.checking or not reservations:
             return
-        arrival.asking = True
-        arrival.ask_at = arrival.looked + _ASK
+        arrival.checking = True
+        arrival.check_at = arrival.polled + _FREE_CHECK_S
         device = reserved[0].key[0]
         self._threads.run(
             device,
-            f"ask who has the disks of {arrival.vm.title}",
-            lambda: all(_is_free(fd, pieces) for fd, pieces in footholds),
-            lambda free: self._asked(arrival, free),
+            f"check whether the disks of {arrival.vm.title} are free",
+            lambda: all(_is_free(fd, pieces) for fd, pieces in reservations),
+            lambda free: self._checked(arrival, free),
         )
 
-    def _asked(self, arrival: _Arrival, free: object) -> None:
-        arrival.asking = False
-        arrival.free = arrival.free + 1 if free is True else 0
-        if arrival.free >= _FREE_ENOUGH and not arrival.taking:
-            log.info("%s: nobody has its disks any more, and its guest does not run", arrival.vm.title)
+    def _checked(self, arrival: _Arrival, free: object) -> None:
+        arrival.checking = False
+        arrival.free_checks = arrival.free_checks + 1 if free is True else 0
+        if arrival.free_checks >= _FREE_CHECKS and not arrival.taking:
+            log.info("%s: nobody holds its disks any more, and its guest does not run", arrival.vm.title)
             arrival.taking = True
 
-    # -- what must not run --------------------------------------------------------------------------------------------
+    # -- guests that must not run -------------------------------------------------------------------------------------
 
     def _refuse(self, vm: GuardedVm) -> None:
-        """Have a QEMU fenced that boots anew although its hook let it in as a migration, as the hook would have.
+        """Have a QEMU fenced that boots although its hook let it in as a migration.
 
-        Not frozen: libvirt would wait for a QEMU that does not answer, and nothing is lost that has not begun.
+        It is not frozen: libvirt would wait for a QEMU that does not answer, and a guest that is only booting loses
+        nothing.
         """
         self._tell(vm)
-        why = "it was announced as a migration and starts anew"
+        why = "it was announced as a migration and boots instead"
         self._feed(StartRefused(self._loop.now(), vm.id, why))
 
     def _overdue(self, vm: GuardedVm, how: str) -> None:
         source, vm.incoming = vm.incoming or ANOTHER_HOST, ""
-        log.error("CRITICAL: %s (pid %d) %s while %s still has its disks", vm.title, vm.pid, how, source)
-        vm.move(State.RUNNING, f"it {how} while {source} still has its disks")
+        log.error("CRITICAL: %s (pid %d) %s while %s still holds its disks", vm.title, vm.pid, how, source)
+        vm.move(State.RUNNING, f"it {how} while {source} still holds its disks")
         for file in vm.files:
             if file.mode == EXCLUSIVE and not file.guard.is_locked:
                 file.guard.retry_when(RetryNow())
@@ -290,8 +300,10 @@ class MigrationTarget:
 
 
 def _lock(fd: int, file: GuardedFile, now: Callable[[], float]) -> float | bool:
-    """In a worker, on a descriptor of its own. When the request was sent that got the lock; else whether somebody has
-    it for writing."""
+    """Try to lock a file, in its storage thread, through ``fd``, which is closed.
+
+    Return when the request was sent that got the lock; without the lock, whether somebody holds it exclusively.
+    """
     sent = now()
     try:
         for piece in file.pieces:
@@ -307,5 +319,5 @@ def _lock(fd: int, file: GuardedFile, now: Callable[[], float]) -> float | bool:
 
 
 def _is_free(fd: int, pieces: list[Range]) -> bool:
-    """Also of a source that has left the disk to us, but lives: the migration may still fail there."""
+    """Return whether nobody holds a disk, counting a source that left it to us and lives: its migration may fail."""
     return all(ofd.conflict(fd, ofd.WRITE, piece) is None for piece in [*pieces, OUTGOING_MARK])

@@ -12,7 +12,7 @@ from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.runtime.loop import Loop
 
-log = logging.getLogger("vmguard.keeper")
+log = logging.getLogger("vmguard.claim")
 
 
 class Processes:

@@ -16,7 +16,7 @@ from vmguard.core.locks.claim_states import State
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Loop
 
-log = logging.getLogger("vmguard.starters")
+log = logging.getLogger("vmguard.claim")
 
 #: for a QEMU that was forked by a worker which was killed meanwhile
 _AFTERWARDS_S = 2.0

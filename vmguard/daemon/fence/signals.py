@@ -19,7 +19,7 @@ from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 
-log = logging.getLogger("vmguard.signals")
+log = logging.getLogger("vmguard.fence")
 
 #: time for a stopped process to show it in the states of its threads
 _PROOF_S = 0.5

@@ -16,7 +16,7 @@ from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
 
-log = logging.getLogger("vmguard.claims")
+log = logging.getLogger("vmguard.records")
 
 #: for which files are collected before a process is started for them
 _COLLECT_S = 0.2

@@ -21,7 +21,7 @@ from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.storage_threads import StorageThreads
 
-log = logging.getLogger("vmguard.shield")
+log = logging.getLogger("vmguard.pin")
 
 
 class FdCopies:

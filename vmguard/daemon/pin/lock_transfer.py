@@ -20,7 +20,7 @@ from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import OUTGOING_MARK, RESERVATION, WHOLE, Range, covers, subtract
 from vmguard.errors import LockConflict
 
-log = logging.getLogger("vmguard.mover")
+log = logging.getLogger("vmguard.pin")
 
 
 @dataclass(frozen=True)

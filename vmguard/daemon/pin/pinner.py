@@ -40,7 +40,7 @@ from vmguard.daemon.scan.process_fds import MountTables, ProcessFds, description
 from vmguard.daemon.scan.settling_files import STEADY_S
 from vmguard.daemon.scan.vm_scan_state import VmScanState
 
-log = logging.getLogger("vmguard.pinner")
+log = logging.getLogger("vmguard.pin")
 
 #: from a cheap scan that found changes without an event to the full scan
 _CHANGED_S = 0.25

@@ -18,7 +18,7 @@ from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import StorageThreads
 
-log = logging.getLogger("vmguard.relock")
+log = logging.getLogger("vmguard.pin")
 
 #: before it is tried again
 _RETRY_S = 5.0

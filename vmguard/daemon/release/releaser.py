@@ -25,7 +25,7 @@ from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import THIS_HOST, StorageThreads
 
-log = logging.getLogger("vmguard.keeper")
+log = logging.getLogger("vmguard.release")
 
 #: between two examinations of a claim whose proof is missing
 _AGAIN_S = 0.5

@@ -15,7 +15,7 @@ from vmguard.adapters.linux import clock, journal
 from vmguard.core.watchdog.events import Level, Report
 from vmguard.daemon.report.notify_command import Notifier
 
-log = logging.getLogger("vmguard.watch")
+log = logging.getLogger("vmguard.report")
 
 FILE = "history.jsonl"
 #: size beyond which the older half of the file is dropped

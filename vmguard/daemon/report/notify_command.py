@@ -25,7 +25,7 @@ from vmguard.adapters.linux import host_identity, oom_and_scheduling
 from vmguard.adapters.linux.spawn import ended, spawn
 from vmguard.core.watchdog.events import Level, Report
 
-log = logging.getLogger("vmguard.notify")
+log = logging.getLogger("vmguard.report")
 
 #: longest queue of events; a thousand frozen VMs are a thousand events
 _MAX_WAITING_EVENTS = 2000
@@ -61,7 +61,7 @@ class Notifier:
         except queue.Full:
             self._dropped += 1
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name="notify", daemon=True)
+            thread = threading.Thread(target=self._run, name="vmguard notify", daemon=True)
             try:
                 thread.start()
             except (RuntimeError, MemoryError) as problem:

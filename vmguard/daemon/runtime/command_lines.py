@@ -23,7 +23,7 @@ from vmguard.adapters.linux import may_block, proc
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.daemon.runtime.loop import Loop
 
-log = logging.getLogger("vmguard.workers")
+log = logging.getLogger("vmguard.runtime")
 
 #: a read that takes longer counts as hanging
 HANGS_S = 1.0
@@ -107,7 +107,7 @@ class CommandLines:
     def _start_threads(self, lane: Lane) -> None:
         while self._threads[lane] < min(self._waiting[lane], _THREADS_PER_LANE):
             try:
-                threading.Thread(target=self._run, args=(lane,), name=f"arguments {lane}", daemon=True).start()
+                threading.Thread(target=self._run, args=(lane,), name=f"vmguard arguments {lane}", daemon=True).start()
             except (RuntimeError, MemoryError) as problem:
                 log.error("the arguments of processes cannot be read: %s", problem)
                 self._loop.call_in(_RETRY_S, functools.partial(self._start_threads, lane))

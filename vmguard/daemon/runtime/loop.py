@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from vmguard.adapters.linux import clock
 
-log = logging.getLogger("vmguard.loop")
+log = logging.getLogger("vmguard.runtime")
 
 #: longest sleep: how late a deadline may be noticed after the host was suspended
 TICK_S = 1.0

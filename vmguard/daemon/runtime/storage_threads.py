@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from vmguard.daemon.runtime.loop import Loop
 
-log = logging.getLogger("vmguard.workers")
+log = logging.getLogger("vmguard.runtime")
 
 
 #: before a thread that could not be started is retried
@@ -39,7 +39,7 @@ class StorageThread:
         self._loop = loop
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._busy: tuple[str, float] | None = None
-        threading.Thread(target=self._run, name=f"worker {name}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"vmguard storage {name}", daemon=True).start()
 
     def submit(self, job: _Job) -> None:
         self._jobs.put(job)

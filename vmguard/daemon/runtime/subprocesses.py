@@ -13,7 +13,7 @@ from typing import Any
 from vmguard.adapters.linux.spawn import ended, python, spawn
 from vmguard.daemon.runtime.loop import Loop
 
-log = logging.getLogger("vmguard.helpers")
+log = logging.getLogger("vmguard.runtime")
 
 #: interval of the polls of a child: short at first
 _FIRST_POLL_S = 0.02

@@ -21,7 +21,7 @@ from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.subprocesses import Done
 from vmguard.jobs.libvirt_events import IO_ERROR, MISSING
 
-log = logging.getLogger("vmguard.hints")
+log = logging.getLogger("vmguard.scan")
 
 _URI = "qemu:///system"
 #: before a listener that ended is started again

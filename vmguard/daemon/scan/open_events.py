@@ -15,7 +15,7 @@ from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import StorageThreads
 
-log = logging.getLogger("vmguard.opens")
+log = logging.getLogger("vmguard.scan")
 
 #: most VMs that share a file and are all scanned when it is opened. A template is opened at each start of many VMs;
 #: the periodic scan is enough for it

@@ -17,7 +17,7 @@ from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 
-log = logging.getLogger("vmguard.pinner")
+log = logging.getLogger("vmguard.scan")
 
 #: longest time between two scans of one VM that keeps the promise
 MAX_INTERVAL_S = 1.4

@@ -11,7 +11,7 @@ from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
 
-log = logging.getLogger("vmguard.clocks")
+log = logging.getLogger("vmguard.watch")
 
 #: shortest freeze after which a guest's clock is set
 _MIN_FROZEN_S = 1.0

@@ -14,7 +14,7 @@ from typing import Any
 from vmguard.adapters.linux import clock, host_identity, statefile
 from vmguard.core.watchdog.events import Arm, Disarm, Event
 
-log = logging.getLogger("vmguard.arm")
+log = logging.getLogger("vmguard.watch")
 
 FILE = "disarmed.json"
 #: longest duration: people forget what lasts longer

@@ -65,7 +65,7 @@ class ProbeThreads:
     def _start_threads(self, mount: str) -> None:
         """Start the missing threads. Without memory for one the probe waits, which counts as a silent server."""
         for number in range(self._threads.get(mount, 0), _THREADS_PER_MOUNT):
-            name = f"prober {number} {mount}"
+            name = f"vmguard probe {number} {mount}"
             try:
                 threading.Thread(target=self._run, args=(self._queues[mount],), name=name, daemon=True).start()
             except (RuntimeError, MemoryError) as problem:
