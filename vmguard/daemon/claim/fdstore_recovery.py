@@ -1,8 +1,8 @@
-"""Recovers descriptors that systemd kept but no state file mentions: /run was cleaned up, or full.
+"""Recover descriptors that systemd kept but no state file mentions (/run was cleaned up or full).
 
-The name under which a descriptor is kept says to which file of which VM it belongs, and the kernel knows the locks on
-it. That is enough to go on with: otherwise this host's own forgotten lock would look like a rival's, and the VM that it
-is for would be stopped.
+The name of a stored descriptor says which file of which VM it belongs to, and the kernel knows the locks on it. That
+suffices to guard the VM. Without it, this host's own forgotten lock would look like a rival's, and the VM would be
+stopped.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from vmguard.daemon.registry.store import Registry
 
 log = logging.getLogger("vmguard.claim")
 
-#: of a file whose claim is not known
+#: the source of a file whose claim is lost
 _SOURCE = "systemd's descriptor store"
 
 
 def take_in(
     stored: dict[str, int], registry: Registry, pieces_of: Callable[[str], list[Range]], run_dirs: RunDirs
 ) -> list[GuardedVm]:
-    """Give each descriptor that no state file knows to its VM, which is made anew if need be.
+    """Give each descriptor that no state file mentions to its VM, which is rebuilt if its state file is lost, too.
 
-    Returns the VMs that were made; the descriptors stay in ``stored``, for ClaimLifecycle.resume. A descriptor without
-    a lock, or without a name of ours, stays there for good.
+    Return the rebuilt VMs. All descriptors stay in ``stored``, for ClaimLifecycle.resume; those without a lock, or
+    without a name of ours, stay there for good.
     """
     known = {vm.store_name(file) for vm in registry for file in vm.files}
     made: dict[str, GuardedVm] = {}
@@ -57,23 +57,23 @@ def take_in(
         vm.files.append(file)
         if file.guard.is_reserved:
             vm.incoming = vm.incoming or ANOTHER_HOST
-        log.warning("%s: %s was locked by the daemon before this one, but no state file says so", vm.title, file.path)
+        log.warning("%s: an earlier daemon locked %s, but no state file mentions it", vm.title, file.path)
     for vm in made.values():
         registry.save(vm)
     return list(made.values())
 
 
 def _owner(name: str) -> tuple[str, str] | None:
-    """Return hypervisor and uuid, from what GuardedVm.store_name made of them; None when it is no name of ours."""
+    """Parse hypervisor and uuid from a name made by GuardedVm.store_name; return None for any other name."""
     hypervisor, _, uuid = name.rsplit(".", 2)[0].partition("-")
     return (hypervisor, uuid) if hypervisor in HYPERVISORS and uuid else None
 
 
 def _file(name: str, fd: int, pieces: list[Range], claimed: bool) -> GuardedFile | None:
-    """Return the file of a kept descriptor; None when nothing is locked through it (any more).
+    """Return the file of a stored descriptor; None if it carries no lock, or is of another file.
 
-    ``claimed``: it may have been part of the VM's claim, which is lost, too. Otherwise the claim is known and does not
-    name it: the file was open at some time, and is let go of if it is not open any more.
+    ``claimed``: the file may have been part of the VM's claim, which is lost, too. Otherwise the claim is known and
+    does not name the file: QEMU had it open at some time, and its lock is released unless it still has.
     """
     device, inode = name.rsplit(".", 2)[1:]
     info = proc.fdinfo("self", fd)

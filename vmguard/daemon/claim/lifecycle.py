@@ -1,6 +1,6 @@
-"""Keeps claims: takes the locked descriptors over from hooks, finds QEMU, takes up what a daemon before this one had.
+"""Keep claims: take the locked descriptors over from hooks, find QEMU, resume what an earlier daemon guarded.
 
-Everything here runs in the loop's thread and never touches the share. What ends a claim is in release/releaser.py.
+Everything here runs in the loop's thread and never touches the share. Claims are ended by release/releaser.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from vmguard.errors import DaemonError
 
 log = logging.getLogger("vmguard.claim")
 
-#: of the word with which a hypervisor says why a VM ended
+#: longest reason that a hypervisor may give for a VM's end
 _REASON_CHARACTERS = 30
 
 
@@ -66,7 +66,10 @@ class ClaimLifecycle:
         on_running: Callable[[GuardedVm], None],
         explain_released: Callable[[str, str], None] = lambda vm_id, reason: None,
     ) -> None:
-        """``on_running``: told when a VM's QEMU is known. ``explain_released``: why a VM ended that was released."""
+        """``on_running`` is called with a VM whose QEMU has been found.
+
+        ``explain_released`` is called with the id of a VM that is released already, and the reason for its end.
+        """
         self._explain_released = explain_released
         self._loop = loop
         self._registry = registry
@@ -80,13 +83,16 @@ class ClaimLifecycle:
 
     @property
     def timing(self) -> Timing:
-        """What the configuration says now."""
+        """Return what the configuration says now."""
         return self._timing()
 
     # -- taking over ------------------------------------------------------------------------------------------------
 
     def accept(self, vm: GuardedVm, claimant: int) -> None:
-        """Take over a VM whose descriptors all have arrived. Raises DaemonError or OSError: nothing is kept then."""
+        """Take over a VM whose descriptors have all arrived.
+
+        Raises DaemonError or OSError; nothing is kept then.
+        """
         for file in vm.files:
             _verify(file)
         faults.point("accept-before-state")
@@ -102,11 +108,11 @@ class ClaimLifecycle:
         log.info("%s: %d files locked and held", vm.title, len(vm.files))
 
     def discard(self, files: list[GuardedFile]) -> None:
-        """Let go of descriptors that never became a VM's."""
+        """Unlock and close descriptors that never became a VM's."""
         self._releaser.discard(files)
 
     def commit(self, vm: GuardedVm) -> None:
-        """The hook says that its claim stands: QEMU is about to be started."""
+        """Confirm a claim, as its hook asks: QEMU is about to be started."""
         if vm.state is not State.OFFERED:
             return
         vm.move(State.CLAIMED, "the hook's claim stands")
@@ -118,33 +124,33 @@ class ClaimLifecycle:
         self._look_for_qemu(vm)
 
     def recorded(self, vm: GuardedVm, epochs: dict[int, int]) -> None:
-        """The hook has written owner records, whose epochs it tells by inode."""
+        """Store the epochs of the owner records that the hook has written, by inode."""
         for file in vm.files:
             file.epoch = epochs.get(file.key[1], file.epoch)
         if self._registry.get(vm.id) is vm:
             self._registry.save(vm)
-        else:  # the claim was released before its records were written: they must not look as if it stood
+        else:  # the claim was released before its records were written: they must not show it as valid
             self._mark_released(vm, vm.files)
 
     def _claimant_ended(self, vm: GuardedVm) -> None:
-        # What the hook sent before it ended lies in its connection's queue: let the loop read that first.
+        # Let the loop read first what the hook sent before it ended: it is still queued in the connection.
         self._releaser.forget_claimant(vm)
         self._loop.call_in(0.0, functools.partial(self.settle, vm))
 
-    # -- what the hypervisor says -----------------------------------------------------------------------------------
+    # -- hints of the hypervisor ------------------------------------------------------------------------------------
 
     def started(self, vm: GuardedVm) -> None:
-        """The hypervisor says that QEMU is there: look at once."""
+        """Look for QEMU at once: the hypervisor says that it is running."""
         if vm.state is State.CLAIMED:
             self._finder.find(vm, functools.partial(self._qemu_found, vm))
 
     def ended(self, vm: GuardedVm) -> None:
-        """The hypervisor says that the VM ended: a reason to look, never a proof."""
+        """Check on a VM that has ended as its hypervisor says, which is a hint and never a proof."""
         if vm.state is State.CLAIMED:
             self._finder.find(vm, functools.partial(self._ended_or_found, vm))
 
     def explain(self, vm_id: str, reason: str) -> None:
-        """The hypervisor says why a VM ended: for its owner records, which may be marked already."""
+        """Note why a VM ended, for its owner records, which may be marked as released already."""
         vm = self._registry.get(vm_id)
         if vm is not None:
             vm.ended = reason[:_REASON_CHARACTERS]
@@ -157,31 +163,31 @@ class ClaimLifecycle:
             self.settle(vm)
 
     def settle(self, vm: GuardedVm) -> None:
-        """Decide about a claim without a living QEMU: release it on proof, else examine it again soon."""
+        """Decide about a claim without a running QEMU: release it on proof, else check again soon."""
         self._releaser.settle(vm)
 
     # -- after a restart of the daemon ------------------------------------------------------------------------------
 
     def resume(self, vm: GuardedVm, stored: dict[str, int]) -> None:
-        """Take a VM up again that a daemon before this one guarded; ``stored``: what systemd kept, by name."""
+        """Resume guarding a VM of an earlier daemon. ``stored``: the descriptors that systemd kept, by name."""
         vm.resumed = True
         for file in vm.files:
             descriptor = stored.pop(vm.store_name(file), None)
             file.guard.taken_over(descriptor)
             if descriptor is None:
-                log.warning("%s: the daemon before this one took its descriptor of %s with it", vm.title, file.path)
+                log.warning("%s: the descriptor of %s was lost with the earlier daemon", vm.title, file.path)
         if vm.state is State.RELEASING:
-            vm.move(State.ENDED, "the daemon before this one ended while it let go of the locks")
+            vm.move(State.ENDED, "an earlier daemon ended while it released the locks")
         vm.deadline = self._loop.now() + self.timing.start_deadline
         if vm.state is State.OFFERED:
-            vm.move(State.CLAIMED, "taken up again after a restart of the daemon")
+            vm.move(State.CLAIMED, "resumed after a restart of the daemon")
         self._resume_processes(vm)
         if vm.state is State.CLAIMED:
             self._look_for_qemu(vm)
         self.settle(vm)
 
     def _resume_processes(self, vm: GuardedVm) -> None:
-        """Follow the processes again; the state stays unless QEMU is gone."""
+        """Follow the VM's processes again. Its state stays unless QEMU is gone."""
         self._processes.resume(vm)
         if vm.state not in LIVING:
             return
@@ -191,7 +197,7 @@ class ClaimLifecycle:
             self._finder.find(vm, functools.partial(self._resume_another, vm))
 
     def _resume_another(self, vm: GuardedVm, line: CommandLine | None) -> None:
-        """Go on with the process that the pid file of a VM names now, if that is its QEMU; else the VM has ended."""
+        """Continue with the process in the VM's pid file if it is its QEMU; otherwise the VM has ended."""
         if vm.state not in LIVING or vm.main is not None or self._registry.get(vm.id) is not vm:
             return
         if line is not None and self.follow(vm, line.pid, Kind.QEMU, line.started):
@@ -204,7 +210,7 @@ class ClaimLifecycle:
     # -- processes --------------------------------------------------------------------------------------------------
 
     def _look_for_qemu(self, vm: GuardedVm) -> None:
-        """Look for the QEMU of a claim at each interval; its deadline only makes it examined, it proves nothing."""
+        """Look for a claim's QEMU at each interval. A deadline that passes proves nothing: the claim is examined."""
         if vm.state is not State.CLAIMED or self._registry.get(vm.id) is not vm:
             return
         is_due = vm.deadline is not None and self._loop.now() >= vm.deadline and not vm.start_is_over
@@ -218,13 +224,13 @@ class ClaimLifecycle:
             self.settle(vm)
 
     def _qemu_found(self, vm: GuardedVm, line: CommandLine | None) -> bool:
-        """Take note of a claim's QEMU, or that there is none. Return whether the claim has it now."""
+        """Follow the QEMU that was found for a claim, if any. Return whether there is one."""
         if line is None or vm.state is not State.CLAIMED or self._registry.get(vm.id) is not vm:
             return False
         return self.runs(vm, line.pid, Kind.QEMU, line.started)
 
     def runs(self, vm: GuardedVm, pid: int, kind: Kind, started: int = 0) -> bool:
-        """Take note of a VM's QEMU, or of what stands in its place. Return False when it is not the VM's after all."""
+        """Follow a VM's QEMU, or what stands in its place, from now on. Return False if it is gone."""
         if not self.follow(vm, pid, kind, started):
             return False
         vm.pid = pid
@@ -245,29 +251,26 @@ class ClaimLifecycle:
             self._pinner.attend(vm)
 
     def follow(self, vm: GuardedVm, pid: int, kind: Kind, started: int = 0) -> bool:
-        """Follow a process of a VM until it ends. Return False when it is gone, or is another process by now.
-
-        ``started``: when the process began that was judged to be the VM's; 0 for the one that has the number now.
-        """
+        """Follow a process of a VM until it ends. Return False if it is gone; see ``Processes.follow``."""
         return self._processes.follow(vm, pid, kind, started)
 
     def _process_ended(self, vm: GuardedVm, process: GuardedProcess) -> None:
         if process.pid == vm.pid and vm.state in LIVING:
-            vm.move(State.ENDED, f"{process.title} is proven gone")
+            vm.move(State.ENDED, f"{process.title} is proven dead")
             faults.point("ended")
         else:
-            log.info("%s: its helper %s is gone", vm.title, process.title)
+            log.info("%s: its helper %s has ended", vm.title, process.title)
             self._pinner.attend(vm)
         self.settle(vm)
 
 
 def _verify(file: GuardedFile) -> None:
-    """Believe the kernel, not the hook: the description must be of that file and hold these ranges.
+    """Verify in the kernel, not with the hook, that the description is of that file and holds its ranges.
 
     Raises DaemonError.
     """
     if file.guard.descriptor is None:
-        raise DaemonError(f"no descriptor has come for {file.path}")
+        raise DaemonError(f"no descriptor was received for {file.path}")
     info = proc.fdinfo("self", file.guard.descriptor)
     if info.inode and info.inode != file.key[1]:
         raise DaemonError(f"the descriptor for {file.path} belongs to another file (inode {info.inode})")

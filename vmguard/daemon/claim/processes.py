@@ -1,4 +1,4 @@
-"""Follows the processes of VMs by their pidfds: QEMU itself, and the helpers that do I/O for it."""
+"""Follow the processes of VMs by their pidfds: QEMU itself, and the helpers that do I/O for it."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class Processes:
     """All processes that are followed."""
 
     def __init__(self, loop: Loop, ended: Callable[[GuardedVm, GuardedProcess], None]) -> None:
-        """``ended`` is called when a process is proven gone; the VM's list does not have it any more then."""
+        """``ended`` is called when a process is proven dead and has been removed from its VM's list."""
         self._loop = loop
         self._ended = ended
 
     def follow(self, vm: GuardedVm, pid: int, kind: Kind, started: int = 0) -> bool:
-        """Follow a process of a VM until it ends. Return False when it is gone, or is another process by now.
+        """Follow a process of a VM until it ends. Return False if it is gone, or its pid is another process's by now.
 
-        ``started``: when the process began that was judged to be the VM's; 0 for the one that has the number now.
+        ``started``: start time of the process that was judged to be the VM's; 0: whichever has the pid now.
         """
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
             return False
         process = GuardedProcess(pid, kind, proc.name(pid), proc.started(pid), pidfd)
-        # The number may have changed hands before the pidfd was taken: pid and start together name a process for ever.
+        # The pid may have been reused before the pidfd was opened. Pid and start time together identify a process.
         if proc.is_dead(pidfd) or (started and process.started != started):
             os.close(pidfd)
             return False
@@ -42,7 +42,7 @@ class Processes:
         return True
 
     def resume(self, vm: GuardedVm) -> None:
-        """Follow again those processes of a state file that are still the same ones."""
+        """Follow those processes of a state file that still run; the others are dropped."""
         before, vm.processes = vm.processes, []
         for process in before:
             if process.started and proc.started(process.pid) == process.started:

@@ -1,8 +1,8 @@
-"""Tells when a start on Proxmox is over, by the process that runs it.
+"""Tell when a start on Proxmox is over, by the process that runs it.
 
-A start that fails after a good pre-start calls no further hook, and a start under way may take minutes (a storage to be
-activated, huge pages, a resume): no deadline fits both. But the task's worker lives exactly as long as the start. While
-it lives the claim waits; when it has ended and QEMU is not there soon after, the start is over.
+A start that fails after its pre-start succeeded calls no further hook, and a start in progress may take minutes
+(storage activation, huge pages, a resume), so no deadline fits both. But the task's worker lives exactly as long as the
+start: the claim waits while it lives. If no QEMU appears soon after it has ended, the start is over.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.claim")
 
-#: for a QEMU that was forked by a worker which was killed meanwhile
+#: grace for a QEMU that a killed worker had already forked
 _AFTERWARDS_S = 2.0
 
 
 class StartTasks:
-    """The workers of all starts that are under way."""
+    """The workers of all starts in progress."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
 
     def find(self, hypervisor: Hypervisor, hook: int) -> int:
-        """A pidfd of the worker whose hook this is, which must be waiting for us; -1 when there is none."""
+        """Return a pidfd of the worker that runs this hook; -1 if there is none. The hook must be waiting for us."""
         worker = hypervisor.starter_of(hook)
         if not worker:
             return -1
@@ -39,11 +39,11 @@ class StartTasks:
             return -1
         if hypervisor.starter_of(hook) == worker:
             return pidfd
-        os.close(pidfd)  # the number has changed hands
+        os.close(pidfd)  # its pid was reused
         return -1
 
     def follow(self, vm: GuardedVm, worker: int) -> None:
-        """Tie a claim that stands to its worker's pidfd, which the caller hands over."""
+        """Let a confirmed claim wait for its worker. Takes ownership of the worker's pidfd."""
         if vm.state is not State.CLAIMED:
             os.close(worker)
             return

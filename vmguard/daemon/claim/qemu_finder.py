@@ -1,6 +1,6 @@
 """Find a VM's QEMU and its helpers by the hypervisor's pid files, without ever waiting for a process.
 
-A pid file only names a candidate: what that process is its arguments tell, and they come later (command_lines.py).
+A pid file only names a candidate. The process's arguments tell what it is, and they arrive later (command_lines.py).
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.command_lines import CommandLines, Lane
 
-#: gets the process that was looked for; None when it is known that there is none
+#: called with the process that was looked for; with None once it is known that there is none
 Found = Callable[[CommandLine | None], object]
 
 
 class QemuFinder:
-    """Looks for the processes of VMs; for the loop's thread alone."""
+    """A search for the processes of VMs; for the loop's thread only."""
 
     def __init__(self, command_lines: CommandLines, run_dirs: Callable[[], RunDirs]) -> None:
         self._command_lines = command_lines
         self._run_dirs = run_dirs
 
     def find(self, vm: GuardedVm, found: Found) -> None:
-        """Call ``found`` once, now or later: not before the candidate has told its arguments."""
+        """Call ``found`` once, as soon as the candidate's arguments are known."""
         self._ask(vm, self._candidate(vm), found)
 
     def poll(self, vm: GuardedVm, found: Found) -> None:
-        """Do the same, unless the candidate's arguments are on their way already."""
+        """Call ``found`` as ``find`` does, unless the candidate's arguments are being read already."""
         pid = self._candidate(vm)
         if not pid or not self._command_lines.is_asked(Lane.NAMED, pid):
             self._ask(vm, pid, found)
@@ -43,7 +43,7 @@ class QemuFinder:
             found(None)
 
     def find_helpers(self, vm: GuardedVm, found: Callable[[CommandLine, Kind], None]) -> None:
-        """Call ``found`` for each helper that the hypervisor's files name, when it has told its arguments."""
+        """Call ``found`` for each helper that the hypervisor's files name, as soon as its arguments are known."""
         for pid, kind in hypervisors.by_name(vm.hypervisor).helper_pids(self._run_dirs(), vm.uuid):
             self._command_lines.ask(Lane.NAMED, pid, functools.partial(self._judge_helper, vm, kind, found))
 

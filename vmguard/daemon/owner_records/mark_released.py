@@ -1,4 +1,4 @@
-"""Marks owner records as released, in processes of their own that are killed when the storage does not answer."""
+"""Mark owner records as released, in child processes that are killed when the storage does not answer."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ MarkReleased = Callable[[GuardedVm, Sequence[GuardedFile]], None]
 
 @dataclass(frozen=True)
 class RecordSettings:
-    """What the configuration says of owner records."""
+    """The configuration of owner records."""
 
-    #: beside the image; empty when no records are wanted
+    #: name of the folder beside the image; empty when no records are wanted
     folder: str
     #: seconds
     timeout: float
-    #: the name of this host; empty: its host name
+    #: configured name of this host; empty: its host name
     host: str
 
 
 def fields(settings: RecordSettings) -> dict[str, str]:
-    """Return what this host writes about itself into every record."""
+    """Return the fields of every record that describe this host."""
     return {
         "host": settings.host or host_identity.host_name(),
         "machine": host_identity.machine_id(),
@@ -47,21 +47,21 @@ def fields(settings: RecordSettings) -> dict[str, str]:
 
 
 class ReleaseMarks:
-    """Marks records as released, one process for each VM."""
+    """The writer of release marks: one child process for each VM."""
 
     def __init__(self, loop: Loop, settings: Callable[[], RecordSettings]) -> None:
         self._loop = loop
         self._settings = settings
-        #: VMs whose records were marked last, the oldest first: libvirt says why a VM ended when its locks are gone
+        #: VMs whose records were marked last, oldest first: libvirt reports why a VM ended only after its release
         self._recent: dict[str, GuardedVm] = {}
 
     @property
     def settings(self) -> RecordSettings:
-        """What the configuration says now."""
+        """Return what the configuration says now."""
         return self._settings()
 
     def mark_released(self, vm: GuardedVm, files: Sequence[GuardedFile]) -> None:
-        """Mark the records of files whose locks are let go of: behind a release, never in its way."""
+        """Mark the records of released files. It runs after the release and never delays it."""
         jobs = self._jobs(vm, files)
         if not jobs:
             return
@@ -72,7 +72,7 @@ class ReleaseMarks:
         self._start(vm, jobs)
 
     def explain(self, vm_id: str, reason: str) -> None:
-        """Write why a VM ended into its records, which were marked before the hypervisor said so."""
+        """Add why a VM ended to its records, which were marked before the hypervisor reported it."""
         vm = self._recent.pop(vm_id, None)
         if vm is not None and not vm.ended:
             vm.ended = reason
@@ -89,11 +89,11 @@ class ReleaseMarks:
                 seconds=self.settings.timeout,
             )
         except OSError as problem:
-            log.warning("%s: its owner records stay as they are: %s", vm.title, problem)
+            log.warning("%s: its owner records cannot be marked as released: %s", vm.title, problem)
 
     def _done(self, vm: GuardedVm, status: int) -> None:
         if status < 0:
-            log.warning("%s: the storage did not take its owner records in time", vm.title)
+            log.warning("%s: its owner records could not be marked as released in time", vm.title)
 
     def _jobs(self, vm: GuardedVm, files: Sequence[GuardedFile]) -> list[dict[str, Any]]:
         if not self.settings.folder:

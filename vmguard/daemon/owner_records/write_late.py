@@ -1,4 +1,4 @@
-"""Writes owner records for files that were locked without a hook: adopted VMs, hot-plugged disks, overlays."""
+"""Write owner records for files that were locked without a hook: adopted VMs, hot-plugged disks, overlays."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.records")
 
-#: for which files are collected before a process is started for them
+#: time for which files are collected before a child process is started for them
 _COLLECT_S = 0.2
-#: files for one process
+#: most files for one child process
 _MAX_BATCH = 200
-#: files for which the timeout of one record is granted to a process
+#: files for which a child process gets the timeout of one record
 _PER_TIMEOUT = 20
-#: what the kernel appends to the link of a file without a name
+#: suffix of the link to a deleted file in /proc
 _GONE = " (deleted)"
 
 Waiting = tuple[GuardedVm, GuardedFile]
 
 
 class LateRecords:
-    """Records that are to be written; one process at a time for each device.
+    """The queue of records to write: one child process at a time for each device.
 
-    A storage that hangs keeps only its own records waiting.
+    Hanging storage delays only its own records.
     """
 
     def __init__(self, loop: Loop, registry: Registry, release_marks: ReleaseMarks) -> None:
@@ -43,7 +43,7 @@ class LateRecords:
         self._waiting: dict[int, list[Waiting]] = {}
 
     def pinned(self, vm: GuardedVm, file: GuardedFile) -> None:
-        """Write the owner record of a file that has got its lock, unless a hook writes it."""
+        """Write the owner record of a file that has just been locked, unless a hook writes it."""
         wanted = file.guard.origin.needs_record and file.mode == EXCLUSIVE and not file.epoch
         if not wanted or not self._release_marks.settings.folder:
             return
@@ -79,12 +79,12 @@ class LateRecords:
             stream.seek(0)
             text = stream.read()
         if status < 0:
-            log.warning("the storage did not take %d owner records in time", len(batch))
+            log.warning("%d owner records could not be written in time", len(batch))
         epochs = json.loads(text) if text else [0] * len(batch)
         for (vm, file), epoch in zip(batch, epochs, strict=False):
             file.epoch = int(epoch)
             if self._registry.get(vm.id) is not vm or file not in vm.files:
-                self._release_marks.mark_released(vm, [file])  # it was let go of meanwhile
+                self._release_marks.mark_released(vm, [file])  # it was released meanwhile
         for vm in {vm.id: vm for vm, _ in batch}.values():
             if self._registry.get(vm.id) is vm:
                 self._registry.save(vm)

@@ -1,4 +1,4 @@
-"""One guarded file: which file it is, and the guard that it has."""
+"""One guarded file: its identity, and its guard."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Access(enum.Enum):
 
     UNKNOWN = enum.auto()
     READ = enum.auto()
-    #: output alone: a dump, a saved state
+    #: output only: a dump, a saved state
     WRITE_ONLY = enum.auto()
     READ_WRITE = enum.auto()
 
     @classmethod
     def of(cls, flags: Iterable[int]) -> Access:
-        """From the open flags of all descriptors of the file."""
+        """Return the access that the open flags of all its descriptors add up to."""
         modes = {each & os.O_ACCMODE for each in flags}
         if modes == {os.O_WRONLY}:
             return cls.WRITE_ONLY
@@ -39,29 +39,29 @@ class Access(enum.Enum):
 
 @dataclass(eq=False)
 class GuardedFile:
-    """One file of a VM. Two entries are the same only if they are one object."""
+    """One file of a VM. Entries are compared by object identity."""
 
-    #: as its claim, or /proc, names it
+    #: the name in its claim, or in /proc
     path: str
-    #: of the lock that it has, or shall have: one of plan.MODES
+    #: mode of its lock, held or wanted: one of plan.MODES
     mode: str
     #: why it belongs to the VM: one of plan.ROLES
     role: str
-    #: where its claim learned of it, for people
+    #: where its claim found it, for people
     source: str
     #: device and inode
     key: Key
     #: the byte ranges that its lock consists of
     pieces: list[Range]
-    #: where it really lies, whatever links the path leads through: there its owner record is; empty: at ``path``
+    #: its path without symbolic links, beside which its owner record lies; empty: same as ``path``
     real: str = ""
-    #: of its owner record; 0: none was written
+    #: epoch of its owner record; 0: none was written
     epoch: int = 0
     #: how often its lock was lost and taken again on the same description
     relocks: int = 0
     #: how the VM's processes have it open, as of the last scan
     access: Access = Access.UNKNOWN
-    #: why it is no longer the file that its path leads to; empty while it is
+    #: why its path leads to another file by now; empty while it does not
     replaced: str = ""
     #: None: a hook's claim of that mode
     origin: InitVar[Origin | None] = None
@@ -88,14 +88,14 @@ class GuardedFile:
         )
 
     def note_access(self, flags: Iterable[int]) -> bool:
-        """Take in the open flags of its descriptors; return whether that is news. A file nobody has open keeps it."""
+        """Update ``access`` from the open flags of its descriptors, if any; return whether it has changed."""
         before, now = self.access, Access.of(flags)
         self.access = before if now is Access.UNKNOWN else now
         return self.access is not before
 
     @property
     def stake(self) -> Stake:
-        """What the loss of its lock can cost the VM. What is not known counts as the worst."""
+        """Return what the loss of its lock can cost the VM; unknown access counts as the worst."""
         if self.access is Access.WRITE_ONLY and self.guard.origin.is_found:
             return Stake.SPARE
         if self.mode == EXCLUSIVE or self.access in (Access.UNKNOWN, Access.READ_WRITE):
@@ -104,7 +104,7 @@ class GuardedFile:
 
     @property
     def locked_mode(self) -> str | None:
-        """The lock that our own descriptor carries; None when it carries none."""
+        """Return the mode of the lock on our own descriptor; None if it carries none."""
         return self.mode if self.guard.descriptor is not None and not self.guard.is_reserved else None
 
     def as_json(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from vmguard.daemon.registry.guarded_file import GuardedFile
 log = logging.getLogger("vmguard.registry")
 
 SCHEMA = 1
-#: where a VM comes from when no owner record names the host that has its disks
+#: the source of a migration when no owner record names the host that holds the disks
 ANOTHER_HOST = "another host"
 
 
@@ -27,7 +27,7 @@ class GuardedProcess:
     pid: int
     kind: Kind
     name: str = ""
-    #: start time in clock ticks since boot; together with the pid it names a process for ever
+    #: start time in clock ticks since boot; pid and start time together identify a process
     started: int = 0
     pidfd: int = -1
 
@@ -46,7 +46,7 @@ class GuardedProcess:
 
 @dataclass
 class GuardedVm:
-    """One VM's claim. ``move`` is the only way that its state changes."""
+    """One VM's claim. Only ``move`` changes its state."""
 
     hypervisor: str
     name: str
@@ -55,40 +55,40 @@ class GuardedVm:
     state: State = State.OFFERED
     claimed: str = field(default_factory=clock.wall)
     why: str = ""
-    #: the pid of its QEMU, also when that has ended; 0 before there was one
+    #: pid of its QEMU, kept after that has ended; 0 before there was one
     pid: int = 0
-    #: all processes that live and do I/O for it
+    #: all running processes that do I/O for it
     processes: list[GuardedProcess] = field(default_factory=list)
     #: how it came to run without a claim (no hook, or adopted), in words; empty when a hook claimed it
     without_hook: str = ""
-    #: made anew from kept descriptors (claim/fdstore_recovery.py): whether a QEMU has written is not known
+    #: rebuilt from stored descriptors (claim/fdstore_recovery.py): it is not known whether a QEMU has written
     rebuilt: bool = False
-    #: the host that it is migrating from, which rightly still has its disks; empty when it is not migrating
+    #: the host that it is migrating from, which rightly still holds its disks; empty when it is not migrating
     incoming: str = ""
-    #: taken up from a daemon before this one, which may have missed a QEMU
+    #: resumed from an earlier daemon, which may have missed a QEMU
     resumed: bool = False
-    #: why its run ended, in a word of the hypervisor; empty: not known
+    #: why its run ended, in the hypervisor's own word; empty: not known
     ended: str = ""
-    #: why it was stopped (SIGSTOP) over a conflict and only a person lets it continue; empty when it was not
+    #: why it was stopped (SIGSTOP) after a conflict, until a person continues it; empty when it was not
     held_for_person: str = ""
-    #: pidfd of the hook until that says that its claim stands; -1 afterwards
+    #: pidfd of the hook until it confirms its claim; -1 afterwards
     claimant: int = -1
-    #: CLOCK_BOOTTIME seconds after which a start without QEMU is looked into; None: the end of its task tells
+    #: CLOCK_BOOTTIME seconds after which a start without QEMU is examined; None: the end of its task tells
     deadline: float | None = 0.0
     start_is_over: bool = False
-    #: QEMU's last writes are proven to be through
+    #: QEMU's last writes are proven to have drained
     drained: bool = False
-    #: a process is waiting for them
+    #: a child process is waiting for them
     draining: bool = False
-    #: a thread is finding out which processes have its files open
+    #: a thread is looking up which processes have its files open
     looking: bool = False
     #: stopped by the watchdog (SIGSTOP)
     frozen: bool = False
     #: why it is being fenced; empty while it is not
     fencing: str = ""
-    #: called once its locks are let go of
+    #: called once its locks are released
     when_released: list[Callable[[], None]] = field(default_factory=list)
-    #: something about it has changed since the watchdog looked
+    #: changed since the watchdog last looked at it
     changed: bool = True
 
     @functools.cached_property  # asked for in each scan of the VM
@@ -107,7 +107,7 @@ class GuardedVm:
 
     @property
     def main(self) -> GuardedProcess | None:
-        """Return the process whose end is the VM's end; None when it has ended, or is not known yet."""
+        """Return the process whose end is the VM's end; None if it has ended or is not known yet."""
         return next((process for process in self.processes if process.pid == self.pid), None)
 
     @property
@@ -116,18 +116,18 @@ class GuardedVm:
 
     @property
     def pidfds(self) -> list[int]:
-        """Return the pidfds of all processes that must stop, or die, when the VM has to."""
+        """Return the pidfds of all processes that are stopped or killed with the VM."""
         return [process.pidfd for process in self.processes if process.pidfd >= 0]
 
     def process(self, pid: int) -> GuardedProcess | None:
         return next((process for process in self.processes if process.pid == pid), None)
 
     def store_name(self, file: GuardedFile) -> str:
-        """Return the name under which systemd keeps a file's descriptor: the same for every daemon after this one."""
+        """Return the name under which systemd stores a file's descriptor, the same for every later daemon."""
         return f"{self.id}.{file.key[0]:x}.{file.key[1]}"
 
     def move(self, new: State, why: str) -> None:
-        """Go to another state and log it. Raises ValueError when the table of claim states does not allow it."""
+        """Change the state and log it. Raises ValueError if the table of claim states does not allow it."""
         if new is self.state:
             return
         if not allowed(self.state, new):

@@ -1,4 +1,4 @@
-"""Keeps the VMs that this host guards, mirrored in state files in /run/vmguard/vms, which outlive a crash."""
+"""Keep the VMs that this host guards, mirrored in state files in /run/vmguard/vms that survive a crash."""
 
 from __future__ import annotations
 
@@ -40,31 +40,33 @@ class Registry:
         return {"name": vm.name, "uuid": vm.uuid} if vm is not None else {}
 
     def holder_of(self, key: Key) -> list[GuardedVm]:
-        """Return the VMs that have a file among theirs."""
+        """Return the VMs that a file belongs to."""
         return [vm for vm in self if any(file.key == key for file in vm.files)]
 
     def add(self, vm: GuardedVm) -> None:
-        """Add a VM and persist its state. Raises OSError when the state cannot be written: nothing is kept then."""
+        """Add a VM and persist its state. Raises OSError if it cannot be written; nothing is kept then."""
         statefile.write(self._path(vm), vm.as_json(), sync=False)  # locks and claims end with this boot anyway
         self._vms[vm.id] = vm
 
     def take_up(self, vm: GuardedVm) -> None:
-        """Add a VM that runs already: it is guarded also when its state cannot be written."""
+        """Add a VM that is already running, even if its state cannot be written."""
         self._vms[vm.id] = vm
         self.save(vm)
 
     def save(self, vm: GuardedVm) -> None:
-        """Persist the state of a VM that lives on; a full disk is reported, and the older state stays."""
+        """Persist the state of a VM. A full disk is logged, and the older state stays."""
         vm.changed = True
         try:
             statefile.write(self._path(vm), vm.as_json(), sync=False)
         except OSError as problem:
             log.error(
-                "%s: its state cannot be written (%s); a crash of the daemon would find an older one", vm.title, problem
+                "%s: its state cannot be written (%s); after a crash the daemon would resume from an older one",
+                vm.title,
+                problem,
             )
 
     def mark_all_changed(self) -> None:
-        """Have the watchdog look at every VM again, whatever its state file says."""
+        """Have the watchdog look at every VM again."""
         for vm in self:
             vm.changed = True
 
@@ -73,12 +75,12 @@ class Registry:
         statefile.remove(self._path(vm))
 
     def load(self) -> list[GuardedVm]:
-        """Read the state files of the daemon that ran before; return its VMs.
+        """Read the state files of an earlier daemon; return its VMs.
 
-        Files that cannot be read are reported and left where they are, for a person.
+        Unreadable files are logged and left in place for a person.
         """
         for name in sorted(os.listdir(self._folder)):
-            if name.endswith(".new"):  # a daemon was killed while it wrote this; the old one beside it is whole
+            if name.endswith(".new"):  # a daemon was killed while writing it; the old file is intact
                 statefile.remove(os.path.join(self._folder, name))
             if not name.endswith(".json"):
                 continue

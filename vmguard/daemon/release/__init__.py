@@ -1,4 +1,4 @@
-"""Ends claims: the locks of a VM are let go on proof, and on nothing less.
+"""Release a VM's locks on proof, and on nothing less.
 
-releaser    dead, closed, drained: then unlock, close, and forget the VM
+releaser    once it is dead, closed and drained: unlock, close, and forget the VM
 """

@@ -1,7 +1,7 @@
-"""Lets go of a VM's locks on proof: its processes are dead, its files are closed, its last writes are through.
+"""Release a VM's locks on proof: its processes are dead, its files are closed, its last writes have drained.
 
-Everything here runs in the loop's thread and never touches the share: unlocking and closing go to the file system's
-worker, the wait for the last writes to a process of its own.
+Everything here runs in the loop's thread and never touches the share. Unlocking and closing are done by the file
+system's storage thread; a child process waits for the last writes.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from vmguard.daemon.runtime.storage_threads import THIS_HOST, StorageThreads
 
 log = logging.getLogger("vmguard.release")
 
-#: between two examinations of a claim whose proof is missing
-_AGAIN_S = 0.5
+#: interval of the checks of a claim whose proof is missing
+_RETRY_S = 0.5
 
 
 class Releaser:
-    """Examines claims without a living QEMU, and releases them."""
+    """The judge of claims without a running QEMU."""
 
     def __init__(
         self, loop: Loop, threads: StorageThreads, registry: Registry, pinner: Pinner, mark_released: MarkReleased
@@ -44,13 +44,13 @@ class Releaser:
         self._mark_released = mark_released
 
     def settle(self, vm: GuardedVm) -> None:
-        """Decide about a claim without a living QEMU: release it on proof, else examine it again soon."""
+        """Decide about a claim without a running QEMU: release it on proof, else check again soon."""
         if vm.looking or not self._is_open(vm):
             return
-        # A file that is only shared may well be open in another VM: a template is in dozens of them.
+        # A file that is only shared may be open in other VMs: dozens of them can share a template.
         own = {file.key for file in vm.files if file.mode == EXCLUSIVE}
         vm.looking = True
-        # In a thread: with ten thousand descriptors on this host it takes a quarter of a second.
+        # In a thread: it takes 0.25 s on a host with ten thousand descriptors.
         self._threads.run(
             THIS_HOST,
             f"who has the files of {vm.title} open",
@@ -59,7 +59,7 @@ class Releaser:
         )
 
     def discard(self, files: Sequence[GuardedFile]) -> None:
-        """Let go of descriptors that never became a VM's."""
+        """Unlock and close descriptors that never became a VM's."""
         for device, fds in _take_descriptors(files, "its claim was refused").items():
             self._threads.run(device, "close a refused claim", functools.partial(let_go, fds), _report)
 
@@ -73,15 +73,15 @@ class Releaser:
     # -- proof ------------------------------------------------------------------------------------------------------
 
     def _is_open(self, vm: GuardedVm) -> bool:
-        """Return whether there is anything to decide now."""
+        """Return whether the claim's end is still to be decided, and nothing is under way for it."""
         decided = vm.state in (*LIVING, State.RELEASING)
         return not decided and not vm.draining and self._registry.get(vm.id) is vm
 
     def _settle_soon(self, vm: GuardedVm) -> None:
-        self._loop.call_in(_AGAIN_S, functools.partial(self.settle, vm))
+        self._loop.call_in(_RETRY_S, functools.partial(self.settle, vm))
 
     def _judge(self, vm: GuardedVm, users: object) -> None:
-        """Decide, now that the files' users are known: a list of OpenFile, or the exception that hid them."""
+        """Decide once the files' users are known: a list of OpenFile, or the exception that hid them."""
         vm.looking = False
         if not self._is_open(vm):
             return
@@ -111,7 +111,7 @@ class Releaser:
             self._settle_soon(vm)
 
     def _drain(self, vm: GuardedVm) -> None:
-        """Keep our copies, which turn a stale write into EIO, until another process has seen the last one through."""
+        """Have a child process wait for the last write. Until then our copies turn a stale write into EIO."""
         if vm.draining:
             return
 
@@ -137,7 +137,7 @@ class Releaser:
             subprocesses.start(self._loop, "drain", drained, words=words, fds=fds)
         except (OSError, MemoryError) as problem:
             vm.draining = False
-            log.error("%s: cannot prove that its writes are through: %s", vm.title, problem)
+            log.error("%s: cannot prove that its writes have drained: %s", vm.title, problem)
             self._settle_soon(vm)
 
     # -- release ----------------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class Releaser:
 
     def _device_released(self, vm: GuardedVm, waiting: dict[int, list[int]], device: int, problem: object) -> None:
         if isinstance(problem, Exception):
-            log.error("%s: unlocking went wrong: %s", vm.title, problem)
+            log.error("%s: unlocking failed: %s", vm.title, problem)
         waiting.pop(device, None)
         if not waiting:
             self._released(vm)
@@ -180,11 +180,11 @@ class Releaser:
 
 def _report(result: object) -> None:
     if isinstance(result, Exception):
-        log.error("closing a refused claim went wrong: %s", result)
+        log.error("closing a refused claim failed: %s", result)
 
 
 def _take_descriptors(files: Sequence[GuardedFile], why: str) -> dict[int, list[int]]:
-    """End the guards; return their descriptors by device, which are the worker's from here on."""
+    """End the guards; return their descriptors by device. The storage threads own them from here on."""
     fds: dict[int, list[int]] = {}
     for file in files:
         descriptor = file.guard.closed(why)
