@@ -22,6 +22,7 @@ VM = {"name": "web", "uuid": "1", "hypervisor": "libvirt", "state": "running", "
       "frozen": False, "processes": [{"pid": 7, "name": "qemu"}], "files": [FILE], "watch": WATCH}  # fmt: skip
 MOUNT = {"mount": "/srv", "source": "nas:/vm", "phase": "healthy", "lease": 10, "lease_age": 0.4, "freeze_in": 7.6,
          "locks": 1, "unsure": 0, "lost": 0}  # fmt: skip
+PING = {"version": "1", "pid": 3}
 DISARMED = {"seconds": 9.5, "since": "2026", "reason": "x", "by": "eva"}
 
 
@@ -47,7 +48,7 @@ def test_health_disarm_ping_and_adopt_are_parsed() -> None:
     assert answer.disarmed is not None
     assert (answer.disarmed.sentence, answer.survives_restart) == ("DISARMED for 10 s more, by eva: x", True)
     assert answer.disarmed.json == DISARMED
-    assert PingAnswer.from_json({"version": "1", "pid": 3}) == PingAnswer("1", 3)
+    assert PingAnswer.from_json(PING) == PingAnswer(version="1", pid=3, json=PING)
     assert AdoptAnswer.from_json({**VM, "result": "adopted"}).result == "adopted"
 
 

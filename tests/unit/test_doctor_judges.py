@@ -75,6 +75,7 @@ HOST = HostFacts(
 SCRATCH = ScratchFacts(
     locked=True, conflict=True, sub_range=True, lock_requests=9, answer="", probes="SEEK", delegated=False
 )
+DISARMED = DisarmedAnswer(seconds=9, since="", reason="x", by="eva")
 GUARD = GuardFacts(version="1.0", own_version="1.0", enabled=True)
 LIBVIRT = LibvirtFacts(
     version=(11, 3, 0), hooks=(("/etc/libvirt/hooks/qemu.d/50-vmguard", True, ""),), proof="called", running=True
@@ -184,7 +185,12 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("host.watchdog", "FAIL", "No such file", {"host": replace(HOST, watchdog="/dev/watchdog: No such file")}),
     ("guard.daemon", "FAIL", "not running", {"guard": GuardFacts(daemon="the daemon is not running")}),
     ("guard.daemon", "WARN", "0.9", {"guard": replace(GUARD, version="0.9")}),
-    ("guard.armed", "WARN", "DISARMED", {"guard": replace(GUARD, disarmed=DisarmedAnswer(9, "", "x", "eva"))}),
+    (
+        "guard.armed",
+        "WARN",
+        "DISARMED",
+        {"guard": replace(GUARD, disarmed=DISARMED)},
+    ),
     ("guard.armed", "WARN", "on_at_risk", {"guard": replace(GUARD, lame=("watch.on_at_risk: ignore",))}),
     ("guard.boot", "WARN", "does not start", {"guard": replace(GUARD, enabled=False)}),
     ("guard.config", "FAIL", "line 3", {"guard": replace(GUARD, config_problems=("x.yaml: line 3",))}),

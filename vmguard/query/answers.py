@@ -1,8 +1,7 @@
 """What the daemon and the share answer, as types. Pure.
 
-The daemon's answers are parsed once, where they arrive; from there on mypy knows every field. What ``--json`` prints
-is kept as it came (``json``), including keys that this version does not know. A field that an older daemon does not
-send, or sends as null, gets its default. Every ``from_json`` raises WireError on anything else that does not fit.
+The daemon's answers are parsed once, where they arrive (``JsonObject.from_json``). From there on mypy knows every
+field. A field that an older daemon does not send has a default.
 """
 
 from __future__ import annotations
@@ -10,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vmguard.core.locks.owner_record import Owner
-from vmguard.query.json_fields import Fields, Json
+from vmguard.query.json_fields import KEY, JsonObject
 
 # -- VMs ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class FileAnswer:
+@dataclass(frozen=True, kw_only=True)
+class FileAnswer(JsonObject, what="a file"):
     """How one file of a VM is guarded."""
 
     path: str
@@ -27,50 +26,26 @@ class FileAnswer:
     ranges: str
     inode: int
     #: which descriptor of which process carries the lock, and that process's name; empty when none does
-    through: str
-    process: str
+    through: str = ""
+    process: str = ""
     #: why the lock is not on the process's own description; empty when it is
-    unpinned_reason: str
+    unpinned_reason: str = field(default="", metadata={KEY: "weaker"})
     #: who has it locked although this VM uses it; empty when nobody does
-    conflict: str
+    conflict: str = ""
     #: why it is no longer the file that its path leads to; empty while it is
-    replaced: str
-    json: Json
-
-    @classmethod
-    def from_json(cls, value: object) -> FileAnswer:
-        fields = Fields(value, "a file")
-        return cls(
-            path=fields.text("path"),
-            mode=fields.text("mode"),
-            role=fields.text("role"),
-            guard=fields.text("guard"),
-            ranges=fields.text("ranges"),
-            inode=fields.whole("inode"),
-            through=fields.text("through", ""),
-            process=fields.text("process", ""),
-            unpinned_reason=fields.text("weaker", ""),
-            conflict=fields.text("conflict", ""),
-            replaced=fields.text("replaced", ""),
-            json=fields.json,
-        )
+    replaced: str = ""
 
 
-@dataclass(frozen=True)
-class ProcessAnswer:
+@dataclass(frozen=True, kw_only=True)
+class ProcessAnswer(JsonObject, what="a process"):
     """A process that does I/O for a VM."""
 
     pid: int
     name: str
 
-    @classmethod
-    def from_json(cls, value: object) -> ProcessAnswer:
-        fields = Fields(value, "a process")
-        return cls(fields.whole("pid"), fields.text("name"))
 
-
-@dataclass(frozen=True)
-class LockAnswer:
+@dataclass(frozen=True, kw_only=True)
+class LockAnswer(JsonObject, what="a lock"):
     """What the watchdog knows about the lock of one file."""
 
     path: str
@@ -78,21 +53,11 @@ class LockAnswer:
     verdict: str
     evidence: str
     #: seconds since the lock was last proven; None when it never was
-    kept_age: float | None
-
-    @classmethod
-    def from_json(cls, value: object) -> LockAnswer:
-        fields = Fields(value, "a lock")
-        return cls(
-            path=fields.text("path"),
-            verdict=fields.text("verdict"),
-            evidence=fields.text("evidence"),
-            kept_age=fields.number_or_none("kept_age"),
-        )
+    kept_age: float | None = None
 
 
-@dataclass(frozen=True)
-class WatchAnswer:
+@dataclass(frozen=True, kw_only=True)
+class WatchAnswer(JsonObject, what="the watch of a VM"):
     """What the watchdog knows about one VM."""
 
     stance: str
@@ -102,29 +67,14 @@ class WatchAnswer:
     #: the sentence of the fence under way; empty when there is none
     fence: str
     #: seconds since the oldest lease that the VM depends on was confirmed; None when it never was
-    lease_age: float | None
+    lease_age: float | None = None
     #: seconds until the VM is frozen if the server stays silent; None when that is not known
-    freeze_in: float | None
-    locks: tuple[LockAnswer, ...]
-    json: Json
-
-    @classmethod
-    def from_json(cls, value: object) -> WatchAnswer:
-        fields = Fields(value, "the watch of a VM")
-        return cls(
-            stance=fields.text("stance"),
-            need=fields.text("need"),
-            why=fields.text("why"),
-            fence=fields.text("fence"),
-            lease_age=fields.number_or_none("lease_age"),
-            freeze_in=fields.number_or_none("freeze_in"),
-            locks=fields.objects("locks", LockAnswer.from_json),
-            json=fields.json,
-        )
+    freeze_in: float | None = None
+    locks: tuple[LockAnswer, ...] = ()
 
 
-@dataclass(frozen=True)
-class VmAnswer:
+@dataclass(frozen=True, kw_only=True)
+class VmAnswer(JsonObject, what="a VM"):
     """One VM that this host guards."""
 
     name: str
@@ -132,44 +82,27 @@ class VmAnswer:
     hypervisor: str
     #: the state of its claim
     state: str
-    why: str
+    why: str = ""
     #: UTC, ISO
-    claimed: str
+    claimed: str = ""
     #: of its QEMU; 0 while there is none
-    pid: int
-    frozen: bool
+    pid: int = 0
+    frozen: bool = False
     #: why it is being fenced; empty while it is not
-    fencing: str
+    fencing: str = ""
     #: why it was frozen over a conflict; empty when it was not
-    stopped: str
+    stopped: str = ""
     #: the host that it is migrating from; empty when it is not
-    incoming: str
-    processes: tuple[ProcessAnswer, ...]
-    files: tuple[FileAnswer, ...]
+    incoming: str = ""
+    processes: tuple[ProcessAnswer, ...] = ()
+    files: tuple[FileAnswer, ...] = ()
     #: None while it is not watched, and in a state file
-    watch: WatchAnswer | None
-    json: Json
+    watch: WatchAnswer | None = None
 
-    @classmethod
-    def from_json(cls, value: object) -> VmAnswer:
-        fields = Fields(value, "a VM")
-        return cls(
-            name=fields.text("name"),
-            uuid=fields.text("uuid"),
-            hypervisor=fields.text("hypervisor"),
-            state=fields.text("state"),
-            why=fields.text("why", ""),
-            claimed=fields.text("claimed", ""),
-            pid=fields.whole("pid", 0),
-            frozen=fields.flag("frozen"),
-            fencing=fields.text("fencing", ""),
-            stopped=fields.text("stopped", ""),
-            incoming=fields.text("incoming", ""),
-            processes=fields.objects("processes", ProcessAnswer.from_json),
-            files=fields.objects("files", FileAnswer.from_json),
-            watch=fields.object_or_none("watch", WatchAnswer.from_json),
-            json=fields.json,
-        )
+
+@dataclass(frozen=True, kw_only=True)
+class _AdoptResult(JsonObject, what="a VM"):
+    result: str
 
 
 @dataclass(frozen=True)
@@ -182,7 +115,8 @@ class AdoptAnswer:
 
     @classmethod
     def from_json(cls, value: object) -> AdoptAnswer:
-        return cls(VmAnswer.from_json(value), Fields(value, "a VM").text("result"))
+        """Parse a VM with its result beside its own keys. Raises WireError if it does not fit."""
+        return cls(VmAnswer.from_json(value), _AdoptResult.from_json(value).result)
 
     @property
     def has_no_lock(self) -> bool:
@@ -193,90 +127,50 @@ class AdoptAnswer:
 # -- the daemon and its watchdog ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class PingAnswer:
+@dataclass(frozen=True, kw_only=True)
+class PingAnswer(JsonObject, what="a ping"):
     """The daemon itself."""
 
     version: str
     pid: int
 
-    @classmethod
-    def from_json(cls, value: object) -> PingAnswer:
-        fields = Fields(value, "a ping")
-        return cls(fields.text("version"), fields.whole("pid"))
 
-
-@dataclass(frozen=True)
-class MountAnswer:
+@dataclass(frozen=True, kw_only=True)
+class MountAnswer(JsonObject, what="a mount"):
     """The lease of one mount."""
 
     mount: str
     source: str
     phase: str
     #: how its locks are probed: ``SEEK``, ``READ (the server has no SEEK)``; empty: not known yet
-    probes: str
+    probes: str = ""
     #: the server's lease, in seconds
     lease: float
     #: seconds, as in WatchAnswer
-    lease_age: float | None
-    freeze_in: float | None
+    lease_age: float | None = None
+    freeze_in: float | None = None
     #: how many locks are watched, how many await an answer, how many are proven lost
     locks: int
     unsure: int
     lost: int
-    json: Json
-
-    @classmethod
-    def from_json(cls, value: object) -> MountAnswer:
-        fields = Fields(value, "a mount")
-        return cls(
-            mount=fields.text("mount"),
-            source=fields.text("source"),
-            phase=fields.text("phase"),
-            probes=fields.text("probes", ""),
-            lease=fields.number("lease"),
-            lease_age=fields.number_or_none("lease_age"),
-            freeze_in=fields.number_or_none("freeze_in"),
-            locks=fields.whole("locks"),
-            unsure=fields.whole("unsure"),
-            lost=fields.whole("lost"),
-            json=fields.json,
-        )
 
 
-@dataclass(frozen=True)
-class FenceAnswer:
+@dataclass(frozen=True, kw_only=True)
+class FenceAnswer(JsonObject, what="a fence"):
     """A fence under way, with its step as a sentence."""
 
     name: str
     sentence: str
 
-    @classmethod
-    def from_json(cls, value: object) -> FenceAnswer:
-        fields = Fields(value, "a fence")
-        return cls(fields.text("name"), fields.text("sentence"))
 
-
-@dataclass(frozen=True)
-class DisarmedAnswer:
+@dataclass(frozen=True, kw_only=True)
+class DisarmedAnswer(JsonObject, what="the disarming"):
     """The watchdog reports only: for how many more seconds, since when, why, and by whose order."""
 
     seconds: float
     since: str
     reason: str
     by: str
-    json: Json = field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, value: object) -> DisarmedAnswer:
-        fields = Fields(value, "the disarming")
-        return cls(
-            seconds=fields.number("seconds"),
-            since=fields.text("since"),
-            reason=fields.text("reason"),
-            by=fields.text("by"),
-            json=fields.json,
-        )
 
     @property
     def sentence(self) -> str:
@@ -284,36 +178,28 @@ class DisarmedAnswer:
         return f"DISARMED for {self.seconds:.0f} s more, by {self.by}: {self.reason}"
 
 
-@dataclass(frozen=True)
-class DisarmAnswer:
+@dataclass(frozen=True, kw_only=True)
+class DisarmAnswer(JsonObject, what="the answer to disarm"):
     """The daemon's answer to ``disarm``."""
 
-    disarmed: DisarmedAnswer | None
-    survives_restart: bool
-
-    @classmethod
-    def from_json(cls, value: object) -> DisarmAnswer:
-        fields = Fields(value, "the answer to disarm")
-        disarmed = fields.object_or_none("disarmed", DisarmedAnswer.from_json)
-        return cls(disarmed, fields.flag("survives_restart"))
+    disarmed: DisarmedAnswer | None = None
+    survives_restart: bool = False
 
 
-@dataclass(frozen=True)
-class HealthAnswer:
+@dataclass(frozen=True, kw_only=True)
+class ArmAnswer(JsonObject, what="the answer to arm"):
+    """The daemon's answer to ``arm``: what has ended by it."""
+
+    was: DisarmedAnswer | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthAnswer(JsonObject, what="the health"):
     """The leases of all mounts, the fences under way, and whether the watchdog is disarmed."""
 
     mounts: tuple[MountAnswer, ...] = ()
     fences: tuple[FenceAnswer, ...] = ()
     disarmed: DisarmedAnswer | None = None
-
-    @classmethod
-    def from_json(cls, value: object) -> HealthAnswer:
-        fields = Fields(value, "the health")
-        return cls(
-            mounts=fields.objects("mounts", MountAnswer.from_json),
-            fences=fields.objects("fences", FenceAnswer.from_json),
-            disarmed=fields.object_or_none("disarmed", DisarmedAnswer.from_json),
-        )
 
 
 # -- the share ------------------------------------------------------------------------------------------------------

@@ -9,8 +9,15 @@ from dataclasses import dataclass
 from vmguard.adapters.linux import statefile
 from vmguard.errors import DaemonError
 from vmguard.protocol.client import Daemon
-from vmguard.query.answers import AdoptAnswer, DisarmAnswer, DisarmedAnswer, HealthAnswer, PingAnswer, VmAnswer
-from vmguard.query.json_fields import Fields
+from vmguard.query.answers import (
+    AdoptAnswer,
+    ArmAnswer,
+    DisarmAnswer,
+    DisarmedAnswer,
+    HealthAnswer,
+    PingAnswer,
+    VmAnswer,
+)
 from vmguard.query.places import Places
 
 _ANSWER_TIMEOUT_S = 3.0
@@ -73,8 +80,7 @@ class DaemonQuery:
 
     def arm(self, by: str) -> DisarmedAnswer | None:
         """Return what ended by it; None when the watchdog was armed already."""
-        answer = Fields(self._daemon.arm(by), "the answer to arm")
-        return answer.object_or_none("was", DisarmedAnswer.from_json)
+        return ArmAnswer.from_json(self._daemon.arm(by)).was
 
 
 def guarded_vms(places: Places) -> tuple[list[VmAnswer], str]:

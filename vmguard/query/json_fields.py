@@ -1,69 +1,100 @@
-"""Reads the fields of a JSON object with their types, and refuses what does not fit."""
+"""Parse JSON objects into frozen dataclasses by the types of their fields, and refuse what does not fit."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import types
+import typing
 from collections.abc import Callable, Mapping
-from typing import NoReturn, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Self
 
 from vmguard.errors import WireError
 
-T = TypeVar("T")
-
 Json = Mapping[str, object]
+#: key of a field's metadata: its name in JSON, if that is another one
+KEY = "key"
+
+_WORDS = {str: "a text", int: "an integer", float: "a number", bool: "true or false"}
 
 
-class Fields:
-    """The fields of one JSON object, read with their types.
+@dataclass(frozen=True, kw_only=True)
+class JsonObject:
+    """A JSON object. A subclass declares its keys as fields; one with a default may be missing or null in JSON.
 
-    A reader without a default demands its field. Every reader raises WireError on a wrong type.
+    A field is a text, a number, a boolean, another JsonObject, or a tuple of these.
     """
 
-    def __init__(self, value: object, what: str) -> None:
-        """``what`` names the object in the error. Raises WireError when ``value`` is not a JSON object."""
+    #: the object as it came, with keys that this version does not know
+    json: Json = field(default_factory=dict)
+    #: how errors call it
+    what: ClassVar[str]
+
+    def __init_subclass__(cls, what: str) -> None:
+        cls.what = what
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Parse a JSON value. Raises WireError if it does not fit."""
         if not isinstance(value, dict):
-            raise not_understood(f"{what} is {value!r:.80}, not an object")
-        self.json: Json = value
-        self._what = what
+            raise not_understood(f"{cls.what} is {value!r:.80}, not an object")
+        kind: type[Any] = cls
+        found: dict[str, Any] = {}
+        for known in _fields_of(kind):
+            item = value.get(known.key)
+            if item is not None:
+                found[known.name] = known.parse(item, known.what)
+            elif not known.has_default:
+                raise not_understood(f"{known.what} is {'null' if known.key in value else 'missing'}")
+        return cls(json=value, **found)
 
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self._get(key, default)
-        return value if isinstance(value, str) else self._refuse(key, "a text")
 
-    def whole(self, key: str, default: int | None = None) -> int:
-        value = self._get(key, default)
-        return value if isinstance(value, int) and not isinstance(value, bool) else self._refuse(key, "an integer")
+#: returns a value, which an error calls by the given words, as a field's type wants it
+_Parse = Callable[[object, str], object]
 
-    def number(self, key: str) -> float:
-        value = self._get(key, None)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            self._refuse(key, "a number")
-        return value
 
-    def number_or_none(self, key: str) -> float | None:
-        return None if self.json.get(key) is None else self.number(key)
+class _Field(NamedTuple):
+    name: str
+    key: str
+    what: str
+    parse: _Parse
+    has_default: bool
 
-    def flag(self, key: str) -> bool:
-        """Return a boolean; False when it is missing or null."""
-        value = self._get(key, False)
-        return value if isinstance(value, bool) else self._refuse(key, "true or false")
 
-    def objects(self, key: str, parse: Callable[[object], T]) -> tuple[T, ...]:
-        """Return the elements of a list, parsed; none when it is missing or null."""
-        value = self._get(key, [])
-        return tuple(map(parse, value)) if isinstance(value, list) else self._refuse(key, "a list")
+@functools.cache
+def _fields_of(cls: type[Any]) -> list[_Field]:
+    hints = typing.get_type_hints(cls)
+    found = []
+    for item in dataclasses.fields(cls):
+        key = item.metadata.get(KEY, item.name)
+        has_default = item.default is not dataclasses.MISSING
+        if item.name != "json":
+            found.append(_Field(item.name, key, f"{key!r} of {cls.what}", _parser(hints[item.name]), has_default))
+    return found
 
-    def object_or_none(self, key: str, parse: Callable[[object], T]) -> T | None:
-        value = self.json.get(key)
-        return None if value is None else parse(value)
 
-    def _get(self, key: str, default: object) -> object:
-        value = self.json.get(key)
-        return default if value is None else value
+def _parser(kind: Any) -> _Parse:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:  # X | None: the default stands for null
+        return _parser(arguments[0])
+    if origin is tuple:
+        return functools.partial(_parse_list, _parser(arguments[0]))
+    if issubclass(kind, JsonObject):
+        return lambda value, what: kind.from_json(value)
+    return functools.partial(_parse_plain, (int, float) if kind is float else kind, kind is bool, _WORDS[kind])
 
-    def _refuse(self, key: str, wanted: str) -> NoReturn:
-        if key not in self.json:
-            raise not_understood(f"{self._what} has no {key!r}")
-        raise not_understood(f"{key!r} of {self._what} is {self.json[key]!r:.80}, not {wanted}")
+
+def _parse_list(parse: _Parse, value: object, what: str) -> object:
+    if not isinstance(value, list):
+        raise not_understood(f"{what} is {value!r:.80}, not a list")
+    return tuple(parse(item, what) for item in value)
+
+
+def _parse_plain(kind: Any, is_flag: bool, words: str, value: object, what: str) -> object:
+    if not isinstance(value, kind) or (isinstance(value, bool) and not is_flag):
+        raise not_understood(f"{what} is {value!r:.80}, not {words}")
+    return value
 
 
 def not_understood(why: str) -> WireError:
