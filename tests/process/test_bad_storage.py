@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import subprocess
@@ -12,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import vmguard.core.sources.image_name
-from tests.support.disk_images import image
+from tests.support.descriptors import keep_descriptors
+from tests.support.disk_images import domain_xml, image
 from tests.support.other_users import NOBODY, in_a_child, needs_root
 from tests.support.processes import track
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
@@ -22,19 +22,9 @@ from vmguard.core.sources.domain_xml import parse_domain
 from vmguard.errors import LockUnavailable
 
 
-def disk(path: object, format: str = "qcow2") -> bytes:
-    return (
-        "<domain><name>web1</name><uuid>6f8b1c9e-0b1d-4b0a-9f0e-2a6f0d1c2b3a</uuid><devices><disk type='file'>"
-        f"<driver type='{format}'/><source file='{path}'/><target dev='vda'/></disk></devices></domain>"
-    ).encode()
-
-
 @pytest.fixture(autouse=True)
 def no_descriptor_left() -> Iterator[None]:
-    gc.collect()  # an object of an earlier test that is collected meanwhile would close its descriptor
-    before = os.listdir("/proc/self/fd")
-    yield
-    assert os.listdir("/proc/self/fd") == before
+    yield from keep_descriptors()
 
 
 def test_a_program_that_runs(tmp_path: Path) -> None:
@@ -42,7 +32,7 @@ def test_a_program_that_runs(tmp_path: Path) -> None:
     with track(subprocess.Popen([tmp_path / "a", "60"])) as running:
         try:
             with pytest.raises(LockUnavailable, match="being executed"):
-                resolve(parse_domain(disk(tmp_path / "a", "raw")), Opener())
+                resolve(parse_domain(domain_xml(tmp_path / "a", "raw")), Opener())
         finally:
             running.kill()
 
@@ -50,7 +40,7 @@ def test_a_program_that_runs(tmp_path: Path) -> None:
 def test_no_more_descriptors(tmp_path: Path) -> None:
     for number in range(300):
         image(tmp_path / str(number), str(number + 1) if number < 250 else "")
-    assert "EMFILE" in in_a_child(lambda: use_up_descriptors(disk(tmp_path / "0")))
+    assert "EMFILE" in in_a_child(lambda: use_up_descriptors(domain_xml(tmp_path / "0")))
 
 
 def use_up_descriptors(xml: bytes) -> None:
@@ -75,7 +65,7 @@ def test_no_permission(share: Path, what: str) -> None:
     (share / "in").mkdir()
     image(share / "in" / "a").chmod(0o600 if what == "file" else 0o644)
     (share / "in").chmod(0o755 if what == "file" else 0o700)
-    said = in_a_child(lambda: plan_of(disk(share / "in" / "a")), NOBODY)
+    said = in_a_child(lambda: plan_of(domain_xml(share / "in" / "a")), NOBODY)
     assert said.startswith(f"LockUnavailable: disk vda: cannot open '{share}/in/a': permission denied")
 
 
@@ -83,7 +73,7 @@ def test_no_permission(share: Path, what: str) -> None:
 def test_no_permission_for_a_link_of_the_chain(share: Path) -> None:
     image(share / "base").chmod(0o600)
     image(share / "a", "base").chmod(0o644)
-    said = in_a_child(lambda: plan_of(disk(share / "a")), NOBODY)
+    said = in_a_child(lambda: plan_of(domain_xml(share / "a")), NOBODY)
     assert f"disk vda: backing of {share}/a: cannot open '{share}/base': permission denied" in said
 
 
@@ -91,7 +81,7 @@ def test_no_permission_for_a_link_of_the_chain(share: Path) -> None:
 def test_root_that_is_squashed_opens_as_the_owner(share: Path) -> None:
     image(share / "a").chmod(0o600)
     os.chown(share / "a", NOBODY, NOBODY)
-    work = lambda: [plan_of(disk(share / "a"), Opener()).files[0].mode, os.geteuid(), os.getegid()]  # noqa: E731
+    work = lambda: [plan_of(domain_xml(share / "a"), Opener()).files[0].mode, os.geteuid(), os.getegid()]  # noqa: E731
     assert in_a_child(work, squashed=True) == f"['{EXCLUSIVE}', 0, 0]"
 
 
@@ -106,7 +96,7 @@ def test_root_that_may_not_even_look_tries_the_users_it_was_told(share: Path) ->
 
     def opened_as(*users: int) -> str:
         opener = Opener(as_users=tuple((user, user) for user in users))
-        return in_a_child(lambda: plan_of(disk(inside / "a"), opener).files, squashed=True)
+        return in_a_child(lambda: plan_of(domain_xml(inside / "a"), opener).files, squashed=True)
 
     assert opened_as(1234).startswith("LockUnavailable: disk vda: cannot open")
     assert "exclusive" in opened_as(1234, NOBODY)

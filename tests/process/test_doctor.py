@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.other_users import NOBODY, in_a_child, needs_root
 from tests.unit.test_doctor_judges import GUARD, all_findings
+from tests.unit.test_doctor_looks import DPKG
 from vmguard.cli import doctor
 from vmguard.cli.main import main
 from vmguard.cli.output import Output
@@ -31,21 +32,6 @@ def test_a_mending_command_means_the_vm_whatever_it_is_called(name: str) -> None
     found = [f for f in all_findings(guard=replace(GUARD, unguarded=(name,))) if f.check == "guard.vms"]
     command = found[0].mend.replace("vmguard adopt", "printf %s")
     assert subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout == name
-
-
-DPKG = """\
-Package: python3
-Status: install ok installed
-Version: 3.13.5-1
-
-Package: pve-manager
-Status: install ok installed
-Priority: optional
-Description: Proxmox Virtual Environment Management Tools
- This package contains the management tools.
-Version: 9.1.6
-
-"""
 
 
 def test_vms_of_this_node_without_the_hookscript_are_seen(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,28 +15,13 @@ import pytest
 
 from tests.support.guard import eventually
 from tests.support.processes import track
+from tests.support.service_manager import Manager, open_manager
 from vmguard.adapters.linux import systemd
-
-
-class Manager:
-    """PID 1's side of the notification socket."""
-
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(str(path))
-        self.socket.settimeout(3)
-
-    def next(self) -> tuple[list[str], list[int]]:
-        data, fds, _, _ = socket.recv_fds(self.socket, 4096, 16)
-        return data.decode().splitlines(), list(fds)
 
 
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
-    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    manager = Manager(tmp_path / "notify")
-    with manager.socket:
-        yield manager
+    yield from open_manager(tmp_path, monkeypatch)
 
 
 def test_passed_descriptors_are_named_and_not_inherited_further() -> None:

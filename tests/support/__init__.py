@@ -1,6 +1,7 @@
 """Helpers that several tiers of tests share.
 
 daemon_harness      the daemon's parts in the test's own loop, without a daemon
+descriptors         descriptors of this process: none may be left open
 disk_images         disk images written by hand; starts no process
 fake_qemu           a process that vmguard takes for QEMU; starts in milliseconds
 faulty_libc         an LD_PRELOAD library whose storage calls are slow or fail
@@ -15,6 +16,7 @@ namespaces          mount and pid namespaces that end with the test
 other_users         work done as another user, or as a squashed root
 processes           processes that end with the test that started them
 qemu_img            disk images made by qemu-img
+service_manager     the service manager that a process notifies
 source_tree         vmguard's modules, their imports, and circles among them
 supervisor          script: ends a command and all of its descendants
 watched_guests      what the watchdog's scenarios ask of guarded guests

@@ -15,3 +15,11 @@ def image(path: Path, backing: str = "", format: str = "qcow2") -> Path:
     head += struct.pack(">QQQII", 0, 0, 0, 4, 104)
     path.write_bytes((head + layer + bytes(8) + name).ljust(4096, b"\0"))
     return path
+
+
+def domain_xml(path: object, format: str = "qcow2") -> bytes:
+    """Return the XML of a domain with one disk."""
+    return (
+        "<domain><name>web1</name><uuid>6f8b1c9e-0b1d-4b0a-9f0e-2a6f0d1c2b3a</uuid><devices><disk type='file'>"
+        f"<driver type='{format}'/><source file='{path}'/><target dev='vda'/></disk></devices></domain>"
+    ).encode()

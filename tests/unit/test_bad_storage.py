@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import stat
 from collections.abc import Iterator, Sized
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.disk_images import image
+from tests.support.descriptors import keep_descriptors
+from tests.support.disk_images import domain_xml, image
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import NotAFile, OpenedFile, Opener
 from vmguard.core.locks.plan import EXCLUSIVE
@@ -19,19 +19,9 @@ from vmguard.core.sources.domain_xml import parse_domain
 from vmguard.errors import LockUnavailable, StorageTimeout
 
 
-def disk(path: object, format: str = "qcow2") -> bytes:
-    return (
-        "<domain><name>web1</name><uuid>6f8b1c9e-0b1d-4b0a-9f0e-2a6f0d1c2b3a</uuid><devices><disk type='file'>"
-        f"<driver type='{format}'/><source file='{path}'/><target dev='vda'/></disk></devices></domain>"
-    ).encode()
-
-
 @pytest.fixture(autouse=True)
 def no_descriptor_left() -> Iterator[None]:
-    gc.collect()  # an object of an earlier test that is collected meanwhile would close its descriptor
-    before = os.listdir("/proc/self/fd")
-    yield
-    assert os.listdir("/proc/self/fd") == before
+    yield from keep_descriptors()
 
 
 ANSWERS = {
@@ -61,7 +51,7 @@ def test_an_answer_of_the_storage(number: int, tmp_path: Path) -> None:
     image(tmp_path / "a", "b")
     error, words = ANSWERS[number]
     with pytest.raises(error) as caught:
-        resolve(parse_domain(disk(tmp_path / "a")), Failing())
+        resolve(parse_domain(domain_xml(tmp_path / "a")), Failing())
     said = str(caught.value)
     assert f"cannot open '{tmp_path}/b': " in said
     assert words in said
@@ -70,7 +60,7 @@ def test_an_answer_of_the_storage(number: int, tmp_path: Path) -> None:
 def test_a_read_that_fails_is_an_answer_too(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("/proc/self/mem")  # nothing is mapped at its beginning
     with pytest.raises(LockUnavailable, match=r"cannot read .*/a': input/output error \(EIO\)"):
-        plan_of(disk(tmp_path / "a"))
+        plan_of(domain_xml(tmp_path / "a"))
 
 
 def test_a_device_is_told_by_its_place_and_never_opened() -> None:
@@ -109,7 +99,7 @@ def test_a_block_device_is_not_guarded_and_not_opened(tmp_path: Path) -> None:
     devices = [entry.path for entry in os.scandir("/dev") if entry.is_file() is False and is_block(entry.path)]
     if not devices:
         pytest.skip("no block device here")
-    plan = plan_of(disk(devices[0], "raw"))
+    plan = plan_of(domain_xml(devices[0], "raw"))
     assert (plan.files, [item.kind for item in plan.unguarded]) == ([], ["block"])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,30 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.service_manager import Manager, open_manager
 from vmguard.adapters.linux import systemd
 
 UNITS = Path(__file__).resolve().parents[2] / "packaging" / "systemd"
 
 
-class Manager:
-    """PID 1's side of the notification socket."""
-
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(str(path))
-        self.socket.settimeout(3)
-
-    def next(self) -> tuple[list[str], list[int]]:
-        data, fds, _, _ = socket.recv_fds(self.socket, 4096, 16)
-        return data.decode().splitlines(), list(fds)
-
-
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
-    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    manager = Manager(tmp_path / "notify")
-    with manager.socket:
-        yield manager
+    yield from open_manager(tmp_path, monkeypatch)
 
 
 def test_a_descriptor_is_stored_under_its_name_and_not_watched(manager: Manager, tmp_path: Path) -> None:

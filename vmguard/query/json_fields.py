@@ -30,6 +30,7 @@ class JsonObject:
     json: Json = field(default_factory=dict)
     #: how errors call it
     what: ClassVar[str]
+    _fields: ClassVar[list[_Field]]
 
     def __init_subclass__(cls, what: str) -> None:
         cls.what = what
@@ -39,9 +40,10 @@ class JsonObject:
         """Parse a JSON value. Raises WireError if it does not fit."""
         if not isinstance(value, dict):
             raise not_understood(f"{cls.what} is {value!r:.80}, not an object")
-        kind: type[Any] = cls
+        if "_fields" not in vars(cls):
+            cls._fields = _fields_of(cls)
         found: dict[str, Any] = {}
-        for known in _fields_of(kind):
+        for known in cls._fields:
             item = value.get(known.key)
             if item is not None:
                 found[known.name] = known.parse(item, known.what)
@@ -62,8 +64,7 @@ class _Field(NamedTuple):
     has_default: bool
 
 
-@functools.cache
-def _fields_of(cls: type[Any]) -> list[_Field]:
+def _fields_of(cls: type[JsonObject]) -> list[_Field]:
     hints = typing.get_type_hints(cls)
     found = []
     for item in dataclasses.fields(cls):
