@@ -77,12 +77,12 @@ def test_each_state_has_its_moves_and_its_sentence(state: GuardState) -> None:
     [
         (S.PINNED, {}, "pinned names its pin"),
         (S.HELD, {}, "held and incoming have a descriptor"),
-        (S.HELD, {"descriptor": 3, "pin": PIN}, "a pin belongs to pinned"),
-        (S.HELD, {"descriptor": 3, "rival": "locked"}, "nothing else does"),
+        (S.HELD, {"descriptor": 3, "pin": PIN}, "only pinned and conflict have a pin"),
+        (S.HELD, {"descriptor": 3, "rival": "locked"}, "no other state does"),
         (S.CONFLICT, {}, "conflict names its rival"),
         (S.LOST, {"descriptor": 3}, "have none"),
         (S.INCOMING, {"descriptor": 3}, "incoming is a reservation"),
-        (S.OUTGOING, {"rival": "locked"}, "nothing else does"),
+        (S.OUTGOING, {"rival": "locked"}, "no other state does"),
     ],
 )
 def test_data_of_another_state_is_refused_and_changes_nothing(new: GuardState, data: dict[str, Any], rule: str) -> None:

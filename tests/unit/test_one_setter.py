@@ -99,5 +99,5 @@ def test_a_guards_moves_are_logged_with_its_path(caplog: pytest.LogCaptureFixtur
     again.guard.taken_over(None)
     assert [record.getMessage() for record in caplog.records] == [
         "/srv/vm/web.raw: pending => held: handed over by its hook",
-        "/srv/vm/web.raw: pending => lost: the daemon before this one took its descriptor with it",
+        "/srv/vm/web.raw: pending => lost: its descriptor was lost with the earlier daemon",
     ]

@@ -1,14 +1,14 @@
-"""The life of a guarded VM's claim, as a table: its states, and which may follow which.
+"""The states of a guarded VM's claim, and the moves between them.
 
 ========== ==========================================================================================
-OFFERED    locked descriptors have come from a hook that has not yet confirmed its claim
+OFFERED    a hook has sent locked descriptors, and has not confirmed its claim yet
 CLAIMED    the claim is confirmed; the hypervisor is starting QEMU
-INCOMING   QEMU's process is known; it waits for the VM's memory from the host that holds the locks
+INCOMING   QEMU's process is known, and waits for the VM's memory from the host that holds the locks
 RUNNING    QEMU's process is known by its pidfd
 CONFLICT   QEMU runs, but somebody else holds the lock of a file that it writes to; only a person ends this state
 ENDED      QEMU is proven gone; a helper may still have a file open
-RELEASING  nobody has the files open any more: the locks are being released. The next daemon does not know how far
-           one that ended meanwhile came: it goes back to ENDED, and asks for all the proof again
+RELEASING  nobody has the files open any more; the locks are being released. A restarted daemon does not know how
+           far the earlier one got: it goes back to ENDED and collects all proof again
 ========== ==========================================================================================
 """
 
@@ -47,9 +47,9 @@ LIVING = frozenset({State.INCOMING, State.RUNNING, State.CONFLICT})
 SENTENCES: dict[State, str] = {
     State.OFFERED: "being claimed",
     State.CLAIMED: "claimed, QEMU is being started",
-    State.INCOMING: "incoming, another host still has its disks",
+    State.INCOMING: "incoming, another host still holds its disks",
     State.RUNNING: "running",
-    State.CONFLICT: "running, but somebody else has the lock of one of its disks",
+    State.CONFLICT: "running, but somebody else holds the lock of one of its disks",
     State.ENDED: "QEMU is gone, a helper may still have the disks open",
     State.RELEASING: "being released",
 }
@@ -70,31 +70,31 @@ class ReleaseStep(enum.StrEnum):
 
 @dataclass(frozen=True)
 class ReleaseEvidence:
-    """What is known about a VM that has no living QEMU. Unknown is never read as gone."""
+    """What is known about a VM without a running QEMU. Unknown never counts as gone."""
 
     #: the hook's process is alive
     claimant_alive: bool
-    #: the start's deadline for a QEMU has passed, or the hypervisor said that the start ended
+    #: the start's deadline for a QEMU has passed, or the hypervisor reports that the start ended
     start_is_over: bool
-    #: processes of this host that have one of the files open, without the daemon itself; None: not known
+    #: processes of this host, other than the daemon, that have one of the files open; None: not known
     users: tuple[str, ...] | None
     #: nothing that the VM wrote is still queued in the kernel; also true when there never was a QEMU
     drained: bool = True
 
 
 def decide_release(state: State, evidence: ReleaseEvidence) -> tuple[ReleaseStep, str]:
-    """Return what to do with the locks of a VM without a living QEMU, and why.
+    """Return what to do with the locks of a VM without a running QEMU, and why.
 
-    A lock is only ever released on proof: nobody on this host has the file open, and nobody is about to open it.
+    Locks are released only on proof that nobody on this host has the files open or is about to open them.
     """
     match state:
         case State.OFFERED:
             if evidence.claimant_alive:
-                return ReleaseStep.WAIT, "the hook is still at work"
-            why = "the hook ended without saying that its claim stands"
+                return ReleaseStep.WAIT, "the hook is still running"
+            why = "the hook ended without confirming its claim"
         case State.CLAIMED:
             if not evidence.start_is_over:
-                return ReleaseStep.WAIT, "QEMU may still come"
+                return ReleaseStep.WAIT, "QEMU may still be started"
             why = "the start produced no QEMU, and nobody has the disks open"
         case State.INCOMING | State.RUNNING | State.CONFLICT:
             return ReleaseStep.WAIT, "QEMU runs"
@@ -107,5 +107,5 @@ def decide_release(state: State, evidence: ReleaseEvidence) -> tuple[ReleaseStep
     if evidence.users:
         return ReleaseStep.WAIT, "still open in " + ", ".join(evidence.users)
     if not evidence.drained:
-        return ReleaseStep.DRAIN, "QEMU is gone; its last writes may still be under way to the storage"
+        return ReleaseStep.DRAIN, "QEMU is gone; its last writes may still be queued for the storage"
     return ReleaseStep.RELEASE, why

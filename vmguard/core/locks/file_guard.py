@@ -1,7 +1,7 @@
 """The guard of one file: everything that the daemon knows of its lock, and the events that change it.
 
-The states and their moves are the table in guard_states.py. Nothing here makes a system call: descriptors and pids are
-numbers that the daemon brings and takes away, and log lines go where the constructor was told.
+The states and their moves are tabled in guard_states.py. Nothing here makes a system call: descriptors and pids are
+mere numbers to it, and log lines go to the callback that the constructor got.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def _broken_rule(
     """Return the invariant that these facts break, or None."""
     rules = {
         "pinned names its pin": state is not _S.PINNED or pin is not None,
-        "a pin belongs to pinned, or is what a conflict left of it": pin is None or state in (_S.PINNED, _S.CONFLICT),
-        "conflict names its rival, and nothing else does": (state is _S.CONFLICT) == (rival is not None),
+        "only pinned and conflict have a pin": pin is None or state in (_S.PINNED, _S.CONFLICT),
+        "conflict names its rival, and no other state does": (state is _S.CONFLICT) == (rival is not None),
         "held and incoming have a descriptor": state not in (_S.HELD, _S.INCOMING) or descriptor is not None,
         "pending, lost and released have none": state not in _BARE or descriptor is None,
         "incoming is a reservation": state is not _S.INCOMING or origin is Origin.RESERVED,
-        "a VM that comes in does not leave": state is not _S.OUTGOING or origin is not Origin.RESERVED,
+        "an incoming VM does not leave": state is not _S.OUTGOING or origin is not Origin.RESERVED,
     }
     return next((rule for rule, holds in rules.items() if not holds), None)
 
 
 class FileGuard:
-    """The guard of one file. Each public method that changes it is one event; ``check_invariants`` holds after each."""
+    """The guard of one file. Each public method that changes it is one event; the invariants hold after each."""
 
     __slots__ = (
         *("_descriptor", "_granted", "_kind", "_origin", "_pin", "_report", "_retry", "_rival", "_state"),
@@ -52,7 +52,7 @@ class FileGuard:
     )
 
     def __init__(self, origin: Origin, report: Callable[[str], None] = lambda line: None) -> None:
-        """``report`` gets a line for each change of the state: ``held => pinned: descriptor 7 of pid 4711``."""
+        """``report`` gets a line for each change of state: ``held => pinned: descriptor 7 of pid 4711``."""
         self._report = report
         self._state = _S.PENDING
         self._origin = origin
@@ -66,7 +66,7 @@ class FileGuard:
         self._granted: float | None = None
         self.closing = ClosingCounter()
 
-    # -- what is known ----------------------------------------------------------------------------------------------
+    # -- what is known ------------------------------------------------------------------------------------------------
 
     @property
     def state(self) -> GuardState:
@@ -78,32 +78,32 @@ class FileGuard:
 
     @property
     def pin(self) -> Pin | None:
-        """The process's descriptor that carries the lock. In CONFLICT: that carried it, and is still being watched."""
+        """Return the process's descriptor that carries the lock; in CONFLICT, the one that carried it."""
         return self._pin
 
     @property
     def rival(self) -> str | None:
-        """Who has the file, in words (``locked by another host``); None in every state but CONFLICT."""
+        """Return who holds the file, in words (``locked by another host``); None in every state but CONFLICT."""
         return self._rival
 
     @property
     def descriptor(self) -> int | None:
-        """Our own descriptor of the file, whatever description it refers to."""
+        """Return our own descriptor of the file, whatever description it refers to."""
         return self._descriptor
 
     @property
     def unpinned_reason(self) -> str | None:
-        """Why the last pin, or the last scan for it, failed, in words; None since it succeeded."""
+        """Return why the last pin, or the scan for it, failed; None if it succeeded."""
         return self._unpinned_reason
 
     @property
     def retry(self) -> Retry:
-        """When a pin that failed may be tried again."""
+        """Return when a failed pin may be retried."""
         return self._retry
 
     @property
     def granted(self) -> float | None:
-        """CLOCK_BOOTTIME seconds when the request that got this lock was sent; None when that is not known."""
+        """Return when the request that got this lock was sent (CLOCK_BOOTTIME seconds); None if unknown."""
         return self._granted
 
     @property
@@ -112,38 +112,40 @@ class FileGuard:
 
     @property
     def is_reserved(self) -> bool:
-        """The source of a migration has the lock; our descriptor, if there is one, carries the reservation alone."""
+        """Return whether the source of a migration holds the lock, and our descriptor only the reservation."""
         return self._origin is Origin.RESERVED
 
     @property
     def is_in_use(self) -> bool:
-        """Whether the guard ends when the VM closes the file. A claim that QEMU has not taken into use yet, or whose
-        format it has only probed, does not end with that."""
+        """Return whether the guard ends when the VM closes the file.
+
+        It does not while QEMU has not used the file yet, or has only probed its format.
+        """
         return self._use is Use.IN_USE
 
     @property
     def is_on_process(self) -> bool:
-        """Whether the lock is on the description that writes; a daemon before this one may have put it there."""
+        """Return whether the lock is on the description that writes, also if an earlier daemon put it there."""
         kept = self._kind is DescriptorKind.COPY and self._state is not _S.OUTGOING
         return self._pin is not None or kept
 
     @property
     def has_copy(self) -> bool:
-        """Whether we hold a copy of the very description that writes: a lost lock on it turns writes into EIO."""
+        """Return whether we hold a copy of the description that writes: a lost lock on it turns writes into EIO."""
         return self._descriptor is not None and self._kind is DescriptorKind.COPY
 
     @property
     def is_settled(self) -> bool:
-        """Whether the first try to lock the file has succeeded or failed."""
+        """Return whether the first attempt to lock the file is over."""
         return self.is_locked or self._descriptor is not None or self._unpinned_reason is not None
 
     def check_invariants(self) -> None:
-        """Raises ValueError that names the rule which does not hold."""
+        """Raise ValueError if an invariant is broken, naming it."""
         rule = _broken_rule(self._state, self._origin, self._pin, self._rival, self._descriptor)
         if rule is not None:
-            raise ValueError(f"{self._state}: not so that {rule}")
+            raise ValueError(f"{self._state}: broken rule: {rule}")
 
-    # -- the one setter ---------------------------------------------------------------------------------------------
+    # -- the one setter -----------------------------------------------------------------------------------------------
 
     def move(
         self,
@@ -154,9 +156,9 @@ class FileGuard:
         rival: str | None = None,
         descriptor: int | None = None,
     ) -> None:
-        """Go to another state and report it. What the state needs is given anew; what is not given is None from now on.
+        """Change the state and report it. Pin, rival and descriptor become what is given, None by default.
 
-        Raises ValueError, and changes nothing, when MOVES does not allow it or an invariant would be broken.
+        Raises ValueError, and changes nothing, if MOVES does not allow it or it would break an invariant.
         """
         old = self._state
         if new not in MOVES[old] and (new is not old or old is _S.RELEASED):
@@ -165,7 +167,7 @@ class FileGuard:
         origin = Origin.MIGRATED if migrated else self._origin
         rule = _broken_rule(new, origin, pin, rival, descriptor)
         if rule is not None:
-            raise ValueError(f"{old} => {new}: not so that {rule} ({why})")
+            raise ValueError(f"{old} => {new}: broken rule: {rule} ({why})")
         self._state, self._origin = new, origin
         self._pin, self._rival, self._descriptor = pin, rival, descriptor
         if new is _S.PINNED:
@@ -177,48 +179,51 @@ class FileGuard:
         if not holds:
             raise ValueError(f"{self._state}: {otherwise}")
 
-    # -- descriptors come and go ------------------------------------------------------------------------------------
+    # -- events: our descriptor ---------------------------------------------------------------------------------------
 
     def received(self, descriptor: int) -> None:
-        """A hook hands over a descriptor with the lock, or with the reservation."""
+        """Take a descriptor from a hook, with the lock or with the reservation."""
         self._demand(self._descriptor is None, "a descriptor is there already")
         self.move(_S.INCOMING if self.is_reserved else _S.HELD, "handed over by its hook", descriptor=descriptor)
         self._kind = DescriptorKind.OWN
 
     def taken_over(self, descriptor: int | None) -> None:
-        """A daemon before this one guarded the file; ``descriptor`` is what systemd kept of it."""
+        """Resume the guard of an earlier daemon. ``descriptor`` is the one that systemd kept, if any."""
         self._demand(self._descriptor is None, "a descriptor is there already")
-        if self._state is not _S.PENDING:  # the state file says what has become of it; only a try tells more
+        if self._state is not _S.PENDING:  # the state file says which; only an attempt to lock tells more
             self.move(self._state, "", rival=self._rival, descriptor=descriptor)
         elif descriptor is not None:
             self.move(_S.INCOMING if self.is_reserved else _S.HELD, "kept by systemd", descriptor=descriptor)
         elif not self._origin.is_found:
-            self.move(_S.LOST, "the daemon before this one took its descriptor with it")
+            self.move(_S.LOST, "its descriptor was lost with the earlier daemon")
 
     def copy_taken(self, descriptor: int) -> None:
-        """We have a copy of the pinned description from now on."""
+        """Keep a copy of the pinned description from now on."""
         self._demand(self._descriptor is None and self._pin is not None, "no pinned description lacks a copy")
         self.move(self._state, "", pin=self._pin, rival=self._rival, descriptor=descriptor)
         self._kind = DescriptorKind.COPY
 
     def copy_dropped(self) -> int | None:
-        """Return our copy, to be closed; the description, and the lock on it, live on in the process."""
-        self._demand(self._state is _S.PINNED, "only a process that is pinned keeps the lock")
+        """Give up our copy and return it, to be closed. Description and lock live on in the process."""
+        self._demand(self._state is _S.PINNED, "only a pinned process keeps the lock")
         copy = self._descriptor
         self.move(self._state, "", pin=self._pin, rival=self._rival)
         return copy
 
     def closed(self, why: str) -> int | None:
-        """The guard ends. Return our descriptor, to be unlocked and closed; None when there is none (any more)."""
+        """End the guard. Return our descriptor, to be unlocked and closed; None if there is none."""
         descriptor = self._descriptor
         if self._state is not _S.RELEASED:
             self.move(_S.RELEASED, why)
         return descriptor
 
-    # -- locks come and go ------------------------------------------------------------------------------------------
+    # -- events: the lock ---------------------------------------------------------------------------------------------
 
     def pinned_on(self, pin: Pin, copy: int | None, granted: float | None) -> int | None:
-        """The process's description carries the lock; ``copy`` is ours of it. Return the descriptor that we had."""
+        """Note that the process's description carries the lock; ``copy`` is our copy of it.
+
+        Return the descriptor that we had before.
+        """
         before = self._descriptor
         self.move(_S.PINNED, str(pin), pin=pin, descriptor=copy)
         self._kind, self._granted = DescriptorKind.COPY, granted
@@ -226,46 +231,49 @@ class FileGuard:
         return before
 
     def held_beside(self, descriptor: int, why: str) -> int | None:
-        """The kernel forbids the pin: the file is locked on a descriptor of our own. Return the one that we had."""
+        """Note that the kernel forbids the pin, so the file is locked on a descriptor of our own.
+
+        Return the descriptor that we had before.
+        """
         before = self._descriptor
         self.move(_S.HELD, why, descriptor=descriptor)
         self._kind, self._granted = DescriptorKind.OWN, None
         return before
 
     def arrived(self, granted: float) -> None:
-        """The source of the migration has let go: our descriptor, which had the reservation, has the whole lock."""
+        """Note that the source of the migration has unlocked: our descriptor holds the whole lock now."""
         self._demand(self.is_reserved, "nothing was reserved")
-        self.move(_S.HELD, "the host that the VM comes from has let go", descriptor=self._descriptor)
+        self.move(_S.HELD, "the host that the VM comes from has unlocked it", descriptor=self._descriptor)
         self._granted, self._retry = granted, RetryNow()
 
     def left_to_target(self) -> None:
-        """The VM has stopped writing to the file, and it is the turn of the host that it migrates to."""
-        self.move(_S.OUTGOING, "the VM stopped writing; the target may have it", descriptor=self._descriptor)
+        """Leave the file, to which the VM has stopped writing, to the host that the VM migrates to."""
+        self.move(_S.OUTGOING, "the VM stopped writing; its target may lock it", descriptor=self._descriptor)
 
     def not_left_after_all(self) -> None:
-        """The VM uses the file again here, but a try to lock it failed."""
+        """Note that the VM uses the file here again, but it could not be locked."""
         if self._state is not _S.OUTGOING:
             return
         nothing = _S.PENDING if self._origin.is_found else _S.LOST
         new = nothing if self._descriptor is None else _S.HELD
-        self.move(new, "the VM uses it again here", descriptor=self._descriptor)
+        self.move(new, "the VM uses it here again", descriptor=self._descriptor)
 
     def conflict_with(self, rival: str) -> None:
-        """Somebody else has the file, although the VM may write to it."""
+        """Note that somebody else holds the file, although the VM may write to it."""
         self.move(_S.CONFLICT, rival, rival=rival, pin=self._pin, descriptor=self._descriptor)
 
-    # -- scans and tries --------------------------------------------------------------------------------------------
+    # -- events: scans and attempts -----------------------------------------------------------------------------------
 
     def seen_open(self) -> None:
-        """A process of the VM has the file open."""
+        """Note that a process of the VM has the file open."""
         if self._use is Use.NEVER:
             self._use = Use.SEEN
         self._taken_into_use()
 
     def not_pinned(self, reason: str, retry: float) -> bool:
-        """A try, or a scan, failed; the next one is at ``retry`` (CLOCK_BOOTTIME seconds) or later.
+        """Note that a pin, or the scan for it, failed; retry at ``retry`` (CLOCK_BOOTTIME seconds) or later.
 
-        Return whether the reason is another one than before.
+        Return whether the reason has changed.
         """
         self._retry = self._retry.no_earlier_than(retry)
         before, self._unpinned_reason = self._unpinned_reason, reason
@@ -277,25 +285,28 @@ class FileGuard:
             self._use = Use.IN_USE
 
     def shared_by_writers(self) -> None:
-        """Claimed as shared, written to, and others have it like that: the lock stays a shared one."""
+        """Keep the lock shared: the file was claimed as shared, and several VMs write to it."""
         self._origin, self._retry = Origin.SHAREABLE, RetryNow()
 
     def retry_when(self, retry: Retry) -> None:
-        """Something other than a failed pin decides when the next try may be."""
+        """Set when the next attempt may be made, for another reason than a failed pin."""
         self._retry = retry
 
-    # -- what to do -------------------------------------------------------------------------------------------------
+    # -- questions ----------------------------------------------------------------------------------------------------
 
     def is_shareable(self, mode: str, writers_share: bool) -> bool:
-        """Whether a file that is written may keep a shared lock. ``writers_share``: QEMU's image locks say so."""
+        """Return whether a file that is written may keep a shared lock.
+
+        ``writers_share``: QEMU's image locks let others write.
+        """
         may_be = self._origin is Origin.FOUND or (self._origin is Origin.SHARED_CLAIM and mode == SHARED)
         return self._origin is Origin.SHAREABLE or (may_be and writers_share)
 
     def may_try(self, wanted_mode: str, now: float) -> bool:
-        """Whether a pin may be tried. A VM that writes again after a migration that failed does not wait."""
+        """Return whether a pin may be tried now; at once if the VM writes again after a failed migration."""
         return self._retry.is_due(now) or (self._state is _S.OUTGOING and wanted_mode == EXCLUSIVE)
 
-    # -- state files ------------------------------------------------------------------------------------------------
+    # -- state files --------------------------------------------------------------------------------------------------
 
     def as_json(self) -> dict[str, Any]:
         """Return this part of a file's entry in the state file and in the answers to ``status``; schema 1."""
@@ -316,14 +327,14 @@ class FileGuard:
 
     @classmethod
     def from_claim(cls, value: dict[str, Any], report: Callable[[str], None] = lambda line: None) -> FileGuard:
-        """Read what a hook says of a file; its descriptor comes beside it. Raises ValueError for a wrong time."""
+        """Parse a file of a hook's claim; its descriptor arrives separately. Raises ValueError for a wrong time."""
         guard = cls(Origin.RESERVED if value.get("foothold") else Origin.of_claim(str(value["mode"])), report)
         guard._granted = float(value.get("granted", 0.0)) or None
         return guard
 
     @classmethod
     def from_json(cls, value: dict[str, Any], report: Callable[[str], None] = lambda line: None) -> FileGuard:
-        """Read what a daemon before this one wrote. Its descriptor, if systemd kept it, comes with ``taken_over``."""
+        """Parse an entry of an earlier daemon's state file. ``taken_over`` brings its descriptor, if any."""
         guard = cls(_origin(value), report)
         if value.get("guard") == _S.PINNED or value.get("was_pinned") is True:
             guard._use, guard._kind = Use.IN_USE, DescriptorKind.COPY

@@ -66,7 +66,7 @@ SENTENCES: dict[GuardState, str] = {
     _S.OUTGOING: "left to the host that the VM migrates to",
     _S.CONFLICT: "locked by somebody else",
     _S.LOST: "lost with the daemon that held it",
-    _S.RELEASED: "let go of",
+    _S.RELEASED: "released",
 }
 
 #: this host has the whole lock
