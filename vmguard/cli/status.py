@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
+from vmguard.core.reports.fenced_vms import FencedVm
 from vmguard.core.reports.vm_report import Status, worst
+from vmguard.daemon.report import acknowledged
 from vmguard.query import ask_daemon, other_mounts
 from vmguard.query.answers import HealthAnswer, MountAnswer, VmAnswer
 from vmguard.query.judge import status_of
@@ -39,25 +41,30 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the daemon says: its VMs, its health, and why it cannot be asked (empty when it can)."""
+    """What the daemon says: its VMs, its health, and why it cannot be asked (empty when it can).
+
+    ``fenced``: VMs that were fenced, which nobody has acknowledged yet.
+    """
 
     vms: Sequence[VmAnswer]
-    health: HealthAnswer = field(default_factory=HealthAnswer)
+    health: HealthAnswer
     problem: str = ""
+    fenced: Sequence[FencedVm] = ()
 
 
 def ask(where: Places) -> Answers:
     """Ask the daemon, or its state files while it is down."""
     vms, problem = ask_daemon.guarded_vms(where)
-    return Answers(vms, HealthAnswer() if problem else ask_daemon.health(where), problem)
+    health = HealthAnswer() if problem else ask_daemon.health(where)
+    return Answers(vms, health, problem, acknowledged.fenced_lately(where.run_dir))
 
 
 def show(answers: Answers, args: argparse.Namespace, out: Output) -> int:
     """Print the answers, for people or as JSON; return the exit status."""
-    vms, health, problem = answers.vms, answers.health, answers.problem
+    vms, health, problem, fenced = answers.vms, answers.health, answers.problem, answers.fenced
     disarmed = health.disarmed
     if args.json:
-        out.json(_as_json(vms, health, problem))
+        out.json(_as_json(vms, health, problem, fenced))
     elif not vms:
         out.line("this host guards no VM")
     else:
@@ -71,14 +78,22 @@ def show(answers: Answers, args: argparse.Namespace, out: Output) -> int:
     others = {vm.name: other_mounts.of_vm(vm, not problem) for vm in vms}
     if not args.json:
         _warn_of(others, out)
+    for killed in fenced if not args.json else []:
+        out.status(Status.CRITICAL.name, killed.sentence)
+    if fenced and not args.json:
+        out.line("  do now: vmguard history says why; vmguard history --acknowledge when it is settled")
     for fence in health.fences:
         out.line(f"fencing VM '{fence.name}': {fence.sentence}")
     if disarmed:
         out.warn(disarmed.sentence)
+    for text in health.config_problems:
+        out.warn(f"the daemon does not take the configuration, the last good one is in force: {text}")
     if problem:
         out.warn(f"{problem}; this is what it guarded when it was last alive")
         return Status.CRITICAL if vms else Status.WARNING
-    weaker = Status.WARNING if disarmed or any(others.values()) else Status.OK
+    if fenced:
+        return Status.CRITICAL
+    weaker = Status.WARNING if disarmed or health.config_problems or any(others.values()) else Status.OK
     return worst([status_of(vm) for vm in vms] + [weaker])
 
 
@@ -88,12 +103,16 @@ def _warn_of(others: Mapping[str, Sequence[OnOtherMount]], out: Output) -> None:
             out.warn(f"VM '{name}': {item.path} is not guarded against other hosts: {item.why}")
 
 
-def _as_json(vms: Sequence[VmAnswer], health: HealthAnswer, problem: str) -> dict[str, object]:
+def _as_json(
+    vms: Sequence[VmAnswer], health: HealthAnswer, problem: str, fenced: Sequence[FencedVm]
+) -> dict[str, object]:
     return {
         "schema": 1,
         "daemon": problem or "up",
         "disarmed": health.disarmed.json if health.disarmed is not None else None,
+        "config_problems": list(health.config_problems),
         "mounts": [mount.json for mount in health.mounts],
+        "fenced": [killed.as_json() for killed in fenced],
         "vms": [vm.json for vm in vms],
     }
 

@@ -200,6 +200,8 @@ class HealthAnswer(JsonObject, what="the health"):
     mounts: tuple[MountAnswer, ...] = ()
     fences: tuple[FenceAnswer, ...] = ()
     disarmed: DisarmedAnswer | None = None
+    #: why the daemon's configuration is not that of the admin's files; empty when it is
+    config_problems: tuple[str, ...] = ()
 
 
 # -- the share ------------------------------------------------------------------------------------------------------
