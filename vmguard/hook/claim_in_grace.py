@@ -1,7 +1,7 @@
-"""A claim on a file system that this host exports itself waits for the end of its NFS server's grace period.
+"""Let a claim on a file system that this host exports wait for the end of its NFS server's grace period.
 
-Until then the locks of VMs on other hosts are not there yet, and a local lock would be granted over their heads: they
-would be denied their own disks, and killed. Imported only on a host that may be an NFS server.
+Until then VMs on other hosts have not reclaimed all their locks, and a local lock would be granted regardless: their
+reclaims would be denied, and those VMs killed. Imported only on a host that may be an NFS server.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def wait(
 ) -> None:
     """Wait until this host's NFS server lets no client reclaim a lock. Raise StorageTimeout when that takes too long.
 
-    A hook that may wait waits for as long as for a storage that is not mounted, or for a lock that is not free.
+    A hook that may wait does so for as long as it waits for a mount or for a lock.
     """
     export = _export_under(claimed, server) if server.in_grace() else ""
     if not export:
@@ -42,8 +42,8 @@ def wait(
             length = server.grace_seconds()
             raise StorageTimeout(
                 f"VM '{vm.name}' is not started: this host exports {export} by NFS, and its NFS server is in its grace"
-                f" period: VMs on other hosts may still come for their locks (waited {spent:.0f} s)",
-                "start it again when the grace period is over"
+                f" period: VMs on other hosts may still reclaim their locks (waited {spent:.0f} s)",
+                "retry when the grace period is over"
                 + (f" (it lasts {length} s from the start of the NFS server)" if length else "")
                 + "; cat /proc/fs/nfsd/v4_end_grace says Y then. It does not end? systemctl status nfs-server",
             )

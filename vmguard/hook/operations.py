@@ -1,4 +1,4 @@
-"""The contracts of the hooks: one row for each operation or phase, what the hook does and what its own failure does.
+"""The contracts of the hooks: for each operation or phase, what the hook does, and what happens if that fails.
 
 LIBVIRT: ``/etc/libvirt/hooks/qemu NAME OPERATION SUB-OPERATION EXTRA`` (libvirt docs/hooks.rst, src/util/virhook.c).
 PROXMOX: ``SNIPPET VMID PHASE`` (pve-guest-common GuestHelpers.pm, exec_hookscript: no timeout, reads both pipes to
@@ -37,7 +37,7 @@ LIBVIRT: dict[str, Row] = {
     "started": Row(NOTHING, PASS, "a failure here would kill a running VM; the daemon finds QEMU by its pid file"),
     "stopped": Row(NOTHING, PASS, "no proof of death: QEMU may hang in the kernel; the daemon watches its pidfd"),
     "release": Row(INFORM, PASS, "a hint for a start that failed before there was a QEMU; never a proof"),
-    "migrate": Row(INFORM, PASS, "the target alone: the prepare that follows finds the source's locks, rightly"),
+    "migrate": Row(INFORM, PASS, "on the target only: the prepare that follows rightly finds the source's locks"),
     "restore": Row(INFORM, REFUSE, "prepare follows, claims and compares the saved memory; stdout becomes the XML"),
     "reconnect": Row(NOTHING, PASS, "libvirtd restarted: a failure here would KILL the running VM"),
     "attach": Row(NOTHING, PASS, "documented, but no libvirt calls it"),
@@ -45,13 +45,13 @@ LIBVIRT: dict[str, Row] = {
 
 PROXMOX: dict[str, Row] = {
     "pre-start": Row(CLAIM, REFUSE, "before QEMU, swtpm and the mounts; the storage may not be there yet"),
-    "post-start": Row(INFORM, PASS, "QEMU has its pid file: the pin need not wait for the daemon's next look"),
-    "pre-stop": Row(NOTHING, PASS, "QEMU still runs, and may go on running: there is nothing to let go of"),
-    "post-stop": Row(INFORM, PASS, "proves nothing: Proxmox does not look whether QEMU is gone (_do_vm_stop)"),
+    "post-start": Row(INFORM, PASS, "QEMU has its pid file: the pin need not wait for the daemon's next poll"),
+    "pre-stop": Row(NOTHING, PASS, "QEMU is running and may continue: there is nothing to release"),
+    "post-stop": Row(INFORM, PASS, "no proof: Proxmox does not check whether QEMU is gone (_do_vm_stop)"),
 }
 
 #: an operation of a hypervisor newer than these tables
-UNKNOWN = Row(NOTHING, PASS, "unknown to this version: it must not be able to harm a VM")
+UNKNOWN = Row(NOTHING, PASS, "unknown to this version: it must not harm a VM")
 
 
 def row(operation: str, table: dict[str, Row] = LIBVIRT) -> Row:

@@ -1,9 +1,9 @@
 """This host's own NFS server (knfsd): what it exports, and whether it is in its grace period. Asks no other host.
 
-In a grace period the server's clients take their locks again (RFC 8881, 8.4.2.1). A process of the server itself knows
-no grace: its lock on the local file succeeds, and the client to whom the file belongs is denied.
+In a grace period clients reclaim their locks (RFC 8881, 8.4.2.1). Processes on the server itself are not bound by it:
+their locks on the exported files succeed, and the reclaims of the clients that own them are denied.
 
-A server in user space (Ganesha) keeps locks that local processes do not meet at all: not seen here.
+A server in user space (Ganesha) keeps locks that local processes never conflict with. It is not detected here.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import os
 from vmguard.adapters.linux.mounts import unescape
 
 #: knfsd's own file system, and lockd's file for NFSv3; each says N until the grace period is over (fs/nfsd/nfsctl.c,
-#: write_v4_end_grace; fs/lockd/procfs.c). N, too, while the module is there and the server was never started: a host
-#: that boots, whose clients will come for their locks as soon as it is up.
+#: write_v4_end_grace; fs/lockd/procfs.c). They also say N while the module is loaded and the server not started yet:
+#: on a booting host whose clients will reclaim their locks as soon as it is up.
 NFSD = "/proc/fs/nfsd"
 LOCKD_END_GRACE = "/proc/fs/lockd/nlm_end_grace"
-#: what exportfs(8) has handed to the kernel; /proc/fs/nfsd/exports has only those that a client has asked for by now
+#: all that exportfs(8) exports; /proc/fs/nfsd/exports lists only what a client has asked for already
 ETAB = "/var/lib/nfs/etab"
 
 
