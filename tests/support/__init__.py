@@ -15,6 +15,7 @@ namespaces          mount and pid namespaces that end with the test
 processes           processes that end with the test that started them
 qemu_img            disk images made by qemu-img
 source_tree         vmguard's modules, their imports, and circles among them
+stand_ins           script: the command line with stand-ins for the programs that it runs
 supervisor          script: ends a command and all of its descendants
 watched_guests      what the watchdog's scenarios ask of guarded guests
 """

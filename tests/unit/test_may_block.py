@@ -17,7 +17,6 @@ READERS = {
     "vmguard.daemon.runtime.command_lines": "in threads that nobody waits for",
     "vmguard.doctor.look_guard": "in a child with a deadline",
     "vmguard.query.reports": "in a child with a deadline",
-    "vmguard.hook.prefork": "in a process of its own, of a caller that has just spoken",
 }
 #: these two hang in a child of theirs alone
 ONLY_WITHIN = {"vmguard.doctor.look_guard", "vmguard.query.reports"}

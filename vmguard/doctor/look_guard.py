@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 
 import vmguard
 from vmguard import config as configuration
 from vmguard.adapters.libvirt import hook_file as libvirt_hook
 from vmguard.adapters.libvirt import host as libvirt_host
-from vmguard.adapters.linux import may_block, proc
+from vmguard.adapters.linux import may_block, proc, programs
 from vmguard.config import Config
 from vmguard.doctor.facts import GuardFacts, LibvirtFacts, QemuFacts
 from vmguard.errors import DaemonError, WireError
@@ -87,16 +86,10 @@ def _enabled() -> bool | None:
     if not os.path.isdir("/run/systemd/system"):
         return None
     try:
-        done = subprocess.run(
-            ["systemctl", "is-enabled", "vmguard.socket"],
-            capture_output=True,
-            timeout=_SYSTEMCTL_TIMEOUT_S,
-            check=False,
-            text=True,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        done = programs.run(["systemctl", "is-enabled", "vmguard.socket"], _SYSTEMCTL_TIMEOUT_S)
+    except OSError:
         return None
-    return done.stdout.strip() in ("enabled", "enabled-runtime", "static")
+    return done.text.strip() in ("enabled", "enabled-runtime", "static")
 
 
 # -- libvirt --------------------------------------------------------------------------------------------------------
