@@ -115,7 +115,8 @@ class InTheTrap(Guard):
 
 @pytest.fixture
 def daemon(tmp_path: Path, command: str, trap: Trap) -> Iterator[InTheTrap]:
-    with InTheTrap(tmp_path, command, trap) as daemon:
+    daemon = InTheTrap(tmp_path, command, trap)
+    with daemon:
         yield daemon
 
 
