@@ -11,9 +11,10 @@ from vmguard.adapters.linux.bounded_child import Child
 from vmguard.config import Config
 from vmguard.core.reports.vm_report import DiskStatus
 from vmguard.core.watchdog.timing import Wishes
-from vmguard.doctor import look_guard, look_host, look_mount, look_proxmox, look_share, scratch
+from vmguard.doctor import look_confinement, look_guard, look_host, look_mount, look_proxmox, look_share, scratch
 from vmguard.doctor.facts import DiskFacts, HostFacts, MountFacts, OtherMountFacts, ScratchFacts, ShareFacts, VmFacts
 from vmguard.doctor.finding import Finding, Level
+from vmguard.doctor.judge_confinement import judge_confinement
 from vmguard.doctor.judge_guard import judge_guard, judge_libvirt, judge_proxmox, judge_qemus, judge_vm
 from vmguard.doctor.judge_host import judge_host
 from vmguard.doctor.judge_mount import judge_mount, judge_mounts
@@ -40,7 +41,8 @@ def examine(config: Config, places: Places, wanted: Wanted) -> list[Finding]:
     vm, chosen, others = _subject(wanted, places, everything, others)
     host = look_host.look(config)
     tries = [_Try(mount, config, wanted.seconds) for mount in chosen]
-    findings = [*judge_host(host), *_guard(config, wanted)]
+    confinement = look_confinement.look(look_guard.interpreters(config))
+    findings = [*judge_host(host), *judge_confinement(confinement), *_guard(config, wanted)]
     findings += judge_mounts(everything, others, look_mount.look_absent())
     for attempt in tries:
         findings += attempt.findings(config, host)

@@ -115,10 +115,21 @@ def look_libvirt(config: Config, prove: bool, seconds: float) -> LibvirtFacts:
     )
 
 
+def interpreters(config: Config) -> list[str]:
+    """Return the programs that libvirt's hooks of ours run, by their paths without links."""
+    named = (_named(path)[0] for path in libvirt_hook.installed(config.libvirt.hooks_dir))
+    return [os.path.realpath(path) for path in named if path]
+
+
+def _named(hook: str) -> tuple[str, str]:
+    """Return the interpreter and the folder of vmguard that a hook of ours names, empty where it does not."""
+    named = {name: os.fsdecode(value) for name, value in _ASSIGNMENT.findall(libvirt_hook.content(hook))}
+    return named.get(b"VMGUARD_PYTHON", ""), named.get(b"VMGUARD_LIB", "")
+
+
 def _missing(hook: str) -> str:
     """Return what a hook of ours names and what is missing: vmguard was removed, or Python replaced. Else empty."""
-    named = {name: os.fsdecode(value) for name, value in _ASSIGNMENT.findall(libvirt_hook.content(hook))}
-    python, library = named.get(b"VMGUARD_PYTHON", ""), named.get(b"VMGUARD_LIB", "")
+    python, library = _named(hook)
     if not os.access(python, os.X_OK):
         return python or "no interpreter"
     return "" if os.path.exists(os.path.join(library, "vmguard/hook/libvirt.py")) else f"{library}/vmguard"
