@@ -59,7 +59,7 @@ CHECKS: dict[str, str] = {
     "host.watchdog": "it is the last resort where a VM that lost its lock cannot be proven dead",
     "host.ptrace": "the daemon moves each lock onto the description through which QEMU writes, so that a write fails "
     "once the lock is lost; for that it copies QEMU's descriptors, which needs the right to trace it",
-    "host.selinux": "what SELinux forbids QEMU or the hook fails at the start of a VM, and the message does not name it",
+    "host.selinux": "what SELinux forbids QEMU or the hook fails at the start of a VM, in words that do not name it",
     # -- the guard
     "guard.daemon": "it holds the locks, watches the leases and answers the hooks; without it no guarded VM starts and "
     "nobody freezes one",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vmguard import faults
@@ -104,6 +104,10 @@ class ClaimLifecycle:
     def discard(self, files: list[GuardedFile]) -> None:
         """Let go of descriptors that never became a VM's."""
         self._releaser.discard(files)
+
+    def close(self, fds: Sequence[int]) -> None:
+        """Close descriptors that came over the socket and that nobody wants."""
+        self._releaser.close(fds)
 
     def commit(self, vm: GuardedVm) -> None:
         """The hook says that its claim stands: QEMU is about to be started."""
