@@ -78,7 +78,7 @@ def test_what_the_daemon_never_does_is_refused(place: Place) -> None:
 
 def test_what_the_daemon_lives_on_is_granted(place: Place) -> None:
     other = place.node.host.spawn(["setpriv", "--reuid", "1234", "--clear-groups", "sleep", "60"])
-    status, said = place.in_sandbox(GRANTED, str(other.pid))
+    status, said = place.in_sandbox(GRANTED, str(other.wait_started()))
     assert status == 0, said
     other.kill()
 
@@ -117,7 +117,7 @@ def test_the_metrics_are_written_from_theirs(place: Place) -> None:
         lambda: "vmguard_up 1" in node.host.run(f"cat {COLLECTOR}/*", check=False).stdout,
         lambda: node.host.run(log, 20, check=False).stdout,
     )
-    assert 'name="web"' in node.host.run(f"cat {COLLECTOR}/vmguard.prom").stdout
+    assert 'vm="web"' in node.host.run(f"cat {COLLECTOR}/vmguard.prom").stdout
     pid = node.systemctl("show vmguard-metrics.service --value -p MainPID")
     assert "CapBnd:\t0000000000080002" in node.host.run(f"cat /proc/{pid}/status").stdout
     node.systemctl("stop vmguard-metrics.service")

@@ -1,6 +1,7 @@
 """Helpers that several tiers of tests share.
 
 daemon_harness      the daemon's parts in the test's own loop, without a daemon
+dead_share          an LD_PRELOAD library for which a folder is a share that does not answer
 disk_images         disk images written by hand; starts no process
 fake_qemu           a process that vmguard takes for QEMU; starts in milliseconds
 faulty_libc         an LD_PRELOAD library whose storage calls are slow or fail

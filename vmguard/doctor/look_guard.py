@@ -21,8 +21,8 @@ from vmguard.query.wording import stance
 _QEMU_FIRST_BYTE = 100
 _QEMU_LAST_BYTE = 299
 _SYSTEMCTL_TIMEOUT_S = 5.0
-#: for the arguments of one QEMU: the read may hang
-_ARGUMENTS_TIMEOUT_S = 2.0
+#: for the arguments of all QEMUs: such a read may hang
+_ARGUMENTS_TIMEOUT_S = 10.0
 _ASSIGNMENT = re.compile(rb"^(VMGUARD_PYTHON|VMGUARD_LIB)=(.*)$", re.M)
 
 
@@ -151,17 +151,16 @@ def _closed_windows(config: Config) -> tuple[tuple[str, str], ...]:
 
 def look_qemus() -> list[QemuFacts]:
     """Return every QEMU of this host that has an image open for writing."""
-    found = []
+    qemus = {}
     for pid in proc.pids():
         if not proc.name(pid).startswith(("qemu-", "kvm")):
             continue
         files = [file for file in proc.open_files(pid) if file.info.writable and not file.info.appends]
-        if not files:
-            continue
-        words = may_block.cmdline_within(_ARGUMENTS_TIMEOUT_S, pid)
-        locks = any(_QEMU_FIRST_BYTE <= start <= _QEMU_LAST_BYTE for file in files for _, start, _ in file.locks)
-        found.append(QemuFacts(pid, _name(words), libvirt_host.manages(words), locks))
-    return found
+        if files:
+            ranges = [start for file in files for _, start, _ in file.locks]
+            qemus[pid] = any(_QEMU_FIRST_BYTE <= start <= _QEMU_LAST_BYTE for start in ranges)
+    lines = may_block.cmdlines_within(_ARGUMENTS_TIMEOUT_S, list(qemus))
+    return [QemuFacts(pid, _name(lines[pid]), libvirt_host.manages(lines[pid]), locks) for pid, locks in qemus.items()]
 
 
 def _name(words: list[str]) -> str:
