@@ -1,7 +1,7 @@
 """What of the daemon touches a file, where, and why that cannot hang the loop: a list to be read at each change of it.
 
-A path of a share, or a FUSE file system's, is for a thread or a child. What really happens while a share does not answer
-is in tests/process/test_dead_share.py.
+A path of a share, or of a FUSE file system, is for a thread or a child. What happens while a share does not answer is
+in tests/process/test_dead_share.py.
 """
 
 from __future__ import annotations
