@@ -198,3 +198,18 @@ def test_a_child_that_does_not_get_the_arguments_in_time_is_given_up() -> None:
 )
 def test_who_is_asked_for_its_arguments_at_all(program: str, comm: str, expected: Likelihood) -> None:
     assert likelihood(program, comm) is expected
+
+
+# -- on the command line -----------------------------------------------------------------------------------------------
+
+
+def test_many_that_hang_cost_no_more_time_than_one() -> None:
+    def read(pid: int) -> list[str]:
+        if pid % 2:
+            time.sleep(60)
+        return [f"qemu-{pid}"]
+
+    began = time.monotonic()
+    found = may_block.cmdlines_within(0.5, range(1, 21), read)
+    assert time.monotonic() - began < 2
+    assert found == {pid: [] if pid % 2 else [f"qemu-{pid}"] for pid in range(1, 21)}

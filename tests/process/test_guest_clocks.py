@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_watch_driver import World
-from vmguard.adapters.linux import clock
+from vmguard.adapters.linux import clock, spawn
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.watch.guest_clocks import GuestClocks
 
@@ -26,7 +26,7 @@ def test_the_clock_of_a_guest_that_stood_still_is_set_where_it_is_wanted(
     script = tmp_path / "virsh"
     script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n[ "$5" != db ]\n')
     script.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(spawn, "PATH", f"{tmp_path}:{spawn.PATH}")
     late: list[float] = []
     world.loop = Loop(lambda: clock.boottime() + sum(late))
     guest_clocks = GuestClocks(world.loop, world.registry)

@@ -15,7 +15,7 @@ from tests.support.guard import eventually
 from tests.support.processes import track
 from vmguard.adapters import hypervisors
 from vmguard.adapters.hypervisor import RunDirs
-from vmguard.adapters.linux import may_block, proc
+from vmguard.adapters.linux import may_block, proc, spawn
 from vmguard.core import PROXMOX
 from vmguard.core.sources.process_arguments import Kind, identity, served
 from vmguard.core.watchdog.events import Cause
@@ -112,7 +112,7 @@ class Node:
         systemd_run = world.folder / "systemd-run"  # where systemd runs this machine
         systemd_run.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift; exec "$@"\n')
         systemd_run.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{world.folder}:{os.environ['PATH']}")
+        monkeypatch.setattr(spawn, "PATH", f"{world.folder}:{spawn.PATH}")
 
     def qm(self, does: str) -> None:
         script = self.world.folder / "qm"

@@ -34,10 +34,8 @@ class Place:
                 "lock_wait": "1s",
             },
         )
-        self.env = {
-            "PATH": f"{folder / 'bin'}:/usr/sbin:/usr/bin:/sbin:/bin",
-            "LC_ALL": "C",
-            "PYTHONPATH": str(REPOSITORY),
+        self.env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "PYTHONPATH": str(REPOSITORY)}
+        self.qm_env = {
             "PVE_DIR": str(self.pve),
             "PVE_SNIPPETS_DIR": str(self.snippets),
             "PVE_STORES": f"store={self.store}",
@@ -50,7 +48,8 @@ class Place:
     def qm(self, does: str) -> None:
         """Write the program qm, which records each call and then does this."""
         script = self.folder / "bin/qm"
-        script.write_text(f'#!/bin/sh\necho "$@" >> {self.folder / "calls"}\n{does}\n')
+        env = "".join(f"export {name}={value}\n" for name, value in self.qm_env.items())
+        script.write_text(f'#!/bin/sh\n{env}echo "$@" >> {self.folder / "calls"}\n{does}\n')
         script.chmod(0o755)
 
     @property
@@ -83,7 +82,8 @@ class Place:
         return path
 
     def vmguard(self, *words: str, **env: str) -> Answer:
-        command = [sys.executable, "-m", "vmguard", "--config", str(self.guard.config), *words]
+        stand_ins = [sys.executable, str(REPOSITORY / "tests/support/stand_ins.py"), str(self.folder / "bin")]
+        command = [*stand_ins, "--config", str(self.guard.config), *words]
         return run(command, env={**self.env, **env})
 
     def json(self, *words: str, **env: str) -> dict[str, Any]:

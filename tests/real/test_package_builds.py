@@ -58,6 +58,8 @@ def test_the_deb_runs_from_where_it_was_unpacked(tmp_path: Path) -> None:
     """With Debian's own Python and its packages, and nothing of this repository."""
     path = said("packaging/build-deb").splitlines()[-1]
     said("dpkg-deb", "--extract", path, str(tmp_path))
+    first = (tmp_path / "usr/bin/vmguard").read_text().splitlines()[0]
+    assert first == "#!/usr/bin/python3 -I", "dh_python3 may write it anew"
     library = tmp_path / "usr/lib/python3/dist-packages"
     command = ["/usr/bin/env", "-i", f"PYTHONPATH={library}", "/usr/bin/python3", str(tmp_path / "usr/bin/vmguard")]
     done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True, cwd="/")

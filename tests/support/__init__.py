@@ -1,6 +1,7 @@
 """Helpers that several tiers of tests share.
 
 daemon_harness      the daemon's parts in the test's own loop, without a daemon
+dead_share          an LD_PRELOAD library for which a folder is a share that does not answer
 descriptors         descriptors of this process: none may be left open
 disk_images         disk images written by hand; starts no process
 fake_qemu           a process that vmguard takes for QEMU; starts in milliseconds
@@ -18,6 +19,7 @@ processes           processes that end with the test that started them
 qemu_img            disk images made by qemu-img
 service_manager     the service manager that a process notifies
 source_tree         vmguard's modules, their imports, and circles among them
+stand_ins           script: the command line with stand-ins for the programs that it runs
 supervisor          script: ends a command and all of its descendants
 watched_guests      what the watchdog's scenarios ask of guarded guests
 """

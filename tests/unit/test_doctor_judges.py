@@ -17,6 +17,7 @@ from vmguard.core.watchdog.timing import Wishes
 from vmguard.doctor.catalogue import CHECKS
 from vmguard.doctor.facts import (
     AbsentShareFacts,
+    ConfinementFacts,
     DiskFacts,
     GuardFacts,
     HostFacts,
@@ -32,6 +33,7 @@ from vmguard.doctor.facts import (
     VmFacts,
 )
 from vmguard.doctor.finding import Finding, Level, status_of
+from vmguard.doctor.judge_confinement import judge_confinement
 from vmguard.doctor.judge_guard import judge_guard, judge_libvirt, judge_proxmox, judge_qemus, judge_vm
 from vmguard.doctor.judge_host import judge_host
 from vmguard.doctor.judge_mount import judge_mount, judge_mounts, kernel_version, renewals_fixed
@@ -76,6 +78,7 @@ SCRATCH = ScratchFacts(
     locked=True, conflict=True, sub_range=True, lock_requests=9, answer="", probes="SEEK", delegated=False
 )
 DISARMED = DisarmedAnswer(seconds=9, since="", reason="x", by="eva")
+CONFINED = ConfinementFacts(1, (("deny_ptrace", False), ("virt_use_nfs", True)), ("libvirtd",))
 GUARD = GuardFacts(version="1.0", own_version="1.0", enabled=True)
 LIBVIRT = LibvirtFacts(
     version=(11, 3, 0), hooks=(("/etc/libvirt/hooks/qemu.d/50-vmguard", True, ""),), proof="called", running=True
@@ -91,6 +94,7 @@ def all_findings(**bad: Any) -> list[Finding]:
     mount = bad.get("mount", MOUNT)
     return [
         *judge_host(host),
+        *judge_confinement(bad.get("confined", CONFINED)),
         *judge_mounts(bad.get("mounts", [mount]), bad.get("others", ()), bad.get("absent", ())),
         *judge_mount(mount, host, bad.get("wishes", Wishes())),
         *judge_scratch(mount, bad.get("scratch", SCRATCH)),
@@ -119,6 +123,10 @@ def record(
     host: str = "hyp-b", machine: str = "b" * 32, boot: str = "boot-9", claimed: str = "2026-11-21T09:00:00Z"
 ) -> Any:
     return {"share": ShareFacts((RecordFacts(host, machine, boot, claimed),))}
+
+
+def selinux(name: str, value: bool) -> dict[str, ConfinementFacts]:
+    return {"confined": ConfinementFacts(1, ((name, value),))}
 
 
 def hook(executable: bool = True, missing: str = "") -> tuple[str, bool, str]:
@@ -183,6 +191,10 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("host.nfs-server", "WARN", "/srv/vm by NFS", {"host": replace(HOST, exports=("/srv/vm",))}),
     ("host.nfs-server", "WARN", "as it is now", {"host": replace(HOST, exports=("/srv/vm",), in_grace=True)}),
     ("host.watchdog", "FAIL", "No such file", {"host": replace(HOST, watchdog="/dev/watchdog: No such file")}),
+    ("host.ptrace", "FAIL", "ptrace_scope is 3", {"confined": ConfinementFacts(ptrace_scope=3)}),
+    ("host.ptrace", "FAIL", "deny_ptrace", selinux("deny_ptrace", True)),
+    ("host.selinux", "WARN", "virt_use_nfs", selinux("virt_use_nfs", False)),
+    ("host.selinux", "WARN", "virt_hooks_unconfined", selinux("virt_hooks_unconfined", False)),
     ("guard.daemon", "FAIL", "not running", {"guard": GuardFacts(daemon="the daemon is not running")}),
     ("guard.daemon", "WARN", "0.9", {"guard": replace(GUARD, version="0.9")}),
     (
@@ -202,6 +214,12 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("libvirt.hook", "FAIL", "every start", {"libvirt": replace(LIBVIRT, hooks=(hook(missing="/usr/bin/py"),))}),
     ("libvirt.hook", "FAIL", "does not call", {"libvirt": replace(LIBVIRT, proof="not-called")}),
     ("libvirt.hook", "WARN", "could not be seen", {"libvirt": replace(LIBVIRT, proof="unknown")}),
+    (
+        "libvirt.apparmor",
+        "FAIL",
+        "/opt/py",
+        {"confined": replace(CONFINED, profiles=("libvirtd",), barred=("/opt/py",))},
+    ),
     ("libvirt.version", "WARN", "one hook only", {"libvirt": replace(LIBVIRT, version=(6, 0, 0))}),
     ("libvirt.windows", "FAIL", "is off", {"libvirt": replace(LIBVIRT, closed_windows=(("windows.qemu", "QEMU"),))}),
     ("qemu.locking", "WARN", "web (pid 7)", {"qemus": [replace(QEMU, image_locks=False)]}),

@@ -10,7 +10,11 @@ from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.cli import main, places
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import Status
+from vmguard.errors import VmguardError
 from vmguard.query.places import Places
+
+#: for the cluster's files; somebody waits at a prompt
+_PATIENCE_S = 1.0
 
 _HEAD = """\
 # bash completion of vmguard; made by: vmguard completion bash
@@ -74,13 +78,17 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 
 def known_names(where: Places) -> list[str]:
-    """Return the names and ids of all VMs that this host knows: from its own files alone, so it never waits."""
+    """Return the names and ids of all VMs that this host knows: from its own files alone, so it hardly waits."""
     found = set()
     for path in _below(os.path.join(where.run_dir, "vms"), ".json"):
         vm = statefile.read(path) or {}
         found |= {str(vm[key]) for key in ("name", "uuid") if vm.get(key)}
     for folder in (where.libvirt_run_dir, where.libvirt_config_dir):
         found |= {os.path.basename(path).removesuffix(".xml") for path in _below(folder, ".xml")}
+    try:
+        proxmox_host.require_answer(where.proxmox_config_dir, _PATIENCE_S)
+    except VmguardError:
+        return sorted(found)
     return sorted(found | {vmid for vmid, _ in proxmox_host.owners(where.proxmox_config_dir)})
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
+from typing import Any
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
@@ -14,7 +14,6 @@ from vmguard.doctor import look_host, look_mount, mend
 from vmguard.doctor.examine import Wanted, by_level, examine
 from vmguard.doctor.finding import Finding, Level, status_of
 from vmguard.errors import BadInput, VmguardError
-from vmguard.query.places import Places
 
 #: how long a storage may take to answer, unless --timeout says otherwise
 _STORAGE_TIMEOUT_S = 5.0
@@ -28,34 +27,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    if os.geteuid() != 0:
-        raise BadInput("the doctor must see into other processes and write to the shares", "sudo vmguard doctor")
+    _require_root()
     if args.fix:
         return _fix(args, out)
-    config, where = _config(args)
-    seconds = _STORAGE_TIMEOUT_S if args.timeout is None else args.timeout
-    where = dataclasses.replace(where, timeout=seconds)
-    wanted = Wanted(args.subject, seconds, not args.no_proof, args.config)
-    return show(examine(config, where, wanted), args, out)
+    findings = _examine(args.config, args.subject, args.timeout, not args.no_proof)
+    return show(findings, args, out)
 
 
 def show(findings: list[Finding], args: argparse.Namespace, out: Output) -> int:
     """Print the findings, for people or as JSON; return the exit status."""
-    status = status_of(findings)
     if args.json:
-        out.json({"schema": 1, "status": status.name, "findings": [finding.as_json() for finding in findings]})
+        out.json(_as_json(findings))
     else:
         _print(findings, out, args.verbose > 0)
-    return status
+    return status_of(findings)
 
 
-def _config(args: argparse.Namespace) -> tuple[Config, Places]:
-    """Return the configuration and the places. An invalid one is a finding of its own: the last good one stands in."""
+def answer(config_paths: list[str] | None) -> dict[str, Any]:
+    """Return what ``vmguard doctor --json --no-proof`` prints."""
+    _require_root()
+    return _as_json(_examine(config_paths, "", None, prove=False))
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise BadInput("the doctor must see into other processes and write to the shares", "sudo vmguard doctor")
+
+
+def _examine(config_paths: list[str] | None, subject: str, timeout: float | None, prove: bool) -> list[Finding]:
+    seconds = _STORAGE_TIMEOUT_S if timeout is None else timeout
+    config = _config(config_paths)
+    return examine(config, places.of_config(config, seconds), Wanted(subject, seconds, prove, config_paths))
+
+
+def _as_json(findings: list[Finding]) -> dict[str, Any]:
+    found = [finding.as_json() for finding in findings]
+    return {"schema": 1, "status": status_of(findings).name, "findings": found}
+
+
+def _config(paths: list[str] | None) -> Config:
+    """Return the configuration. An invalid one is a finding of its own: the last good one, or the defaults stand in."""
     try:
-        config, _ = load_or_kept(args.config)
+        return load_or_kept(paths)[0]
     except BadConfig:
-        config = Config()
-    return config, places.from_config(config, args)
+        return Config()
 
 
 def _print(findings: list[Finding], out: Output, verbose: bool) -> None:

@@ -17,7 +17,7 @@ from vmguard.adapters.proxmox import chained_hookscripts, qm, snippets
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.adapters.proxmox.chained_hookscripts import Script
 from vmguard.adapters.proxmox.cluster_view import mount_finder, unusable
-from vmguard.cli import hook_script
+from vmguard.cli import hook_script, places
 from vmguard.cli.output import Output
 from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps, daemon_runs
 from vmguard.config import load
@@ -71,7 +71,7 @@ def enable(args: argparse.Namespace, out: Output) -> int:
     """Install the hookscript and set it for the VMs that the options select; return the exit status."""
     config = load(args.config)
     steps = Steps("enable", PROXMOX, args.dry_run, out)
-    cluster = _Cluster(config.proxmox.config_dir)
+    cluster = _Cluster(config.proxmox.config_dir, places.timeout_of(args))
     vms = cluster.choose(args)
     daemon_runs(config.daemon.run_dir, steps, "with the hookscript set no VM could start")
     _install(config.proxmox.snippets_dir, cluster.storages, steps)
@@ -90,7 +90,7 @@ def disable(args: argparse.Namespace, out: Output) -> int:
     """Give the VMs that the options select their own hookscripts back; return the exit status."""
     config = load(args.config)
     steps = Steps("disable", PROXMOX, args.dry_run, out)
-    cluster = _Cluster(config.proxmox.config_dir)
+    cluster = _Cluster(config.proxmox.config_dir, places.timeout_of(args))
     vms = cluster.choose(args, enrolled=True)
     for vm in vms:
         if vm.node == cluster.node:
@@ -107,9 +107,13 @@ def disable(args: argparse.Namespace, out: Output) -> int:
 class _Cluster:
     """The cluster's files, as they are now."""
 
-    def __init__(self, config_dir: str) -> None:
-        """Read the files. Raises VmguardError when that fails, or this host is no node of the cluster."""
+    def __init__(self, config_dir: str, seconds: float) -> None:
+        """Read the files, which must answer within ``seconds``.
+
+        Raises VmguardError when that fails, or this host is no node of the cluster.
+        """
         self.dir = config_dir
+        proxmox_host.require_answer(config_dir, seconds)
         self.node = proxmox_host.node_name()
         self.nodes = proxmox_host.nodes(config_dir)
         if self.node not in self.nodes:

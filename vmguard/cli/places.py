@@ -10,11 +10,11 @@ from vmguard.query.places import DEFAULT_TIMEOUT_S, Places
 
 def of(args: argparse.Namespace) -> Places:
     """Return where to look. Raises ConfigError when the configuration is wrong."""
-    return from_config(load(args.config), args)
+    return of_config(load(args.config), timeout_of(args))
 
 
-def from_config(config: Config, args: argparse.Namespace) -> Places:
-    """Return where a configuration says to look."""
+def of_config(config: Config, timeout: float) -> Places:
+    """Return where to look by a configuration. ``timeout``: seconds that the storage may take to answer."""
     return Places(
         run_dir=config.daemon.run_dir,
         libvirt_run_dir=config.libvirt.run_dir,
@@ -22,7 +22,7 @@ def from_config(config: Config, args: argparse.Namespace) -> Places:
         proxmox_run_dir=config.proxmox.run_dir,
         proxmox_config_dir=config.proxmox.config_dir,
         record_folder=config.owner_record.directory if config.owner_record.enabled else "",
-        timeout=timeout_of(args),
+        timeout=timeout,
     )
 
 

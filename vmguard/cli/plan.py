@@ -58,6 +58,7 @@ def _proxmox(args: argparse.Namespace) -> PveVm:
     """Read a VM of Proxmox VE: one of this cluster, or a configuration file. Raises VmguardError."""
     config_dir = load(args.config).proxmox.config_dir
     if args.vmid:
+        proxmox_host.require_answer(config_dir, places.timeout_of(args))
         node = args.node or next((node for _, node in proxmox_host.owners(config_dir, args.vmid)), "")
         if not node:
             raise unknown_to_cluster(args.vmid)

@@ -8,14 +8,14 @@ import io
 import json
 import os
 import re
-import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Callable
 
 import vmguard
 from vmguard import config as configuration
+from vmguard.adapters.linux import bounded_child, programs
+from vmguard.cli import doctor
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import Status
 from vmguard.errors import VmguardError
@@ -80,7 +80,7 @@ def _parts(args: argparse.Namespace) -> dict[str, bytes]:
         "config.yaml": lambda: _config(args),
         "status.json": lambda: _asked(run_dir, Daemon.status),
         "health.json": lambda: _asked(run_dir, Daemon.health),
-        "doctor.json": lambda: _command([*_self(args), "doctor", "--json", "--no-proof"]),
+        "doctor.json": lambda: _doctor(args),
         "history.jsonl": lambda: _file(os.path.join(run_dir, "history.jsonl")),
     }
     for file in _state_files(run_dir):
@@ -116,8 +116,10 @@ def _config(args: argparse.Namespace) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _self(args: argparse.Namespace) -> list[str]:
-    return [sys.executable, "-m", "vmguard", *(word for path in args.config or () for word in ("--config", path))]
+def _doctor(args: argparse.Namespace) -> str:
+    """Return what the doctor finds, in a child that can be killed. No interpreter is started for it."""
+    found = bounded_child.run(lambda: doctor.answer(args.config), _COMMAND_TIMEOUT_S, "the doctor looked at this host")
+    return json.dumps(found) + "\n"
 
 
 def _asked(run_dir: str, ask: Callable[[Daemon], object]) -> str:
@@ -139,15 +141,7 @@ def _file(path: str) -> str:
 
 
 def _command(command: list[str]) -> str:
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=_COMMAND_TIMEOUT_S,
-        check=False,
-    )
-    return done.stdout.decode(errors="replace")
+    return programs.run(command, _COMMAND_TIMEOUT_S, mixed=True).text
 
 
 def _pack(path: str, name: str, parts: dict[str, bytes]) -> None:

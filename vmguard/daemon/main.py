@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -167,4 +168,7 @@ def _unpinned(registry: Registry) -> list[int]:
 def main(config_paths: Any, verbose: int = 0) -> int:
     """Run the daemon in the foreground until SIGTERM. Raises VmguardError when it cannot start."""
     journal.setup()
-    return Daemon(config_paths, verbose).run()
+    faulthandler.enable()  # systemd's watchdog ends a daemon that stands still with SIGABRT: the journal says where
+    paths = None if config_paths is None else [os.path.abspath(path) for path in config_paths]
+    os.chdir("/")  # its programs begin there, and it keeps no share busy
+    return Daemon(paths, verbose).run()

@@ -57,6 +57,9 @@ CHECKS: dict[str, str] = {
     "host.nfs-server": "a host that runs VMs on what it exports itself takes locks that know no grace period: until "
     "the server's is over, a start here would take the disks of VMs on other hosts, so it waits",
     "host.watchdog": "it is the last resort where a VM that lost its lock cannot be proven dead",
+    "host.ptrace": "the daemon moves each lock onto the description through which QEMU writes, so that a write fails "
+    "once the lock is lost; for that it copies QEMU's descriptors, which needs the right to trace it",
+    "host.selinux": "what SELinux forbids QEMU or the hook fails at the start of a VM, in words that do not name it",
     # -- the guard
     "guard.daemon": "it holds the locks, watches the leases and answers the hooks; without it no guarded VM starts and "
     "nobody freezes one",
@@ -69,6 +72,7 @@ CHECKS: dict[str, str] = {
     "libvirt.version": "some versions have traps that an admin should know of",
     "libvirt.windows": "QEMU and libvirt lock single bytes of each disk on the same host; if vmguard keeps those, "
     "no VM starts",
+    "libvirt.apparmor": "libvirt's hook is confined as its daemon is, which may run the system's own programs only",
     "qemu.locking": "a QEMU with image locks of its own keeps copies of its descriptors from being held for long; one "
     "without (Proxmox) is shielded all the time",
     "proxmox.hook": "Proxmox asks only the hookscript that a VM's own configuration names: a VM without it starts "

@@ -7,14 +7,24 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from vmguard.adapters.linux import mounts
+from vmguard.adapters.linux import bounded_child, mounts
 from vmguard.adapters.linux.bounded_child import Child
 from vmguard.config import Config
 from vmguard.core.reports.vm_report import DiskStatus
 from vmguard.core.watchdog.timing import Wishes
-from vmguard.doctor import look_guard, look_host, look_mount, look_proxmox, look_share, scratch
-from vmguard.doctor.facts import DiskFacts, HostFacts, MountFacts, OtherMountFacts, ScratchFacts, ShareFacts, VmFacts
+from vmguard.doctor import look_confinement, look_guard, look_host, look_mount, look_proxmox, look_share, scratch
+from vmguard.doctor.facts import (
+    AbsentShareFacts,
+    DiskFacts,
+    HostFacts,
+    MountFacts,
+    OtherMountFacts,
+    ScratchFacts,
+    ShareFacts,
+    VmFacts,
+)
 from vmguard.doctor.finding import Finding, Level
+from vmguard.doctor.judge_confinement import judge_confinement
 from vmguard.doctor.judge_guard import judge_guard, judge_libvirt, judge_proxmox, judge_qemus, judge_vm
 from vmguard.doctor.judge_host import judge_host
 from vmguard.doctor.judge_mount import judge_mount, judge_mounts
@@ -41,11 +51,22 @@ def examine(config: Config, places: Places, wanted: Wanted) -> list[Finding]:
     vm, chosen, others = _subject(wanted, places, everything, others)
     host = look_host.look(config)
     trials = [begin_trial(mount, config, wanted.seconds) for mount in chosen]
-    findings = [*judge_host(host), *_guard(config, wanted)]
-    findings += judge_mounts(everything, others, look_mount.look_absent())
+    confinement = look_confinement.look(look_guard.interpreters(config))
+    findings = [*judge_host(host), *judge_confinement(confinement), *_guard(config, wanted)]
+    findings += judge_mounts(everything, others, _absent(wanted.seconds))
     for trial in trials:
         findings += trial.findings(config, host)
     return findings + (judge_vm(vm) if vm is not None else [])
+
+
+def _absent(seconds: float) -> list[AbsentShareFacts]:
+    """Look for shares that are not mounted: on the way to their mount points others may lie, and hang."""
+    what = "the mount points of configured shares were looked at"
+    try:
+        found = bounded_child.run(lambda: [asdict(share) for share in look_mount.look_absent()], seconds, what)
+    except VmguardError:
+        return []  # the share that hangs has a finding of its own
+    return [AbsentShareFacts(**share) for share in found]
 
 
 def _guard(config: Config, wanted: Wanted) -> list[Finding]:

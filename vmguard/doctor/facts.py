@@ -164,6 +164,24 @@ class HostFacts:
 
 
 @dataclass(frozen=True)
+class ConfinementFacts:
+    """What the kernel's access controls forbid."""
+
+    #: kernel.yama.ptrace_scope; -1 without Yama
+    ptrace_scope: int = -1
+    #: booleans of SELinux's policy that decide about our work; None where SELinux does not enforce
+    booleans: tuple[tuple[str, bool], ...] | None = None
+    #: daemons of libvirt whose profile AppArmor enforces
+    profiles: tuple[str, ...] = ()
+    #: interpreters of our hook that those do not let it run
+    barred: tuple[str, ...] = ()
+
+    def boolean(self, name: str) -> bool | None:
+        """Return a boolean of SELinux's; None if the policy has none of that name, or does not count."""
+        return dict(self.booleans or ()).get(name)
+
+
+@dataclass(frozen=True)
 class GuardFacts:
     """The daemon, its configuration, and the VMs that run."""
 

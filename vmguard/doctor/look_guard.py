@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 
 import vmguard
 from vmguard import config as configuration
 from vmguard.adapters.libvirt import hook_file as libvirt_hook
 from vmguard.adapters.libvirt import host as libvirt_host
-from vmguard.adapters.linux import may_block, proc
+from vmguard.adapters.linux import may_block, proc, programs
 from vmguard.config import Config
 from vmguard.doctor.facts import GuardFacts, LibvirtFacts, QemuFacts
 from vmguard.errors import DaemonError, WireError
@@ -22,8 +21,8 @@ from vmguard.query.wording import stance
 _QEMU_FIRST_BYTE = 100
 _QEMU_LAST_BYTE = 299
 _SYSTEMCTL_TIMEOUT_S = 5.0
-#: for the arguments of one QEMU: the read may hang
-_ARGUMENTS_TIMEOUT_S = 2.0
+#: for the arguments of all QEMUs: such a read may hang
+_ARGUMENTS_TIMEOUT_S = 10.0
 _ASSIGNMENT = re.compile(rb"^(VMGUARD_PYTHON|VMGUARD_LIB)=(.*)$", re.M)
 
 
@@ -87,16 +86,10 @@ def _enabled() -> bool | None:
     if not os.path.isdir("/run/systemd/system"):
         return None
     try:
-        done = subprocess.run(
-            ["systemctl", "is-enabled", "vmguard.socket"],
-            capture_output=True,
-            timeout=_SYSTEMCTL_TIMEOUT_S,
-            check=False,
-            text=True,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        done = programs.run(["systemctl", "is-enabled", "vmguard.socket"], _SYSTEMCTL_TIMEOUT_S)
+    except OSError:
         return None
-    return done.stdout.strip() in ("enabled", "enabled-runtime", "static")
+    return done.text.strip() in ("enabled", "enabled-runtime", "static")
 
 
 # -- libvirt --------------------------------------------------------------------------------------------------------
@@ -122,10 +115,21 @@ def look_libvirt(config: Config, prove: bool, seconds: float) -> LibvirtFacts:
     )
 
 
+def interpreters(config: Config) -> list[str]:
+    """Return the programs that libvirt's hooks of ours run, by their paths without links."""
+    named = (_named(path)[0] for path in libvirt_hook.installed(config.libvirt.hooks_dir))
+    return [os.path.realpath(path) for path in named if path]
+
+
+def _named(hook: str) -> tuple[str, str]:
+    """Return the interpreter and the folder of vmguard that a hook of ours names, empty where it does not."""
+    named = {name: os.fsdecode(value) for name, value in _ASSIGNMENT.findall(libvirt_hook.content(hook))}
+    return named.get(b"VMGUARD_PYTHON", ""), named.get(b"VMGUARD_LIB", "")
+
+
 def _missing(hook: str) -> str:
     """Return what a hook of ours names and what is missing: vmguard was removed, or Python replaced. Else empty."""
-    named = {name: os.fsdecode(value) for name, value in _ASSIGNMENT.findall(libvirt_hook.content(hook))}
-    python, library = named.get(b"VMGUARD_PYTHON", ""), named.get(b"VMGUARD_LIB", "")
+    python, library = _named(hook)
     if not os.access(python, os.X_OK):
         return python or "no interpreter"
     return "" if os.path.exists(os.path.join(library, "vmguard/hook/libvirt.py")) else f"{library}/vmguard"
@@ -147,17 +151,16 @@ def _closed_windows(config: Config) -> tuple[tuple[str, str], ...]:
 
 def look_qemus() -> list[QemuFacts]:
     """Return every QEMU of this host that has an image open for writing."""
-    found = []
+    qemus = {}
     for pid in proc.pids():
         if not proc.name(pid).startswith(("qemu-", "kvm")):
             continue
         files = [file for file in proc.open_files(pid) if file.info.writable and not file.info.appends]
-        if not files:
-            continue
-        words = may_block.cmdline_within(_ARGUMENTS_TIMEOUT_S, pid)
-        locks = any(_QEMU_FIRST_BYTE <= start <= _QEMU_LAST_BYTE for file in files for _, start, _ in file.locks)
-        found.append(QemuFacts(pid, _name(words), libvirt_host.manages(words), locks))
-    return found
+        if files:
+            ranges = [start for file in files for _, start, _ in file.locks]
+            qemus[pid] = any(_QEMU_FIRST_BYTE <= start <= _QEMU_LAST_BYTE for start in ranges)
+    lines = may_block.cmdlines_within(_ARGUMENTS_TIMEOUT_S, list(qemus))
+    return [QemuFacts(pid, _name(lines[pid]), libvirt_host.manages(lines[pid]), locks) for pid, locks in qemus.items()]
 
 
 def _name(words: list[str]) -> str:

@@ -5,7 +5,8 @@ processes ready that have everything loaded, and the shim hooks/qemu, with nothi
 one of them do the claim in its place:
 
 * process K waits at ``K.ask`` and answers at ``K.answer``, two FIFOs in the folder ``standby`` of the run directory;
-* a caller that creates ``K.taken`` (O_EXCL) has process K for itself, and writes its own pid to ``K.ask``;
+* a caller that creates ``K.taken`` (O_EXCL) has process K for itself, and writes its own pid, the operation and the
+  VM's name to ``K.ask``: whatever else K might read of a process may hang (adapters/linux/may_block.py);
 * K copies the shim's stdin and stderr and answers ``mine``; in the end it answers with the exit status, and exits.
   When K cannot serve a caller it answers ``plain``: the caller then starts an interpreter of its own, as it does when
   no process stands by, or when a read at ``K.answer`` ends because K is gone.
@@ -25,7 +26,7 @@ import sys
 import time
 
 from vmguard import faults
-from vmguard.adapters.linux import may_block, mounts, pidfd
+from vmguard.adapters.linux import mounts, pidfd
 from vmguard.adapters.storage import backing_chain, lock_holder, owner_record
 from vmguard.adapters.storage.files import Opener
 from vmguard.core import LIBVIRT
@@ -56,8 +57,8 @@ _REHEARSAL_XML = b"""<domain type='kvm'><name>rehearsal</name><uuid>00000000-000
 <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/proc/self/no/disk.raw'/>
 <target dev='vda' bus='virtio'/></disk></devices></domain>"""
 _REHEARSALS = 8
-#: that libvirt calls a hook with
-_ARGUMENT_COUNT = 4
+#: of a caller's words: more than any file name, and a VM's name is a part of some
+_MAX_CALL_BYTES = 8192
 
 
 def main() -> int:
@@ -149,9 +150,9 @@ def _stand_by(place: str) -> None:
         claim.work(lambda: _ordered(orders, connection), connection, ProgressPipe(report, parent))
     os.close(orders)
     os.close(report)
-    called, answer = _await_call(place, reports)
-    if called:
-        _serve(called, answer, lambda caller: _claim(order, reports, child, connection, caller))
+    call, answer = _await_call(place, reports)
+    if call:
+        _serve(call, answer, lambda caller: _claim(order, reports, child, connection, caller))
 
 
 def _ordered(orders: int, connection: wire.Connection) -> VmToClaim | None:
@@ -173,8 +174,8 @@ def _claim(order: int, reports: int, child: int, connection: wire.Connection, ca
         entry.say(f"vmguard: warning: {warning}")
 
 
-def _await_call(place: str, reports: int) -> tuple[int, int]:
-    """Return the pid of the caller, 0 for none, and the descriptor for answers to it."""
+def _await_call(place: str, reports: int) -> tuple[bytes, int]:
+    """Return what the caller wrote, nothing if there was none, and the descriptor for answers to it."""
     os.mkfifo(f"{place}.answer", 0o600)
     answer = os.open(f"{place}.answer", os.O_RDWR | os.O_CLOEXEC)
     os.mkfifo(f"{place}.ask", 0o600)
@@ -193,7 +194,7 @@ def _await_call(place: str, reports: int) -> tuple[int, int]:
         called = bool(poll.poll(1000 * _CALLER_TIMEOUT_S))
     for name in (f"{place}.ask", f"{place}.answer", f"{place}.taken"):
         os.unlink(name)
-    return int(os.read(ask, 64)) if called else 0, answer
+    return os.read(ask, _MAX_CALL_BYTES) if called else b"", answer
 
 
 def _take(place: str) -> bool:
@@ -205,11 +206,12 @@ def _take(place: str) -> bool:
     return True
 
 
-def _serve(pid: int, answer: int, claim_for: Callable[[int], None]) -> None:
-    """Be the hook of the process ``pid``. ``claim_for`` gets its pidfd."""
+def _serve(call: bytes, answer: int, claim_for: Callable[[int], None]) -> None:
+    """Be the hook of the caller. ``claim_for`` gets its pidfd."""
     try:
+        pid, operation, name = _words(call)
         caller = os.pidfd_open(pid)
-        name, operation = _become(caller, pid, answer)
+        _become(caller, pid, answer)
     except (OSError, ValueError):
         os.write(answer, b"plain\n")
         return
@@ -228,8 +230,19 @@ def _serve(pid: int, answer: int, claim_for: Callable[[int], None]) -> None:
     os.write(1, b"%d\n" % status)
 
 
-def _become(caller: int, pid: int, answer: int) -> tuple[str, str]:
-    """Take the caller's stdin and stderr, and the answer's FIFO for stdout; return the VM's name and the operation.
+def _words(call: bytes) -> tuple[int, str, str]:
+    """Return pid, operation and VM's name from what a caller wrote.
+
+    Raise ValueError when they are not all there: a shim that an older version has installed writes its pid alone.
+    """
+    pid, operation, name = call.split(b" ", 2)
+    if not name.endswith(b"\n"):
+        raise ValueError("more than is read at once")
+    return int(pid), operation.decode("ascii"), os.fsdecode(name[:-1])
+
+
+def _become(caller: int, pid: int, answer: int) -> None:
+    """Take the caller's stdin and stderr, and the answer's FIFO for stdout.
 
     Raise OSError, or ValueError when the process is not the caller, or lives in another mount namespace.
     """
@@ -238,11 +251,7 @@ def _become(caller: int, pid: int, answer: int) -> tuple[str, str]:
         raise ValueError("the pid is another process's by now")
     if not os.path.samestat(os.stat(f"/proc/{pid}/ns/mnt"), os.stat("/proc/self/ns/mnt")):
         raise ValueError("paths mean something else to it")
-    words = may_block.cmdline(pid)
-    if len(words) < _ARGUMENT_COUNT:
-        raise ValueError("not called as libvirt calls a hook")
     os.close(theirs[2])
     for mine, fd in ((0, theirs[0]), (2, theirs[1]), (1, answer)):
         os.dup2(fd, mine)
         os.close(fd)
-    return words[-_ARGUMENT_COUNT], words[1 - _ARGUMENT_COUNT]

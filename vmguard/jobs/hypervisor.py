@@ -15,6 +15,7 @@ import os
 import sys
 
 from vmguard.adapters import hypervisors
+from vmguard.adapters.linux.spawn import become
 
 #: there when systemd runs this host (sd_booted(3))
 _SYSTEMD = "/run/systemd/system"
@@ -37,7 +38,7 @@ def main() -> int:
         sys.stderr.write(f"{verb} {uuid}: this version cannot do that for a VM of {hypervisor}\n")
         return 1
     try:
-        os.execvp(command[0], command)
+        become(command)
     except OSError as problem:
         sys.stderr.write(f"{command[0]}: {problem.strerror}\n")
         return 1

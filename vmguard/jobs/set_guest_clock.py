@@ -7,10 +7,10 @@ killed then.
 
 from __future__ import annotations
 
-import os
 import sys
 
 from vmguard.adapters import hypervisors
+from vmguard.adapters.linux.spawn import become
 
 
 def main() -> int:
@@ -20,7 +20,7 @@ def main() -> int:
         sys.stderr.write(f"the clock of a VM of {hypervisor} is not set by this version\n")
         return 1
     try:
-        os.execvp(command[0], command)
+        become(command)
     except OSError as problem:
         sys.stderr.write(f"{command[0]}: {problem.strerror}\n")
         return 1

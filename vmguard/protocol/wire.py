@@ -25,7 +25,7 @@ from vmguard.errors import DaemonError, DaemonForbidden, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     Message = dict[str, Any]
@@ -40,6 +40,11 @@ SOCKET_NAME = "vmguard.sock"
 
 #: of a C int, as SCM_RIGHTS and SO_PEERCRED carry it
 _INT_BYTES = 4
+
+
+def close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 class Connection:
@@ -77,10 +82,11 @@ class Connection:
         else:
             self._sock.send(data, _socket.MSG_NOSIGNAL)
 
-    def receive(self) -> tuple[Message, list[int]] | None:
+    def receive(self, close: Callable[[list[int]], None] = close_all) -> tuple[Message, list[int]] | None:
         """Return the next message and the descriptors that came with it; None when the peer has closed.
 
-        Raise WireError for anything that is not a message of this version; descriptors are closed then.
+        Raise WireError for anything that is not a message of this version; descriptors are closed then. ``close``: the
+        daemon's own way to do that, because a close on a share may hang.
         """
         space = _socket.CMSG_SPACE(FDS_PER_MESSAGE * _INT_BYTES)
         data, extra, flags, _ = self._sock.recvmsg(MAX_MESSAGE_BYTES, space, _socket.MSG_CMSG_CLOEXEC)
@@ -92,8 +98,7 @@ class Connection:
                 raise WireError("message or its descriptors were cut short by the kernel")
             return _parse(data), fds
         except BaseException:
-            for fd in fds:
-                os.close(fd)
+            close(fds)
             raise
 
     def ask(self, message: Message, fds: Sequence[int] = ()) -> Message:
@@ -104,8 +109,7 @@ class Connection:
     def answer(self) -> Message:
         """Return the next answer. Raise DaemonError when it is a refusal or the daemon went away."""
         answer, fds = self.answer_with_fds()
-        for fd in fds:
-            os.close(fd)
+        close_all(fds)
         return answer
 
     def answer_with_fds(self) -> tuple[Message, list[int]]:
@@ -115,8 +119,7 @@ class Connection:
             raise DaemonError("the vmguard daemon closed the connection", "look at: journalctl -u vmguard")
         answer, fds = received
         if answer.get("ok") is not True:
-            for fd in fds:
-                os.close(fd)
+            close_all(fds)
             error = answer.get("error")
             error = error if isinstance(error, dict) else {}
             raise DaemonError(str(error.get("message", "the daemon refused")), str(error.get("hint", "")))

@@ -83,6 +83,7 @@ def _domain_files(wanted: str, places: Places) -> Iterator[bytes]:
 def _of_proxmox(wanted: str, places: Places) -> Found | None:
     """Find a VM of this Proxmox cluster, whichever node owns it, by VMID or name."""
     folder = places.proxmox_config_dir
+    proxmox_host.require_answer(folder, places.timeout)
     for vmid, node in proxmox_host.owners(folder):
         try:
             config = proxmox_host.read_config(folder, vmid, node)

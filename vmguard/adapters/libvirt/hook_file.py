@@ -11,10 +11,9 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import uuid
 
-from vmguard.adapters.linux import pidfd, proc
+from vmguard.adapters.linux import pidfd, proc, programs
 
 #: the line by which our hook is known, whatever its paths and version
 MARK = b"# vmguard: libvirt's qemu hook"
@@ -25,7 +24,6 @@ DAEMONS = ("virtqemud", "libvirtd")
 PROOF_NAME = "vmguard-proof-"
 PROOF_WORDS = "the hook is active"
 _URI = "qemu:///system"
-_SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CALLED, NOT_CALLED, UNKNOWN = "called", "not-called", "unknown"
 
 
@@ -149,15 +147,7 @@ def prove(seconds: float = 20.0) -> Proof:
 def _run(command: list[str], seconds: float, stdin: bytes = b"") -> tuple[int, str] | None:
     """Return the exit status and all output; None if the command could not be run or did not end in time."""
     try:
-        done = subprocess.run(
-            command,
-            input=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=seconds,
-            check=False,
-            env={"PATH": _SEARCH, "LC_ALL": "C", "HOME": "/root"},
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        done = programs.run(command, seconds, stdin, mixed=True)
+    except OSError:
         return None
-    return done.returncode, done.stdout.decode(errors="replace")
+    return done.status, done.text

@@ -1,10 +1,15 @@
-"""Start a process from one that has descriptors on NFS, without ever waiting for the storage.
+"""Start programs: the only place that does, beside programs.py for the command line, which waits for them.
 
-``subprocess`` closes all other descriptors in the child before it becomes the new program, and its parent stands still
-until then, with all of its threads (vfork, and the interpreter's lock). A close on NFS may wait without end, for pages
-that are dirty or for requests under way (measured: do_unlk, nfs_iocounter_wait): the daemon's loop then stood still for
-as long as the storage was away. Here the child closes nothing itself; the kernel does, at exec, after it has let the
-parent go on (close-on-exec, begin_new_exec in fs/exec.c). The child may still hang there, and nobody waits for it.
+Root starts them, so nothing of whoever called counts: neither variables nor the folder that root happens to stand in.
+Anybody may leave a ``vmguard`` folder, a ``json.py`` or a ``virsh`` in /tmp. A program is looked for in PATH below,
+gets ``environment()``, and begins in ``/`` (the daemon's own folder). An interpreter is isolated besides (``-I``).
+
+All of that without ever waiting for the storage. ``subprocess`` closes all other descriptors in the child before it
+becomes the new program, and its parent stands still until then, with all of its threads (vfork, and the interpreter's
+lock). A close on NFS may wait without end, for pages that are dirty or for requests under way (measured: do_unlk,
+nfs_iocounter_wait): the daemon's loop then stood still for as long as the storage was away. Here the child closes
+nothing itself; the kernel does, at exec, after it has let the parent go on (close-on-exec, begin_new_exec in
+fs/exec.c). The child may still hang there, and nobody waits for it.
 """
 
 from __future__ import annotations
@@ -13,15 +18,26 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import vmguard
 
+#: where programs are looked for
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NULL = "/dev/null"
+#: by which a test ends a process at a certain point (vmguard/faults.py); there is none outside of a test
+_FAULT = "VMGUARD_FAULT"
 #: the folder that has vmguard in it
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(vmguard.__file__)))
 _RUN_MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {} import main; sys.exit(main())"
 #: Python ignores them, and a new program should not inherit that
 _DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the whole environment of a program that we start, with ``more`` of ours."""
+    fault = {_FAULT: os.environ[_FAULT]} if _FAULT in os.environ else {}
+    return {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/root", **fault, **more}
 
 
 def python(module: str, words: Sequence[str] = ()) -> list[str]:
@@ -44,6 +60,7 @@ def spawn(
 ) -> int:
     """Start a process; return its pid. Its standard output goes nowhere, ``fds`` keep their numbers. Raises OSError.
 
+    ``env``: made by ``environment``, if it needs more than that.
     ``session``: it leads a session of its own, all of which can be ended together.
     """
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [(os.POSIX_SPAWN_OPEN, 1, _NULL, os.O_WRONLY, 0)]
@@ -58,11 +75,16 @@ def spawn(
     return os.posix_spawn(
         words[0],
         list(words),
-        os.environ if env is None else env,
+        environment() if env is None else env,
         file_actions=actions,
         setsid=session,
         setsigdef=_DEFAULT,
     )
+
+
+def become(words: Sequence[str]) -> NoReturn:
+    """Turn this process into a program: a job, whose environment is the one above. Raises OSError."""
+    os.execvp(words[0], list(words))
 
 
 def ended(pid: int) -> int | None:

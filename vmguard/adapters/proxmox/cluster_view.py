@@ -23,6 +23,7 @@ _MAX_RECORDS = 5000
 
 def view(config_dir: str, record_folder: str, hook: str, seconds: float) -> ClusterView:
     """Gather everything. Raises VmguardError if /etc/pve cannot be read."""
+    proxmox_host.require_answer(config_dir, seconds)
     node = proxmox_host.node_name()
     nodes = proxmox_host.nodes(config_dir)
     if not nodes:

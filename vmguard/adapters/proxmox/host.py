@@ -14,7 +14,7 @@ import os
 from vmguard.core.sources.pve_config import VmConfig, is_vmid, parse_config
 from vmguard.core.sources.pve_plan import PveVm, plan_vm
 from vmguard.core.sources.pve_storage import Storages, parse_storages
-from vmguard.errors import PlanError
+from vmguard.errors import PlanError, StorageTimeout, VmguardError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,21 @@ def node_name() -> str:
 
 
 # --- /etc/pve -------------------------------------------------------------------------------------------------------
+
+
+def require_answer(config_dir: str, seconds: float) -> None:
+    """Raise VmguardError unless the cluster's files can be read within ``seconds``, as a child of ours finds out.
+
+    They are a FUSE file system's (pmxcfs). Whoever reads from one that hangs ends by SIGKILL alone.
+    """
+    from vmguard.adapters.linux import bounded_child
+
+    try:
+        bounded_child.run(lambda: nodes(config_dir), seconds, f"reading {config_dir}")
+    except StorageTimeout:
+        raise VmguardError(
+            f"{config_dir} does not answer within {seconds:.0f} s", "systemctl status pve-cluster"
+        ) from None
 
 
 def config_path(config_dir: str, vmid: str, node: str) -> str:

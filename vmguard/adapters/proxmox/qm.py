@@ -5,9 +5,7 @@ The API refuses it to every token, even to root@pam's (API2/Qemu.pm: only root c
 
 from __future__ import annotations
 
-import os
-import subprocess
-
+from vmguard.adapters.linux import programs
 from vmguard.errors import VmguardError
 
 #: qm itself waits 10 s for the VM's lock
@@ -28,24 +26,17 @@ def set_hookscript(vmid: str, volume: str, digest: str) -> None:
     """
     what = ["--hookscript", volume] if volume else ["--delete", "hookscript"]
     try:
-        done = subprocess.run(
-            ["qm", "set", vmid, *what, "--digest", digest],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TIMEOUT_S,
-            env={**os.environ, "LC_ALL": "C"},
-            check=False,
-        )
+        done = programs.run(["qm", "set", vmid, *what, "--digest", digest], _TIMEOUT_S)
     except FileNotFoundError:
         raise VmguardError("there is no qm here", "run this on a node of the cluster") from None
-    except OSError as problem:
-        raise VmguardError(f"qm cannot be run: {problem.strerror}") from problem
-    except subprocess.TimeoutExpired:
+    except TimeoutError:
         raise VmguardError(
             f"qm set {vmid} did not end within {_TIMEOUT_S:.0f} s", "is /etc/pve there? ls /etc/pve"
         ) from None
-    if done.returncode:
-        lines = (done.stderr or done.stdout).decode(errors="replace").split("\n")
-        words = next((line.strip() for line in reversed(lines) if line.strip()), f"exit status {done.returncode}")
+    except OSError as problem:
+        raise VmguardError(f"qm cannot be run: {problem.strerror}") from problem
+    if done.status:
+        lines = (done.err or done.out).decode(errors="replace").split("\n")
+        words = next((line.strip() for line in reversed(lines) if line.strip()), f"exit status {done.status}")
         hint = next((hint for sign, hint in _HINTS if sign in words), "")
         raise VmguardError(f"qm set {vmid}: {words}", hint)

@@ -34,6 +34,10 @@ _FILES = {
 _ENVIRONMENT = {
     "NO_COLOR": "When set to anything, nothing is coloured.",
     "COLUMNS": "The width of the terminal, before what the terminal itself says.",
+    "PATH, PYTHONPATH and all others": "Not believed by /usr/bin/vmguard, the daemon and the hooks, nor is the folder "
+    "that you stand in. Programs are looked for in /usr/local/sbin, /usr/local/bin, /usr/sbin, /usr/bin, /sbin and "
+    "/bin, and get a small environment of their own. A command that pip has made believes PYTHONPATH, and python3 -m "
+    "vmguard runs what lies in the folder that you stand in: write python3 -I -m vmguard.",
 }
 _JOURNAL = {
     "VMGUARD_EVENT": "What happened, a word for programs: vm.freeze, vm.fence, lock.lost.",

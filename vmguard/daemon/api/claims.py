@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -154,8 +153,8 @@ class ClaimRequests:
         files = _files(request.message["files"])
         if len(files) != len(request.fds):
             raise BadInput(f"{len(files)} files were named and {len(request.fds)} descriptors came with them")
-        for file, fd in zip(files, request.fds, strict=True):
-            file.guard.received(os.dup(fd))
+        for file in files:
+            file.guard.received(request.fds.pop(0))
         session.files.extend(files)
         if request.message.get("final") is True:
             self._accept(named, session, request.message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
-from vmguard.adapters.linux.spawn import ended, python, spawn
+from vmguard.adapters.linux.spawn import ended, environment, python, spawn
 from vmguard.daemon.runtime.loop import Loop
 
 log = logging.getLogger("vmguard.api")
@@ -42,7 +42,7 @@ class HookPrefork:
         try:
             folder = os.path.join(self._run_dir, "standby")
             words = python("vmguard.hook.prefork", [folder, str(self._count)])
-            self._pid = spawn(words, stdin=theirs, env={**os.environ, "VMGUARD_RUN_DIR": self._run_dir})
+            self._pid = spawn(words, stdin=theirs, env=environment(VMGUARD_RUN_DIR=self._run_dir))
         except OSError as problem:
             os.close(self._stdin)
             log.warning("no processes can stand by for starts, which take some milliseconds longer: %s", problem)

@@ -59,7 +59,7 @@ class Server:
         # All that waits is read in one go: a hook's last messages must be served before its death is judged.
         for _ in range(_MESSAGES_PER_TURN):
             try:
-                received = session.connection.receive()
+                received = session.connection.receive(self._lifecycle.close)
             except BlockingIOError:
                 return
             except WireError as problem:
@@ -85,8 +85,7 @@ class Server:
             log.exception("a request failed; please report it as a bug")
             refusal = DaemonError("the vmguard daemon failed at this request", "see: journalctl -u vmguard")
         finally:
-            for fd in fds:
-                os.close(fd)
+            self._lifecycle.close(fds)
         if refusal is not None:
             session.refuse(refusal)
         elif answer is not None:

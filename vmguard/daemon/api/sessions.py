@@ -67,7 +67,7 @@ class Request:
 
     session: Session
     message: Message
-    #: descriptors that came with it; the server closes them when the request has been served
+    #: descriptors that came with it; the server closes those that its handler does not take out of here
     fds: list[int]
 
 

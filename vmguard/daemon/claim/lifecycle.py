@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vmguard import faults
@@ -110,6 +110,10 @@ class ClaimLifecycle:
     def discard(self, files: list[GuardedFile]) -> None:
         """Unlock and close descriptors that never became a VM's."""
         self._releaser.discard(files)
+
+    def close(self, fds: Sequence[int]) -> None:
+        """Close descriptors that came over the socket and that nobody wants."""
+        self._releaser.close(fds)
 
     def commit(self, vm: GuardedVm) -> None:
         """Confirm a claim, as its hook asks: QEMU is about to be started."""

@@ -63,6 +63,15 @@ class Releaser:
         for device, fds in _take_descriptors(files, "its claim was refused").items():
             self._threads.run(device, "close a refused claim", functools.partial(let_go, fds), _report)
 
+    def close(self, fds: Sequence[int]) -> None:
+        """Close copies that are not wanted, and leave the locks to those who hold them.
+
+        Also a close that is not the last one may hang with the storage (adapters/linux/systemd.py).
+        """
+        for fd in fds:
+            device, _ = proc.own_key(fd)
+            self._threads.run(device, "close what was not wanted", functools.partial(os.close, fd), _report)
+
     def forget_claimant(self, vm: GuardedVm) -> None:
         """Stop following the hook that made the claim."""
         if vm.claimant >= 0:

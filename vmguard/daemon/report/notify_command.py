@@ -1,6 +1,6 @@
 """Run the admin's command for each event, in a thread that may wait: a fence never waits for it.
 
-The command gets no arguments, and this environment besides PATH:
+The command gets no arguments, and this environment besides PATH, LC_ALL and HOME:
 
 VMGUARD_EVENT      what happened, a word for programs: ``vm.freeze``, ``vm.fence``, ``lock.lost``
 VMGUARD_LEVEL      error (a human must look), warning or info
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from vmguard.adapters.linux import host_identity, oom_and_scheduling
 from vmguard.adapters.linux.spawn import ended, spawn
+from vmguard.adapters.linux.spawn import environment as program_environment
 from vmguard.core.watchdog.events import Level, Report
 
 log = logging.getLogger("vmguard.report")
@@ -30,7 +31,6 @@ log = logging.getLogger("vmguard.report")
 #: longest queue of events; a thousand frozen VMs are a thousand events
 _MAX_WAITING_EVENTS = 2000
 _ORDER = {Level.INFO: 0, Level.WARNING: 1, Level.ERROR: 2}
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def environment(report: Report, fields: Mapping[str, str]) -> dict[str, str]:
         "VM": fields.get("name", ""),
         **{name.upper(): value for name, value in fields.items() if name not in ("vm", "name")},
     }
-    return {"PATH": _PATH, **{f"VMGUARD_{name}": value.replace("\0", "") for name, value in known.items()}}
+    return program_environment(**{f"VMGUARD_{name}": value.replace("\0", "") for name, value in known.items()})
 
 
 def _call(wanted: Wanted, variables: Mapping[str, str]) -> None:

@@ -1,0 +1,124 @@
+"""The unit files' sandboxes under a real systemd: what the daemon and the metrics can still do in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import Lab, NfsServer
+from tests.lab.guest import PYTHON, REPOSITORY
+from tests.scenarios.kept import PACKAGED, UNITS, Units, until
+from tests.support.guarded_guests import SHARE, VMGUARD, Guest
+
+pytestmark = pytest.mark.lab
+
+COLLECTOR = "/var/lib/prometheus/node-exporter"
+
+
+class Place:
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.server: NfsServer = lab.nfs_server(lease=10, grace=10)
+        self.node = Units(lab.hypervisor("hyp-a", mem="1G", init="systemd"), "hook: {wait: 1s}\n")
+        self.node.mount(self.server)
+        self.node.start_daemon()
+
+    def in_sandbox(self, code: str, *words: str, more: str = "") -> tuple[int, str]:
+        """Run a program of Python's in the daemon's sandbox, once; return its exit status and what it said."""
+        host = self.node.host
+        text = (PACKAGED / "vmguard.service").read_text().replace("Wants=vmguard.socket\n", "")
+        host.put(f"{UNITS}/sandbox.service", text.encode())
+        host.put("/etc/sandbox.py", f"import sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n{code}".encode())
+        lines = ["[Service]", "Type=oneshot", "Restart=no", "WatchdogSec=0", "RuntimeDirectory=", "ExecStart="]
+        lines += [f"ExecStart={PYTHON} -IS /etc/sandbox.py {' '.join(words)}", "ExecReload=", more]
+        host.put(f"{UNITS}/sandbox.service.d/once.conf", "\n".join(lines).encode())
+        self.node.systemctl("daemon-reload")
+        host.run("systemctl start sandbox.service", 60, check=False)
+        status = int(self.node.systemctl("show sandbox.service --value -p ExecMainStatus"))
+        return status, host.run("journalctl --no-pager -o cat -u sandbox.service", 20, check=False).stdout
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    with Lab() as lab:
+        yield Place(lab)
+
+
+#: what only the sandbox refuses: CAP_SYS_ADMIN would allow it
+REFUSED = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def refused(name, *words):
+    return getattr(libc, name)(*words) == -1 and ctypes.get_errno() == 1
+NEWNET, NEWUSER = 0x40000000, 0x10000000
+assert refused("unshare", NEWNET) and refused("unshare", NEWUSER)
+assert refused("sethostname", b"x", 1)
+assert refused("chroot", b"/")
+assert refused("reboot", 0)
+assert refused("ptrace", 16, 1, 0, 0)
+"""
+#: what the daemon lives on; the rest is in tests/scenarios/test_systemd.py, whose daemon runs by the same unit
+GRANTED = """
+import os
+from vmguard.adapters.linux import oom_and_scheduling, pidfd
+os.close(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK))
+os.close(pidfd.copy_descriptor(os.pidfd_open(int(sys.argv[1])), 1))
+os.kill(int(sys.argv[1]), 18)
+oom_and_scheduling.lock()
+oom_and_scheduling.realtime()
+os.seteuid(64055)
+"""
+
+
+def test_what_the_daemon_never_does_is_refused(place: Place) -> None:
+    status, said = place.in_sandbox(REFUSED)
+    assert status == 0, said
+
+
+def test_what_the_daemon_lives_on_is_granted(place: Place) -> None:
+    other = place.node.host.spawn(["setpriv", "--reuid", "1234", "--clear-groups", "sleep", "60"])
+    status, said = place.in_sandbox(GRANTED, str(other.wait_started()))
+    assert status == 0, said
+    other.kill()
+
+
+def test_the_daemon_runs_filtered(place: Place) -> None:
+    status = place.node.host.run(f"cat /proc/{place.node.pid()}/status").stdout
+    assert "Seccomp:\t2" in status
+    assert "NoNewPrivs:\t1" in status
+
+
+CUT = "from vmguard.jobs.cut import main\nsys.exit(main())\n"
+
+
+def test_the_requests_of_a_mount_are_cut_off_in_the_daemons_sandbox(place: Place) -> None:
+    status, said = place.in_sandbox(CUT, SHARE)
+    assert status == 0, said
+
+
+def test_control_without_mount_namespaces_they_are_not(place: Place) -> None:
+    status, said = place.in_sandbox(CUT, SHARE, more="RestrictNamespaces=yes")
+    assert status == 1
+    assert "could not be cut off" in said
+
+
+def test_the_metrics_are_written_from_theirs(place: Place) -> None:
+    node, guest = place.node, Guest("web")
+    node.make_disks(guest)
+    vm = node.start_vm(guest)
+    node.host.run(f"mkdir -p {COLLECTOR}; chown nobody {COLLECTOR}")
+    lines = f"[Service]\nExecStart=\nExecStart={VMGUARD} metrics --output {COLLECTOR}/vmguard.prom --every 1s\n"
+    node.host.put(f"{UNITS}/vmguard-metrics.service.d/lab.conf", lines.encode())
+    node.systemctl("daemon-reload")
+    node.systemctl("start vmguard-metrics.service", 30)
+    log = "journalctl --no-pager -o cat -u vmguard-metrics.service"
+    until(
+        lambda: "vmguard_up 1" in node.host.run(f"cat {COLLECTOR}/*", check=False).stdout,
+        lambda: node.host.run(log, 20, check=False).stdout,
+    )
+    assert 'vm="web"' in node.host.run(f"cat {COLLECTOR}/vmguard.prom").stdout
+    pid = node.systemctl("show vmguard-metrics.service --value -p MainPID")
+    assert "CapBnd:\t0000000000080002" in node.host.run(f"cat /proc/{pid}/status").stdout
+    node.systemctl("stop vmguard-metrics.service")
+    vm.kill()
