@@ -15,6 +15,7 @@ import pytest
 import vmguard.core.sources.image_name
 from tests.support.disk_images import image
 from tests.support.processes import track
+from vmguard.adapters.linux import regular_file
 from vmguard.adapters.storage import files
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import Opener
@@ -129,7 +130,9 @@ def test_root_that_is_squashed_opens_as_the_owner(share: Path, monkeypatch: pyte
 @needs_root
 def test_root_that_may_not_even_look_tries_the_users_it_was_told(share: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image(share / "a").chmod(0o600)
-    os.chown(share / "a", NOBODY, NOBODY)
+    for path in (share / "a", share):
+        os.chown(path, NOBODY, NOBODY)
+    share.chmod(0o700)
     squash_root(monkeypatch, share, stat_too=True)
     refused = in_a_child(lambda: plan_of(disk(share / "a"), Opener(as_users=((1234, 1234),))))
     assert refused.startswith("LockUnavailable: disk vda: cannot open")
@@ -141,8 +144,8 @@ def squash_root(monkeypatch: pytest.MonkeyPatch, share: Path, stat_too: bool = F
     """Refuse root what an NFS server with root_squash refuses it."""
 
     def squashed(call: Callable[..., object]) -> Callable[..., object]:
-        def refuse(path: str, *rest: int) -> object:
-            if os.geteuid() == 0 and path.startswith(str(share)):
+        def refuse(path: str, *rest: object) -> object:
+            if os.geteuid() == 0 and (path.startswith(str(share)) or is_below(path, share)):
                 raise PermissionError(errno.EACCES, "permission denied")
             return call(path, *rest)
 
@@ -150,7 +153,11 @@ def squash_root(monkeypatch: pytest.MonkeyPatch, share: Path, stat_too: bool = F
 
     monkeypatch.setattr(files, "_open_patiently", squashed(files._open_patiently))
     if stat_too:
-        monkeypatch.setattr(os, "stat", squashed(os.stat))
+        monkeypatch.setattr("vmguard.adapters.storage.path_walk.hold", squashed(regular_file.hold))
+
+
+def is_below(link: str, share: Path) -> bool:
+    return link.startswith("/proc/self/fd/") and os.readlink(link).startswith(str(share))
 
 
 assert vmguard.core.sources.image_name  # loaded before the children become users who may not read it

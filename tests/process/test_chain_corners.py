@@ -8,10 +8,10 @@ import pytest
 
 from tests.process.test_backing_chain import disk, domain, modes, notes
 from tests.support.qemu_img import create, overlay
-from vmguard.adapters.storage import files
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import NotAFile, ReadOnlyOpener
 from vmguard.adapters.storage.libvirt_pools import Pools
+from vmguard.adapters.storage.path_walk import Found
 from vmguard.core.locks.plan import EXCLUSIVE, SHARED
 from vmguard.core.sources.domain_xml import Domain, Source
 from vmguard.errors import PlanError
@@ -36,20 +36,25 @@ IMAGES_ELSEWHERE = {
 }
 
 
-@pytest.mark.parametrize("where", IMAGES_ELSEWHERE)
-def test_a_data_file_is_the_guests_data_wherever_its_image_lies(
-    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def is_a_device(path: str, what: str) -> None:
-        if path.startswith("/dev/"):
-            raise NotAFile(what, path, "block device")
+class WithDevices(ReadOnlyOpener):
+    """Whatever lies in /dev is a block device: not every machine has one."""
 
-    monkeypatch.setattr(files, "_look_first", is_a_device)
+    __slots__ = ()
+
+    def _find(self, path: str) -> Found:
+        if path.startswith("/dev/"):
+            raise NotAFile("disk", path, "block device")
+        return super()._find(path)
+
+
+@pytest.mark.parametrize("where", IMAGES_ELSEWHERE)
+def test_a_data_file_is_the_guests_data_wherever_its_image_lies(tmp_path: Path, where: str) -> None:
     kind, inside, mode = IMAGES_ELSEWHERE[where]
     create(tmp_path / "a")
     create(tmp_path / "data", format="raw")
     inside = inside.replace("{store}", STORE).replace("{0}", str(tmp_path))
-    plan = plan_of(domain(f"<disk type='{kind}'><driver type='qcow2'/>{inside}<target dev='vda'/></disk>"))
+    xml = domain(f"<disk type='{kind}'><driver type='qcow2'/>{inside}<target dev='vda'/></disk>")
+    plan = plan_of(xml, WithDevices())
     assert modes(plan)["data"] == (mode, "data-file")
     assert len(plan.unguarded) == 1  # negative control: the image itself is no file, and that is said
 

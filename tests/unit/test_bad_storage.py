@@ -15,6 +15,7 @@ from tests.support.disk_images import image
 from vmguard.adapters.storage import files
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import NotAFile, Opener
+from vmguard.adapters.storage.path_walk import Found
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.sources.domain_xml import parse_domain
 from vmguard.errors import LockUnavailable, StorageTimeout
@@ -53,10 +54,10 @@ def test_an_answer_of_the_storage(number: int, tmp_path: Path) -> None:
     class Failing(Opener):
         __slots__ = ()
 
-        def _open_as_anyone(self, path: str, flags: int) -> int:
-            if path.endswith("b"):
+        def _open_as_anyone(self, found: Found, flags: int) -> int:
+            if found.path.endswith("b"):
                 raise OSError(number, os.strerror(number))
-            return super()._open_as_anyone(path, flags)
+            return super()._open_as_anyone(found, flags)
 
     image(tmp_path / "b")
     image(tmp_path / "a", "b")
@@ -84,8 +85,8 @@ def test_a_device_is_told_by_its_place_and_never_opened() -> None:
     class Watching(Opener):
         __slots__ = ()
 
-        def _open_direct(self, path: str, flags: int) -> int:
-            raise AssertionError(f"{path} was opened")
+        def _open_direct(self, found: Found, flags: int) -> int:
+            raise AssertionError(f"{found.path} was opened")
 
     for path in ("/dev/zero", "/srv/../dev//zero"):
         with pytest.raises(NotAFile, match="is a character device"):

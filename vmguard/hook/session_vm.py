@@ -32,7 +32,7 @@ _TIMEOUT_S = 20.0
 
 def refuse_unless_allowed(domain: Domain, name: str) -> None:
     """Raise VmguardError if the configuration does not let the VM start unguarded."""
-    policy, seconds = _policy()
+    policy, seconds, trusted = _policy()
     who = f"VM '{printable(name)}' is a session VM of user {os.geteuid()}, which vmguard cannot guard"
     if policy == "allow":
         syslog.openlog("vmguard", syslog.LOG_PID)
@@ -41,7 +41,7 @@ def refuse_unless_allowed(domain: Domain, name: str) -> None:
     if policy == "refuse":
         raise DaemonError(f"{who}, so it is not started (hook.session_vms is refuse)", _ELSEWHERE)
     try:
-        shared = bounded_child.run(lambda: files_on_shares(domain), seconds, "looking where its files lie")
+        shared = bounded_child.run(lambda: files_on_shares(domain, trusted), seconds, "looking where its files lie")
     except VmguardError as problem:
         raise DaemonError(
             f"{who}, and it is not started, because nobody knows whether its files lie on NFS: {problem.message}",
@@ -57,18 +57,18 @@ def refuse_unless_allowed(domain: Domain, name: str) -> None:
         )
 
 
-def _policy() -> tuple[str, float]:
-    """Return ``hook.session_vms`` and the seconds that the share gets. Raise ConfigError when it is wrong."""
+def _policy() -> tuple[str, float, tuple[str, ...]]:
+    """Return ``hook.session_vms``, the seconds that the share gets, and where it may lead. Raise ConfigError."""
     site.main()  # hooks run with -S; the configuration needs the yaml package
     from vmguard import config
 
     try:
-        hook = config.load().hook
+        found = config.load()
     except ConfigError:
         if _is_hidden(config.DIRECTORY):
-            return "local", _TIMEOUT_S
+            return "local", _TIMEOUT_S, ()
         raise
-    return hook.session_vms, hook.timeout
+    return found.hook.session_vms, found.hook.timeout, found.storage.trusted_folders
 
 
 def _is_hidden(directory: str) -> bool:
@@ -82,7 +82,7 @@ def _is_hidden(directory: str) -> bool:
     return any(os.path.lexists(path) and not os.access(path, os.R_OK) for path in paths)
 
 
-def files_on_shares(domain: Domain) -> list[tuple[str, str]]:
+def files_on_shares(domain: Domain, trusted: tuple[str, ...] = ()) -> list[tuple[str, str]]:
     """Return (path, mount point) of the files that lie on NFS; of one that is still to be made, where it will lie.
 
     Opens them as this user, so it may hang: only for a child. Raise VmguardError when they cannot be determined.
@@ -91,7 +91,7 @@ def files_on_shares(domain: Domain) -> list[tuple[str, str]]:
     for fd in (0, 1, 2):  # libvirt waits until nobody has its pipes any more
         os.dup2(null, fd)
     try:
-        resolved = resolve(domain, ReadOnlyOpener(), Pools(_pool_directories()))
+        resolved = resolve(domain, ReadOnlyOpener(trusted), Pools(_pool_directories()))
     except VmguardError:
         # libvirt and QEMU will say what is wrong; only where there are shares must it be known first.
         if any(mount.is_nfs or mount.type == "autofs" for mount in mounts.mounts()):

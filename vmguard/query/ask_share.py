@@ -13,7 +13,7 @@ from typing import Any
 
 from vmguard.adapters.linux import bounded_child, mounts, ofd
 from vmguard.adapters.storage import lock_holder, owner_record
-from vmguard.adapters.storage.files import Opener, real_path
+from vmguard.adapters.storage.files import Opener
 from vmguard.adapters.storage.replaced import why_replaced
 from vmguard.core.locks.owner_record import TEXT_FIELDS, Owner
 from vmguard.core.locks.plan import EXCLUSIVE
@@ -42,7 +42,7 @@ def lock_of(path: str, mode: str, places: Places) -> LockOnShare:
 
     Raises StorageTimeout when the storage does not answer in time, VmguardError when the file cannot be opened.
     """
-    ask = functools.partial(_ask, path, mode, places.record_folder)
+    ask = functools.partial(_ask, path, mode, places.record_folder, places.trusted_folders)
     answer = bounded_child.run(ask, places.timeout, f"asking for {path}")
     return LockOnShare(
         conflict=bool(answer["conflict"]),
@@ -89,16 +89,15 @@ def _owner(value: Any) -> Owner | None:
 # -- in the child ---------------------------------------------------------------------------------------------------
 
 
-def _ask(path: str, mode: str, folder: str) -> dict[str, object]:
-    opened = Opener(writable=False).open(path, mode, path)
+def _ask(path: str, mode: str, folder: str, trusted: tuple[str, ...]) -> dict[str, object]:
+    opened = Opener(writable=False, trusted=trusted).open(path, mode, path)
     try:
         kind = ofd.WRITE if mode == EXCLUSIVE else ofd.READ
         conflict = ofd.conflict(opened.fd, kind, WHOLE)
         found = lock_holder.describe(path, opened.fd, folder)
-        real = real_path(opened.fd, path)
     finally:
         opened.close()
-    table = list(mounts.mounts())
+    real, table = opened.real, list(mounts.mounts())
     return {
         "conflict": conflict is not None,
         "owner": found.owner.as_json() if found.owner is not None else None,

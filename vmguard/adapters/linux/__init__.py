@@ -17,6 +17,7 @@ ofd                 open file description locks
 oom_and_scheduling  memory, OOM score, scheduling, limits of this process
 pidfd               signals and copies of descriptors
 proc                processes and their open files: the reads that answer at once
+regular_file        an open that opens files alone
 spawn               new processes, without waiting for the storage
 statefile           JSON files that are replaced atomically
 statx               a file's size, asked of its server anew
