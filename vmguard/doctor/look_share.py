@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 
 from vmguard.adapters.linux import ofd, proc
-from vmguard.core.locks.owner_record import SLOT_BYTES, parse_slot
+from vmguard.adapters.linux.regular_file import open_regular
+from vmguard.adapters.storage import owner_record
 from vmguard.core.locks.ranges import WHOLE
 from vmguard.doctor.facts import RecordFacts, ShareFacts
 
@@ -47,15 +48,8 @@ def _files(point: str) -> Iterator[tuple[str, str]]:
 
 
 def _claims(path: str) -> list[RecordFacts]:
-    try:
-        with open(path, "rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size // SLOT_BYTES - _MAX_SLOTS) * SLOT_BYTES)
-            data = stream.read(_MAX_SLOTS * SLOT_BYTES)
-    except OSError:
-        return []
-    owners = [parse_slot(data[at : at + SLOT_BYTES]) for at in range(0, len(data), SLOT_BYTES)]
-    return [RecordFacts(owner.host, owner.machine, owner.boot, owner.claimed) for owner in owners if owner is not None]
+    owners = owner_record.last_slots(path, _MAX_SLOTS)
+    return [RecordFacts(owner.host, owner.machine, owner.boot, owner.claimed) for owner in owners]
 
 
 def _is_fresh(path: str) -> bool:
@@ -77,7 +71,7 @@ def _change_meanwhile(paths: list[str]) -> list[str]:
 def _stamp(path: str) -> tuple[int, int]:
     """Return mtime (ns) and size as the server has them now: NFS asks again only at an open (close-to-open)."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = open_regular(path, os.O_RDONLY)
     except OSError:
         return 0, 0
     try:
@@ -90,7 +84,7 @@ def _stamp(path: str) -> tuple[int, int]:
 def _is_unlocked(path: str) -> bool:
     """Return whether no byte of a file is locked and no process of this host has it open for writing."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = open_regular(path, os.O_RDONLY)
     except OSError:
         return False
     try:

@@ -116,13 +116,13 @@ def _search(wanted: str, folder_name: str) -> list[dict[str, object]]:
     for mount in mounts.mounts():
         if not mount.is_nfs or not folder_name:
             continue
-        for folder, below, names in os.walk(mount.point):
+        for folder, below, names, fd in os.fwalk(mount.point):
             if folder[len(mount.point) :].count("/") >= _SEARCH_DEPTH:
                 below.clear()
             if os.path.basename(folder) != folder_name:
                 continue
             for name in sorted(names):
-                owner = owner_record.last_claim(os.path.join(folder, name))
+                owner = owner_record.last_claim(name, fd)
                 if owner is not None and wanted in (owner.vm, owner.uuid):
                     found.append({"owner": owner.as_json(), "folder": os.path.dirname(folder)})
     return found
