@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from vmguard.adapters.linux.statx import fresh_size
+from vmguard.adapters.storage.path_walk import find_near
 from vmguard.core.locks.owner_record import file_name, next_epoch
 from vmguard.core.watchdog.events import Token
 
@@ -26,9 +28,12 @@ def record_path(disk: str, folder: str, inode: int) -> str:
 def read_token(record: str) -> Token:
     """Return the newest epoch of an owner record. Raises nothing: what goes wrong is part of the answer."""
     try:
-        size = fresh_size(record)
-    except FileNotFoundError:
-        return Token()
+        found = find_near(record)
+        try:
+            # What is no file, or has a second name, is nothing that a claim has written.
+            size = fresh_size(found.fd) if stat.S_ISREG(found.mode) and found.status.st_nlink == 1 else 0
+        finally:
+            found.close()
     except OSError as problem:
         if problem.errno in _GONE:
             return Token()

@@ -54,7 +54,16 @@ def find(path: str) -> Found:
     return _by_name(path)
 
 
-def _by_name(path: str) -> Found:
+def find_near(path: str) -> Found:
+    """Find what lies at a path without links, as it was found once; the caller closes it. Raises as ``find``.
+
+    A link that has been put there since is followed only to what lies beside it or below, any other is an ELOOP:
+    anywhere else may be a storage that never answers.
+    """
+    return _by_name(path, near=True)
+
+
+def _by_name(path: str, near: bool = False) -> Found:
     names = path.split("/")[::-1]
     links: list[tuple[str, int]] = []
     at = os.open("/" if path.startswith("/") else ".", _DIRECTORY)
@@ -69,7 +78,7 @@ def _by_name(path: str) -> Found:
                 at = _replace(at, held)
                 continue
             try:
-                if len(links) == _MAX_LINKS:
+                if len(links) == _MAX_LINKS or (near and (text.startswith("/") or ".." in text.split("/"))):
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
                 links.append(_place(held))
             finally:
