@@ -54,6 +54,7 @@ def lock_of(path: str, mode: str, places: Places) -> LockOnShare:
         other_mount=str(answer["other_mount"]),
         bare=str(answer["bare"]),
         doubt=str(answer["doubt"]),
+        is_reader=bool(answer["is_reader"]),
     )
 
 
@@ -108,6 +109,7 @@ def _ask(path: str, mode: str, folder: str, trusted: tuple[str, ...]) -> dict[st
         "other_mount": other_mounts.why_of_path(real, table),
         "bare": other_mounts.why_bare(real, table),
         "doubt": found.doubt,
+        "is_reader": found.is_reader,
     }
 
 
