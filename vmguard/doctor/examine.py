@@ -70,7 +70,7 @@ class _Try:
         what = f"locks on {mount.point} were tried"
         self._scratch = Child(lambda: asdict(scratch.attempt(mount.point, mount.point, seek, user)), seconds, what)
         look = f"{mount.point} was looked through"
-        self._share = Child(lambda: asdict(look_share.look(mount.point, folder)), seconds, look)
+        self._share = Child(lambda: asdict(look_share.look(mount.point, folder, user)), seconds, look)
 
     def findings(self, config: Config, host: HostFacts) -> list[Finding]:
         watch = config.watch

@@ -1,4 +1,4 @@
-"""Looks through a share: owner records of all hosts, and images written to without a lock. May hang."""
+"""Looks through a share: owner records of all hosts, images written to without a lock, and modes. May hang."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from vmguard.adapters.linux.regular_file import open_regular
 from vmguard.adapters.storage import owner_record
 from vmguard.core.locks.ranges import WHOLE
 from vmguard.doctor.facts import RecordFacts, ShareFacts
+from vmguard.doctor.look_modes import Modes
 
 _MAX_DEPTH = 4
 _MAX_FILES = 5000
@@ -23,8 +24,9 @@ _WATCH_S = 1.5
 _IMAGES = (".qcow2", ".raw", ".img", ".vmdk", ".qed", ".vdi")
 
 
-def look(point: str, folder_name: str) -> ShareFacts:
+def look(point: str, folder_name: str, qemu_user: str = "") -> ShareFacts:
     """Look through a share, up to a depth and a number of files that suffice for ordinary ones."""
+    modes = Modes(point, qemu_user)
     records: list[RecordFacts] = []
     fresh: list[str] = []
     for count, (folder, name) in enumerate(_files(point)):
@@ -33,10 +35,11 @@ def look(point: str, folder_name: str) -> ShareFacts:
         path = os.path.join(folder, name)
         if folder_name and os.path.basename(folder) == folder_name:
             records += _claims(path) if name.endswith(".owner") else []
-        elif name.endswith(_IMAGES) and _is_fresh(path):
-            fresh.append(path)
+        elif name.endswith(_IMAGES) and (status := _status(path)) is not None:
+            modes.add(path, status)
+            fresh += [path] if _is_fresh(status) else []
     unlocked = [path for path in fresh if _is_unlocked(path)]
-    return ShareFacts(tuple(records), tuple(_change_meanwhile(unlocked)))
+    return ShareFacts(tuple(records), tuple(_change_meanwhile(unlocked)), modes.facts())
 
 
 def _files(point: str) -> Iterator[tuple[str, str]]:
@@ -52,12 +55,16 @@ def _claims(path: str) -> list[RecordFacts]:
     return [RecordFacts(owner.host, owner.machine, owner.boot, owner.claimed) for owner in owners]
 
 
-def _is_fresh(path: str) -> bool:
-    """Return whether a file was written to recently. The server's clock may be ahead of ours or behind it."""
+def _status(path: str) -> os.stat_result | None:
     try:
-        return abs(time.time() - os.lstat(path).st_mtime) < _RECENT_S
+        return os.lstat(path)
     except OSError:
-        return False
+        return None
+
+
+def _is_fresh(status: os.stat_result) -> bool:
+    """Return whether a file was written to recently. The server's clock may be ahead of ours or behind it."""
+    return abs(time.time() - status.st_mtime) < _RECENT_S
 
 
 def _change_meanwhile(paths: list[str]) -> list[str]:
