@@ -30,8 +30,9 @@ def read_token(record: str) -> Token:
     try:
         found = find_near(record)
         try:
-            # What is no file, or has a second name, is nothing that a claim has written.
-            size = fresh_size(found.fd) if stat.S_ISREG(found.mode) and found.status.st_nlink == 1 else 0
+            # What is no file, has a second name, or is a link's, is nothing that a claim has written.
+            is_record = stat.S_ISREG(found.mode) and found.status.st_nlink == 1 and not found.links
+            size = fresh_size(found.fd) if is_record else 0
         finally:
             found.close()
     except OSError as problem:
