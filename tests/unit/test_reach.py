@@ -130,6 +130,22 @@ def test_of_a_local_image_that_of_its_own_folder_is_locked_and_nothing_else(tmp_
     assert set(locked(found)) == {"web.qcow2"}
 
 
+def test_a_linked_clone_on_one_storage_of_proxmox_is_locked_as_ever(tmp_path: Path) -> None:
+    for vmid in ("100", "101"):
+        (tmp_path / "images" / vmid).mkdir(parents=True)
+    base = image(tmp_path / "images/100/base.qcow2")
+    clone = image(tmp_path / "images/101/clone.qcow2", "../100/base.qcow2")
+    for home, wanted in ((str(tmp_path), {"clone.qcow2", "base.qcow2"}), ("", {"clone.qcow2"})):
+        domain = Domain("web", "101")
+        source = Source("scsi0", "file", str(clone), EXCLUSIVE, "disk", "qcow2")
+        source.home = home
+        domain.sources.append(source)
+        resolved = resolve(domain, Opener())
+        resolved.close()
+        assert set(locked(resolved)) == wanted
+    assert base.exists()
+
+
 def test_what_the_configuration_names_too_is_locked(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     base = image(tmp_path / "base.iso")
