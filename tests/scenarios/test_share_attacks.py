@@ -129,13 +129,14 @@ def test_no_header_makes_root_lock_a_file_of_the_host(place: Place) -> None:
 
 def test_another_file_with_a_records_name_is_not_written(place: Place) -> None:
     """A server lets everybody link files of others: the kernel's protected_hardlinks is the client's."""
-    host = place.node.host
-    host.run(f"truncate -s 1M {OPEN}/web.raw; echo precious > {SHARE}/precious; chmod 600 {SHARE}/precious", 30)
-    inode = host.run(f"stat -c %i {OPEN}/web.raw", 30).stdout.strip()
-    place.mallory("mkdir", f"{OPEN}/.vmguard")
+    host, folder = place.node.host, f"{SHARE}/theirs"
+    host.run(f"mkdir {folder}; chmod 777 {folder}; truncate -s 1M {folder}/web.raw", 30)
+    host.run(f"echo precious > {SHARE}/precious; chmod 600 {SHARE}/precious", 30)
+    inode = host.run(f"stat -c %i {folder}/web.raw", 30).stdout.strip()
     place.client.run(["sysctl", "-qw", "fs.protected_hardlinks=0"], 30)
-    place.mallory("ln", f"{SHARE}/precious", f"{OPEN}/.vmguard/{inode}.owner")
-    place.started(f"{OPEN}/web.raw")
+    place.mallory("mkdir", f"{folder}/.vmguard")
+    place.mallory("ln", f"{SHARE}/precious", f"{folder}/.vmguard/{inode}.owner")
+    place.started(f"{folder}/web.raw")
     assert host.get(f"{SHARE}/precious") == b"precious\n"
 
 
