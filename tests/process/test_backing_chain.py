@@ -14,6 +14,7 @@ from tests.support.qemu_img import create, overlay
 from vmguard.adapters.storage.backing_chain import MAX_CHAIN, plan_of, resolve
 from vmguard.adapters.storage.files import Opener, ReadOnlyOpener
 from vmguard.adapters.storage.libvirt_pools import Pools
+from vmguard.adapters.storage.path_walk import Found
 from vmguard.core.locks.plan import EXCLUSIVE, SHARED, Plan
 from vmguard.core.sources.domain_xml import parse_domain
 from vmguard.errors import PlanError
@@ -290,9 +291,9 @@ class Counting(ReadOnlyOpener):
         super().__init__()
         self.opened = 0
 
-    def _open_direct(self, path: str, flags: int) -> int:
+    def _open_direct(self, found: Found, flags: int) -> int:
         self.opened += 1
-        return super()._open_direct(path, flags)
+        return super()._open_direct(found, flags)
 
 
 def test_every_path_is_opened_once(tmp_path: Path) -> None:
@@ -352,10 +353,10 @@ def test_a_file_system_without_direct_io() -> None:
     class Refusing(Opener):
         __slots__ = ()
 
-        def _open_as_anyone(self, path: str, flags: int) -> int:
+        def _open_as_anyone(self, found: Found, flags: int) -> int:
             if flags & os.O_DIRECT:
                 raise OSError(errno.EINVAL, "invalid argument")
-            return super()._open_as_anyone(path, flags)
+            return super()._open_as_anyone(found, flags)
 
     file = Refusing().open(__file__, EXCLUSIVE, "disk vda")
     try:

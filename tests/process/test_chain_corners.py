@@ -9,8 +9,9 @@ import pytest
 from tests.process.test_backing_chain import disk, domain, modes, notes
 from tests.support.qemu_img import create, overlay
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
-from vmguard.adapters.storage.files import NotAFile, OpenedFile, ReadOnlyOpener
+from vmguard.adapters.storage.files import NotAFile, ReadOnlyOpener
 from vmguard.adapters.storage.libvirt_pools import Pools
+from vmguard.adapters.storage.path_walk import Found
 from vmguard.core.locks.plan import EXCLUSIVE, SHARED
 from vmguard.core.sources.domain_xml import Domain, Source
 from vmguard.errors import PlanError
@@ -35,15 +36,15 @@ IMAGES_ELSEWHERE = {
 }
 
 
-class AllDevices(ReadOnlyOpener):
-    """Finds a block device wherever a path leads into /dev."""
+class WithDevices(ReadOnlyOpener):
+    """Whatever lies in /dev is a block device: not every machine has one."""
 
     __slots__ = ()
 
-    def open(self, path: str, mode: str, what: str) -> OpenedFile:
+    def _find(self, path: str) -> Found:
         if path.startswith("/dev/"):
-            raise NotAFile(what, path, "block device")
-        return super().open(path, mode, what)
+            raise NotAFile("disk", path, "block device")
+        return super()._find(path)
 
 
 @pytest.mark.parametrize("where", IMAGES_ELSEWHERE)
@@ -52,9 +53,8 @@ def test_a_data_file_is_the_guests_data_wherever_its_image_lies(tmp_path: Path, 
     create(tmp_path / "a")
     create(tmp_path / "data", format="raw")
     inside = inside.replace("{store}", STORE).replace("{0}", str(tmp_path))
-    plan = plan_of(
-        domain(f"<disk type='{kind}'><driver type='qcow2'/>{inside}<target dev='vda'/></disk>"), AllDevices()
-    )
+    xml = domain(f"<disk type='{kind}'><driver type='qcow2'/>{inside}<target dev='vda'/></disk>")
+    plan = plan_of(xml, WithDevices())
     assert modes(plan)["data"] == (mode, "data-file")
     assert len(plan.unguarded) == 1  # negative control: the image itself is no file, and that is said
 

@@ -95,6 +95,7 @@ def test_killed_by_a_fence_until_it_is_acknowledged(told: Told) -> None:
     told.qemu.open(told.other)
     assert eventually(lambda: told.state in "ZX")
     told.qemu.kill()
+    told.rival.let_go()
     assert eventually(lambda: "fence.done" in told.codes(), 10)
     assert told.guard.vmguard("status").status == 2
     assert "VM 'web' was killed by a fence at " in told.said("status")

@@ -207,7 +207,10 @@ class Rival:
         ofd.lock(self.fd, str(path), kind, WHOLE)
 
     def let_go(self) -> None:
-        os.close(self.fd)
+        """Close the file; nothing happens the second time."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
 
 
 def open_corner(

@@ -303,7 +303,7 @@ STORAGE: dict[str, Case] = {
     "a ring of symlinks": (symlink_ring, PlanError, "'{dir}/a': too many symbolic links"),
     "a directory": (directory, PlanError, "'{dir}/a' is a directory, not a file"),
     "a FIFO": (fifo, PlanError, "'{dir}/a' is a FIFO"),
-    "a socket": (unix_socket, PlanError, "'{dir}/a': it is a socket"),
+    "a socket": (unix_socket, PlanError, "'{dir}/a' is a socket"),
     "a character device": (character_device, PlanError, "'/dev/null' is a character device"),
     "a character device behind a symlink": (hidden_character_device, PlanError, "'{dir}/a' is a character device"),
     "a name too long": (name_too_long, PlanError, "too long (ENAMETOOLONG)"),

@@ -12,8 +12,10 @@ import pytest
 
 from tests.support.descriptors import keep_descriptors
 from tests.support.disk_images import domain_xml, image
+from vmguard.adapters.storage import path_walk
 from vmguard.adapters.storage.backing_chain import plan_of, resolve
 from vmguard.adapters.storage.files import NotAFile, OpenedFile, Opener
+from vmguard.adapters.storage.path_walk import Found
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.sources.domain_xml import parse_domain
 from vmguard.errors import LockUnavailable, StorageTimeout
@@ -42,10 +44,10 @@ def test_an_answer_of_the_storage(number: int, tmp_path: Path) -> None:
     class Failing(Opener):
         __slots__ = ()
 
-        def _open_as_anyone(self, path: str, flags: int) -> int:
-            if path.endswith("b"):
+        def _open_as_anyone(self, found: Found, flags: int) -> int:
+            if found.path.endswith("b"):
                 raise OSError(number, os.strerror(number))
-            return super()._open_as_anyone(path, flags)
+            return super()._open_as_anyone(found, flags)
 
     image(tmp_path / "b")
     image(tmp_path / "a", "b")
@@ -69,15 +71,15 @@ def test_a_device_is_told_by_its_place_and_never_opened() -> None:
     class Watching(Opener):
         __slots__ = ()
 
-        def _open_direct(self, path: str, flags: int) -> int:
-            raise AssertionError(f"{path} was opened")
+        def _open_direct(self, found: Found, flags: int) -> int:
+            raise AssertionError(f"{found.path} was opened")
 
     for path in ("/dev/zero", "/srv/../dev//zero"):
         with pytest.raises(NotAFile, match="is a character device"):
             Watching().open(path, EXCLUSIVE, "disk vda")
 
 
-def test_direct_reads_are_aligned_wherever_the_image_begins() -> None:
+def test_direct_reads_are_aligned_wherever_the_image_begins(tmp_path: Path) -> None:
     asked = []
 
     class Watching(OpenedFile):
@@ -87,7 +89,8 @@ def test_direct_reads_are_aligned_wherever_the_image_begins() -> None:
             asked.append((start, len(buffer)))
             return len(buffer)
 
-    file = Watching("/a", -1, (0, 0), 0, EXCLUSIVE, "disk vda")
+    found = path_walk.find(str(image(tmp_path / "a")))
+    file = Watching(found, -1, (0, 0), 0, EXCLUSIVE, "disk vda")
     for count, offset in ((4096, 0), (4096, 10_000), (1, 8191), (5000, 4096)):
         assert len(file.read(count, offset)) == count
     assert asked == [(0, 4096), (8192, 8192), (4096, 4096), (4096, 8192)]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from vmguard import config
 from vmguard.config import document
-from vmguard.config.values import AbsolutePath
+from vmguard.config.values import AbsolutePath, Folders
 from vmguard.errors import ConfigError
 
 SHIPPED = Path(__file__).parents[2] / "config" / "vmguard.yaml"
@@ -78,7 +78,7 @@ def test_the_shipped_file_explains_every_setting_in_79_columns() -> None:
     for row in config.settings():
         assert re.search(rf"(?m)^  #{row.key}: ", text)
         assert row.help
-        assert row.kind.parse(row.kind.show(row.default) if row.default != "" else "") == row.default
+        assert row.kind.parse(row.kind.show(row.default) if row.default not in ("", ()) else "") == row.default
 
 
 def test_a_later_drop_in_wins_key_by_key_and_show_can_tell_where(write: Write) -> None:
@@ -149,6 +149,8 @@ def test_yaml_1_1_does_not_reinterpret_words(write: Write) -> None:
 
 def test_a_path_is_made_plain() -> None:
     assert AbsolutePath().parse("//run//vmguard/./") == "/run/vmguard"
+    assert Folders().parse("/srv/a:/srv//b/") == ("/srv/a", "/srv/b")
+    assert Folders().show(("/srv/a", "/srv/b")) == '"/srv/a:/srv/b"'
 
 
 def test_the_run_directory_leaves_room_for_the_name_of_a_socket(write: Write) -> None:
@@ -169,6 +171,12 @@ MISTAKES = {
     "a mistyped choice": ("daemon: {log_level: inof}", 1, "daemon.log_level", "did you mean 'info'?"),
     "not a switch": ("owner_record: {enabled: 1}", 1, "owner_record.enabled", "'1' is not yes or no"),
     "a relative path": ("daemon: {run_dir: run}", 1, "daemon.run_dir", "'run' is not an absolute path"),
+    "a relative folder among others": (
+        "storage: {trusted_folders: '/srv/a:b'}",
+        1,
+        "storage.trusted_folders",
+        "'b' is not an absolute path",
+    ),
     "a path upwards": ("daemon: {run_dir: /run/../etc}", 1, "daemon.run_dir", "is not an absolute path"),
     "a path as a name": ("owner_record: {directory: ../x}", 1, "owner_record.directory", "'../x' is not the name of"),
     "dot-dot as a name": ("owner_record: {directory: ..}", 1, "owner_record.directory", "'..' is not the name of"),

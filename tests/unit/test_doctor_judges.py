@@ -23,6 +23,7 @@ from vmguard.doctor.facts import (
     HostFacts,
     IdentityFacts,
     LibvirtFacts,
+    ModeFacts,
     MountFacts,
     OtherMountFacts,
     ProxmoxFacts,
@@ -129,6 +130,10 @@ def selinux(name: str, value: bool) -> dict[str, ConfinementFacts]:
     return {"confined": ConfinementFacts(1, ((name, value),))}
 
 
+def modes(**paths: tuple[str, ...]) -> Any:
+    return {"share": ShareFacts(modes=ModeFacts(**paths))}
+
+
 def hook(executable: bool = True, missing: str = "") -> tuple[str, bool, str]:
     return ("/etc/libvirt/hooks/qemu.d/50-vmguard", executable, missing)
 
@@ -175,6 +180,9 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("storage.root", "FAIL", "neither root", {"scratch": ScratchFacts(error=("EACCES", "Permission denied"))}),
     ("storage.foreign-writers", "FAIL", "b.qcow2", {"share": ShareFacts(unlocked_writes=("/srv/vm/b.qcow2",))}),
     ("storage.foreign-writers", "WARN", "could not be looked", {"share": ShareFacts(problem="it is too slow")}),
+    ("storage.modes", "FAIL", "everybody may write to: /srv/vm, /srv/vm/a", modes(writable=("/srv/vm", "/srv/vm/a"))),
+    ("storage.modes", "WARN", "a, b, c and 1 more", modes(readable=("a", "b", "c", "d"))),
+    ("storage.modes", "WARN", "user 1000", modes(owned=("/srv/vm/a.qcow2 (user 1000)",))),
     ("storage.twins", "FAIL", "a clone", record("hyp-a", "a" * 32)),
     ("storage.twins", "WARN", "calls itself hyp-a", record("hyp-a")),
     ("storage.twins", "FAIL", "calls itself hyp-a", {**record("hyp-a"), "host": host(unique_id="", persistent="")}),

@@ -158,6 +158,32 @@ def test_claims_of_all_hosts_and_images_that_are_written_to_without_a_lock(tmp_p
     assert [os.path.basename(path) for path in found.unlocked_writes] == ["fresh.raw"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away needs root")
+def test_images_and_folders_that_others_may_read_or_write(tmp_path: Path) -> None:
+    def make(name: str, mode: int) -> str:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        path.chmod(mode)
+        return str(path)
+
+    tmp_path.chmod(0o755)
+    read, written, hidden = make("a.qcow2", 0o644), make("b.raw", 0o666), make("closed/c.raw", 0o666)
+    make("d.raw", 0o660)
+    (tmp_path / "notes.txt").touch(0o666)
+    (tmp_path / "link.raw").symlink_to("/etc/passwd")
+    os.chown(make("e.raw", 0o600), 1234, 0)
+    for folder, mode in (("closed", 0o700), ("open", 0o777)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder).chmod(mode)
+    make("open/f.raw", 0o600)
+    found = look_share.look(str(tmp_path), ".vmguard").modes
+    assert found.readable == (read,)
+    assert set(found.writable) == {written, str(tmp_path / "open")}
+    assert found.owned == (f"{tmp_path}/e.raw (user 1234)",)
+    assert hidden not in found.readable + found.writable, "control: nobody gets into its folder"
+
+
 # -- identity -------------------------------------------------------------------------------------------------------
 
 ME = IdentityFacts(name="hyp-a", unique_id="", hardware="cafe")

@@ -54,6 +54,12 @@ def test_a_file_is_the_same_on_the_wire_as_before_to_the_byte(text: str) -> None
     assert lean_json.encode(ClaimedFileMessage.from_json(json.loads(text)).as_json()) == text
 
 
+def test_the_folders_that_a_share_may_lead_to_are_passed_on() -> None:
+    said = {**settings(), "trusted_folders": ["/srv/templates"]}
+    assert ClaimSettings.from_json(said).as_json() == said
+    assert ClaimSettings.from_json(settings()).trusted_folders == [], "an older daemon does not know them"
+
+
 def test_what_an_older_daemon_says_is_understood() -> None:
     """Before there were migrations, it did not know ``incoming``."""
     read = ClaimSettings.from_json({key: value for key, value in settings().items() if key != "incoming"})

@@ -34,6 +34,13 @@ FILE = FileAnswer.from_json(
         (replace(HELD, local_users=LOCAL), Holder.PROCESS_HERE, "a process of this host: qemu-img (pid 12)", ""),
         (replace(HELD, local_users=LOCAL, owner=THERE), Holder.PROCESS_HERE, "qemu-img (pid 12)", ""),
         (replace(HELD, local_users=LOCAL, owner=HERE), Holder.HOST, "held by hyp-a", "if hyp-a is dead"),
+        (
+            replace(HELD, local_users=LOCAL, owner=HERE, is_reader=True),
+            Holder.READER,
+            "a reader (a shared lock) on this host: qemu-img (pid 12)",
+            "chmod o-rwx",
+        ),
+        (replace(HELD, owner=THERE, is_reader=True), Holder.READER, "a shared lock) on another host", "until it ends"),
         (HELD, Holder.UNKNOWN, "does not use vmguard (no owner record of a present claim)", "look for QEMU"),
         (replace(HELD, owner=RELEASED, record_problem="torn"), Holder.UNKNOWN, "vmguard (torn)", "look for QEMU"),
         (replace(HELD, owner=THERE), Holder.HOST, "(12 min ago), epoch 4", "from 13:12:11 UTC on at the latest"),

@@ -21,6 +21,7 @@ def of_config(config: Config, timeout: float) -> Places:
         libvirt_config_dir=config.libvirt.config_dir,
         proxmox_run_dir=config.proxmox.run_dir,
         proxmox_config_dir=config.proxmox.config_dir,
+        trusted_folders=config.storage.trusted_folders,
         record_folder=config.owner_record.directory if config.owner_record.enabled else "",
         timeout=timeout,
     )

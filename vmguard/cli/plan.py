@@ -36,14 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    timeout = places.timeout_of(args)
+    timeout, trusted = places.timeout_of(args), load(args.config).storage.trusted_folders
     if args.vmid or args.pve_config:
         vm = _proxmox(args)
-        plan = start_plan.of_domain(vm.domain, timeout)
+        plan = start_plan.of_domain(vm.domain, timeout, trusted)
         for note in vm.notes:
             out.warn(note)
     else:
-        plan = start_plan.of_xml(_xml(args), timeout)
+        plan = start_plan.of_xml(_xml(args), timeout, trusted)
     if args.json:
         out.json(plan.as_json())
         return Status.OK

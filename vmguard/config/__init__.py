@@ -15,6 +15,7 @@ settings   the table of settings, from which everything else is made
 libvirt    section ``libvirt`` of the table
 migration  section ``migration``
 proxmox    section ``proxmox``
+storage    section ``storage``
 watch      section ``watch``
 row        how a row of the table is written
 values     the kinds of values: how each is read, shown and described

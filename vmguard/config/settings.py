@@ -22,6 +22,7 @@ from vmguard.config.migration import Migration
 from vmguard.config.proxmox import Proxmox
 from vmguard.config.row import section as _section
 from vmguard.config.row import setting as _setting
+from vmguard.config.storage import Storage
 from vmguard.config.values import AbsolutePath, Choice, Duration, Kind, Line, Name, YesNo
 from vmguard.config.watch import Watch
 from vmguard.core.watchdog.events import Level
@@ -289,6 +290,7 @@ class Config:
         "What happens with storage that cannot be guarded: allow starts the VM silently, warn starts it and says so, "
         "refuse does not start it.",
     )
+    storage: Storage = _section(Storage, "How far a share reaches into this host.")
     windows: Windows = _section(
         Windows,
         "vmguard locks each disk from byte 0 to its end. Others lock single bytes of it on the same host, and could "

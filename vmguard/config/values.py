@@ -138,6 +138,21 @@ class AbsolutePath(Kind[str]):
         return self._what
 
 
+class Folders(Kind[tuple[str, ...]]):
+    """Absolute paths, separated by colons as in PATH."""
+
+    _path = AbsolutePath()
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        return tuple(self._path.parse(part) for part in text.split(":")) if text else ()
+
+    def show(self, value: tuple[str, ...]) -> str:
+        return json.dumps(":".join(value), ensure_ascii=False)
+
+    def describe(self) -> str:
+        return 'absolute paths of directories with colons between them, or ""'
+
+
 class Name(Kind[str]):
     """A short name of harmless characters."""
 

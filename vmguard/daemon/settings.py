@@ -11,7 +11,7 @@ from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import clock
 from vmguard.config.choices import LocalFiles
 from vmguard.config.settings import Config
-from vmguard.core.locks.plan import BLOCK, DIRECTORY, MISSING, NETWORK, OTHER_MOUNT
+from vmguard.core.locks.plan import BLOCK, DIRECTORY, LOCAL, MISSING, NETWORK, OTHER_MOUNT
 from vmguard.core.locks.ranges import LIBVIRT_RANGE, QEMU_RANGE, RESERVATION, VIRTLOCKD_RANGE, Range, held_ranges
 from vmguard.core.watchdog.policy import HostFence, Policy
 from vmguard.core.watchdog.timing import Wishes
@@ -95,6 +95,7 @@ class Settings:
             OTHER_MOUNT: str(policy.other_mounts),
             MISSING: "allow",
             DIRECTORY: "allow",
+            LOCAL: "allow",
         }
         return ClaimSettings(
             now=clock.wall(),
@@ -107,6 +108,7 @@ class Settings:
             identity=HostIdentity(**fields(record)),
             as_users=[] if known.runs_qemu_as_root else _user(config.libvirt.qemu_user),
             incoming=incoming,
+            trusted_folders=list(config.storage.trusted_folders),
         )
 
     def windows(self, hypervisor: str) -> list[Range]:

@@ -8,6 +8,7 @@ facts          what was looked at
 finding        one finding: check, subject, level, text, and how to mend it
 catalogue      every check, and why it matters
 look_host      looks at this host: kernel, clock, NFS client id, watchdog device
+look_modes     looks at who else may read or write the images
 look_mount     looks at NFS mounts through /proc alone
 look_share     looks through a share: owner records, images written to without a lock
 scratch        tries locks with a scratch file on a share

@@ -89,7 +89,7 @@ def begin_trial(mount: MountFacts, config: Config, seconds: float) -> ShareTrial
         mount,
         seconds,
         lambda: scratch.attempt(mount.point, mount.point, seek, user),
-        lambda: look_share.look(mount.point, folder),
+        lambda: look_share.look(mount.point, folder, user),
     )
 
 

@@ -112,17 +112,29 @@ class RecordFacts:
 
 
 @dataclass(frozen=True)
+class ModeFacts:
+    """Images that others may read, images and folders of images that others may write, and those of ordinary users."""
+
+    readable: tuple[str, ...] = ()
+    writable: tuple[str, ...] = ()
+    #: with the owner: ``/srv/vm/a.qcow2 (user 1000)``
+    owned: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ShareFacts:
-    """What lies on a share: the claims of all hosts, and images that are written to without a lock."""
+    """What lies on a share: the claims of all hosts, images that are written to without a lock, and who may do what."""
 
     records: tuple[RecordFacts, ...] = ()
     unlocked_writes: tuple[str, ...] = ()
+    modes: ModeFacts = ModeFacts()
     #: why it could not be looked through
     problem: str = ""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ShareFacts:
-        return cls(tuple(RecordFacts(**record) for record in value["records"]), tuple(value["unlocked_writes"]))
+        modes = ModeFacts(**{name: tuple(paths) for name, paths in value["modes"].items()})
+        return cls(tuple(RecordFacts(**record) for record in value["records"]), tuple(value["unlocked_writes"]), modes)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from shlex import quote
 
-from vmguard.doctor.facts import IdentityFacts, MountFacts, ScratchFacts, ShareFacts
+from vmguard.doctor.facts import IdentityFacts, ModeFacts, MountFacts, ScratchFacts, ShareFacts
 from vmguard.doctor.finding import FIX_IDENTITY, Finding, fail, ok, warn
 
+#: paths of one kind that a finding names
+_SHOWN = 3
 _FULL = "df -h and df -i on the server"
 #: what keeps an export from coming later than the server of it
 EXPORT_ORDER = (
@@ -105,7 +108,7 @@ def judge_share(mount: MountFacts, share: ShareFacts, identity: IdentityFacts) -
     """Judge the owner records of all hosts, and images that are written to without a lock."""
     if share.problem:
         return [warn("storage.foreign-writers", mount.point, f"it could not be looked through: {share.problem}", "")]
-    return [*_writers(mount, share), *_twins(mount, share, identity)]
+    return [*_writers(mount, share), _modes(mount, share.modes), *_twins(mount, share, identity)]
 
 
 def _writers(mount: MountFacts, share: ShareFacts) -> list[Finding]:
@@ -121,6 +124,30 @@ def _writers(mount: MountFacts, share: ShareFacts) -> list[Finding]:
     text = f"written to just now, locked by nobody and open nowhere on this host: {shown}"
     mend = f"look for QEMU or qemu-img on the other hosts that mount {mount.source}, and install vmguard there"
     return [fail("storage.foreign-writers", mount.point, text, mend)]
+
+
+def _modes(mount: MountFacts, modes: ModeFacts) -> Finding:
+    seen = [
+        f"{words}: {_some(paths)}"
+        for words, paths in (
+            ("everybody may write to", modes.writable),
+            ("everybody may read", modes.readable),
+            ("an ordinary user owns", modes.owned),
+        )
+        if paths
+    ]
+    if not seen:
+        return ok("storage.modes", mount.point, "only root and QEMU may open the images and change their folders")
+    open_to_all = [*modes.writable, *modes.readable]
+    mend = [f"chmod o-rwx {' '.join(map(quote, open_to_all[:_SHOWN]))}"] if open_to_all else []
+    mend += ["chown root, or QEMU's user, what an ordinary user owns"] if modes.owned else []
+    make = fail if modes.writable else warn
+    return make("storage.modes", mount.point, "; ".join(seen), "; ".join(mend))
+
+
+def _some(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return ", ".join(paths[:_SHOWN]) + more
 
 
 def _twins(mount: MountFacts, share: ShareFacts, me: IdentityFacts) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Looks through a share: owner records of all hosts, and images written to without a lock. May hang."""
+"""Looks through a share: owner records of all hosts, images written to without a lock, and modes. May hang."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterator
 
 from vmguard.adapters.linux import ofd, proc
-from vmguard.core.locks.owner_record import SLOT_BYTES, parse_slot
+from vmguard.adapters.linux.regular_file import open_regular
+from vmguard.adapters.storage import owner_record
 from vmguard.core.locks.ranges import WHOLE
 from vmguard.doctor.facts import RecordFacts, ShareFacts
+from vmguard.doctor.look_modes import Modes
 
 _MAX_DEPTH = 4
 _MAX_FILES = 5000
@@ -22,8 +24,9 @@ _WATCH_S = 1.5
 _IMAGES = (".qcow2", ".raw", ".img", ".vmdk", ".qed", ".vdi")
 
 
-def look(point: str, folder_name: str) -> ShareFacts:
+def look(point: str, folder_name: str, qemu_user: str = "") -> ShareFacts:
     """Look through a share, up to a depth and a number of files that suffice for ordinary ones."""
+    modes = Modes(point, qemu_user)
     records: list[RecordFacts] = []
     fresh: list[str] = []
     for count, (folder, name) in enumerate(_files(point)):
@@ -32,10 +35,11 @@ def look(point: str, folder_name: str) -> ShareFacts:
         path = os.path.join(folder, name)
         if folder_name and os.path.basename(folder) == folder_name:
             records += _claims(path) if name.endswith(".owner") else []
-        elif name.endswith(_IMAGES) and _is_fresh(path):
-            fresh.append(path)
+        elif name.endswith(_IMAGES) and (status := _status(path)) is not None:
+            modes.add(path, status)
+            fresh += [path] if _is_fresh(status) else []
     unlocked = [path for path in fresh if _is_unlocked(path)]
-    return ShareFacts(tuple(records), tuple(_change_meanwhile(unlocked)))
+    return ShareFacts(tuple(records), tuple(_change_meanwhile(unlocked)), modes.facts())
 
 
 def _files(point: str) -> Iterator[tuple[str, str]]:
@@ -47,23 +51,20 @@ def _files(point: str) -> Iterator[tuple[str, str]]:
 
 
 def _claims(path: str) -> list[RecordFacts]:
+    owners = owner_record.last_slots(path, _MAX_SLOTS)
+    return [RecordFacts(owner.host, owner.machine, owner.boot, owner.claimed) for owner in owners]
+
+
+def _status(path: str) -> os.stat_result | None:
     try:
-        with open(path, "rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size // SLOT_BYTES - _MAX_SLOTS) * SLOT_BYTES)
-            data = stream.read(_MAX_SLOTS * SLOT_BYTES)
+        return os.lstat(path)
     except OSError:
-        return []
-    owners = [parse_slot(data[at : at + SLOT_BYTES]) for at in range(0, len(data), SLOT_BYTES)]
-    return [RecordFacts(owner.host, owner.machine, owner.boot, owner.claimed) for owner in owners if owner is not None]
+        return None
 
 
-def _is_fresh(path: str) -> bool:
+def _is_fresh(status: os.stat_result) -> bool:
     """Return whether a file was written to recently. The server's clock may be ahead of ours or behind it."""
-    try:
-        return abs(time.time() - os.lstat(path).st_mtime) < _RECENT_S
-    except OSError:
-        return False
+    return abs(time.time() - status.st_mtime) < _RECENT_S
 
 
 def _change_meanwhile(paths: list[str]) -> list[str]:
@@ -77,7 +78,7 @@ def _change_meanwhile(paths: list[str]) -> list[str]:
 def _stamp(path: str) -> tuple[int, int]:
     """Return mtime (ns) and size as the server has them now: NFS asks again only at an open (close-to-open)."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = open_regular(path, os.O_RDONLY)
     except OSError:
         return 0, 0
     try:
@@ -90,7 +91,7 @@ def _stamp(path: str) -> tuple[int, int]:
 def _is_unlocked(path: str) -> bool:
     """Return whether no byte of a file is locked and no process of this host has it open for writing."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = open_regular(path, os.O_RDONLY)
     except OSError:
         return False
     try:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from vmguard.adapters.linux import mounts, ofd
+from vmguard.adapters.linux.regular_file import open_regular
 from vmguard.adapters.storage.lock_probe import MountProbe
 from vmguard.core.locks.ranges import WHOLE, Range
 from vmguard.doctor.facts import ScratchFacts
@@ -118,13 +119,12 @@ def _scratch(folder: str, point: str, what: str) -> Iterator[str]:
 
 
 def _open(path: str, direct: bool) -> int:
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return os.open(path, flags | (os.O_DIRECT if direct else 0))
+        return open_regular(path, os.O_RDWR | (os.O_DIRECT if direct else 0))
     except OSError as problem:
         if not direct or problem.errno != errno.EINVAL:
             raise
-        return os.open(path, flags)  # a file system without O_DIRECT
+        return open_regular(path, os.O_RDWR)  # a file system without O_DIRECT
 
 
 def _locks(path: str, probe: MountProbe) -> ScratchFacts:

@@ -102,7 +102,7 @@ class ClaimedFiles:
 def open_files(vm: VmToClaim, settings: ClaimSettings, progress: ProgressPipe) -> ClaimedFiles:
     """Open all files of a VM, and judge what no lock can guard. Raise VmguardError or OSError."""
     held = held_ranges(settings.excluded_ranges)
-    opener = Opener(as_users=tuple(settings.as_users))
+    opener = Opener(as_users=tuple(settings.as_users), trusted=tuple(settings.trusted_folders))
     faults.point("planned")
     if vm.storage_mounted is not None:
         progress.stage("waiting for the storage", settings.mount_wait + LOCK_SLACK_S)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 
 from vmguard.adapters.linux import ofd
+from vmguard.adapters.linux.regular_file import open_regular
 from vmguard.adapters.storage import owner_record
 from vmguard.core.locks.owner_record import file_name
 from vmguard.core.locks.plan import printable
@@ -95,7 +96,7 @@ def _is_free(beside: str, inode: int) -> bool:
 
 
 def _is_unlocked(path: str, inode: int) -> bool:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_DIRECT)
+    fd = open_regular(path, os.O_RDONLY | os.O_DIRECT)
     try:
         return os.fstat(fd).st_ino == inode and ofd.conflict(fd, ofd.WRITE, WHOLE) is None
     finally:

@@ -10,6 +10,7 @@ Imported only when the daemon cannot be asked, by a user that is not root, so th
 
 from __future__ import annotations
 
+import functools
 import os
 import site
 import sys
@@ -36,7 +37,7 @@ ReadMounts = Callable[[], Iterable[mounts.Mount]]
 
 def refuse_unless_allowed(domain: Domain, name: str, read_mounts: ReadMounts = mounts.mounts) -> None:
     """Raise VmguardError if the configuration does not let the VM start unguarded."""
-    policy, seconds = _policy()
+    policy, seconds, trusted = _policy()
     who = f"VM '{printable(name)}' is a session VM of user {os.geteuid()}, which vmguard cannot guard"
     if policy == "allow":
         syslog.openlog("vmguard", syslog.LOG_PID)
@@ -45,7 +46,8 @@ def refuse_unless_allowed(domain: Domain, name: str, read_mounts: ReadMounts = m
     if policy == "refuse":
         raise DaemonError(f"{who}, so it is not started (hook.session_vms is refuse)", _ELSEWHERE)
     try:
-        shared = bounded_child.run(lambda: files_on_shares(domain, read_mounts), seconds, "looking where its files lie")
+        look = functools.partial(files_on_shares, domain, trusted, read_mounts)
+        shared = bounded_child.run(look, seconds, "looking where its files lie")
     except VmguardError as problem:
         raise DaemonError(
             f"{who}, and it is not started, because nobody knows whether its files lie on NFS: {problem.message}",
@@ -61,19 +63,19 @@ def refuse_unless_allowed(domain: Domain, name: str, read_mounts: ReadMounts = m
         )
 
 
-def _policy() -> tuple[str, float]:
-    """Return ``hook.session_vms`` and the seconds that the share gets. Raise ConfigError when it is wrong."""
+def _policy() -> tuple[str, float, tuple[str, ...]]:
+    """Return ``hook.session_vms``, the seconds that the share gets, and where it may lead. Raise ConfigError."""
     if sys.flags.no_site:  # as hooks run; the configuration needs the yaml package
         site.main()
     from vmguard import config
 
     try:
-        hook = config.load().hook
+        found = config.load()
     except ConfigError:
         if _is_hidden(config.DIRECTORY):
-            return "local", _TIMEOUT_S
+            return "local", _TIMEOUT_S, ()
         raise
-    return hook.session_vms, hook.timeout
+    return found.hook.session_vms, found.hook.timeout, found.storage.trusted_folders
 
 
 def _is_hidden(directory: str) -> bool:
@@ -87,7 +89,9 @@ def _is_hidden(directory: str) -> bool:
     return any(os.path.lexists(path) and not os.access(path, os.R_OK) for path in paths)
 
 
-def files_on_shares(domain: Domain, read_mounts: ReadMounts) -> list[tuple[str, str]]:
+def files_on_shares(
+    domain: Domain, trusted: tuple[str, ...] = (), read_mounts: ReadMounts = mounts.mounts
+) -> list[tuple[str, str]]:
     """Return (path, mount point) of the files that lie on NFS; of one that is still to be made, where it will lie.
 
     Opens them as this user, so it may hang: only for a child. Raise VmguardError when they cannot be determined.
@@ -96,7 +100,7 @@ def files_on_shares(domain: Domain, read_mounts: ReadMounts) -> list[tuple[str, 
     for fd in (0, 1, 2):  # libvirt waits until nobody has its pipes any more
         os.dup2(null, fd)
     try:
-        resolved = resolve(domain, ReadOnlyOpener(), Pools(_pool_directories()))
+        resolved = resolve(domain, ReadOnlyOpener(trusted), Pools(_pool_directories()))
     except VmguardError:
         # libvirt and QEMU will say what is wrong; only where there are shares must it be known first.
         if any(mount.is_nfs or mount.type == "autofs" for mount in read_mounts()):

@@ -6,7 +6,7 @@ Imported only by a start that waits.
 from __future__ import annotations
 
 from vmguard.core.locks.plan import printable
-from vmguard.core.locks.refusal import Holder
+from vmguard.core.locks.refusal import Holder, reader_words
 
 
 def line(path: str, holder: Holder, left: float) -> str:
@@ -16,6 +16,8 @@ def line(path: str, holder: Holder, left: float) -> str:
 
 def _who(holder: Holder) -> str:
     owner = holder.owner
+    if holder.is_reader:
+        return reader_words(holder.local_users)
     if holder.local_users:
         return "a process of this host: " + ", ".join(holder.local_users)
     if owner is None or owner.released:

@@ -21,6 +21,8 @@ import fcntl
 import os
 import sys
 
+from vmguard.adapters.linux.regular_file import open_regular
+
 
 def drain(fd: int) -> None:
     """Return when nothing of this file is queued. EIO is an answer, too: the kernel refused what was left."""
@@ -44,7 +46,7 @@ def main() -> int:
             drain(int(word))
             continue
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_DIRECT)
+            fd = open_regular(path, os.O_RDONLY | os.O_DIRECT)
         except OSError as problem:
             # Gone: what is queued has nowhere to go. Closed to root: there is no other way to ask, and no lock to keep.
             sys.stderr.write(f"nothing can be said about writes queued for {path}: {problem.strerror}\n")

@@ -128,6 +128,7 @@ class ClaimSettings(Frozen):
         "record",
         "saved",
         "timeout",
+        "trusted_folders",
         "wait",
     )
 
@@ -144,6 +145,7 @@ class ClaimSettings(Frozen):
         as_users: list[Pair],
         incoming: str | None,
         saved: float | None = None,
+        trusted_folders: list[str] | None = None,
     ) -> None:
         #: the time of the claim, as owner records have it
         self.now: Final = now
@@ -165,6 +167,8 @@ class ClaimSettings(Frozen):
         #: the VM starts from saved memory: when that was written, in seconds since the epoch, 0 if that is not known;
         #: None: an ordinary start
         self.saved: Final = saved
+        #: folders that the links on a share, and the headers of images, may lead to
+        self.trusted_folders: Final = trusted_folders or []
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -179,6 +183,7 @@ class ClaimSettings(Frozen):
             "as_users": [list(user) for user in self.as_users],
             "incoming": self.incoming,
             **({} if self.saved is None else {"saved": self.saved}),
+            **({"trusted_folders": self.trusted_folders} if self.trusted_folders else {}),
         }
 
     @classmethod
@@ -196,6 +201,7 @@ class ClaimSettings(Frozen):
             as_users=_pairs(value, "as_users"),
             incoming=None if value.get("incoming") is None else _get(value, "incoming", str),
             saved=None if value.get("saved") is None else _number(value, "saved"),
+            trusted_folders=list(map(str, _get(value, "trusted_folders", list))) if "trusted_folders" in value else [],
         )
 
 

@@ -215,7 +215,7 @@ class LockOnShare:
     owner: Owner | None
     #: why the owner record could not be read; empty when it could
     record_problem: str
-    #: processes of this host that have it locked, as ``qemu-img (pid 12)``
+    #: processes of this host that have it locked, as ``qemu-img (pid 12, user root)``
     local_users: tuple[str, ...]
     #: the server's lease in seconds; None when it is not NFSv4 or not known
     lease: float | None
@@ -226,3 +226,5 @@ class LockOnShare:
     bare: str = ""
     #: why the record may be about another file; empty when there is no reason to think so
     doubt: str = ""
+    #: only somebody who reads it is in the way, with a shared lock
+    is_reader: bool = False

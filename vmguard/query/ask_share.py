@@ -13,7 +13,7 @@ from typing import Any
 
 from vmguard.adapters.linux import bounded_child, mounts, ofd
 from vmguard.adapters.storage import lock_holder, owner_record
-from vmguard.adapters.storage.files import Opener, real_path
+from vmguard.adapters.storage.files import Opener
 from vmguard.adapters.storage.replaced import why_replaced
 from vmguard.core.locks.owner_record import TEXT_FIELDS, Owner
 from vmguard.core.locks.plan import EXCLUSIVE
@@ -42,7 +42,7 @@ def lock_of(path: str, mode: str, places: Places) -> LockOnShare:
 
     Raises StorageTimeout when the storage does not answer in time, VmguardError when the file cannot be opened.
     """
-    ask = functools.partial(_ask, path, mode, places.record_folder)
+    ask = functools.partial(_ask, path, mode, places.record_folder, places.trusted_folders)
     answer = bounded_child.run(ask, places.timeout, f"asking for {path}")
     return LockOnShare(
         conflict=bool(answer["conflict"]),
@@ -54,6 +54,7 @@ def lock_of(path: str, mode: str, places: Places) -> LockOnShare:
         other_mount=str(answer["other_mount"]),
         bare=str(answer["bare"]),
         doubt=str(answer["doubt"]),
+        is_reader=bool(answer["is_reader"]),
     )
 
 
@@ -89,16 +90,15 @@ def _owner(value: Any) -> Owner | None:
 # -- in the child ---------------------------------------------------------------------------------------------------
 
 
-def _ask(path: str, mode: str, folder: str) -> dict[str, object]:
-    opened = Opener(writable=False).open(path, mode, path)
+def _ask(path: str, mode: str, folder: str, trusted: tuple[str, ...]) -> dict[str, object]:
+    opened = Opener(writable=False, trusted=trusted).open(path, mode, path)
     try:
         kind = ofd.WRITE if mode == EXCLUSIVE else ofd.READ
         conflict = ofd.conflict(opened.fd, kind, WHOLE)
         found = lock_holder.describe(path, opened.fd, folder)
-        real = real_path(opened.fd, path)
     finally:
         opened.close()
-    table = list(mounts.mounts())
+    real, table = opened.real, list(mounts.mounts())
     return {
         "conflict": conflict is not None,
         "owner": found.owner.as_json() if found.owner is not None else None,
@@ -109,6 +109,7 @@ def _ask(path: str, mode: str, folder: str) -> dict[str, object]:
         "other_mount": other_mounts.why_of_path(real, table),
         "bare": other_mounts.why_bare(real, table),
         "doubt": found.doubt,
+        "is_reader": found.is_reader,
     }
 
 
@@ -117,13 +118,13 @@ def _search(wanted: str, folder_name: str) -> list[dict[str, object]]:
     for mount in mounts.mounts():
         if not mount.is_nfs or not folder_name:
             continue
-        for folder, below, names in os.walk(mount.point):
+        for folder, below, names, fd in os.fwalk(mount.point):
             if folder[len(mount.point) :].count("/") >= _SEARCH_DEPTH:
                 below.clear()
             if os.path.basename(folder) != folder_name:
                 continue
             for name in sorted(names):
-                owner = owner_record.last_claim(os.path.join(folder, name))
+                owner = owner_record.last_claim(name, fd)
                 if owner is not None and wanted in (owner.vm, owner.uuid):
                     found.append({"owner": owner.as_json(), "folder": os.path.dirname(folder)})
     return found

@@ -15,6 +15,8 @@ class Holder(enum.Enum):
     NOBODY = enum.auto()
     #: a process of this host, and no claim of this host
     PROCESS_HERE = enum.auto()
+    #: somebody who only reads it, here or elsewhere
+    READER = enum.auto()
     #: somebody without a present claim in the owner record
     UNKNOWN = enum.auto()
     #: the host that the owner record names
@@ -24,6 +26,7 @@ class Holder(enum.Enum):
 VERDICTS = {
     Holder.NOBODY: DiskStatus.FREE,
     Holder.PROCESS_HERE: DiskStatus.HELD_BY_UNKNOWN,
+    Holder.READER: DiskStatus.HELD_BY_UNKNOWN,
     Holder.UNKNOWN: DiskStatus.HELD_BY_UNKNOWN,
     Holder.HOST: DiskStatus.HELD_ELSEWHERE,
 }
@@ -34,6 +37,8 @@ def holder_of(lock: LockOnShare, this_host: str) -> Holder:
     owner = lock.owner
     if not lock.conflict:
         return Holder.NOBODY
+    if lock.is_reader:
+        return Holder.READER
     if lock.local_users and (owner is None or owner.host != this_host):
         return Holder.PROCESS_HERE
     if owner is None or owner.released:

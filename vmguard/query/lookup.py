@@ -60,7 +60,7 @@ def _of_libvirt(wanted: str, places: Places) -> Found | None:
         except VmguardError:
             continue
         if wanted in (domain.name, domain.uuid):
-            make = functools.partial(start_plan.of_xml, xml, places.timeout)
+            make = functools.partial(start_plan.of_xml, xml, places.timeout, places.trusted_folders)
             return _planned(domain.name, domain.uuid, LIBVIRT, make)
     return None
 
@@ -90,13 +90,13 @@ def _of_proxmox(wanted: str, places: Places) -> Found | None:
         except VmguardError:
             continue
         if wanted in (vmid, config.name):
-            plan = functools.partial(_plan_proxmox, folder, vmid, node)
+            plan = functools.partial(_plan_proxmox, folder, vmid, node, places.trusted_folders)
             return _planned(config.name, vmid, PROXMOX, functools.partial(start_plan.in_child, plan, places.timeout))
     return None
 
 
-def _plan_proxmox(folder: str, vmid: str, node: str) -> Plan:
-    return start_plan.plan_domain(proxmox_host.read_vm(folder, vmid, node).domain)
+def _plan_proxmox(folder: str, vmid: str, node: str, trusted: tuple[str, ...]) -> Plan:
+    return start_plan.plan_domain(proxmox_host.read_vm(folder, vmid, node).domain, trusted)
 
 
 def _planned(name: str, uuid: str, hypervisor: str, make: Callable[[], StartPlan]) -> Found:

@@ -21,5 +21,7 @@ class Places:
     record_folder: str
     proxmox_run_dir: str = proxmox_host.RUN_DIR
     proxmox_config_dir: str = proxmox_host.CONFIG_DIR
+    #: that the links on a share, and the headers of images, may lead to
+    trusted_folders: tuple[str, ...] = ()
     #: seconds
     timeout: float = DEFAULT_TIMEOUT_S

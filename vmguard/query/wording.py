@@ -10,7 +10,7 @@ from typing import assert_never
 
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.plan import printable
-from vmguard.core.locks.refusal import ago
+from vmguard.core.locks.refusal import KEEP_READERS_OUT, ago, reader_words
 from vmguard.core.reports.vm_report import GUARDED, DiskStatus, VmReport
 from vmguard.query.answers import FileAnswer, LockOnShare, VmAnswer
 from vmguard.query.judge import Holder
@@ -59,6 +59,8 @@ def holder_words(holder: Holder, lock: LockOnShare, now: datetime.datetime) -> s
             return f"free: nobody has it locked; {last}{_but(lock)}"
         case Holder.PROCESS_HERE:
             return "locked by a process of this host: " + ", ".join(lock.local_users)
+        case Holder.READER:
+            return f"locked by {reader_words(lock.local_users)}"
         case Holder.UNKNOWN:
             why = lock.record_problem or "no owner record of a present claim"
             return f"locked by somebody who does not use vmguard ({why})"
@@ -79,6 +81,8 @@ def holder_todo(holder: Holder, lock: LockOnShare, now: datetime.datetime) -> st
     match holder:
         case Holder.NOBODY | Holder.PROCESS_HERE:
             return ""
+        case Holder.READER:
+            return f"a start is refused until it ends; {KEEP_READERS_OUT}"
         case Holder.UNKNOWN:
             return "look for QEMU or qemu-img on the other hosts that mount this share"
         case Holder.HOST:

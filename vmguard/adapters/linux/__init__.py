@@ -18,6 +18,7 @@ oom_and_scheduling  memory, OOM score, scheduling, limits of this process
 pidfd               signals and copies of descriptors
 proc                processes and their open files: the reads that answer at once
 programs            other programs, run with a deadline
+regular_file        an open that opens files alone
 spawn               new processes, without waiting for the storage
 statefile           JSON files that are replaced atomically
 statx               a file's size, asked of its server anew

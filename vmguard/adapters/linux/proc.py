@@ -256,6 +256,22 @@ def name(pid: int) -> str:
         return ""
 
 
+def user(pid: int) -> int:
+    """Return the real user id of a process (status, Uid); -1 if it is gone."""
+    try:
+        text = read_small(f"/proc/{pid}/status")
+        return int(text.partition(b"\nUid:")[2].split(None, 1)[0])
+    except (OSError, ValueError, IndexError):
+        return -1
+
+
+def has_locks(key: Key) -> bool:
+    """Return whether any byte of a file is locked by anybody of this host, as /proc/locks has it."""
+    device, inode = key
+    place = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
+    return any(place in words for words in map(str.split, read_small("/proc/locks").decode().splitlines()))
+
+
 def parent(pid: int) -> int:
     """Return a process's parent (stat, field 4); 0 if the process is gone."""
     try:

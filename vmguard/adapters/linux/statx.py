@@ -7,30 +7,22 @@ answered in a grace period, too, when a server refuses every new open.
 from __future__ import annotations
 
 import ctypes
-import os
-import stat
 
 from vmguard.adapters.linux.libc import check, libc
 
-_AT_FDCWD = -100
-_AT_SYMLINK_NOFOLLOW = 0x100
 _AT_EMPTY_PATH = 0x1000
 _AT_STATX_FORCE_SYNC = 0x2000
-_STATX_TYPE = 0x1
 _STATX_SIZE = 0x200
 _STATX_BTIME = 0x800
 #: of struct statx (linux/stat.h)
 _STRUCT_BYTES = 256
-_MODE_AT, _SIZE_AT, _BTIME_AT = 28, 40, 80
+_SIZE_AT, _BTIME_AT = 40, 80
 
 
-def fresh_size(path: str) -> int:
-    """Return the size of a regular file as its server has it now; may hang. Raises OSError, FileNotFoundError too."""
+def fresh_size(fd: int) -> int:
+    """Return the size of a file that is open, or held (O_PATH), as its server has it now; may hang. Raises OSError."""
     buffer = ctypes.create_string_buffer(_STRUCT_BYTES)
-    flags = _AT_SYMLINK_NOFOLLOW | _AT_STATX_FORCE_SYNC
-    check(libc.statx(_AT_FDCWD, os.fsencode(path), flags, _STATX_TYPE | _STATX_SIZE, buffer), "statx", path)
-    if not stat.S_ISREG(int.from_bytes(buffer.raw[_MODE_AT : _MODE_AT + 2], "little")):
-        raise FileNotFoundError(f"{path!r} is no regular file")
+    check(libc.statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_FORCE_SYNC, _STATX_SIZE, buffer), "statx", "")
     return int.from_bytes(buffer.raw[_SIZE_AT : _SIZE_AT + 8], "little")
 
 

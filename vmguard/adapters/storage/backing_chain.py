@@ -26,6 +26,7 @@ from vmguard.core.locks.plan import (
     BLOCK,
     DATA_FILE,
     EXCLUSIVE,
+    LOCAL,
     MISSING,
     NETWORK,
     OTHER,
@@ -42,11 +43,13 @@ from vmguard.errors import PlanError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmguard.adapters.storage.libvirt_pools import Pools
+    from vmguard.adapters.storage.path_walk import Found
     from vmguard.core.sources.image_name import ImageName
 
 #: libvirt gives up at 200 images
 MAX_CHAIN = 256
 
+_ONLY_READ = "is on this host's own file system, and only an image's header names it: it is read, and not locked"
 _LATE = "is not there yet: it is made when the VM starts, and guarded from the next start on"
 
 
@@ -96,12 +99,26 @@ def plan_of(xml: bytes, opener: Opener | None = None, pools: Pools | None = None
 class _Image:
     """A file that was opened, and the headers found in it (by declared format and offset: usually one)."""
 
-    __slots__ = ("file", "headers", "planned")
+    __slots__ = ("file", "headers", "locked", "planned")
 
-    def __init__(self, file: OpenedFile, planned: PlannedFile) -> None:
+    def __init__(self, file: OpenedFile, planned: PlannedFile, locked: bool) -> None:
         self.file = file
         self.planned = planned
+        #: False: it is only read
+        self.locked = locked
         self.headers: dict[tuple[str | None, int], ImageHeader] = {}
+
+
+class _Named(Source):
+    """A source that only the header of an image names: ``image``, which may be anybody's work.
+
+    ``homes``: the folders with all that belongs to the image that the configuration names.
+    """
+
+    __slots__ = ("homes", "image")
+
+    homes: tuple[str, ...]
+    image: OpenedFile
 
 
 class _Walk:
@@ -121,6 +138,10 @@ class _Walk:
             image.file.close()
 
     def result(self) -> Resolved:
+        for image in [image for image in self._by_key.values() if not image.locked]:
+            self._note(image.planned.source, f"{image.file.path} {_ONLY_READ}", LOCAL)
+            image.file.close()
+            del self._by_key[image.file.key]
         images = sorted(self._by_key.values(), key=lambda image: (image.file.key[1], image.file.path))
         unguarded = self._domain.unguarded + self._unguarded
         plan = Plan(self._domain.name, self._domain.uuid, [image.planned for image in images], unguarded)
@@ -167,9 +188,17 @@ class _Walk:
         path = source.path
         image = self._by_path.get(path)
         if image is not None:
+            image.locked = image.locked or not isinstance(source, _Named)
             return image
+        locked = True
+
+        def judge(found: Found) -> None:
+            nonlocal locked
+            if isinstance(source, _Named) and (found.status.st_dev, found.status.st_ino) not in self._by_key:
+                locked = self._opener.reach.may_lock(found, source.image, source.homes, source.mode, label)
+
         try:
-            file = self._opener.open(path, source.mode, label)
+            file = self._opener.open(path, source.mode, label, judge)
         except Missing:
             if source.late:
                 self._note(source.what, f"{path} {_LATE}", MISSING)
@@ -189,9 +218,10 @@ class _Walk:
         image = self._by_key.get(file.key)
         if image is None:
             planned = PlannedFile(path, source.mode, source.role, source.what)
-            image = self._by_key[file.key] = _Image(file, planned)
+            image = self._by_key[file.key] = _Image(file, planned, locked)
         else:
             file.close()  # a second name of one file; locks are of the first descriptor, so this one takes none away
+            image.locked = image.locked or not isinstance(source, _Named)
         self._by_path[path] = image
         return image
 
@@ -204,7 +234,7 @@ class _Walk:
             if header.data_file is None:
                 return
             where = f"data file of {source.path}"
-            data = self._named(header.data_file, source, where, DATA_FILE, label)
+            data = self._named(header.data_file, source, image, where, DATA_FILE, label)
             if data.format not in (None, "raw"):
                 reason = f"it is itself an image ({data.format}), and what lies below it is not read"
                 self._note(where, reason, OTHER)
@@ -250,35 +280,44 @@ class _Walk:
         if header.backing is None:
             return None
         what = f"backing of {source.path}"
-        return self._named(header.backing, source, what, BACKING, label, header.backing_format)
+        return self._named(header.backing, source, image, what, BACKING, label, header.backing_format)
 
-    def _named(self, name: str, parent: Source, what: str, role: str, label: str, format: str | None = None) -> Source:
-        """Return the source behind a name that stands in a header, which declares its format."""
+    def _named(
+        self, name: str, parent: Source, image: _Image, what: str, role: str, label: str, format: str | None = None
+    ) -> Source:
+        """Return the source behind a name that stands in an image's header, which declares its format."""
         from vmguard.core.sources.image_name import parse_name  # a VM without chains does not pay for it
 
         try:
             found = parse_name(name, format)
         except PlanError as problem:
             raise _about(problem, label, parent.path) from problem
-        return _source_of(found, parent, what, role)
+        return _source_of(found, parent, image.file, what, role)
 
 
-def _source_of(name: ImageName, parent: Source, what: str, role: str) -> Source:
-    """Return the source that a name means, with the chain that the name itself holds."""
+def _source_of(name: ImageName, parent: Source, image: OpenedFile, what: str, role: str) -> Source:
+    """Return the source that a name in an image's header means, with the chain that the name itself holds."""
     path = name.path
     if name.kind == FILE and not path.startswith("/"):
         path = os.path.join(os.path.dirname(parent.path), path)
-    source = Source(what, name.kind, path, SHARED if role == BACKING else parent.mode, role, name.format)
+    source = _Named(what, name.kind, path, SHARED if role == BACKING else parent.mode, role, name.format)
+    source.image, source.homes = image, _homes(parent, image)
     source.offset = name.offset
     source.policy = parent.policy
     source.ends = name.ends
     called = path if name.kind == FILE else what
     if name.backing is not None:
-        source.backing = _source_of(name.backing, source, f"backing of {called}", BACKING)
+        source.backing = _source_of(name.backing, source, image, f"backing of {called}", BACKING)
     if name.data_file is not None:
-        source.data_store = _source_of(name.data_file, source, f"data file of {called}", DATA_FILE)
+        source.data_store = _source_of(name.data_file, source, image, f"data file of {called}", DATA_FILE)
         source.data_store.format = "raw"
     return source
+
+
+def _homes(source: Source, image: OpenedFile) -> tuple[str, ...]:
+    if isinstance(source, _Named):
+        return source.homes
+    return (source.home,) if source.home else (os.path.dirname(image.path), os.path.dirname(image.real))
 
 
 def _read_header(file: OpenedFile, source: Source, label: str, probes: bool) -> ImageHeader:

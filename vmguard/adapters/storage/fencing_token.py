@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from vmguard.adapters.linux.statx import fresh_size
+from vmguard.adapters.storage.path_walk import find_near
 from vmguard.core.locks.owner_record import file_name, next_epoch
 from vmguard.core.watchdog.events import Token
 
@@ -26,9 +28,13 @@ def record_path(disk: str, folder: str, inode: int) -> str:
 def read_token(record: str) -> Token:
     """Return the newest epoch of an owner record. Raises nothing: what goes wrong is part of the answer."""
     try:
-        size = fresh_size(record)
-    except FileNotFoundError:
-        return Token()
+        found = find_near(record)
+        try:
+            # What is no file, has a second name, or is a link's, is nothing that a claim has written.
+            is_record = stat.S_ISREG(found.mode) and found.status.st_nlink == 1 and not found.links
+            size = fresh_size(found.fd) if is_record else 0
+        finally:
+            found.close()
     except OSError as problem:
         if problem.errno in _GONE:
             return Token()

@@ -7,9 +7,10 @@
     file = opener.open("/srv/vm/a.qcow2", EXCLUSIVE, "disk vda")
     file.read(4096), file.key, file.size, file.fd; file.close()
 
-On NFS every call here is a request, so the good path is one open and, for a format with a header, one read: no stat
-and no access beforehand, what was opened is judged afterwards by fstat, which the answer to the open has already
-paid for. All of it may hang with the storage: call it in a process that no deadline depends on.
+A path is first taken hold of, without an open (path_walk.py): only a regular file is ever opened, through what is held,
+and only if it lies where it may (reach.py). On NFS that is a LOOKUP for a name that the client does not know yet, then
+one OPEN and, for a format with a header, one READ; each fstat is paid for by the answer before it. All of it may hang
+with the storage: call it in a process that no deadline depends on.
 """
 
 from __future__ import annotations
@@ -20,29 +21,25 @@ import os
 import stat
 import time
 
+from vmguard.adapters.linux.regular_file import STALE_TRIES, kind, link_of
+from vmguard.adapters.storage.path_walk import Found, find
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.errors import LockUnavailable, PlanError, StorageTimeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Callable, Iterable
+    from typing import TypeVar
+
+    from vmguard.adapters.storage.reach import Reach
+
+    T = TypeVar("T")
 
 PAGE = 4096
 
 # Non-blocking: a FIFO or a device must not hold the open. Not a controlling terminal, not inherited.
 _FLAGS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-
-_KINDS = (
-    (stat.S_ISDIR, "directory"),
-    (stat.S_ISBLK, "block device"),
-    (stat.S_ISCHR, "character device"),
-    (stat.S_ISFIFO, "FIFO"),
-    (stat.S_ISSOCK, "socket"),
-)
-
-# File systems of the kernel itself: a stat there is free, and opening some of their devices has effects (opening
-# /dev/watchdog arms it), so there the look comes before the open.
-_LOCAL = ("/dev/", "/proc/", "/sys/")
 
 # A lease of a local file server is broken by the open itself; with O_NONBLOCK the caller has to come again.
 _LEASE_TRIES = 50
@@ -82,10 +79,12 @@ class NotAFile(PlanError):
 class OpenedFile:
     """An open file of a VM. ``key`` (device, inode) is its identity on this host; ``mode`` what it was opened for."""
 
-    __slots__ = ("fd", "key", "mode", "path", "size", "what")
+    __slots__ = ("fd", "key", "mode", "path", "real", "size", "what")
 
-    def __init__(self, path: str, fd: int, key: tuple[int, int], size: int, mode: str, what: str) -> None:
-        self.path = path
+    def __init__(self, found: Found, fd: int, key: tuple[int, int], size: int, mode: str, what: str) -> None:
+        self.path = found.path
+        #: where it lies, whatever links have led there
+        self.real = found.real
         self.fd = fd
         self.key = key
         self.size = size
@@ -148,63 +147,104 @@ class Opener:
     changes the identity of the whole process for its duration, so it belongs in a process of a single thread.
     """
 
-    __slots__ = ("as_users", "direct", "writable")
+    __slots__ = ("_reach", "as_users", "direct", "trusted", "writable")
 
-    def __init__(self, writable: bool = True, direct: bool = True, as_users: tuple[tuple[int, int], ...] = ()) -> None:
+    def __init__(
+        self,
+        writable: bool = True,
+        direct: bool = True,
+        as_users: tuple[tuple[int, int], ...] = (),
+        trusted: tuple[str, ...] = (),
+        reach: Reach | None = None,
+    ) -> None:
         self.writable = writable
         #: O_DIRECT: with it an NFS client asks for no delegation, behind which a lock would never reach the server
         self.direct = direct
         self.as_users = as_users
+        #: folders that a share may lead to (storage.trusted_folders)
+        self.trusted = trusted
+        self._reach = reach
 
-    def open(self, path: str, mode: str, what: str) -> OpenedFile:
-        """Open one regular file. Raises Missing, NotAFile, PlanError, LockUnavailable, StorageTimeout."""
+    def open(self, path: str, mode: str, what: str, judge: Callable[[Found], None] | None = None) -> OpenedFile:
+        """Open one regular file, unless ``judge`` raises an error for where it lies.
+
+        Raises Missing, NotAFile, PlanError, LockUnavailable, StorageTimeout.
+        """
+        tries_left = STALE_TRIES
+        while True:
+            tries_left -= 1
+            try:
+                return self._open(path, mode, what, judge)
+            except OSError as problem:
+                if problem.errno != errno.ESTALE or not tries_left:  # the server has replaced what was held
+                    raise _refusal(problem, what, path, "open") from problem
+            except ValueError as problem:  # a NUL in the path
+                raise PlanError(f"{what}: {path!r} is not a file name: {problem}", path=path) from problem
+
+    def _open(self, path: str, mode: str, what: str, judge: Callable[[Found], None] | None) -> OpenedFile:
         flags = _FLAGS | (os.O_RDWR if self.writable and mode == EXCLUSIVE else os.O_RDONLY)
+        found = self._find(path)
         try:
-            _look_first(path, what)
-            fd = self._open_direct(path, flags)
-        except OSError as problem:
-            raise _refusal(problem, what, path, "open") from problem
-        except ValueError as problem:  # a NUL in the path
-            raise PlanError(f"{what}: {path!r} is not a file name: {problem}", path=path) from problem
+            if found.links:
+                self.reach.judge_links(found, what)
+            if not stat.S_ISREG(found.mode):
+                raise self._no_file(found, what)
+            if judge is not None:
+                judge(found)
+            fd = self._open_direct(found, flags)
+        finally:
+            found.close()
         try:
             status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise NotAFile(what, path, _kind(status.st_mode))
-        except OSError as problem:
-            os.close(fd)
-            raise _refusal(problem, what, path, "stat") from problem
         except BaseException:
             os.close(fd)
             raise
-        return OpenedFile(path, fd, (status.st_dev, status.st_ino), status.st_size, mode, what)
+        return OpenedFile(found, fd, (status.st_dev, status.st_ino), status.st_size, mode, what)
 
-    def _open_direct(self, path: str, flags: int) -> int:
+    @property
+    def reach(self) -> Reach:
+        """Return the rule on where a share may lead."""
+        if self._reach is None:
+            from vmguard.adapters.storage.reach import Reach  # only where there are links, chains, or no file at all
+
+            self._reach = Reach(self.trusted)
+        return self._reach
+
+    def _no_file(self, found: Found, what: str) -> PlanError:
+        """Return the error for what is no file. A device on a share was made by who knows whom."""
+        name = kind(found.mode)
+        if name.endswith("device") and self.reach.is_on_share(found):
+            return PlanError(f"{what}: {found.path!r} is a {name} on a share, not a file", "remove it", found.path)
+        return NotAFile(what, found.path, name)
+
+    def _find(self, path: str) -> Found:
+        try:
+            return find(path)
+        except PermissionError:
+            found = _as_one_of(self.as_users, lambda: find(path))
+            if found is None:
+                raise
+            return found
+
+    def _open_direct(self, found: Found, flags: int) -> int:
         if self.direct:
             try:
-                return self._open_as_anyone(path, flags | os.O_DIRECT)
+                return self._open_as_anyone(found, flags | os.O_DIRECT)
             except OSError as problem:
                 if problem.errno != errno.EINVAL:  # EINVAL: this file system knows no O_DIRECT
                     raise
-        return self._open_as_anyone(path, flags)
+        return self._open_as_anyone(found, flags)
 
-    def _open_as_anyone(self, path: str, flags: int) -> int:
+    def _open_as_anyone(self, found: Found, flags: int) -> int:
+        link, status = link_of(found.fd), found.status
         try:
-            return _open_patiently(path, flags)
+            return _open_patiently(link, flags)
         except PermissionError:
-            if os.geteuid() != 0:
+            users = ((status.st_uid, status.st_gid), *self.as_users)
+            fd = _as_one_of(users, lambda: _open_patiently(link, flags))
+            if fd is None:
                 raise
-            for uid, gid in self._owners(path):
-                fd = _open_as(path, flags, uid, gid)
-                if fd >= 0:
-                    return fd
-            raise
-
-    def _owners(self, path: str) -> tuple[tuple[int, int], ...]:
-        try:
-            status = os.stat(path)
-        except OSError:
-            return self.as_users
-        return ((status.st_uid, status.st_gid), *self.as_users)
+            return fd
 
 
 class ReadOnlyOpener(Opener):
@@ -212,8 +252,8 @@ class ReadOnlyOpener(Opener):
 
     __slots__ = ()
 
-    def __init__(self, as_users: tuple[tuple[int, int], ...] = ()) -> None:
-        super().__init__(writable=False, direct=False, as_users=as_users)
+    def __init__(self, trusted: tuple[str, ...] = (), reach: Reach | None = None) -> None:
+        super().__init__(writable=False, direct=False, trusted=trusted, reach=reach)
 
 
 def _open_patiently(path: str, flags: int) -> int:
@@ -225,35 +265,25 @@ def _open_patiently(path: str, flags: int) -> int:
     return os.open(path, flags)
 
 
-def _open_as(path: str, flags: int, uid: int, gid: int) -> int:
-    """Open as another user; return -1 if that user may not either. Root's other groups stay: they take nothing away."""
-    own_group = os.getegid()
-    os.setegid(gid)
-    try:
-        os.seteuid(uid)
+def _as_one_of(users: Iterable[tuple[int, int]], call: Callable[[], T]) -> T | None:
+    """Return what the first of some users gets who may do it, None if none may, or this is not root.
+
+    Root's other groups stay: they take nothing away.
+    """
+    for uid, gid in users if os.geteuid() == 0 else ():
+        own_group = os.getegid()
+        os.setegid(gid)
         try:
-            return _open_patiently(path, flags)
-        except PermissionError:
-            return -1
+            os.seteuid(uid)
+            try:
+                return call()
+            except PermissionError:
+                pass
+            finally:
+                os.seteuid(0)
         finally:
-            os.seteuid(0)
-    finally:
-        os.setegid(own_group)
-
-
-def _look_first(path: str, what: str) -> None:
-    if not os.path.normpath(path).startswith(_LOCAL):
-        return
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode):
-        raise NotAFile(what, path, _kind(mode))
-
-
-def _kind(mode: int) -> str:
-    for test, name in _KINDS:
-        if test(mode):
-            return name
-    return "special file"
+            os.setegid(own_group)
+    return None
 
 
 def _refusal(problem: OSError, what: str, path: str, call: str) -> PlanError | LockUnavailable | StorageTimeout:

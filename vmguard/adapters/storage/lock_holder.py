@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 
-from vmguard.adapters.linux import mounts, proc
+from vmguard.adapters.linux import clock, mounts, ofd, proc
 from vmguard.adapters.storage import files, owner_record
 from vmguard.core.locks import record_match
-from vmguard.core.locks.refusal import Holder
+from vmguard.core.locks.ranges import WHOLE, Range
+from vmguard.core.locks.refusal import UNSEEN, Holder
+
+#: for the search for processes, and how many of them are named
+_SEARCH_S = 2.0
+_MAX_NAMED = 5
 
 
 def describe(path: str, fd: int, folder: str) -> Holder:
@@ -29,10 +34,41 @@ def describe(path: str, fd: int, folder: str) -> Holder:
             problem = f"its owner record cannot be read: {error.strerror}"
     mount = mounts.mount_of_id(proc.fdinfo("self", fd).mount_id)
     lease = mounts.lease_time(mount.point) if mount is not None and mount.type == "nfs4" else None
-    return Holder(owner=owner, record_problem=problem, local_users=_local_lockers(fd), lease=lease, doubt=doubt)
+    return Holder(owner, problem, _local_lockers(fd), lease, doubt, _shared(fd))
+
+
+def _shared(fd: int) -> Range | None:
+    """Return the bytes of a shared lock that is in the way; None if an exclusive one is, or none."""
+    if ofd.conflict(fd, ofd.READ, WHOLE) is not None:
+        return None
+    found = ofd.conflict(fd, ofd.WRITE, WHOLE)
+    return None if found is None else found.piece
 
 
 def _local_lockers(fd: int) -> tuple[str, ...]:
-    """Return the processes of this host whose descriptor of that file carries a lock."""
-    users = proc.users_of({proc.own_key(fd)}, exclude={os.getpid(), os.getppid()})
-    return tuple(sorted({f"{proc.name(user.pid)} (pid {user.pid})" for user in users if user.info.locks}))
+    """Return the processes of this host whose descriptor of that file carries a lock.
+
+    A lock may live where no process has it open: its descriptor is on its way through a socket.
+    """
+    key, names = proc.own_key(fd), _user_names()
+    found: list[str] = []
+    until = clock.boottime() + _SEARCH_S
+    for pid in proc.pids():
+        if pid in (os.getpid(), os.getppid()):
+            continue
+        if len(found) == _MAX_NAMED or clock.boottime() > until:
+            break
+        if any(user.key == key and user.info.locks for user in proc.open_files(pid, {key[1]})):
+            uid = proc.user(pid)
+            found.append(f"{proc.name(pid)} (pid {pid}, user {names.get(uid, uid)})")
+    return tuple(sorted(found)) or ((UNSEEN,) if proc.has_locks(key) else ())
+
+
+def _user_names() -> dict[int, str]:
+    """Return the users of /etc/passwd: to ask for one (NSS) could ask the network, and hang."""
+    try:
+        with open("/etc/passwd", encoding="utf-8", errors="replace") as lines:
+            rows = [line.split(":") for line in lines]
+    except OSError:
+        return {}
+    return {int(row[2]): row[0] for row in reversed(rows) if len(row) > 2 and row[2].isdigit()}

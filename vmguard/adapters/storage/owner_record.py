@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 
+from vmguard.adapters.linux.regular_file import open_regular
 from vmguard.core.locks.owner_record import SLOT_BYTES, Owner, file_name, next_epoch, parse_slot, position, slot
 
 TYPE_CHECKING = False
@@ -59,17 +60,32 @@ def _open_folder(folder: str, create: bool) -> int:
 
 
 def _open_record(disk: str, folder_name: str, inode: int, flags: int) -> int:
-    # The folder is opened by itself and never followed: a symlink planted on the share must not lead root elsewhere.
-    folder = _open_folder(_folder(disk, folder_name), bool(flags & os.O_CREAT))
-    flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    # Whoever may write to the share can put anything in a record's place: only a file with this one name is opened.
+    name, create = file_name(inode), bool(flags & os.O_CREAT)
+    folder = _open_folder(_folder(disk, folder_name), create)
     try:
-        return os.open(file_name(inode), flags | os.O_DIRECT, 0o644, dir_fd=folder)
-    except OSError as problem:
-        if problem.errno not in _NOT_DIRECT:
-            raise
-        return os.open(file_name(inode), flags, 0o644, dir_fd=folder)
+        for direct in (os.O_DIRECT, 0):
+            try:
+                return _open_or_create(name, flags | direct, folder, create)
+            except OSError as problem:
+                if problem.errno not in _NOT_DIRECT or not direct:
+                    raise
     finally:
         os.close(folder)
+    raise AssertionError("the second try returns or raises")
+
+
+def _open_or_create(name: str, flags: int, folder: int, create: bool) -> int:
+    flags &= ~os.O_CREAT
+    try:
+        return open_regular(name, flags, folder, links=1)
+    except FileNotFoundError:
+        if not create:
+            raise
+    try:
+        return os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=folder)
+    except FileExistsError:  # another claim's, just now; or a file system without O_DIRECT has made it nevertheless
+        return open_regular(name, flags, folder, links=1)
 
 
 def _directly(fd: int, call: Callable[[], T]) -> T:
@@ -98,7 +114,7 @@ def as_owner(disk: str, call: Callable[[], T]) -> T:
     except PermissionError:
         if os.geteuid() != 0:
             raise
-    status = os.stat(disk)
+    status = os.lstat(disk)
     group = os.getegid()
     os.setegid(status.st_gid)
     os.seteuid(status.st_uid)
@@ -153,9 +169,15 @@ def _free_old_slots(fd: int, epoch: int) -> None:
 def listed_disks(disk: str, folder_name: str, vm_id: str) -> list[int]:
     """Return the inodes beside a disk that a VM's last claim locked; none if it left no list. Raises OSError."""
     try:
-        text = os.readlink(os.path.join(_folder(disk, folder_name), vm_id + _LIST))
+        folder = _open_folder(_folder(disk, folder_name), False)
     except FileNotFoundError:
         return []
+    try:
+        text = os.readlink(vm_id + _LIST, dir_fd=folder)
+    except FileNotFoundError:
+        return []
+    finally:
+        os.close(folder)
     return [int(word) for word in text.split(",") if word.isascii() and word.isdigit()]
 
 
@@ -164,14 +186,16 @@ def list_disks(disk: str, folder_name: str, vm_id: str, inodes: list[int]) -> No
 
     It is the text of a symbolic link that leads nowhere: written and read as a whole, and without an OPEN.
     """
-    path = os.path.join(_folder(disk, folder_name), vm_id + _LIST)
-    text = ",".join(map(str, inodes[:_MAX_LISTED]))
+    name, text = vm_id + _LIST, ",".join(map(str, inodes[:_MAX_LISTED]))
+    folder = _open_folder(_folder(disk, folder_name), False)
     try:
-        os.symlink(text, path)
+        os.symlink(text, name, dir_fd=folder)
     except FileExistsError:
-        new = f"{path}.{os.getpid()}"
-        os.symlink(text, new)
-        os.rename(new, path)
+        new = f"{name}.{os.getpid()}"
+        os.symlink(text, new, dir_fd=folder)
+        os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def _write(fd: int, data: bytes, where: int) -> None:
@@ -205,12 +229,23 @@ def read_claims(disk: str, folder_name: str, inode: int, count: int) -> list[Own
         os.close(fd)
 
 
-def last_claim(path: str) -> Owner | None:
-    """Return the last slot of a record; None if it is unreadable or torn."""
+def last_slots(path: str, count: int, dir_fd: int | None = None) -> list[Owner]:
+    """Return the claims in the last slots of a record, the oldest first; none if it is no record, or unreadable."""
     try:
-        with open(path, "rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size // SLOT_BYTES - 1) * SLOT_BYTES)
-            return parse_slot(stream.read(SLOT_BYTES))
+        fd = open_regular(path, os.O_RDONLY, dir_fd, links=1)
     except OSError:
-        return None
+        return []
+    try:
+        slots = os.fstat(fd).st_size // SLOT_BYTES
+        data = os.pread(fd, count * SLOT_BYTES, max(0, slots - count) * SLOT_BYTES)
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+    owners = [parse_slot(data[at : at + SLOT_BYTES]) for at in range(0, len(data), SLOT_BYTES)]
+    return [owner for owner in owners if owner is not None]
+
+
+def last_claim(path: str, dir_fd: int | None = None) -> Owner | None:
+    """Return the last slot of a record; None if it is unreadable or torn."""
+    return next(iter(last_slots(path, 1, dir_fd)), None)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 
+from vmguard.adapters.storage.path_walk import find_near
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -27,9 +29,15 @@ def why_replaced(path: str, inode: int, own: Collection[int], link: str = "") ->
     """
     path = path.removesuffix(_GONE)
     try:
-        found = os.stat(path).st_ino
+        held = find_near(path)
+        held.close()
     except FileNotFoundError:
         return f"{path} was deleted: the VM runs on in a file without a name" if _is_deleted(link, inode) else ""
+    except OSError as problem:
+        if problem.errno != errno.ELOOP:
+            raise
+        return f"{path} is led elsewhere by a symbolic link now: the VM runs on in the old file"
+    found = held.status.st_ino
     if found == inode or found in own:
         return ""
     return (

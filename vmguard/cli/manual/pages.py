@@ -22,6 +22,17 @@ _DESCRIPTION = (
     "starts. The daemon moves these locks onto QEMU's own open files, proves all the while that the server still "
     "honours them, freezes VMs while nobody can know, and fences a VM whose lock is proven lost."
 )
+_MODES = (
+    "Everybody who may open an image for reading can lock a byte of it, and then no VM starts on it: the refusal names "
+    "the reader's program, pid and user, or says that it is on another host. So images are best 0600 or 0660, owned by "
+    "root or by the user of QEMU. Everybody who may write to a folder can put another file, a link or a FIFO in the "
+    "place of an image or of a record: folders of images are best 0750. vmguard opens nothing but regular files, and "
+    "reads and writes no owner record that is a link or has a second name.",
+    "A symbolic link that lies on a share, and the header of an image (its backing file, its data file), may lead to "
+    "that share, to other NFSv4 shares, and into the folder of the image; storage.trusted_folders in vmguard.yaml(5) "
+    "allows more. Links on this host's own file systems may lead anywhere. What the VM's own configuration names is "
+    "always taken for what its administrator wants.",
+)
 _FILES = {
     "/etc/vmguard/vmguard.yaml, /etc/vmguard/conf.d/*.yaml": "The configuration, see vmguard.yaml(5).",
     "/run/vmguard/vmguard.sock": "The daemon's socket, for root only.",
@@ -71,6 +82,9 @@ def vmguard_8(top: argparse.ArgumentParser, commands: Mapping[str, argparse.Argu
     page.paragraph("Each finding is OK, WARN or FAIL, and comes with a command that mends it.")
     for check, why in CHECKS.items():
         page.tagged(check, f"{why[0].upper()}{why[1:]}.")
+    page.section("the modes of a share")
+    for paragraph in _MODES:
+        page.paragraph(paragraph)
     page.section("exit status")
     page.paragraph("That of monitoring plugins, for every command.")
     _list(page, _STATUS)

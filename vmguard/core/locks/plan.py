@@ -25,6 +25,7 @@ BLOCK = "block"
 NETWORK = "network"
 DIRECTORY = "directory"
 MISSING = "missing"
+LOCAL = "local"
 OTHER = "other"
 OTHER_MOUNT = "other_mount"
 
@@ -71,7 +72,8 @@ class Unguarded:
         self.source = printable(source)
         self.reason = printable(reason)
         #: one of the kinds above; ``other_mount``: a mount that other hosts may share, on which no lock is proven to
-        #: reach them; ``missing``: an optional disk is not there, or a file appears only when the VM starts
+        #: reach them; ``missing``: an optional disk is not there, or a file appears only when the VM starts; ``local``:
+        #: a backing image on this host's own file system, outside of what belongs to the VM
         self.kind = kind
 
     def as_json(self) -> dict[str, str]:

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 
 from vmguard.core.locks.owner_record import Owner
 from vmguard.core.locks.plan import printable
+from vmguard.core.locks.ranges import QEMU_RANGE, Range, covers
 
 _RECORD_TIME = "%Y-%m-%dT%H:%M:%SZ"
+#: in place of a process of this host
+UNSEEN = "one whose descriptors cannot be seen"
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,32 @@ class Holder:
     owner: Owner | None
     #: why the owner record could not be read, empty when it could
     record_problem: str
-    #: processes of this host that have the disk open, like ``qemu-img (pid 12)``
+    #: processes of this host that have it locked, like ``qemu-img (pid 12, user root)``
     local_users: tuple[str, ...]
     #: the server's lease in seconds; None when the storage is not NFSv4 or the lease is not known
     lease: float | None
     #: why the record may be about another file; empty when there is no reason to think so
     doubt: str = ""
+    #: the bytes of a shared lock, if no exclusive one is in the way
+    shared: Range | None = None
+
+    @property
+    def is_reader(self) -> bool:
+        """Whether somebody who only reads the disk is in the way: no claim is, and no QEMU with image locks."""
+        return self.shared is not None and not covers([QEMU_RANGE], self.shared)
+
+
+def reader_words(local_users: tuple[str, ...]) -> str:
+    """Return who it is whose shared lock is in the way."""
+    if local_users:
+        return f"a reader (a shared lock) on this host: {', '.join(local_users)}"
+    return "a reader (a shared lock) on another host"
+
+
+#: everybody who may open an image for reading can lock it against a start
+KEEP_READERS_OUT = (
+    "whoever may read an image can do this (chmod o-rwx keeps others out; vmguard doctor shows the modes)"
+)
 
 
 def ago(since: str, now: datetime.datetime) -> str:
@@ -58,7 +81,9 @@ def in_use(disk: str, vm: str, here: Here, holder: Holder, now: datetime.datetim
     title = f"VM '{printable(vm)}' is not started: disk {printable(disk)} is locked"
     lines = [f"{title} by {_who(here, holder)}" + (f" (waited {waited:.0f} s)" if waited >= 1 else "")]
     owner = holder.owner
-    if owner is not None:
+    if holder.is_reader:
+        lines.append("  held by  : nobody as a disk of a VM" + (f"; {_last(owner)}" if owner is not None else ""))
+    elif owner is not None:
         lines.append(f"  held by  : host {printable(owner.host)}, VM '{printable(owner.vm)}', epoch {owner.epoch}")
         lines.append(f"  since    : {_when(owner.claimed)} ({ago(owner.claimed, now)})")
         if owner.released:
@@ -71,6 +96,10 @@ def in_use(disk: str, vm: str, here: Here, holder: Holder, now: datetime.datetim
     return "\n".join(lines), _what_to_do(here, holder, now)
 
 
+def _last(owner: Owner) -> str:
+    return f"its last claim was host {printable(owner.host)}'s, VM '{printable(owner.vm)}', epoch {owner.epoch}"
+
+
 def _when(stamp: str) -> str:
     return stamp.replace("T", " ").replace("Z", " UTC")
 
@@ -81,6 +110,8 @@ def _is_here(here: Here, owner: Owner) -> bool:
 
 def _who(here: Here, holder: Holder) -> str:
     owner = holder.owner
+    if holder.is_reader:
+        return reader_words(holder.local_users)
     if owner is not None and not owner.released and _is_here(here, owner) and owner.boot == here.boot:
         return "this host itself"
     if holder.local_users:
@@ -94,7 +125,7 @@ def _alive(here: Here, holder: Holder) -> str:
     owner = holder.owner
     if holder.local_users:
         return "yes, it is this host"
-    if owner is not None and _is_here(here, owner) and owner.boot == here.boot:
+    if owner is not None and _is_here(here, owner) and owner.boot == here.boot and not holder.is_reader:
         return "yes, it is this host"
     if holder.lease is None:
         return "cannot be known from here"
@@ -106,6 +137,10 @@ def _alive(here: Here, holder: Holder) -> str:
 
 def _what_to_do(here: Here, holder: Holder, now: datetime.datetime) -> str:
     owner = holder.owner
+    if holder.is_reader:
+        where = "" if holder.local_users else " on the other hosts that mount this share (vmguard who, there)"
+        what = "end what reads it, a backup or a VM with it as its backing image"
+        return f"{what}{where}; then start again; {KEEP_READERS_OUT}"
     if owner is not None and not owner.released and _is_here(here, owner) and owner.boot == here.boot:
         return f"stop VM '{printable(owner.vm)}' first; see: vmguard status"
     if holder.local_users:

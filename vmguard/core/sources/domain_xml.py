@@ -78,8 +78,8 @@ class Source:
     (``path`` is then the reason in words).
     """
 
-    __slots__ = ("backing", "data_store", "ends", "format", "kind", "late", "mode", "offset", "path", "policy", "pool",
-                 "role", "what")  # fmt: skip
+    __slots__ = ("backing", "data_store", "ends", "format", "home", "kind", "late", "mode", "offset", "path", "policy",
+                 "pool", "role", "what")  # fmt: skip
 
     def __init__(
         self, what: str, kind: str, path: str, mode: str, role: str, format: str | None = "raw", pool: str = ""
@@ -102,6 +102,7 @@ class Source:
         self.backing: Source | None = None
         self.ends = False
         self.data_store: Source | None = None
+        self.home = ""  #: the folder with all that may belong to it; empty: that of the file itself
 
     @property
     def is_optional(self) -> bool:
@@ -269,8 +270,7 @@ def _read_mirror(node: Node, disk: str, domain: Domain) -> None:
     if element is None:  # the form before libvirt 1.2.6: <mirror file= format=>
         source = _source(Node("mirror", {}), node, what, EXCLUSIVE, MIRROR, node.get("format") or "raw")
     else:
-        format = node.value("format", "type") or "raw"
-        source = _source(node, element, what, EXCLUSIVE, MIRROR, format)
+        source = _source(node, element, what, EXCLUSIVE, MIRROR, node.value("format", "type") or "raw")
     if source is not None:
         _read_chain(node, source)
         domain.sources.append(source)

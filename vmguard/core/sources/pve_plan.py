@@ -112,6 +112,7 @@ def _read_drive(drive: Drive, template: bool, storages: Storages, node: str, vm:
     _add(source, drive.unsure or storage.type == "btrfs", vm)
     if kind == FILE:
         vm.storages[place] = storage
+        source.home = storage.path
 
 
 def _add(source: Source, unsure: bool, vm: PveVm) -> None:

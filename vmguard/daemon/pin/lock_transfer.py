@@ -9,12 +9,14 @@ import errno
 import functools
 import logging
 import os
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vmguard import faults
 from vmguard.adapters.linux import mounts, ofd, pidfd, proc, systemd
 from vmguard.adapters.linux.proc import Key, OpenFile
+from vmguard.adapters.linux.regular_file import link_of
 from vmguard.core.locks.pin import Side, Step, Verb, move
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import OUTGOING_MARK, RESERVATION, WHOLE, Range, covers, subtract
@@ -152,12 +154,18 @@ def _hold(order: Order, forbidden: str) -> Outcome:
     if order.source is not None:
         return Outcome(False, forbidden=forbidden)
     access = os.O_RDWR if order.mode == EXCLUSIVE else os.O_RDONLY
-    fd = os.open(f"/proc/{order.pid}/fd/{order.fd}", access | os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC)
+    # The number may be anything else's by now, even a device's, which root must not open: held and known first.
+    held = os.open(f"/proc/{order.pid}/fd/{order.fd}", os.O_PATH | os.O_CLOEXEC)
     try:
-        if proc.own_key(fd, mounts.devices(order.pid)) == order.key:
-            for piece in order.pieces:
-                ofd.lock(fd, order.path, ofd.WRITE if order.mode == EXCLUSIVE else ofd.READ, piece)
-            return Outcome(False, copy=fd, forbidden=forbidden)
+        if proc.own_key(held, mounts.devices(order.pid)) != order.key or not stat.S_ISREG(os.fstat(held).st_mode):
+            return Outcome(False, gone=True)
+        fd = os.open(link_of(held), access | os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        os.close(held)
+    try:
+        for piece in order.pieces:
+            ofd.lock(fd, order.path, ofd.WRITE if order.mode == EXCLUSIVE else ofd.READ, piece)
+        return Outcome(False, copy=fd, forbidden=forbidden)
     except LockConflict:
         rival = _rival(order, fd)
         os.close(fd)
@@ -165,8 +173,6 @@ def _hold(order: Order, forbidden: str) -> Outcome:
     except OSError:
         os.close(fd)
         raise
-    os.close(fd)
-    return Outcome(False, gone=True)
 
 
 def _rival(order: Order, fd: int) -> RivalLock | None:
