@@ -23,6 +23,7 @@ _STATUS = {
     "guarded": Status.OK,
     "nothing": Status.OK,
     "would-adopt": Status.OK,
+    "stranger": Status.WARNING,
     "gone": Status.UNKNOWN,
     "pending": Status.UNKNOWN,
     "conflict": Status.CRITICAL,
