@@ -27,6 +27,7 @@ from tests.support.processes import track
 from vmguard.adapters.linux import clock, may_block, ofd, proc
 from vmguard.adapters.linux.mounts import Mount
 from vmguard.config.libvirt import Libvirt
+from vmguard.config.proxmox import Proxmox
 from vmguard.config.settings import Config, Daemon, OwnerRecord, Unguarded
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.ranges import LIBVIRT_RANGE, QEMU_RANGE, WHOLE, held_ranges
@@ -123,6 +124,7 @@ class Corner:
             Config(),
             daemon=Daemon(start_deadline=5.0, poll_interval=0.05),
             libvirt=Libvirt(run_dir=str(folder), events=False),
+            proxmox=Proxmox(run_dir=str(folder)),
             owner_record=OwnerRecord(enabled=False),
         )
         #: seconds by which the loop's clock is ahead of the host's
@@ -167,6 +169,10 @@ class Corner:
     def writer(self, *arguments: str, program: str = "qemu-system-x86_64") -> Writer:
         self.writers.append(Writer(*arguments, program=program))
         return self.writers[-1]
+
+    def names(self, pid_file: str, process: Writer) -> None:
+        """Write a pid file of the hypervisor's, as root does: it vouches for that process."""
+        (self.folder / pid_file).write_text(f"{process.pid}\n")
 
     def until(self, wanted: Callable[[], object], seconds: float = 10.0, counting: bool = True) -> None:
         deadline = time.monotonic() + seconds

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
 from pathlib import Path
 
 import pytest
 
 from vmguard.adapters import hypervisors
 from vmguard.adapters.hypervisor import Hypervisor, RunDirs
-from vmguard.adapters.linux import proc
+from vmguard.adapters.linux import proc, standing
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.core import BARE, HYPERVISORS, LIBVIRT, PROXMOX
 from vmguard.core.sources.process_arguments import Kind, identity, served
@@ -47,18 +48,34 @@ def test_each_has_every_member_of_the_port(known: Hypervisor) -> None:
     assert wanted <= set(dir(known))
 
 
+#: this very process, which has begun and is root's, or the tester's
+ME = os.getpid()
+NOBODY = 1 << 22
+
+
 @pytest.mark.parametrize("name", HYPERVISORS)
-def test_a_qemu_is_managed_by_whoever_started_it(name: str) -> None:
-    assert hypervisors.manager_of(RUN_DIRS, line(WORDS[name])).name == name
+def test_what_a_qemu_says_of_itself_makes_it_nobodys(name: str) -> None:
+    assert hypervisors.manager_of(RUN_DIRS, line(WORDS[name])).name == BARE
 
 
-def test_a_pid_file_of_libvirts_alone_tells_whose_a_qemu_is(tmp_path: Path) -> None:
-    plain = ["qemu-system-x86_64", "-name", "guest=web", "-uuid", UUID]
-    run_dirs = RunDirs(str(tmp_path), "/nowhere")
-    assert hypervisors.manager_of(run_dirs, line(plain)).name == BARE
-    (tmp_path / "web.pid").write_text("4000\n")
-    assert hypervisors.manager_of(run_dirs, line(plain)).name == LIBVIRT
-    assert hypervisors.manager_of(run_dirs, line(plain, 4001)).name == BARE
+@pytest.mark.parametrize(("name", "file"), [(LIBVIRT, "web.pid"), (PROXMOX, "100.pid")])
+def test_a_pid_file_that_only_root_can_have_written_tells_whose_a_qemu_is(tmp_path: Path, name: str, file: str) -> None:
+    words = [word.replace("/var/run/qemu-server", str(tmp_path)) for word in WORDS[name]]
+    run_dirs = RunDirs(str(tmp_path), str(tmp_path))
+    assert hypervisors.manager_of(run_dirs, line(words, ME)).name == BARE
+    (tmp_path / file).write_text(f"{ME}\n")
+    assert hypervisors.manager_of(run_dirs, line(words, ME)).name == name
+    assert hypervisors.manager_of(run_dirs, line(words, ME + 1)).name == BARE
+    assert hypervisors.manager_of(run_dirs, line(WORDS[BARE][:-1], ME)).name == BARE, "arguments narrow"
+
+
+def test_the_uuid_of_libvirts_own_status_file_counts_and_not_that_of_the_arguments(tmp_path: Path) -> None:
+    (tmp_path / "web.pid").write_text(f"{ME}\n")
+    run_dirs, status = RunDirs(str(tmp_path), ""), tmp_path / "web.xml"
+    status.write_text(f"<domstatus><domain><name>web</name><uuid>{UUID}</uuid></domain></domstatus>")
+    assert hypervisors.manager_of(run_dirs, line(WORDS[LIBVIRT], ME)).name == LIBVIRT
+    status.write_text(status.read_text().replace(UUID, UUID.replace("5", "6")))
+    assert hypervisors.manager_of(run_dirs, line(WORDS[LIBVIRT], ME)).name == BARE
 
 
 @pytest.mark.parametrize(
@@ -87,34 +104,51 @@ def test_a_qemu_is_a_vms_by_its_arguments() -> None:
     assert not libvirt.is_qemu_of(RUN_DIRS, ["libvirtd"], UUID)
     assert proxmox.is_qemu_of(RUN_DIRS, WORDS[PROXMOX], "100")
     assert not proxmox.is_qemu_of(RUN_DIRS, WORDS[PROXMOX], "10")
-    assert not proxmox.is_qemu_of(RUN_DIRS, ["less", *WORDS[PROXMOX][1:]], "100")
+    assert proxmox.is_qemu_of(RUN_DIRS, ["/opt/emulator", *WORDS[PROXMOX][1:]], "100"), "whatever it is called"
     assert not proxmox.is_qemu_of(RUN_DIRS, [], "100")
 
 
-def test_a_candidate_is_what_the_pid_file_names_if_it_may_be_a_qemu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    programs = {4000: "/usr/bin/qemu-system-x86_64", 4001: "/usr/sbin/libvirtd", 4002: "/usr/bin/python3"}
-    monkeypatch.setattr(proc, "program", lambda pid: programs.get(pid, ""))
-    monkeypatch.setattr(proc, "name", lambda pid: "")
+def test_a_candidate_is_the_living_process_that_the_pid_file_names_whatever_it_is_called(tmp_path: Path) -> None:
+    """This process is called after Python or pytest: a pid file that root has written needs no name like QEMU's."""
     run_dirs = RunDirs(str(tmp_path), str(tmp_path))
     found = {}
-    for text in ("4000\n", "4001", "4002", "5000", "1", "", "garbage"):
+    for text in (f"{ME}\n", str(NOBODY), "1", "", "garbage"):
         (tmp_path / "web.pid").write_text(text)
         (tmp_path / "100.pid").write_text(text)
         found[text.strip()] = hypervisors.candidate(run_dirs, LIBVIRT, "web", UUID)
         assert hypervisors.candidate(run_dirs, PROXMOX, "web", "100") == found[text.strip()]
         assert hypervisors.candidate(run_dirs, BARE, "web", UUID) == 0
-    assert found == {"4000": 4000, "4001": 0, "4002": 4002, "5000": 0, "1": 0, "": 0, "garbage": 0}
+    assert found == {str(ME): ME, str(NOBODY): 0, "1": 0, "": 0, "garbage": 0}
     assert hypervisors.candidate(run_dirs, LIBVIRT, "../web", UUID) == 0
     assert hypervisors.candidate(run_dirs, PROXMOX, "", "../100") == 0
 
 
-def test_the_arguments_have_the_last_word_about_a_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proc, "program", lambda pid: "/usr/bin/qemu-system-x86_64")
-    (tmp_path / "web.pid").write_text("4000")
+@pytest.mark.parametrize("forged", ["file", "folder", "symlink", "fifo"])
+def test_a_pid_file_that_somebody_else_may_have_written_proves_nothing_and_that_is_said(
+    tmp_path: Path, forged: str
+) -> None:
+    path, run_dirs = tmp_path / "web.pid", RunDirs(str(tmp_path), "")
+    path.write_text(f"{ME}\n")
+    assert (hypervisors.candidate(run_dirs, LIBVIRT, "web", UUID), why(run_dirs)) == (ME, "")
+    if forged == "file":
+        path.chmod(0o664)
+    elif forged == "folder":
+        tmp_path.chmod(0o777)
+    else:
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to("elsewhere") if forged == "symlink" else os.mkfifo(path)
+    assert hypervisors.candidate(run_dirs, LIBVIRT, "web", UUID) == 0
+    assert str(path) in why(run_dirs)
+
+
+def why(run_dirs: RunDirs) -> str:
+    return hypervisors.why_not_believed(run_dirs, LIBVIRT, "web", UUID)
+
+
+def test_the_arguments_have_the_last_word_about_a_candidate(tmp_path: Path) -> None:
+    (tmp_path / "web.pid").write_text(str(ME))
     run_dirs = RunDirs(str(tmp_path), "/nowhere")
-    assert hypervisors.qemu_pid(run_dirs, LIBVIRT, "web", UUID, lambda pid: WORDS[LIBVIRT]) == 4000
+    assert hypervisors.qemu_pid(run_dirs, LIBVIRT, "web", UUID, lambda pid: WORDS[LIBVIRT]) == ME
     assert hypervisors.qemu_pid(run_dirs, LIBVIRT, "web", UUID, lambda pid: WORDS[PROXMOX]) is None
     assert hypervisors.qemu_pid(run_dirs, LIBVIRT, "web", UUID, lambda pid: []) is None
 
@@ -145,15 +179,29 @@ def test_a_helper_belongs_to_the_vm_that_it_names() -> None:
     assert not hypervisors.by_name(PROXMOX).is_helper_of(swtpm, Kind.SWTPM, "101")
 
 
-def test_a_start_is_run_by_the_nearest_ancestor_that_is_a_tasks_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """comm is enough: Perl sets it with the title (perlvar, $0), and unlike the arguments it never hangs."""
-    parents, names = {50: 40, 40: 30, 30: 20, 20: 1}, {40: "bash", 30: "task UPID:node1", 20: "pvedaemon worke"}
+@pytest.mark.parametrize(
+    ("names", "strangers", "worker"),
+    [
+        ({40: "bash", 30: "task UPID:node1"}, set(), 30),
+        ({40: "bash", 30: "bash"}, set(), 0),
+        ({40: "sudo", 30: "task UPID:node1"}, {30}, 0),
+        ({40: "bash", 30: "task UPID:node1"}, {40}, 0),
+        ({40: "task UPID:node1", 30: "bash"}, {30}, 40),
+    ],
+)
+def test_a_start_is_run_by_the_nearest_ancestor_that_is_a_tasks_worker_of_roots(
+    monkeypatch: pytest.MonkeyPatch, names: dict[int, str], strangers: set[int], worker: int
+) -> None:
+    """comm is enough for a name: Perl sets it with the title (perlvar, $0), and unlike the arguments it never hangs.
+
+    But any user can call a process of his like that, and have sudo start a VM below it.
+    """
+    parents = {50: 40, 40: 30, 30: 20, 20: 1}
     monkeypatch.setattr(proc, "parent", lambda pid: parents.get(pid, 0))
-    monkeypatch.setattr(proc, "name", lambda pid: names.get(pid, ""))
+    monkeypatch.setattr(proc, "name", lambda pid: names.get(pid, "pvedaemon worke"))
+    monkeypatch.setattr(standing, "is_roots", lambda pid: pid not in strangers)
     starters = {name: hypervisors.by_name(name).starter_of(50) for name in HYPERVISORS}
-    assert starters == {LIBVIRT: 0, PROXMOX: 30, BARE: 0}
-    names[30] = "bash"
-    assert hypervisors.by_name(PROXMOX).starter_of(50) == 0
+    assert starters == {LIBVIRT: 0, PROXMOX: worker, BARE: 0}
 
 
 # -- no comparisons -------------------------------------------------------------------------------------------------

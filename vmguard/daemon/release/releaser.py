@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from vmguard import faults
+from vmguard.adapters import hypervisors
 from vmguard.adapters.linux import proc, standing, systemd
 from vmguard.adapters.linux.proc import OpenFile
 from vmguard.core.locks.claim_states import LIVING, ReleaseEvidence, ReleaseStep, State, decide_release
@@ -64,7 +65,7 @@ class Releaser:
         self._threads.run(
             THIS_HOST,
             f"who has the files of {vm.title} open",
-            lambda: [user for user in proc.users_of(own, exclude) if _may_write(user, qemu_users)],
+            lambda: [user for user in proc.users_of(own, exclude) if _may_write(vm, user, qemu_users)],
             functools.partial(self._judge, vm),
         )
 
@@ -188,15 +189,17 @@ class Releaser:
             callback()
 
 
-def _may_write(user: OpenFile, qemu_users: frozenset[int]) -> bool:
-    """Return whether a process that has a file open may write to it, now or later.
+def _may_write(vm: GuardedVm, user: OpenFile, qemu_users: frozenset[int]) -> bool:
+    """Return whether a process that has a file of the VM open may write to it, now or later.
 
-    QEMU opens a file for reading first, and anew when it writes; whoever may be one counts. An ordinary user's process
-    that only reads, as anybody does who may, keeps no VM from its next start.
+    QEMU opens a file for reading first, and anew when it writes, so whoever may be the VM's QEMU counts. A process of
+    an ordinary user's, or of another VM, that only reads keeps no VM from its next start.
     """
     found = standing.of(user.pid)
-    if user.info.writable or found is None or found.scope is not None:
+    if user.info.writable or found is None:
         return True
+    if found.scope is not None:
+        return hypervisors.by_name(vm.hypervisor).is_scope_of(found.scope, vm.name, vm.uuid)
     return not found.users.isdisjoint({standing.ROOT, *qemu_users})
 
 
