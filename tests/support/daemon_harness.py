@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import functools
 import json
 import os
@@ -50,13 +51,13 @@ while True:
         line = sys.stdin.readline()
         if not line:
             break
-        verb, path, flags, locks = json.loads(line)
+        verb, path, flags, locks, kind = json.loads(line)
         if verb == "close":
             os.close(fds.pop(path))
         else:
             fds[path] = os.open(path, flags)
             for byte in locks:
-                fcntl.fcntl(fds[path], fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, 0, byte, 1, 0))
+                fcntl.fcntl(fds[path], fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, 0, byte, 1, 0))
         print("done", flush=True)
     for fd in list(fds.values())[:1]:
         if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE:
@@ -67,25 +68,37 @@ while True:
 class Writer:
     """A process that looks like QEMU, or like one of its helpers, and writes like one."""
 
-    def __init__(self, *arguments: str, program: str = "qemu-system-x86_64") -> None:
+    def __init__(self, *arguments: str, program: str = "qemu-system-x86_64", user: int | None = None) -> None:
         command = [program, "-IS", "-c", _CODE, *arguments]
-        pipe = subprocess.PIPE
-        self.process = track(subprocess.Popen(command, executable=sys.executable, stdin=pipe, stdout=pipe, text=True))
+        pipe, groups = subprocess.PIPE, None if user is None else ()
+        self.process = track(
+            subprocess.Popen(
+                command,
+                executable=sys.executable,
+                stdin=pipe,
+                stdout=pipe,
+                text=True,
+                user=user,
+                group=user,
+                extra_groups=groups,
+            )
+        )
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
-    def open(self, path: Path, flags: int = os.O_RDWR, locks: tuple[int, ...] = ()) -> None:
-        self._do("open", path, flags, locks)
+    def open(self, path: Path, flags: int = os.O_RDWR, locks: tuple[int, ...] = (), exclusive: bool = False) -> None:
+        """Open a file, and lock some of its bytes."""
+        self._do("open", path, flags, locks, fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK)
 
     def close(self, path: Path) -> None:
         self._do("close", path)
 
-    def _do(self, verb: str, path: Path, flags: int = 0, locks: tuple[int, ...] = ()) -> None:
+    def _do(self, verb: str, path: Path, flags: int = 0, locks: tuple[int, ...] = (), kind: int = 0) -> None:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps([verb, str(path), flags, locks]) + "\n")
+        self.process.stdin.write(json.dumps([verb, str(path), flags, locks, kind]) + "\n")
         self.process.stdin.flush()
         self.process.stdout.readline()
 
@@ -161,13 +174,14 @@ class Corner:
         """Do as a person who lets the VM go on."""
         self.parts.driver.feed(Adopted(self.loop.now(), self.vm.id))
 
-    def disk(self, name: str) -> Path:
+    def disk(self, name: str, user: int = 0) -> Path:
         path = self.folder / name
         path.write_bytes(bytes(4096))
+        os.chown(path, user, user)
         return path
 
-    def writer(self, *arguments: str, program: str = "qemu-system-x86_64") -> Writer:
-        self.writers.append(Writer(*arguments, program=program))
+    def writer(self, *arguments: str, program: str = "qemu-system-x86_64", user: int | None = None) -> Writer:
+        self.writers.append(Writer(*arguments, program=program, user=user))
         return self.writers[-1]
 
     def names(self, pid_file: str, process: Writer) -> None:
