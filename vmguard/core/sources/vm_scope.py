@@ -18,8 +18,9 @@ _LIBVIRT = re.compile(
 #: Proxmox's group (PVE::Systemd, enter_systemd_scope)
 _PROXMOX = re.compile(r"(/qemu\.slice/([1-9]\d{2,8})\.scope)(?:/|$)")
 _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
-#: ``qemu-7-web``, of which libvirt makes the group's name: the driver, the VM's number, and what is left of its name
-_MACHINE = re.compile(r"qemu-(?:embed-[^-]+-)?\d+-(.*)")
+#: ``qemu-7-web``, of which libvirt makes the group's name: the driver, the VM's number, and what is left of its name,
+#: which may be nothing
+_MACHINE = re.compile(r"qemu-(?:embed-[^-]+-)?\d+(?:-(.*))?")
 #: of a machine's name that is this long, the end may be missing (virDomainDriverGenerateMachineName: 64 letters)
 _CUT_AT = 63
 _DROPPED = re.compile(r"[^0-9A-Za-z]")
@@ -41,7 +42,7 @@ class VmScope:
         found = _MACHINE.fullmatch(self.machine)
         if found is None:
             return False
-        shown, whole = _DROPPED.sub("", found[1]), _DROPPED.sub("", name)
+        shown, whole = _DROPPED.sub("", found[1] or ""), _DROPPED.sub("", name)
         return whole.startswith(shown) if len(self.machine) >= _CUT_AT else whole == shown
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vmguard.adapters.linux.proc import CommandLine, Key, OpenFile
 from vmguard.adapters.linux.standing import Standing
@@ -20,12 +20,12 @@ class UnclaimedProcess:
     kind: Kind
     standing: Standing
     fds: ProcessFds
-    #: its open files that a lock may guard
-    files: list[OpenFile]
     #: its ancestors when it was found
-    ancestors: frozenset[int] = frozenset()
+    ancestors: frozenset[int]
     #: it is root's, or runs as QEMU's user
-    is_trusted: bool = False
+    is_trusted: bool
+    #: its open files that a lock may guard
+    files: list[OpenFile] = field(default_factory=list)
     told: bool = False
 
     @property

@@ -64,6 +64,8 @@ _LANES = {
     (Likelihood.LIKELY, True): Lane.LIKELY,
     (Likelihood.POSSIBLE, True): Lane.POSSIBLE,
 }
+#: of a process that is not trusted
+_MOST_DESCRIPTORS = 4096
 #: age at which a QEMU is taken for nobody's, whose own hypervisor would have vouched for it by then
 _VOUCHED_BY_S = 10.0
 
@@ -176,7 +178,10 @@ class UnclaimedQemus:
         self._silent = hanging
 
     def _refresh(self, process: UnclaimedProcess) -> None:
-        if process.fds.changed():
+        """Look at what a process has open. No QEMU has as much as a user's process can have, only to be looked at."""
+        if not process.is_trusted and process.fds.count() > _MOST_DESCRIPTORS:
+            process.files = []
+        elif process.fds.changed():
             process.files = process.fds.full(self._pinner.tables)
 
     def _ask(self, pid: int, birth: int) -> None:
@@ -223,9 +228,9 @@ class UnclaimedQemus:
         except OSError:
             return
         ancestors = frozenset(standing.ancestors(pid))
-        process = self._unclaimed[pid] = UnclaimedProcess(
-            line, birth, kind, found, fds, fds.full(self._pinner.tables), ancestors, self._is_trusted(found)
-        )
+        process = UnclaimedProcess(line, birth, kind, found, fds, ancestors, self._is_trusted(found))
+        self._unclaimed[pid] = process
+        self._refresh(process)
         self._consider(process)
 
     def _forget(self, pid: int) -> None:
