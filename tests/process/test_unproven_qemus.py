@@ -218,6 +218,20 @@ def test_the_lock_of_a_helper_that_only_says_so_stops_no_vm(corner: Corner) -> N
     assert (corner.vm.state, corner.vm.held_for_person, corner.vm.frozen) == (State.RUNNING, "", False)
 
 
+def test_what_qemu_itself_has_started_is_the_vms(corner: Corner, strangers: Strangers) -> None:
+    """By its ancestors, without any word about the VM; as an ordinary user's it makes a file a guarded one, too."""
+    disk, more = corner.disk("web.raw"), corner.disk("more.raw")
+    child = f"import os, sys; fd = os.open({str(more)!r}, os.O_RDWR); sys.stdin.read()"
+    start = f"subprocess.Popen(['swtpm', '-IS', '-c', {child!r}], executable='/proc/self/exe', user={NOBODY})"
+    os.chown(more, NOBODY, NOBODY)
+    qemu = strangers.start(
+        0, "qemu-system-x86_64", f"{disk}=", code=OPENS.replace("print(", f"import subprocess; {start}; print(")
+    )
+    corner.until(lambda: corner.pinned(2))
+    assert corner.vm.pid == qemu.pid
+    assert [process.vouched for process in corner.vm.processes] == [True, True]
+
+
 def test_a_vm_of_an_earlier_daemon_stays_guarded_and_its_helpers_are_judged_anew(
     corner: Corner, groups: ControlGroups
 ) -> None:

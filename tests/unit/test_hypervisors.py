@@ -119,7 +119,9 @@ def test_a_candidate_is_the_living_process_that_the_pid_file_names_whatever_it_i
         assert hypervisors.candidate(run_dirs, PROXMOX, "web", "100") == found[text.strip()]
         assert hypervisors.candidate(run_dirs, BARE, "web", UUID) == 0
     assert found == {str(ME): ME, str(NOBODY): 0, "1": 0, "": 0, "garbage": 0}
-    assert hypervisors.candidate(run_dirs, LIBVIRT, "../web", UUID) == 0
+    for name in ("../web", "\ud800", "a\0b"):
+        assert hypervisors.candidate(run_dirs, LIBVIRT, name, UUID) == 0
+        assert hypervisors.why_not_believed(run_dirs, LIBVIRT, name, UUID) == ""
     assert hypervisors.candidate(run_dirs, PROXMOX, "", "../100") == 0
 
 

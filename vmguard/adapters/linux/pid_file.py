@@ -33,7 +33,7 @@ def read(path: str) -> PidFile | None:
     """Read a pid file; None if there is none, or anybody but root could have written it (see ``why_not``)."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
+    except (OSError, ValueError):  # a VM's name may be no file's
         return None
     try:
         status = os.fstat(fd)
@@ -52,7 +52,7 @@ def why_not(path: str) -> str:
     """Return, in words, why a pid file is not believed; empty if it is, or if there is none."""
     try:
         status, folder = os.lstat(path), os.stat(os.path.dirname(path))
-    except OSError:
+    except (OSError, ValueError):
         return ""
     if not stat.S_ISREG(status.st_mode):
         return f"{path} is no regular file"
