@@ -142,6 +142,19 @@ def test_nobody_takes_the_place_of_a_vm_that_systemd_alone_remembers(corner: Cor
     assert vm.pid == qemu.pid
 
 
+def test_nobody_goes_on_with_a_vm_of_roots_that_has_ended(corner: Corner) -> None:
+    disk = corner.disk("web.raw")
+    qemu, other = corner.writer(*LIKE_LIBVIRTS), corner.writer(program="dd")
+    qemu.open(disk)
+    corner.until(corner.pinned)
+    other.open(disk)  # so that its locks are kept
+    qemu.end()
+    corner.until(lambda: corner.vm.state is State.ENDED)
+    corner.writer(*LIKE_LIBVIRTS, user=NOBODY).open(corner.disk("home", NOBODY))
+    corner.spin(0.6)
+    assert (corner.vm.state, corner.vm.processes) == (State.ENDED, [])
+
+
 # -- whose process a pid file names ---------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ class UnclaimedProcess:
     fds: ProcessFds
     #: its ancestors when it was found
     ancestors: frozenset[int]
-    #: it is root's, or runs as QEMU's user
+    #: it is root's, or a VM's, or runs as QEMU's user
     is_trusted: bool
     #: its open files that a lock may guard
     files: list[OpenFile] = field(default_factory=list)

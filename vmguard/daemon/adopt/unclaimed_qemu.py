@@ -201,7 +201,7 @@ class UnclaimedQemus:
         self._command_lines.ask(lane, pid, functools.partial(self._answered, pid, birth), owner)
 
     def _is_trusted(self, found: Standing) -> bool:
-        return found.is_root or found.runs_as(self._qemu_users())
+        return found.is_root or found.scope is not None or found.runs_as(self._qemu_users())
 
     def _is_other(self, pid: int, birth: int) -> None:
         before, _, pause = self._others.get(pid, (-1, 0, 0))
@@ -250,7 +250,7 @@ class UnclaimedQemus:
         manager = hypervisors.manager_of(self._run_dirs, process.line)
         if self._claimed(process, manager):
             return
-        is_strangers = self._is_strangers(process, manager)
+        is_strangers = _is_strangers(process, manager)
         if not manager.has_hook and not is_strangers and self._may_be_vouched_for_soon(process):
             return
         if self._settings().take_up and not is_strangers:
@@ -267,10 +267,7 @@ class UnclaimedQemus:
 
     def is_strangers(self, process: UnclaimedProcess) -> bool:
         """Return whether a process is an ordinary user's, and no hypervisor's: it is guarded only by its pid."""
-        return self._is_strangers(process, hypervisors.manager_of(self._run_dirs, process.line))
-
-    def _is_strangers(self, process: UnclaimedProcess, manager: Hypervisor) -> bool:
-        return not manager.has_hook and not process.standing.is_root
+        return _is_strangers(process, hypervisors.manager_of(self._run_dirs, process.line))
 
     @property
     def _run_dirs(self) -> RunDirs:
@@ -282,15 +279,15 @@ class UnclaimedQemus:
 
     def _claimed(self, process: UnclaimedProcess, manager: Hypervisor) -> bool:
         """Return whether a process is, or may be, the QEMU that a claim waits for: then it is left to the claim."""
-        about = process.about
+        proven = () if _is_strangers(process, manager) else (manager.name, manager.id_of(process.about))
         keys = {user.key for user in process.files if user.info.writable}
         for vm in self._registry:
             if vm.state in LIVING or vm.state is State.RELEASING:
                 continue
-            is_its = (vm.hypervisor, vm.uuid) == (manager.name, manager.id_of(about))
+            is_its = (vm.hypervisor, vm.uuid) == proven
             has_its_disk = any(file.key in keys and file.guard.descriptor is not None for file in vm.files)
             if vm.rebuilt and (is_its or (has_its_disk and self._may_run(vm, process))):
-                vm.name = about.name or vm.name
+                vm.name = _name_of(process, manager) if process.title else vm.name
                 return self._runs(vm, process) or has_its_disk
             if is_its and vm.state in (State.CLAIMED, State.ENDED):
                 return self._runs(vm, process)
@@ -319,14 +316,11 @@ class UnclaimedQemus:
         about = process.about
         manager = hypervisors.manager_of(self._run_dirs, process.line)
         hypervisor, vm_uuid = manager.name, manager.id_of(about)  # as its hook and its task would call it
-        name = process.title or f"{proc.name(process.pid)}-{process.pid}"
-        is_strangers = self._is_strangers(process, manager)
-        if is_strangers:
-            name = f"{name} ({process.standing.owner}, pid {process.pid})"  # it could call itself like any other VM
-        if is_strangers or not vm_uuid or self._registry.get(f"{hypervisor}-{vm_uuid}") is not None:
+        if _is_strangers(process, manager) or not vm_uuid or self._registry.get(f"{hypervisor}-{vm_uuid}") is not None:
             hypervisor = BARE
             birth = f"{host.boot_id()} {process.pid} {process.line.started}"
             vm_uuid = str(uuid.uuid5(uuid.NAMESPACE_OID, birth))
+        name = _name_of(process, manager)
         vm = GuardedVm(hypervisor, name, vm_uuid, state=State.CLAIMED, why=why, without_hook=why)
         vm.incoming = ANOTHER_HOST if about.incoming else ""
         vm.files = [self._pinner.discovered([user]) for user in once(process.files) if user.key in extra]
@@ -383,3 +377,13 @@ class UnclaimedQemus:
             log.info("%s: its helper %s is followed, too", vm.title, vm.processes[-1].title)
             self._registry.save(vm)
             self._pinner.attend(vm)
+
+
+def _is_strangers(process: UnclaimedProcess, manager: Hypervisor) -> bool:
+    return not manager.has_hook and not process.standing.is_root
+
+
+def _name_of(process: UnclaimedProcess, manager: Hypervisor) -> str:
+    """Return the name of a process's VM. An ordinary user could call his like any other one."""
+    name = process.title or f"{proc.name(process.pid)}-{process.pid}"
+    return f"{name} ({process.standing.owner}, pid {process.pid})" if _is_strangers(process, manager) else name
