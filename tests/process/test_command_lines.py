@@ -43,9 +43,9 @@ class Readers:
             self.free.wait(30)
         return CommandLine(pid, self.started(pid), "/usr/bin/qemu", ["qemu", str(pid)])
 
-    def ask(self, *pids: int, lane: Lane = Lane.LIKELY) -> None:
+    def ask(self, *pids: int, lane: Lane = Lane.LIKELY, owner: str = "") -> None:
         for pid in pids:
-            self.lines.ask(lane, pid, functools.partial(self.answers.__setitem__, pid))
+            self.lines.ask(lane, pid, functools.partial(self.answers.__setitem__, pid), owner)
 
     def turn(self, until: Callable[[], object], seconds: float = 5.0) -> None:
         end = time.monotonic() + seconds
@@ -103,6 +103,16 @@ def test_strangers_that_all_hang_keep_no_vm_of_a_hypervisor_waiting(readers: Rea
     readers.ask(1000, lane=Lane.NAMED)
     readers.turn(lambda: 1000 in readers.answers)
     assert sum(readers.lines._threads.values()) == 2 * command_lines._THREADS_PER_LANE + 1
+
+
+def test_whoever_has_many_that_hang_keeps_half_of_a_lanes_threads_free_for_others(readers: Readers) -> None:
+    readers.silent = set(range(2, MANY))
+    readers.ask(*readers.silent, owner="user 1000")
+    readers.ask(*range(1000, 1020), owner="user 1001")
+    readers.turn(lambda: len(readers.answers) == 20)
+    assert len(set(readers.reads) & readers.silent) == command_lines._THREADS_PER_OWNER
+    readers.free.set()
+    readers.turn(lambda: len(readers.answers) == 20 + MANY - 2)
 
 
 def test_a_number_that_hangs_in_one_lane_is_read_in_another(readers: Readers) -> None:

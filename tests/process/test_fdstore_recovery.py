@@ -102,7 +102,7 @@ def test_a_claim_whose_vm_never_comes_is_let_go_of(corner: Corner) -> None:
 @pytest.mark.parametrize("owner", ["libvirt-{}", "proxmox-101", "bare-0d8a2c0c-76ab-5d58-9a63-3b9e4f4b2f05"])
 def test_a_running_vm_is_known_again_by_the_disk_that_it_has(corner: Corner, owner: str) -> None:
     disk, identity = corner.disk("web.raw"), str(uuid.uuid4())
-    ours = ("-id", "101", "-pidfile", "/run/qemu-server/101.pid") if owner == "proxmox-101" else ()
+    ours = ("-id", "101", "-pidfile", f"{corner.folder}/101.pid") if owner == "proxmox-101" else ()
     writer = corner.writer("-name", "guest=web", "-uuid", identity, *ours)
     writer.open(disk)
     copy = copied(writer, disk)

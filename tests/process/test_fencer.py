@@ -17,12 +17,13 @@ import pytest
 from tests.support.fencer_harness import WRITER, World, begin_fence
 from tests.support.guard import eventually
 from vmguard import faults
+from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.linux import hardware_watchdog, proc
 from vmguard.core.sources.process_arguments import Kind
 from vmguard.core.watchdog.events import Level
-from vmguard.core.watchdog.fence_ladder import Rung
+from vmguard.core.watchdog.fence_ladder import Others, Rung
 from vmguard.core.watchdog.policy import AfterFence, HostFence, Policy
-from vmguard.daemon.fence.evidence import FenceProgress
+from vmguard.daemon.fence.evidence import FenceProgress, evidence
 from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 
 pytestmark = pytest.mark.process
@@ -279,9 +280,10 @@ def test_negative_control_whoever_needs_the_share_or_a_name_is_heard(
 # -- helpers --------------------------------------------------------------------------------------------------------
 
 
-def helper(world: World, vm: GuardedVm) -> int:
+def helper(world: World, vm: GuardedVm, vouched: bool = True) -> int:
     child = world.run(WRITER, str(world.disk))
-    vm.processes.append(GuardedProcess(child.pid, Kind.STORAGE_DAEMON, "qsd", pidfd=os.pidfd_open(child.pid)))
+    pidfd = os.pidfd_open(child.pid)
+    vm.processes.append(GuardedProcess(child.pid, Kind.STORAGE_DAEMON, "qsd", pidfd=pidfd, vouched=vouched))
     return child.pid
 
 
@@ -311,6 +313,25 @@ def test_freeze_and_thaw_stop_and_continue_qemu_and_its_helpers(world: World) ->
     world.signals.thaw(vm, done.append)
     assert eventually(lambda: _state(vm.pid) == "S" and _state(pid) == "S")
     assert done == ["", ""]
+
+
+@pytest.mark.parametrize("vouched", [True, False])
+def test_only_a_helper_that_the_kernel_vouches_for_can_hold_up_a_fence_or_a_freeze(world: World, vouched: bool) -> None:
+    vm = world.vm()
+    pid = helper(world, vm, vouched)
+    fence = FenceProgress(vm.id, vm.name, vm.uuid, vm.hypervisor, "lost", Policy(), vm.pid, vm)
+    judged = {process.pid for process in evidence(fence, Others.NONE, RunDirs("", "")).processes}
+    assert judged == ({vm.pid, pid} if vouched else {vm.pid})
+    done: list[str] = []
+
+    def goes_on() -> bool:
+        os.kill(pid, signal.SIGCONT)  # whatever is done to it
+        return bool(done)
+
+    world.signals.freeze(vm, done.append)
+    goes_on()
+    assert world.turn(goes_on)
+    assert done == [""] or vouched  # a vouched one may have been seen to stop in time
 
 
 def test_a_frozen_vm_is_stopped_again_when_somebody_else_continues_it(world: World) -> None:

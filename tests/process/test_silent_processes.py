@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.daemon_harness import Corner, open_corner
+from tests.support.strangers import users
 from vmguard.adapters.linux import may_block, ofd
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.core import LIBVIRT
@@ -82,6 +83,17 @@ def test_the_census_goes_on_and_finds_another_one_meanwhile(
     silence.over.set()
     corner.until(lambda: corner.pinned(1, 2))
     assert {vm.name for vm in corner.registry} == {"silent", "other"}
+
+
+@pytest.mark.parametrize("user", users())
+def test_a_users_silent_look_alikes_hide_no_qemu_of_roots(corner: Corner, silence: Silence, user: int) -> None:
+    """As many as a lane has threads, and more; each owner has a share, so QEMU's own user hides nothing, either."""
+    silence.pids.update(corner.writer("-name", "silent", user=user).pid for _ in range(10))
+    corner.unclaimed_qemus.round()
+    qemu = corner.writer("-name", "web")
+    qemu.open(corner.disk("web.raw"))
+    corner.until(corner.pinned)
+    assert (corner.vm.name, corner.vm.pid) == ("web", qemu.pid)
 
 
 def test_the_first_count_is_not_a_part_of_the_start(corner: Corner, silence: Silence) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon_harness import Corner, Rival, open_corner
+from tests.support.daemon_harness import Corner, Rival, Writer, open_corner
 from vmguard.adapters.linux import ofd
 from vmguard.config.settings import Unguarded
 from vmguard.core.locks.claim_states import State
@@ -185,18 +185,33 @@ def test_a_clusters_disk_keeps_a_shared_lock(corner: Corner) -> None:
     assert [guards(vm) for vm in corner.registry] == [{"quorum.raw": ("pinned", SHARED)}] * 2
 
 
-def test_helpers_are_followed_pinned_and_waited_for(corner: Corner) -> None:
-    disk, tpm, identity = corner.disk("web.raw"), corner.disk("tpm2-00.permall"), str(uuid.uuid4())
-    corner.writer("-name", "web", "-uuid", identity).open(disk)
+def proxmox_vm(corner: Corner, disk: Path) -> Writer:
+    """A VM of Proxmox that runs, and that its pid file vouches for."""
+    qemu = corner.writer("-name", "web", "-id", "100", "-pidfile", f"{corner.folder}/100.pid")
+    corner.names("100.pid", qemu)
+    qemu.open(disk)
     corner.until(corner.pinned)
-    swtpm = corner.writer("--tpmstate", f"dir=/var/lib/libvirt/swtpm/{identity}/tpm2", program="swtpm")
+    return qemu
+
+
+def named_swtpm(corner: Corner) -> Writer:
+    swtpm = corner.writer("--pid", "file=/run/qemu-server/100.swtpm.pid", program="swtpm")
+    corner.names("100.swtpm.pid", swtpm)
+    return swtpm
+
+
+def test_helpers_are_followed_pinned_and_waited_for(corner: Corner) -> None:
+    disk, tpm = corner.disk("web.raw"), corner.disk("tpm2-00.permall")
+    qemu = proxmox_vm(corner, disk)
+    assert corner.vm.id == "proxmox-100"
+    swtpm = named_swtpm(corner)
     swtpm.open(tpm)
     daemon = corner.writer(program="qemu-storage-daemon")
     daemon.open(disk)
     corner.until(lambda: len(corner.vm.processes) == 3 and corner.pinned(2))
     through = {os.path.basename(file.path): file.guard.pin.pid for file in corner.vm.files if file.guard.pin}
-    assert through["tpm2-00.permall"] == swtpm.pid
-    corner.writers[0].end()
+    assert through == {"tpm2-00.permall": swtpm.pid, "web.raw": qemu.pid}
+    qemu.end()
     corner.until(lambda: f"pid {swtpm.pid}" in corner.vm.why)
     assert corner.vm.state is State.ENDED
     swtpm.end()
@@ -205,16 +220,33 @@ def test_helpers_are_followed_pinned_and_waited_for(corner: Corner) -> None:
 
 
 def test_a_helper_that_dies_alone_lets_go_only_when_its_writes_are_through(corner: Corner) -> None:
-    disk, tpm, identity = corner.disk("web.raw"), corner.disk("tpm"), str(uuid.uuid4())
-    corner.writer("-name", "web", "-uuid", identity).open(disk)
-    corner.until(corner.pinned)
-    swtpm = corner.writer(identity, program="swtpm")
+    disk, tpm = corner.disk("web.raw"), corner.disk("tpm")
+    proxmox_vm(corner, disk)
+    swtpm = named_swtpm(corner)
     swtpm.open(tpm)
     corner.until(lambda: corner.pinned(2))
     swtpm.end()
     corner.until(lambda: len(corner.vm.files) == 1)
     assert corner.vm.state is State.RUNNING
     Rival(tpm).let_go()
+
+
+def test_a_helper_of_roots_that_only_says_whose_it_is_dies_with_the_vm_and_holds_nothing_up(corner: Corner) -> None:
+    """Nothing of it is guarded, its own locks stop nobody, and the next start does not wait for its end."""
+    disk, bait, identity = corner.disk("web.raw"), corner.disk("bait.raw"), str(uuid.uuid4())
+    qemu = corner.writer("-name", "web", "-uuid", identity)
+    qemu.open(disk)
+    corner.until(corner.pinned)
+    rival = Rival(bait)
+    helper = corner.writer("--tpmstate", f"dir=/var/lib/libvirt/swtpm/{identity}/tpm2", program="swtpm")
+    helper.open(bait)
+    corner.until(lambda: len(corner.vm.processes) == 2)
+    corner.spin(0.5)
+    assert (corner.vm.state, guards(corner.vm)) == (State.RUNNING, {"web.raw": ("pinned", EXCLUSIVE)})
+    qemu.end()
+    corner.until(lambda: not len(corner.registry))
+    assert helper.process.poll() is None
+    rival.let_go()
 
 
 def test_where_the_pin_is_forbidden_the_lock_is_held_beside_and_the_reason_known(

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import functools
 import json
 import os
@@ -27,6 +28,7 @@ from tests.support.processes import track
 from vmguard.adapters.linux import clock, may_block, ofd, proc
 from vmguard.adapters.linux.mounts import Mount
 from vmguard.config.libvirt import Libvirt
+from vmguard.config.proxmox import Proxmox
 from vmguard.config.settings import Config, Daemon, OwnerRecord, Unguarded
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.ranges import LIBVIRT_RANGE, QEMU_RANGE, WHOLE, held_ranges
@@ -49,13 +51,13 @@ while True:
         line = sys.stdin.readline()
         if not line:
             break
-        verb, path, flags, locks = json.loads(line)
+        verb, path, flags, locks, kind = json.loads(line)
         if verb == "close":
             os.close(fds.pop(path))
         else:
             fds[path] = os.open(path, flags)
             for byte in locks:
-                fcntl.fcntl(fds[path], fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, 0, byte, 1, 0))
+                fcntl.fcntl(fds[path], fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, 0, byte, 1, 0))
         print("done", flush=True)
     for fd in list(fds.values())[:1]:
         if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE:
@@ -66,25 +68,37 @@ while True:
 class Writer:
     """A process that looks like QEMU, or like one of its helpers, and writes like one."""
 
-    def __init__(self, *arguments: str, program: str = "qemu-system-x86_64") -> None:
+    def __init__(self, *arguments: str, program: str = "qemu-system-x86_64", user: int | None = None) -> None:
         command = [program, "-IS", "-c", _CODE, *arguments]
-        pipe = subprocess.PIPE
-        self.process = track(subprocess.Popen(command, executable=sys.executable, stdin=pipe, stdout=pipe, text=True))
+        pipe, groups = subprocess.PIPE, None if user is None else ()
+        self.process = track(
+            subprocess.Popen(
+                command,
+                executable=sys.executable,
+                stdin=pipe,
+                stdout=pipe,
+                text=True,
+                user=user,
+                group=user,
+                extra_groups=groups,
+            )
+        )
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
-    def open(self, path: Path, flags: int = os.O_RDWR, locks: tuple[int, ...] = ()) -> None:
-        self._do("open", path, flags, locks)
+    def open(self, path: Path, flags: int = os.O_RDWR, locks: tuple[int, ...] = (), exclusive: bool = False) -> None:
+        """Open a file, and lock some of its bytes."""
+        self._do("open", path, flags, locks, fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK)
 
     def close(self, path: Path) -> None:
         self._do("close", path)
 
-    def _do(self, verb: str, path: Path, flags: int = 0, locks: tuple[int, ...] = ()) -> None:
+    def _do(self, verb: str, path: Path, flags: int = 0, locks: tuple[int, ...] = (), kind: int = 0) -> None:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps([verb, str(path), flags, locks]) + "\n")
+        self.process.stdin.write(json.dumps([verb, str(path), flags, locks, kind]) + "\n")
         self.process.stdin.flush()
         self.process.stdout.readline()
 
@@ -123,6 +137,7 @@ class Corner:
             Config(),
             daemon=Daemon(start_deadline=5.0, poll_interval=0.05),
             libvirt=Libvirt(run_dir=str(folder), events=False),
+            proxmox=Proxmox(run_dir=str(folder)),
             owner_record=OwnerRecord(enabled=False),
         )
         #: seconds by which the loop's clock is ahead of the host's
@@ -159,14 +174,19 @@ class Corner:
         """Do as a person who lets the VM go on."""
         self.parts.driver.feed(Adopted(self.loop.now(), self.vm.id))
 
-    def disk(self, name: str) -> Path:
+    def disk(self, name: str, user: int = 0) -> Path:
         path = self.folder / name
         path.write_bytes(bytes(4096))
+        os.chown(path, user, user)
         return path
 
-    def writer(self, *arguments: str, program: str = "qemu-system-x86_64") -> Writer:
-        self.writers.append(Writer(*arguments, program=program))
+    def writer(self, *arguments: str, program: str = "qemu-system-x86_64", user: int | None = None) -> Writer:
+        self.writers.append(Writer(*arguments, program=program, user=user))
         return self.writers[-1]
+
+    def names(self, pid_file: str, process: Writer) -> None:
+        """Write a pid file of the hypervisor's, as root does: it vouches for that process."""
+        (self.folder / pid_file).write_text(f"{process.pid}\n")
 
     def until(self, wanted: Callable[[], object], seconds: float = 10.0, counting: bool = True) -> None:
         deadline = time.monotonic() + seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from pathlib import Path
 
 import pytest
@@ -46,18 +47,34 @@ def test_each_has_every_member_of_the_port(known: Hypervisor) -> None:
     assert wanted <= set(dir(known))
 
 
+#: this very process, which has begun and is root's, or the tester's
+ME = os.getpid()
+NOBODY = 1 << 22
+
+
 @pytest.mark.parametrize("name", HYPERVISORS)
-def test_a_qemu_is_managed_by_whoever_started_it(name: str) -> None:
-    assert hypervisors.manager_of(RUN_DIRS, line(WORDS[name])).name == name
+def test_what_a_qemu_says_of_itself_makes_it_nobodys(name: str) -> None:
+    assert hypervisors.manager_of(RUN_DIRS, line(WORDS[name])).name == BARE
 
 
-def test_a_pid_file_of_libvirts_alone_tells_whose_a_qemu_is(tmp_path: Path) -> None:
-    plain = ["qemu-system-x86_64", "-name", "guest=web", "-uuid", UUID]
-    run_dirs = RunDirs(str(tmp_path), "/nowhere")
-    assert hypervisors.manager_of(run_dirs, line(plain)).name == BARE
-    (tmp_path / "web.pid").write_text("4000\n")
-    assert hypervisors.manager_of(run_dirs, line(plain)).name == LIBVIRT
-    assert hypervisors.manager_of(run_dirs, line(plain, 4001)).name == BARE
+@pytest.mark.parametrize(("name", "file"), [(LIBVIRT, "web.pid"), (PROXMOX, "100.pid")])
+def test_a_pid_file_that_only_root_can_have_written_tells_whose_a_qemu_is(tmp_path: Path, name: str, file: str) -> None:
+    words = [word.replace("/var/run/qemu-server", str(tmp_path)) for word in WORDS[name]]
+    run_dirs = RunDirs(str(tmp_path), str(tmp_path))
+    assert hypervisors.manager_of(run_dirs, line(words, ME)).name == BARE
+    (tmp_path / file).write_text(f"{ME}\n")
+    assert hypervisors.manager_of(run_dirs, line(words, ME)).name == name
+    assert hypervisors.manager_of(run_dirs, line(words, ME + 1)).name == BARE
+    assert hypervisors.manager_of(run_dirs, line(WORDS[BARE][:-1], ME)).name == BARE, "arguments narrow"
+
+
+def test_the_uuid_of_libvirts_own_status_file_counts_and_not_that_of_the_arguments(tmp_path: Path) -> None:
+    (tmp_path / "web.pid").write_text(f"{ME}\n")
+    run_dirs, status = RunDirs(str(tmp_path), ""), tmp_path / "web.xml"
+    status.write_text(f"<domstatus><domain><name>web</name><uuid>{UUID}</uuid></domain></domstatus>")
+    assert hypervisors.manager_of(run_dirs, line(WORDS[LIBVIRT], ME)).name == LIBVIRT
+    status.write_text(status.read_text().replace(UUID, UUID.replace("5", "6")))
+    assert hypervisors.manager_of(run_dirs, line(WORDS[LIBVIRT], ME)).name == BARE
 
 
 @pytest.mark.parametrize(
@@ -86,8 +103,55 @@ def test_a_qemu_is_a_vms_by_its_arguments() -> None:
     assert not libvirt.is_qemu_of(RUN_DIRS, ["libvirtd"], UUID)
     assert proxmox.is_qemu_of(RUN_DIRS, WORDS[PROXMOX], "100")
     assert not proxmox.is_qemu_of(RUN_DIRS, WORDS[PROXMOX], "10")
-    assert not proxmox.is_qemu_of(RUN_DIRS, ["less", *WORDS[PROXMOX][1:]], "100")
+    assert proxmox.is_qemu_of(RUN_DIRS, ["/opt/emulator", *WORDS[PROXMOX][1:]], "100"), "whatever it is called"
     assert not proxmox.is_qemu_of(RUN_DIRS, [], "100")
+
+
+def test_a_candidate_is_the_living_process_that_the_pid_file_names_whatever_it_is_called(tmp_path: Path) -> None:
+    """This process is called after Python or pytest: a pid file that root has written needs no name like QEMU's."""
+    run_dirs = RunDirs(str(tmp_path), str(tmp_path))
+    found = {}
+    for text in (f"{ME}\n", str(NOBODY), "1", "", "garbage"):
+        (tmp_path / "web.pid").write_text(text)
+        (tmp_path / "100.pid").write_text(text)
+        found[text.strip()] = hypervisors.candidate(run_dirs, LIBVIRT, "web", UUID)
+        assert hypervisors.candidate(run_dirs, PROXMOX, "web", "100") == found[text.strip()]
+        assert hypervisors.candidate(run_dirs, BARE, "web", UUID) == 0
+    assert found == {str(ME): ME, str(NOBODY): 0, "1": 0, "": 0, "garbage": 0}
+    for name in ("../web", "\ud800", "a\0b"):
+        assert hypervisors.candidate(run_dirs, LIBVIRT, name, UUID) == 0
+        assert hypervisors.why_not_believed(run_dirs, LIBVIRT, name, UUID) == ""
+    assert hypervisors.candidate(run_dirs, PROXMOX, "", "../100") == 0
+
+
+@pytest.mark.parametrize("forged", ["file", "folder", "symlink", "fifo"])
+def test_a_pid_file_that_somebody_else_may_have_written_proves_nothing_and_that_is_said(
+    tmp_path: Path, forged: str
+) -> None:
+    path, run_dirs = tmp_path / "web.pid", RunDirs(str(tmp_path), "")
+    path.write_text(f"{ME}\n")
+    assert (hypervisors.candidate(run_dirs, LIBVIRT, "web", UUID), why(run_dirs)) == (ME, "")
+    if forged == "file":
+        path.chmod(0o664)
+    elif forged == "folder":
+        tmp_path.chmod(0o777)
+    else:
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to("elsewhere") if forged == "symlink" else os.mkfifo(path)
+    assert hypervisors.candidate(run_dirs, LIBVIRT, "web", UUID) == 0
+    assert str(path) in why(run_dirs)
+
+
+def why(run_dirs: RunDirs) -> str:
+    return hypervisors.why_not_believed(run_dirs, LIBVIRT, "web", UUID)
+
+
+def test_the_arguments_have_the_last_word_about_a_candidate(tmp_path: Path) -> None:
+    (tmp_path / "web.pid").write_text(str(ME))
+    run_dirs = RunDirs(str(tmp_path), "/nowhere")
+    assert hypervisors.qemu_pid(run_dirs, LIBVIRT, "web", UUID, lambda pid: WORDS[LIBVIRT]) == ME
+    assert hypervisors.qemu_pid(run_dirs, LIBVIRT, "web", UUID, lambda pid: WORDS[PROXMOX]) is None
+    assert hypervisors.qemu_pid(run_dirs, LIBVIRT, "web", UUID, lambda pid: []) is None
 
 
 def test_a_vm_that_runs_is_named_by_libvirts_status_file(tmp_path: Path) -> None:

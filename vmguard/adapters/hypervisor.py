@@ -1,7 +1,8 @@
 """The port to a hypervisor: all that differs between those that manage a VM. The table of them is in hypervisors.py.
 
 Nothing here asks the hypervisor itself, and nothing may hang: the daemon's loop calls all of it. What a process was
-started with is read elsewhere (may_block.py) and handed in.
+started with is read elsewhere (may_block.py) and handed in. Arguments only ever narrow: any user can start a process
+with any of them, so what makes a process a VM's is what only root can have made (hypervisors.py).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Protocol
 
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.core.sources.process_arguments import Identity, Kind, Served
+from vmguard.core.sources.vm_scope import VmScope
 
 
 class RunDirs:
@@ -46,6 +48,8 @@ class Hypervisor(Protocol):
     sends_events: bool
     #: it starts QEMU below the process that orders the start
     starts_qemu_itself: bool
+    #: its QEMU writes the pid file itself, when it has its disks open already
+    pid_file_comes_late: bool
     #: how long a start may wait for an earlier run of the same VM to be released
     leftover_wait_s: float
 
@@ -55,14 +59,20 @@ class Hypervisor(Protocol):
     def id_of(self, about: Identity) -> str:
         """Return the id of a VM by its QEMU's arguments; empty if they do not tell."""
 
-    def pid_in_file(self, run_dirs: RunDirs, name: str, uuid: str) -> int:
-        """Return the pid that a VM's pid file names, whatever that process is; 0 if there is none."""
+    def pid_file(self, run_dirs: RunDirs, name: str, uuid: str) -> str:
+        """Return the path of a VM's pid file; empty if it has none."""
 
     def is_qemu_of(self, run_dirs: RunDirs, arguments: list[str], uuid: str) -> bool:
-        """Return whether these are the arguments of a VM's QEMU."""
+        """Return whether these are the arguments of a VM's QEMU, whatever its program is called."""
 
-    def manages(self, run_dirs: RunDirs, line: CommandLine) -> bool:
-        """Return whether it has started a QEMU."""
+    def is_scope_of(self, scope: VmScope, name: str, uuid: str) -> bool:
+        """Return whether a VM's control group may be that of this VM."""
+
+    def id_in_scope(self, scope: VmScope) -> str:
+        """Return the id of the VM whose control group it certainly is; empty if that does not tell."""
+
+    def disowns(self, run_dirs: RunDirs, name: str, uuid: str) -> bool:
+        """Return whether its own files say that the VM of that name has another id."""
 
     def believes_running(self, run_dirs: RunDirs, name: str, uuid: str) -> bool:
         """Return whether it has not noticed the end of a VM yet, by its own files."""
@@ -71,7 +81,7 @@ class Hypervisor(Protocol):
         """Return the name of a VM that runs, by its own files; empty if they do not tell."""
 
     def helper_pids(self, run_dirs: RunDirs, uuid: str) -> list[tuple[int, Kind]]:
-        """Return the pids in the files of a VM's helpers, and what each is if the file is not an old one."""
+        """Return the processes that the pid files of a VM's helpers were written for, and what each should be."""
 
     def is_helper_of(self, line: CommandLine, kind: Kind, uuid: str) -> bool:
         """Return whether a process from such a file is that helper of that VM."""

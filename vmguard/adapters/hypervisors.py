@@ -1,4 +1,9 @@
-"""The table of hypervisors, and the one that is none: a VM that nobody we know manages."""
+"""The table of hypervisors, the one that is none (a VM that nobody we know manages), and whose VM a process is.
+
+A process is a VM's QEMU by a chain that no stranger can forge: a pid file that only root can have written names it, it
+began before that file was written, and it is in no other VM's control group. Its arguments only narrow that down: they
+must name the VM, and are no proof by themselves. A hypervisor's VM without that chain is nobody's (Bare).
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,12 @@ from collections.abc import Callable
 
 from vmguard.adapters.hypervisor import Hypervisor, RunDirs
 from vmguard.adapters.libvirt.hypervisor import Libvirt
-from vmguard.adapters.linux import proc
+from vmguard.adapters.linux import pid_file, standing
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.adapters.proxmox.hypervisor import Proxmox
 from vmguard.core import BARE
-from vmguard.core.sources.process_arguments import Identity, Kind, Likelihood, Served, likelihood
+from vmguard.core.sources.process_arguments import Identity, Kind, Served, identity
+from vmguard.core.sources.vm_scope import VmScope
 
 
 class Bare:
@@ -27,6 +33,7 @@ class Bare:
     needs_clean_up = False
     sends_events = False
     starts_qemu_itself = False
+    pid_file_comes_late = False
     leftover_wait_s = 2.0
 
     def is_id(self, uuid: str) -> bool:
@@ -35,14 +42,20 @@ class Bare:
     def id_of(self, about: Identity) -> str:
         return about.uuid
 
-    def pid_in_file(self, run_dirs: RunDirs, name: str, uuid: str) -> int:
-        return 0
+    def pid_file(self, run_dirs: RunDirs, name: str, uuid: str) -> str:
+        return ""
 
     def is_qemu_of(self, run_dirs: RunDirs, arguments: list[str], uuid: str) -> bool:
         return True  # there is nothing to know it by but the process itself
 
-    def manages(self, run_dirs: RunDirs, line: CommandLine) -> bool:
-        return True
+    def is_scope_of(self, scope: VmScope, name: str, uuid: str) -> bool:
+        return False
+
+    def id_in_scope(self, scope: VmScope) -> str:
+        return ""
+
+    def disowns(self, run_dirs: RunDirs, name: str, uuid: str) -> bool:
+        return False
 
     def believes_running(self, run_dirs: RunDirs, name: str, uuid: str) -> bool:
         return False
@@ -82,18 +95,46 @@ def by_name(name: str) -> Hypervisor:
 
 
 def manager_of(run_dirs: RunDirs, line: CommandLine) -> Hypervisor:
-    """Return whoever has started a QEMU."""
-    return next(known for known in TABLE.values() if known.manages(run_dirs, line))
+    """Return the hypervisor that vouches for a QEMU, whatever the QEMU says of itself; else nobody (Bare)."""
+    about = identity(line.arguments)
+    for known in TABLE.values():
+        uuid = known.id_of(about)
+        if not known.has_hook or not uuid or not known.is_qemu_of(run_dirs, line.arguments, uuid):
+            continue
+        named = candidate(run_dirs, known.name, about.name, uuid)
+        if named == line.pid and not known.disowns(run_dirs, about.name, uuid):
+            return known
+        found = standing.of(line.pid) if not named else None
+        if found is not None and found.scope is not None and known.id_in_scope(found.scope) == uuid:
+            return known
+    return TABLE[BARE]
+
+
+def may_come_late(run_dirs: RunDirs, line: CommandLine) -> bool:
+    """Return whether a QEMU's hypervisor may be about to vouch for it: the pid file comes after the disks are open."""
+    about = identity(line.arguments)
+    late = (known for known in TABLE.values() if known.pid_file_comes_late and known.id_of(about))
+    return any(known.is_qemu_of(run_dirs, line.arguments, known.id_of(about)) for known in late)
 
 
 def candidate(run_dirs: RunDirs, hypervisor: str, name: str, uuid: str) -> int:
-    """Return the pid in a VM's pid file if that process may be its QEMU, else 0. Nothing in it can hang.
+    """Return the process that a VM's pid file was written for, else 0. Nothing in it can hang.
 
-    Between fork and exec the pid is a child of the hypervisor's, and an old pid file may name any process: only its
-    arguments prove that it is the QEMU of this VM.
+    Between fork and exec that is a child of the hypervisor's, whose arguments do not name the VM yet.
     """
-    pid = by_name(hypervisor).pid_in_file(run_dirs, name, uuid)
-    return pid if pid > 1 and likelihood(proc.program(pid), proc.name(pid)) is not Likelihood.NONE else 0
+    known = by_name(hypervisor)
+    path = known.pid_file(run_dirs, name, uuid)
+    written = pid_file.read(path) if path else None
+    found = pid_file.named_by(written) if written is not None else None
+    if found is None or (found.scope is not None and not known.is_scope_of(found.scope, name, uuid)):
+        return 0
+    return found.pid
+
+
+def why_not_believed(run_dirs: RunDirs, hypervisor: str, name: str, uuid: str) -> str:
+    """Return, in words, why a VM's pid file proves nothing; empty if it does, or if there is none."""
+    path = by_name(hypervisor).pid_file(run_dirs, name, uuid)
+    return pid_file.why_not(path) if path else ""
 
 
 def qemu_pid(run_dirs: RunDirs, hypervisor: str, name: str, uuid: str, read: Callable[[int], list[str]]) -> int | None:

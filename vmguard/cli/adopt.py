@@ -23,6 +23,7 @@ _STATUS = {
     "guarded": Status.OK,
     "nothing": Status.OK,
     "would-adopt": Status.OK,
+    "stranger": Status.WARNING,
     "gone": Status.UNKNOWN,
     "pending": Status.UNKNOWN,
     "conflict": Status.CRITICAL,
@@ -61,8 +62,10 @@ class _Result:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("vms", metavar="VM", nargs="*", help="a VM's name or uuid")
-    parser.add_argument("--all", action="store_true", help="every VM that runs on this host")
+    parser.add_argument("vms", metavar="VM", nargs="*", help="a VM's name or uuid; not an ordinary user's VM")
+    parser.add_argument(
+        "--all", action="store_true", help="every VM that runs on this host, but for those of ordinary users"
+    )
     parser.add_argument("--pid", type=int, default=0, help="a QEMU process, whoever started it")
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be done, and who is in the way")
 

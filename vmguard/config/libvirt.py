@@ -15,7 +15,8 @@ class Libvirt:
     run_dir: str = setting(
         AbsolutePath(),
         "/run/libvirt/qemu",
-        "Where libvirt keeps the pid files of its QEMU processes.",
+        "Where libvirt keeps the pid files of its QEMU processes. Neither the directory nor a pid file may be writable "
+        "for anybody but root, or it is not believed.",
     )
     config_dir: str = setting(
         AbsolutePath(),

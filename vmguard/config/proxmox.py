@@ -34,7 +34,8 @@ class Proxmox:
     run_dir: str = setting(
         AbsolutePath(),
         "/run/qemu-server",
-        "Where Proxmox keeps the pid files of its QEMU processes.",
+        "Where Proxmox keeps the pid files of its QEMU processes. Neither the directory nor a pid file may be writable "
+        "for anybody but root, or it is not believed.",
     )
     snippets_dir: str = setting(
         AbsolutePath(),

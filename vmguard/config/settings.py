@@ -213,7 +213,8 @@ class Unguarded:
         YesNo(),
         True,
         "yes: a VM that was started without its hook (removed, not executable, added later) is guarded as soon as it "
-        "is seen to write on NFS, and that is logged. no: it is only logged, until you call vmguard adopt.",
+        "is seen to write on NFS, and that is logged. no: it is only logged, until you call vmguard adopt. A QEMU of "
+        "an ordinary user, for which no hypervisor vouches, is only logged in any case: vmguard adopt --pid guards it.",
     )
     action: OnConflict = _setting(
         Choice(OnConflict.FREEZE, OnConflict.FENCE, OnConflict.REPORT, OnConflict.IGNORE),

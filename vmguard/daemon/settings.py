@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pwd
 from collections.abc import Callable
@@ -20,6 +21,9 @@ from vmguard.daemon.owner_records.mark_released import RecordSettings, fields
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.report.notify_command import Wanted
 from vmguard.protocol.messages import ClaimPolicy, ClaimSettings, HostIdentity, RecordOptions
+
+#: the users that distributions have libvirt run swtpm as (swtpm_user in qemu.conf)
+_SWTPM_USERS = ("swtpm", "tss")
 
 
 class Settings:
@@ -76,6 +80,12 @@ class Settings:
         """Return whether files on this host's own file systems are guarded, too."""
         return self.config().policy.local_filesystems is LocalFiles.LOCK
 
+    def qemu_users(self) -> frozenset[int]:
+        """Return the users as which libvirt runs QEMU and swtpm; a VM may have another one of its own."""
+        minute = int(clock.boottime() // 60)
+        names = (self.config().libvirt.qemu_user, *_SWTPM_USERS)
+        return frozenset(uid for name in names if (uid := _uid(name, minute)) is not None)
+
     def listens_to_libvirt(self) -> bool:
         """Return whether a libvirtd, or a virtqemud, can and shall be listened to."""
         config = self.config()
@@ -128,6 +138,13 @@ class Settings:
     def pieces(self, hypervisor: str) -> list[Range]:
         """Return the byte ranges that a claim holds."""
         return held_ranges(self.windows(hypervisor))
+
+
+@functools.lru_cache(maxsize=16)
+def _uid(name: str, minute: int) -> int | None:
+    """Return a user's number; None if there is none. Asked anew each minute: a package may have added the user."""
+    found = _user(name)
+    return found[0][0] if found else None
 
 
 def _user(name: str) -> list[tuple[int, int]]:

@@ -138,7 +138,14 @@ class Parts:
 
     @cached_property
     def releaser(self) -> Releaser:
-        return Releaser(self.loop, self.storage_threads, self.registry, self.pinner, self.release_marks.mark_released)
+        return Releaser(
+            self.loop,
+            self.storage_threads,
+            self.registry,
+            self.pinner,
+            self.release_marks.mark_released,
+            self.settings.qemu_users,
+        )
 
     @cached_property
     def lifecycle(self) -> ClaimLifecycle:
@@ -171,7 +178,13 @@ class Parts:
     @cached_property
     def unclaimed_qemus(self) -> UnclaimedQemus:
         return UnclaimedQemus(
-            self.loop, self.registry, self.lifecycle, self.pinner, self.command_lines, self._unguarded
+            self.loop,
+            self.registry,
+            self.lifecycle,
+            self.pinner,
+            self.command_lines,
+            self._unguarded,
+            self.settings.qemu_users,
         )
 
     def _unguarded(self) -> Unguarded:

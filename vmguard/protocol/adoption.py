@@ -15,6 +15,7 @@ RESULTS = {
     "pending": "the storage has not answered yet; the daemon goes on trying",
     "would-adopt": "it is unguarded; nothing was done (dry run)",
     "nothing": "it has no file open that could be guarded",
+    "stranger": "it is an ordinary user's, and only says which VM it is: adopt it by its pid, if it shall be guarded",
     "gone": "it ended just now",
 }
 _DEFAULT_WAIT_S = 10.0

@@ -110,7 +110,7 @@ class AdoptAnswer:
     """What became of one VM that was to be adopted."""
 
     vm: VmAnswer
-    #: a word: adopted, guarded, conflict, pending, would-adopt, nothing or gone
+    #: a word: adopted, guarded, conflict, pending, would-adopt, nothing, stranger or gone
     result: str
 
     @classmethod

@@ -16,17 +16,6 @@ def pid_file(run_dir: str, name: str) -> str:
     return os.path.join(run_dir, name + ".pid")
 
 
-def pid_in_file(run_dir: str, name: str) -> int:
-    """Return the pid in libvirt's pid file of a VM, 0 if there is none. An old file may name any process by now."""
-    if "/" in name:
-        return 0
-    try:
-        with open(pid_file(run_dir, name), encoding="ascii") as stream:
-            return int(stream.read(32).strip() or "0")
-    except (OSError, ValueError):
-        return 0
-
-
 def name_of(run_dir: str, uuid: str) -> str:
     """Return the name of a VM that runs, by libvirt's status files; empty if there is none of that uuid.
 
@@ -47,6 +36,15 @@ def name_of(run_dir: str, uuid: str) -> str:
         except OSError:
             continue
     return ""
+
+
+def disowns(run_dir: str, name: str, uuid: str) -> bool:
+    """Return whether the status file of the VM of that name has another uuid."""
+    try:
+        with open(os.path.join(run_dir, name + ".xml"), "rb") as stream:
+            return f"<uuid>{uuid}</uuid>".encode() not in stream.read(_STATUS_BYTES)
+    except OSError:
+        return False
 
 
 def is_qemu_of(words: list[str], uuid: str) -> bool:

@@ -8,7 +8,8 @@ from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.libvirt import host
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.core import LIBVIRT
-from vmguard.core.sources.process_arguments import Identity, Kind, Served, identity, short_name
+from vmguard.core.sources.process_arguments import Identity, Kind, Served, short_name
+from vmguard.core.sources.vm_scope import VmScope
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _VIRSH = ("virsh", "-q", "-c", "qemu:///system")
@@ -28,6 +29,7 @@ class Libvirt:
     needs_clean_up = False
     sends_events = True
     starts_qemu_itself = False  # virsh only asks libvirtd
+    pid_file_comes_late = False
     leftover_wait_s = 2.0
 
     def is_id(self, uuid: str) -> bool:
@@ -36,18 +38,20 @@ class Libvirt:
     def id_of(self, about: Identity) -> str:
         return about.uuid
 
-    def pid_in_file(self, run_dirs: RunDirs, name: str, uuid: str) -> int:
-        return host.pid_in_file(run_dirs.libvirt, name)
+    def pid_file(self, run_dirs: RunDirs, name: str, uuid: str) -> str:
+        return "" if "/" in name else host.pid_file(run_dirs.libvirt, name)
 
     def is_qemu_of(self, run_dirs: RunDirs, arguments: list[str], uuid: str) -> bool:
         return host.is_qemu_of(arguments, uuid)
 
-    def manages(self, run_dirs: RunDirs, line: CommandLine) -> bool:
-        about = identity(line.arguments)
-        named = host.is_qemu_of(line.arguments, about.uuid)
-        if named and host.pid_in_file(run_dirs.libvirt, about.name) == line.pid:
-            return True
-        return bool(about.uuid) and host.manages(line.arguments)
+    def is_scope_of(self, scope: VmScope, name: str, uuid: str) -> bool:
+        return scope.is_machine_of(name)
+
+    def id_in_scope(self, scope: VmScope) -> str:
+        return ""  # it has the VM's name, and not the whole of that
+
+    def disowns(self, run_dirs: RunDirs, name: str, uuid: str) -> bool:
+        return host.disowns(run_dirs.libvirt, name, uuid)
 
     def believes_running(self, run_dirs: RunDirs, name: str, uuid: str) -> bool:
         return host.believes_running(run_dirs.libvirt, name)

@@ -15,11 +15,13 @@ mounts              mountinfo and mountstats
 nfs_server          this host's own NFS server: its exports and its grace period
 ofd                 open file description locks
 oom_and_scheduling  memory, OOM score, scheduling, limits of this process
+pid_file            the process that a hypervisor's pid file names, if both can be believed
 pidfd               signals and copies of descriptors
 proc                processes and their open files: the reads that answer at once
 programs            other programs, run with a deadline
 regular_file        an open that opens files alone
 spawn               new processes, without waiting for the storage
+standing            what the kernel vouches for of a process: its users, its control group, its ancestors
 statefile           JSON files that are replaced atomically
 statx               a file's size, asked of its server anew
 systemd             socket activation, descriptor store, readiness

@@ -220,6 +220,11 @@ def users_of(keys: Collection[Key], exclude: Collection[int] = ()) -> list[OpenF
     return found
 
 
+def excludes_others(pid: int, key: Key) -> bool:
+    """Return whether a process has a file open with an exclusive lock of its own, of whatever kind."""
+    return any(user.key == key and " WRITE " in lock for user in open_files(pid, {key[1]}) for lock in user.info.locks)
+
+
 def program(pid: int) -> str:
     """Return the program file that a process runs; empty for a kernel thread, and if the process is gone."""
     try:

@@ -6,8 +6,9 @@ from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.adapters.proxmox import processes
 from vmguard.core import PROXMOX
-from vmguard.core.sources.process_arguments import Identity, Kind, Served, identity
+from vmguard.core.sources.process_arguments import Identity, Kind, Served
 from vmguard.core.sources.pve_config import is_vmid
+from vmguard.core.sources.vm_scope import VmScope
 
 
 class Proxmox:
@@ -26,6 +27,7 @@ class Proxmox:
     needs_clean_up = True
     sends_events = False
     starts_qemu_itself = True
+    pid_file_comes_late = True
     #: HA starts a VM again a few times only, and soon: a hook that may wait gets the time for the proof
     leftover_wait_s = 50.0
 
@@ -35,14 +37,20 @@ class Proxmox:
     def id_of(self, about: Identity) -> str:
         return about.vmid
 
-    def pid_in_file(self, run_dirs: RunDirs, name: str, uuid: str) -> int:
-        return processes.pid_in_file(run_dirs.proxmox, uuid)
+    def pid_file(self, run_dirs: RunDirs, name: str, uuid: str) -> str:
+        return processes.path_of(run_dirs.proxmox, uuid)
 
     def is_qemu_of(self, run_dirs: RunDirs, arguments: list[str], uuid: str) -> bool:
         return processes.is_qemu_of(arguments, uuid, run_dirs.proxmox)
 
-    def manages(self, run_dirs: RunDirs, line: CommandLine) -> bool:
-        return processes.is_qemu_of(line.arguments, identity(line.arguments).vmid, run_dirs.proxmox)
+    def is_scope_of(self, scope: VmScope, name: str, uuid: str) -> bool:
+        return scope.vmid == uuid
+
+    def id_in_scope(self, scope: VmScope) -> str:
+        return scope.vmid
+
+    def disowns(self, run_dirs: RunDirs, name: str, uuid: str) -> bool:
+        return False  # its pid files are named by the id
 
     def believes_running(self, run_dirs: RunDirs, name: str, uuid: str) -> bool:
         return processes.believes_running(run_dirs.proxmox, uuid)

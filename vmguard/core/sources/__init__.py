@@ -7,5 +7,6 @@ process_arguments   QEMU and its helpers, recognised by program and arguments
 pve_config          Proxmox's VMID.conf
 pve_plan            the storage of a VM on Proxmox
 pve_storage         Proxmox's storage.cfg, and the file of a volume id
+vm_scope            the control group that a hypervisor makes for one VM
 xml_tree            the few wanted parts of an XML document, within limits
 """

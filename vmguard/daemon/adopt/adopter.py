@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from vmguard.core.locks.claim_states import LIVING, State
-from vmguard.core.sources.process_arguments import identity
 from vmguard.core.watchdog.events import Adopted, Event
-from vmguard.daemon.adopt.unclaimed_qemu import UnclaimedProcess, UnclaimedQemus
+from vmguard.daemon.adopt.unclaimed_process import UnclaimedProcess
+from vmguard.daemon.adopt.unclaimed_qemu import UnclaimedQemus
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
@@ -81,7 +81,7 @@ class Adopter:
                 following.append((vm, index))
                 self._pinner.try_again(vm)
         for process in unclaimed:
-            taken, result = self._take(process, dry)
+            taken, result = self._take(process, dry, by_pid=process.pid == pid)
             results.append(result)
             if taken is not None:
                 following.append((taken, len(results) - 1))
@@ -90,11 +90,13 @@ class Adopter:
         deadline = self._loop.now() + min(request.seconds, _MAX_WAIT_S)
         self._follow(following, results, reply, deadline)
 
-    def _take(self, process: UnclaimedProcess, dry: bool) -> tuple[GuardedVm | None, AdoptResult]:
+    def _take(self, process: UnclaimedProcess, dry: bool, by_pid: bool) -> tuple[GuardedVm | None, AdoptResult]:
         """Guard an unguarded QEMU, unless ``dry``. Return its VM if its locks are still to come, and its result."""
         images = self._unclaimed_qemus.images(process, self._local())
         if not images:
             return None, AdoptResult(_about(process), "nothing", RESULTS["nothing"])
+        if not by_pid and self._unclaimed_qemus.is_strangers(process):
+            return None, AdoptResult(_about(process), "stranger", RESULTS["stranger"])
         if dry:
             files = [file.as_json() for file in images]
             return None, AdoptResult({**_about(process), "files": files}, "would-adopt")
@@ -134,7 +136,7 @@ class Adopter:
 
 
 def _is_meant(process: UnclaimedProcess, names: tuple[str, ...], pid: int) -> bool:
-    about = identity(process.arguments)
+    about = process.about
     return process.pid == pid or about.name in names or about.uuid in names or about.vmid in names
 
 
@@ -143,7 +145,7 @@ def _nobody(name: str) -> dict[str, Any]:
 
 
 def _about(process: UnclaimedProcess) -> dict[str, Any]:
-    about = identity(process.arguments)
+    about = process.about
     return {**_nobody(about.name), "uuid": about.uuid, "pid": process.pid}
 
 

@@ -3,6 +3,11 @@
 Hooks fail open: one that was added later, deleted or made not executable is simply not run. So the daemon scans /proc
 itself, at short intervals. No request is sent to any server.
 
+What a process says of itself makes it nobody's VM. It is taken up as a hypervisor's only if the chain of
+adapters/hypervisors.py proves that; root's QEMU without that chain is taken up as nobody's VM (bare). The QEMU of an
+ordinary user is only reported: whatever the daemon kept for it that user could have it keep, as much as he likes. A
+person adopts it by its pid.
+
 Program, short name and the links of descriptors are read in the loop. Arguments are another process's memory, and
 reading them may never end (adapters/linux/may_block.py). So a thread reads them, only for a process that looks like
 QEMU, a helper, or an interpreter that may run as one. A process whose arguments cannot be read stays unknown; all
@@ -13,14 +18,16 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from vmguard.adapters import hypervisors
+from vmguard.adapters.hypervisor import Hypervisor, RunDirs
 from vmguard.adapters.linux import host_identity as host
-from vmguard.adapters.linux import proc
-from vmguard.adapters.linux.proc import CommandLine, Key, OpenFile
+from vmguard.adapters.linux import proc, standing
+from vmguard.adapters.linux.proc import CommandLine, Key
+from vmguard.adapters.linux.standing import Standing
 from vmguard.config.settings import Unguarded
 from vmguard.core import BARE
 from vmguard.core.locks.claim_states import LIVING, State
@@ -28,12 +35,12 @@ from vmguard.core.sources.process_arguments import (
     MASTERS,
     Kind,
     Likelihood,
-    identity,
     kind_of,
     likelihood,
     named_files,
-    served,
 )
+from vmguard.daemon.adopt.unclaimed_process import UnclaimedProcess, once
+from vmguard.daemon.claim.kinship import Families, is_named_helper, may_serve
 from vmguard.daemon.claim.lifecycle import ClaimLifecycle
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_file import GuardedFile
@@ -42,7 +49,7 @@ from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.command_lines import CommandLines, Lane
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.scan.periodic import MAX_INTERVAL_S
-from vmguard.daemon.scan.process_fds import ProcessFds
+from vmguard.daemon.scan.process_fds import descriptions
 
 log = logging.getLogger("vmguard.adopt")
 
@@ -50,28 +57,17 @@ log = logging.getLogger("vmguard.adopt")
 _INTERVAL_S = MAX_INTERVAL_S
 #: longest pause, in counts, before the program of a process that is no QEMU is read again: exec may have changed it
 _MAX_PAUSE_ROUNDS = 8
-_LANES = {Likelihood.LIKELY: Lane.LIKELY, Likelihood.POSSIBLE: Lane.POSSIBLE}
-
-
-@dataclass
-class UnclaimedProcess:
-    """A process that looks like QEMU, or like one of its helpers, and belongs to no guarded VM."""
-
-    line: CommandLine
-    birth: int
-    kind: Kind
-    fds: ProcessFds
-    #: its open files that a lock may guard
-    files: list[OpenFile]
-    told: bool = False
-
-    @property
-    def pid(self) -> int:
-        return self.line.pid
-
-    @property
-    def arguments(self) -> list[str]:
-        return self.line.arguments
+#: by likelihood, and whether a stranger could have started the process
+_LANES = {
+    (Likelihood.LIKELY, False): Lane.TRUSTED,
+    (Likelihood.POSSIBLE, False): Lane.TRUSTED_POSSIBLE,
+    (Likelihood.LIKELY, True): Lane.LIKELY,
+    (Likelihood.POSSIBLE, True): Lane.POSSIBLE,
+}
+#: of a process that is not trusted
+_MOST_DESCRIPTORS = 4096
+#: age at which a QEMU is taken for nobody's, whose own hypervisor would have vouched for it by then
+_VOUCHED_BY_S = 10.0
 
 
 class UnclaimedQemus:
@@ -85,13 +81,16 @@ class UnclaimedQemus:
         pinner: Pinner,
         command_lines: CommandLines,
         settings: Callable[[], Unguarded],
+        qemu_users: Callable[[], frozenset[int]],
     ) -> None:
+        """``qemu_users``: the users that the hypervisors run their QEMU as."""
         self._loop = loop
         self._registry = registry
         self._lifecycle = lifecycle
         self._pinner = pinner
         self._command_lines = command_lines
         self._settings = settings
+        self._qemu_users = qemu_users
         self._unclaimed: dict[int, UnclaimedProcess] = {}
         #: by pid: its birth, the round in which its program is read again, and the pause after that
         self._others: dict[int, tuple[int, int, int]] = {}
@@ -100,6 +99,8 @@ class UnclaimedQemus:
         #: pid and birth of processes whose read hangs, which was logged
         self._silent: set[tuple[int, int]] = set()
         self._rounds = 0
+        #: of the guarded VMs, as of the last count
+        self._families = Families(())
 
     def start(self) -> None:
         """Begin to count. The first count runs in the loop, not in the start: the daemon is ready before it."""
@@ -113,10 +114,15 @@ class UnclaimedQemus:
         """Count all processes, and take up those that run unguarded."""
         self.count()
         for process in list(self._unclaimed.values()):
-            self._consider(process)
+            if self._is_due(process):
+                self._consider(process)
+
+    def _is_due(self, process: UnclaimedProcess) -> bool:
+        """Return whether to look at a process in this round: rarely at an ordinary user's, who can have many."""
+        return process.is_trusted or (self._rounds + process.pid) % _MAX_PAUSE_ROUNDS == 0
 
     def _consider(self, process: UnclaimedProcess) -> None:
-        if process.kind is not Kind.QEMU and self._join(process):
+        if self._join(process):
             return
         if process.kind in MASTERS and self.on_share(process):
             self._meet(process)
@@ -138,6 +144,7 @@ class UnclaimedQemus:
     def count(self) -> None:
         """Find new unclaimed processes, refresh the known ones, forget those that ended."""
         self._rounds += 1
+        self._families = Families(self._registry)
         guarded = {process.pid for vm in self._registry for process in vm.processes}
         births = proc.births()
         for pid, birth in births:
@@ -145,9 +152,9 @@ class UnclaimedQemus:
             if known is not None and (known.birth != birth or pid in guarded):
                 self._forget(pid)
                 known = None
-            if known is not None:
+            if known is not None and self._is_due(known):
                 self._refresh(known)
-            elif pid not in guarded:
+            elif known is None and pid not in guarded:
                 self._ask(pid, birth)
         alive = {pid for pid, _ in births}
         for pid in self._unclaimed.keys() - alive:
@@ -171,7 +178,10 @@ class UnclaimedQemus:
         self._silent = hanging
 
     def _refresh(self, process: UnclaimedProcess) -> None:
-        if process.fds.changed():
+        """Look at what a process has open. No QEMU has as much as a user's process can have, only to be looked at."""
+        if not process.is_trusted and process.fds.count() > _MOST_DESCRIPTORS:
+            process.files = []
+        elif process.fds.changed():
             process.files = process.fds.full(self._pinner.tables)
 
     def _ask(self, pid: int, birth: int) -> None:
@@ -180,12 +190,18 @@ class UnclaimedQemus:
             return
         if self._asked.get(pid, (-1,))[0] == birth:
             return
-        lane = _LANES.get(likelihood(proc.program(pid), proc.name(pid)))
-        if lane is None:
+        looks = likelihood(proc.program(pid), proc.name(pid))
+        found = standing.of(pid) if looks is not Likelihood.NONE else None
+        if found is None:
             self._is_other(pid, birth)
             return
+        lane = _LANES[looks, not self._is_trusted(found)]
         self._asked[pid] = (birth, lane)
-        self._command_lines.ask(lane, pid, functools.partial(self._answered, pid, birth))
+        owner = "" if found.is_root and found.scope is None else found.owner
+        self._command_lines.ask(lane, pid, functools.partial(self._answered, pid, birth), owner)
+
+    def _is_trusted(self, found: Standing) -> bool:
+        return found.is_root or found.scope is not None or found.runs_as(self._qemu_users())
 
     def _is_other(self, pid: int, birth: int) -> None:
         before, _, pause = self._others.get(pid, (-1, 0, 0))
@@ -203,12 +219,18 @@ class UnclaimedQemus:
         if kind is None:
             self._is_other(pid, birth)
             return
+        found = standing.of(pid)
+        if found is None or found.started != line.started:
+            return
         self._others.pop(pid, None)
         try:
             fds = self._pinner.fds_of(pid)
         except OSError:
             return
-        process = self._unclaimed[pid] = UnclaimedProcess(line, birth, kind, fds, fds.full(self._pinner.tables))
+        ancestors = frozenset(standing.ancestors(pid))
+        process = UnclaimedProcess(line, birth, kind, found, fds, ancestors, self._is_trusted(found))
+        self._unclaimed[pid] = process
+        self._refresh(process)
         self._consider(process)
 
     def _forget(self, pid: int) -> None:
@@ -225,41 +247,65 @@ class UnclaimedQemus:
     # -- taking up --------------------------------------------------------------------------------------------------
 
     def _meet(self, process: UnclaimedProcess) -> None:
-        if self._claimed(process):
+        manager = hypervisors.manager_of(self._run_dirs, process.line)
+        if self._claimed(process, manager):
             return
-        if self._settings().take_up:
+        is_strangers = _is_strangers(process, manager)
+        if not manager.has_hook and not is_strangers and self._may_be_vouched_for_soon(process):
+            return
+        if self._settings().take_up and not is_strangers:
             self.take_up(process, "started without its hook")
         elif not process.told:
             process.told = True
-            about = identity(process.arguments)
             log.warning(
-                "pid %d (VM %r) runs UNGUARDED, without a claim: vmguard adopt --pid %d",
+                "pid %d (VM %r%s) runs UNGUARDED, without a claim: vmguard adopt --pid %d",
                 process.pid,
-                about.name or about.uuid,
+                process.title,
+                f", {process.standing.owner}, which no hypervisor of this host vouches for" if is_strangers else "",
                 process.pid,
             )
 
-    def _claimed(self, process: UnclaimedProcess) -> bool:
+    def is_strangers(self, process: UnclaimedProcess) -> bool:
+        """Return whether a process is an ordinary user's, and no hypervisor's: it is guarded only by its pid."""
+        return _is_strangers(process, hypervisors.manager_of(self._run_dirs, process.line))
+
+    @property
+    def _run_dirs(self) -> RunDirs:
+        return self._lifecycle.timing.run_dirs
+
+    def _may_be_vouched_for_soon(self, process: UnclaimedProcess) -> bool:
+        age = self._loop.now() - process.standing.started / os.sysconf("SC_CLK_TCK")
+        return age < _VOUCHED_BY_S and hypervisors.may_come_late(self._run_dirs, process.line)
+
+    def _claimed(self, process: UnclaimedProcess, manager: Hypervisor) -> bool:
         """Return whether a process is, or may be, the QEMU that a claim waits for: then it is left to the claim."""
-        about = identity(process.arguments)
+        proven = () if _is_strangers(process, manager) else (manager.name, manager.id_of(process.about))
         keys = {user.key for user in process.files if user.info.writable}
         for vm in self._registry:
             if vm.state in LIVING or vm.state is State.RELEASING:
                 continue
+            is_its = (vm.hypervisor, vm.uuid) == proven
             has_its_disk = any(file.key in keys and file.guard.descriptor is not None for file in vm.files)
-            if vm.rebuilt and (vm.uuid == about.uuid or has_its_disk):
-                vm.name = about.name or vm.name
+            if vm.rebuilt and (is_its or (has_its_disk and self._may_run(vm, process))):
+                vm.name = _name_of(process, manager) if process.title else vm.name
                 return self._runs(vm, process) or has_its_disk
-            if vm.uuid == about.uuid and vm.state in (State.CLAIMED, State.ENDED):
+            if is_its and vm.state in (State.CLAIMED, State.ENDED):
                 return self._runs(vm, process)
-            if vm.uuid == about.uuid or has_its_disk:
+            if is_its or has_its_disk:
                 return True
         return False
 
+    def _may_run(self, vm: GuardedVm, process: UnclaimedProcess) -> bool:
+        """Return whether a process that has a disk of a VM may be its QEMU: it is root's, or has our lock already."""
+        if process.standing.is_root:
+            return True
+        held = {file.key: file.pieces for file in vm.files}
+        return any(descriptions([user])[0].holds_some(held.get(user.key, [])) for user in process.files)
+
     def _runs(self, vm: GuardedVm, process: UnclaimedProcess) -> bool:
         """Note that a VM runs in this process. Return False when the process is not the VM's after all."""
-        known, run_dirs = hypervisors.by_name(vm.hypervisor), self._lifecycle.timing.run_dirs
-        is_its = process.kind is not Kind.QEMU or known.is_qemu_of(run_dirs, process.arguments, vm.uuid)
+        known = hypervisors.by_name(vm.hypervisor)
+        is_its = process.kind is not Kind.QEMU or known.is_qemu_of(self._run_dirs, process.arguments, vm.uuid)
         return is_its and self._lifecycle.runs(vm, process.pid, process.kind, process.line.started)
 
     def take_up(self, process: UnclaimedProcess, why: str, extra: frozenset[Key] = frozenset()) -> GuardedVm | None:
@@ -267,17 +313,17 @@ class UnclaimedQemus:
 
         ``extra``: files that are certainly images; the pinner finds the others once they have settled.
         """
-        about = identity(process.arguments)
-        manager = hypervisors.manager_of(self._lifecycle.timing.run_dirs, process.line)
+        about = process.about
+        manager = hypervisors.manager_of(self._run_dirs, process.line)
         hypervisor, vm_uuid = manager.name, manager.id_of(about)  # as its hook and its task would call it
-        if not vm_uuid or self._registry.get(f"{hypervisor}-{vm_uuid}") is not None:
+        if _is_strangers(process, manager) or not vm_uuid or self._registry.get(f"{hypervisor}-{vm_uuid}") is not None:
             hypervisor = BARE
             birth = f"{host.boot_id()} {process.pid} {process.line.started}"
             vm_uuid = str(uuid.uuid5(uuid.NAMESPACE_OID, birth))
-        name = about.name or about.vmid or f"{proc.name(process.pid)}-{process.pid}"
+        name = _name_of(process, manager)
         vm = GuardedVm(hypervisor, name, vm_uuid, state=State.CLAIMED, why=why, without_hook=why)
         vm.incoming = ANOTHER_HOST if about.incoming else ""
-        vm.files = [self._pinner.discovered([user]) for user in _once(process.files) if user.key in extra]
+        vm.files = [self._pinner.discovered([user]) for user in once(process.files) if user.key in extra]
         log.warning("%s (pid %d): %s; it is guarded from now on", vm.title, process.pid, why)
         self._registry.take_up(vm)
         if self._runs(vm, process):
@@ -291,37 +337,53 @@ class UnclaimedQemus:
         ``local``: include files on this host's own file systems that are certainly images: named as such by the
         arguments, or locked by QEMU itself.
         """
+        self._refresh(process)
         named = named_files(process.arguments) if local else set()
         shares = self._pinner.tables.shares()
         smb = self._pinner.tables.smb()
         chosen = [
             user
-            for user in _once(process.files)
+            for user in once(process.files)
             if user.path in named or ((local or user.key[0] in shares) and self._pinner.is_image(process.kind, user))
         ]
         return [self._pinner.discovered([user]) for user in chosen if user.key[0] not in smb]
 
     def _join(self, process: UnclaimedProcess) -> bool:
-        """Follow a helper with the VM that its arguments name or whose file it has open. Return False if none is."""
-        names = served(process.arguments)
+        """Follow a process with the VM that it belongs to, or says it helps (claim/kinship.py). False if there is none.
+
+        A helper that only says so names the VM in its arguments, or has a file of the VM open.
+        """
+        vm = self._families.vm_of(process.standing, process.ancestors)
+        if vm is not None and self._guards(vm):
+            self._follow(vm, process, vouched=True)
+            return True
+        if not may_serve(process.kind, process.standing, self._qemu_users()):
+            return False
         keys = {user.key for user in process.files}
         for vm in self._registry:
             if vm.state not in LIVING:
                 continue
-            named = hypervisors.by_name(vm.hypervisor).names_vm(names, vm.name, vm.uuid)
+            named = hypervisors.by_name(vm.hypervisor).names_vm(process.served, vm.name, vm.uuid)
             if named or any(file.key in keys for file in vm.files):
-                if self._lifecycle.follow(vm, process.pid, process.kind, process.line.started):
-                    log.info("%s: its helper %s is followed, too", vm.title, vm.processes[-1].title)
-                    self._registry.save(vm)
-                    self._pinner.attend(vm)
+                self._follow(vm, process, named and is_named_helper(vm, self._run_dirs, process.line))
                 return True
         return False
 
+    def _guards(self, vm: GuardedVm) -> bool:
+        return vm.state in LIVING and self._registry.get(vm.id) is vm
 
-def _once(files: list[OpenFile]) -> list[OpenFile]:
-    """Return each file once, its writer if there is one."""
-    found: dict[Key, OpenFile] = {}
-    for user in files:
-        if user.key not in found or user.info.writable:
-            found[user.key] = user
-    return list(found.values())
+    def _follow(self, vm: GuardedVm, process: UnclaimedProcess, vouched: bool) -> None:
+        if self._lifecycle.follow(vm, process.pid, process.kind, process.line.started, vouched):
+            log.info("%s: its helper %s is followed, too", vm.title, vm.processes[-1].title)
+            self._registry.save(vm)
+            self._pinner.attend(vm)
+
+
+def _is_strangers(process: UnclaimedProcess, manager: Hypervisor) -> bool:
+    return not manager.has_hook and not process.standing.is_root
+
+
+def _name_of(process: UnclaimedProcess, manager: Hypervisor) -> str:
+    """Return the name of a process's VM. An ordinary user could call his like any other one."""
+    name = process.title or f"{proc.name(process.pid)}-{process.pid}"
+    return f"{name} ({process.standing.owner}, pid {process.pid})" if _is_strangers(process, manager) else name

@@ -1,6 +1,7 @@
 """Take over claims and keep them until their VM has ended.
 
 lifecycle             from a hook's offer to a running VM, and after a restart of the daemon
+kinship               whose process a helper is, and who vouches for that
 processes             QEMU and its helpers, followed by pidfd until they are proven dead
 migration_target      takes over the disks of a VM that migrates to this host
 fdstore_recovery      recovers descriptors that systemd kept but no state file mentions

@@ -12,13 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vmguard import faults
+from vmguard.adapters import hypervisors
 from vmguard.adapters.hypervisor import RunDirs
-from vmguard.adapters.linux import mounts, proc, systemd
+from vmguard.adapters.linux import mounts, proc, standing, systemd
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import RESERVATION, Range, covers
 from vmguard.core.sources.process_arguments import Kind
+from vmguard.daemon.claim.kinship import Families
 from vmguard.daemon.claim.processes import Processes
 from vmguard.daemon.claim.qemu_finder import QemuFinder
 from vmguard.daemon.owner_records.mark_released import MarkReleased
@@ -196,9 +198,19 @@ class ClaimLifecycle:
         if vm.state not in LIVING:
             return
         if vm.main is not None:
+            self._judge_helpers(vm)
             self._pinner.attend(vm)
         else:
             self._finder.find(vm, functools.partial(self._resume_another, vm))
+
+    def _judge_helpers(self, vm: GuardedVm) -> None:
+        """Ask anew who vouches for the helpers: a daemon before this one may have believed their arguments alone."""
+        family = Families([vm])
+        for process in vm.processes:
+            found = standing.of(process.pid)
+            if found is not None and found.started == process.started:
+                process.vouched |= family.vm_of(found, standing.ancestors(process.pid)) is vm
+        self._finder.find_helpers(vm, functools.partial(self._helper_found, vm))
 
     def _resume_another(self, vm: GuardedVm, line: CommandLine | None) -> None:
         """Continue with the process in the VM's pid file if it is its QEMU; otherwise the VM has ended."""
@@ -223,7 +235,13 @@ class ClaimLifecycle:
 
     def _overdue_or_found(self, vm: GuardedVm, line: CommandLine | None) -> None:
         if vm.state is State.CLAIMED and self._registry.get(vm.id) is vm and not self._qemu_found(vm, line):
-            log.warning("%s: no QEMU within %.0f s of its claim", vm.title, self.timing.start_deadline)
+            why = hypervisors.why_not_believed(self.timing.run_dirs, vm.hypervisor, vm.name, vm.uuid)
+            log.warning(
+                "%s: no QEMU within %.0f s of its claim%s",
+                vm.title,
+                self.timing.start_deadline,
+                f": {why}, so it is not believed" if why else "",
+            )
             vm.start_is_over = True
             self.settle(vm)
 
@@ -248,15 +266,20 @@ class ClaimLifecycle:
         return True
 
     def _helper_found(self, vm: GuardedVm, line: CommandLine, kind: Kind) -> None:
-        if vm.state not in LIVING or self._registry.get(vm.id) is not vm or vm.process(line.pid):
+        """Take note of a helper that a pid file of the hypervisor's names."""
+        if vm.state not in LIVING or self._registry.get(vm.id) is not vm:
             return
-        if self.follow(vm, line.pid, kind, line.started):
-            self._registry.save(vm)
-            self._pinner.attend(vm)
+        known = vm.process(line.pid)
+        if known is not None and known.started == line.started:
+            known.vouched = True
+        elif not self.follow(vm, line.pid, kind, line.started):
+            return
+        self._registry.save(vm)
+        self._pinner.attend(vm)
 
-    def follow(self, vm: GuardedVm, pid: int, kind: Kind, started: int = 0) -> bool:
+    def follow(self, vm: GuardedVm, pid: int, kind: Kind, started: int = 0, vouched: bool = True) -> bool:
         """Follow a process of a VM until it ends. Return False if it is gone; see ``Processes.follow``."""
-        return self._processes.follow(vm, pid, kind, started)
+        return self._processes.follow(vm, pid, kind, started, vouched)
 
     def _process_ended(self, vm: GuardedVm, process: GuardedProcess) -> None:
         if process.pid == vm.pid and vm.state in LIVING:

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 
-from vmguard.adapters.linux import proc
+from vmguard.adapters.linux import proc, standing
 from vmguard.core.sources.process_arguments import Kind
 from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.runtime.loop import Loop
@@ -23,16 +23,19 @@ class Processes:
         self._loop = loop
         self._ended = ended
 
-    def follow(self, vm: GuardedVm, pid: int, kind: Kind, started: int = 0) -> bool:
+    def follow(self, vm: GuardedVm, pid: int, kind: Kind, started: int = 0, vouched: bool = True) -> bool:
         """Follow a process of a VM until it ends. Return False if it is gone, or its pid is another process's by now.
 
         ``started``: start time of the process that was judged to be the VM's; 0: whichever has the pid now.
+        ``vouched``: the kernel says that it is the VM's (kinship.py); otherwise only the process itself does.
         """
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
             return False
-        process = GuardedProcess(pid, kind, proc.name(pid), proc.started(pid), pidfd)
+        found = standing.of(pid)
+        scope = found.scope.path if found is not None and found.scope is not None else ""
+        process = GuardedProcess(pid, kind, proc.name(pid), proc.started(pid), pidfd, vouched, scope)
         # The pid may have been reused before the pidfd was opened. Pid and start time together identify a process.
         if proc.is_dead(pidfd) or (started and process.started != started):
             os.close(pidfd)
@@ -46,7 +49,7 @@ class Processes:
         before, vm.processes = vm.processes, []
         for process in before:
             if process.started and proc.started(process.pid) == process.started:
-                self.follow(vm, process.pid, process.kind, process.started)
+                self.follow(vm, process.pid, process.kind, process.started, process.vouched)
 
     def _readable(self, vm: GuardedVm, process: GuardedProcess) -> None:
         if not proc.is_dead(process.pidfd):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vmguard.adapters.linux import proc
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.retry import RetryAt, RetryNever
@@ -46,7 +47,7 @@ class Conflicts:
         if vm.state is State.INCOMING:
             file.guard.retry_when(RetryAt(self._now() + _INCOMING_RETRY_S))
             return
-        if self._policy(vm).on_conflict is OnConflict.IGNORE:
+        if self._policy(vm).on_conflict is OnConflict.IGNORE or _is_helpers(vm, file):
             return
         name = self._name(vm, file, rival)
         file.guard.conflict_with(name)
@@ -79,3 +80,9 @@ class Conflicts:
     def _name(self, vm: GuardedVm, file: GuardedFile, rival: RivalLock) -> str:
         here = [other.title for other in self._registry.holder_of(file.key) if other is not vm]
         return f"locked by {', '.join(here)} of this host" if here else rival.sentence
+
+
+def _is_helpers(vm: GuardedVm, file: GuardedFile) -> bool:
+    """Return whether the lock is that of a process which only says that it helps the VM: such a one stops no VM."""
+    certain = vm.vouched
+    return any(proc.excludes_others(process.pid, file.key) for process in vm.processes if process not in certain)

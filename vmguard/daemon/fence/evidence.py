@@ -120,7 +120,7 @@ def has_copies(vm: GuardedVm) -> bool:
 def _processes(fence: FenceProgress, vm: GuardedVm) -> list[FencedProcess]:
     fence.pid = vm.pid
     found = [
-        FencedProcess(p.name or str(p.kind), p.pid, _life(p.pid, p.pidfd), p.pid in fence.killed) for p in vm.processes
+        FencedProcess(p.name or str(p.kind), p.pid, _life(p.pid, p.pidfd), p.pid in fence.killed) for p in vm.vouched
     ]
     if vm.state in LIVING and vm.main is None:  # after a restart, until its pid file's process is identified
         found.append(FencedProcess("QEMU", vm.pid, Life.UNKNOWN))

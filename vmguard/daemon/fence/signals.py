@@ -100,7 +100,7 @@ class Signals:
         self._stop(vm)
 
     def _prove(self, vm: GuardedVm, done: Done, deadline: float) -> None:
-        moving = next((text for process in vm.processes if (text := _moving(process))), "")
+        moving = next((text for process in vm.vouched if (text := _moving(process))), "")
         if not moving:
             done("")
         elif self._loop.now() >= deadline:

@@ -195,14 +195,15 @@ class Pinner:
 
     def _observe(self, vm: GuardedVm) -> dict[Key, list[OpenFile]]:
         """Return what the VM's processes have open of its claim, of NFS mounts, and of disk images anywhere."""
-        ours = {file.key for file in vm.files}
+        ours, vouched = {file.key for file in vm.files}, vm.vouched
         found: dict[Key, list[OpenFile]] = {}
         for process, fds in self._scan_state(vm).follow(vm.processes, self.fds_of):
+            is_certain = process in vouched
             for user in fds.full(self.tables):
-                self._scan_state(vm).image_locks |= has_image_locks(user)
-                if user.key in ours or self.is_image(process.kind, user):
+                self._scan_state(vm).image_locks |= is_certain and has_image_locks(user)
+                if user.key in ours or (is_certain and self.is_image(process.kind, user)):
                     found.setdefault(user.key, []).append(user)
-            if fds.forbidden:
+            if fds.forbidden and is_certain:
                 for file in vm.files:
                     self._not_pinned(vm, file, f"the daemon may not look into {process.title} (needs CAP_SYS_PTRACE)")
         return found
@@ -222,6 +223,8 @@ class Pinner:
 
     def _settle_file(self, vm: GuardedVm, file: GuardedFile, users: list[OpenFile]) -> None:
         """Take the next step that brings the lock onto the description that does the I/O, if one is due."""
+        certain = {process.pid for process in vm.vouched}
+        users = [user for user in users if user.pid in certain]
         vm.changed |= file.note_access(user.info.flags for user in users)
         found = descriptions(users)
         shareable = file.guard.is_shareable(file.mode, shares_writes(found))

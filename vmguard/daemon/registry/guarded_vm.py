@@ -30,18 +30,34 @@ class GuardedProcess:
     #: start time in clock ticks since boot; pid and start time together identify a process
     started: int = 0
     pidfd: int = -1
+    #: the kernel vouches that it is the VM's; else it only says so (claim/kinship.py)
+    vouched: bool = True
+    #: the path of its VM's control group; empty if it is in none
+    scope: str = ""
 
     @property
     def title(self) -> str:
         return f"{self.name or self.kind} (pid {self.pid})"
 
     def as_json(self) -> dict[str, Any]:
-        return {"pid": self.pid, "kind": str(self.kind), "name": self.name, "started": self.started}
+        return {
+            "pid": self.pid,
+            "kind": str(self.kind),
+            "name": self.name,
+            "started": self.started,
+            "vouched": self.vouched,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> GuardedProcess:
         """Read an entry of a state file. Raises KeyError, TypeError or ValueError when the value is not one."""
-        return cls(int(value["pid"]), Kind(value["kind"]), str(value.get("name", "")), int(value.get("started", 0)))
+        return cls(
+            pid=int(value["pid"]),
+            kind=Kind(value["kind"]),
+            name=str(value.get("name", "")),
+            started=int(value.get("started", 0)),
+            vouched=bool(value.get("vouched")),
+        )
 
 
 @dataclass
@@ -109,6 +125,11 @@ class GuardedVm:
     def main(self) -> GuardedProcess | None:
         """Return the process whose end is the VM's end; None if it has ended or is not known yet."""
         return next((process for process in self.processes if process.pid == self.pid), None)
+
+    @property
+    def vouched(self) -> list[GuardedProcess]:
+        """Return the processes that are the VM's for certain. Its files, its locks and its death are theirs alone."""
+        return [process for process in self.processes if process.vouched or process.pid == self.pid]
 
     @property
     def pidfd(self) -> int:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vmguard import faults
-from vmguard.adapters.linux import proc, systemd
+from vmguard.adapters import hypervisors
+from vmguard.adapters.linux import proc, standing, systemd
+from vmguard.adapters.linux.proc import OpenFile
 from vmguard.core.locks.claim_states import LIVING, ReleaseEvidence, ReleaseStep, State, decide_release
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.daemon.owner_records.mark_released import MarkReleased
@@ -35,13 +37,21 @@ class Releaser:
     """The judge of claims without a running QEMU."""
 
     def __init__(
-        self, loop: Loop, threads: StorageThreads, registry: Registry, pinner: Pinner, mark_released: MarkReleased
+        self,
+        loop: Loop,
+        threads: StorageThreads,
+        registry: Registry,
+        pinner: Pinner,
+        mark_released: MarkReleased,
+        qemu_users: Callable[[], frozenset[int]],
     ) -> None:
+        """``qemu_users``: the users that the hypervisors run their QEMU as."""
         self._loop = loop
         self._threads = threads
         self._registry = registry
         self._pinner = pinner
         self._mark_released = mark_released
+        self._qemu_users = qemu_users
 
     def settle(self, vm: GuardedVm) -> None:
         """Decide about a claim without a running QEMU: release it on proof, else check again soon."""
@@ -50,11 +60,12 @@ class Releaser:
         # A file that is only shared may be open in other VMs: dozens of them can share a template.
         own = {file.key for file in vm.files if file.mode == EXCLUSIVE}
         vm.looking = True
+        exclude, qemu_users = {os.getpid(), *systemd.keepers()}, self._qemu_users()
         # In a thread: it takes 0.25 s on a host with ten thousand descriptors.
         self._threads.run(
             THIS_HOST,
             f"who has the files of {vm.title} open",
-            lambda: proc.users_of(own, exclude={os.getpid(), *systemd.keepers()}),
+            lambda: [user for user in proc.users_of(own, exclude) if _may_write(vm, user, qemu_users)],
             functools.partial(self._judge, vm),
         )
 
@@ -99,7 +110,7 @@ class Releaser:
             return
         names = None
         if isinstance(users, list):
-            helpers_left = {process.title for process in vm.processes}
+            helpers_left = {process.title for process in vm.vouched}
             names = tuple(sorted({f"{proc.name(user.pid)} (pid {user.pid})" for user in users} | helpers_left))
         evidence = ReleaseEvidence(
             claimant_alive=vm.claimant >= 0 and not proc.is_dead(vm.claimant),
@@ -185,6 +196,20 @@ class Releaser:
         self._mark_released(vm, vm.files)
         for callback in vm.when_released:
             callback()
+
+
+def _may_write(vm: GuardedVm, user: OpenFile, qemu_users: frozenset[int]) -> bool:
+    """Return whether a process that has a file of the VM open may write to it, now or later.
+
+    QEMU opens a file for reading first, and anew when it writes, so whoever may be the VM's QEMU counts. A process of
+    an ordinary user's, or of another VM, that only reads keeps no VM from its next start.
+    """
+    found = standing.of(user.pid)
+    if user.info.writable or found is None:
+        return True
+    if found.scope is not None:
+        return hypervisors.by_name(vm.hypervisor).is_scope_of(found.scope, vm.name, vm.uuid)
+    return not found.users.isdisjoint({standing.ROOT, *qemu_users})
 
 
 def _report(result: object) -> None:

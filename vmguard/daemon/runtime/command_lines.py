@@ -4,7 +4,9 @@ The loop requests a read, continues, and is called back with the answer. A read 
 stays unknown and is not read a second time meanwhile; the answer comes once its memory's lock is free again.
 
 The threads are few, so reads that hang must not block other ones: there is a lane for each kind of reason. A user may
-well start a hundred programs that are called qemu and hang; none of them gets into a hypervisor's pid file.
+well start a hundred programs that are called qemu and hang; none of them gets into a hypervisor's pid file, or is
+root's. And within a lane nobody gets more than half of the threads: a guest that has broken out runs as the same user
+as all others.
 
 Not chosen: a child that reads and is killed when it hangs. It would cost an interpreter for each new process of this
 host that may be QEMU, and the daemon must be able to look when there is no memory for another process.
@@ -17,6 +19,7 @@ import functools
 import logging
 import queue
 import threading
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 
 from vmguard.adapters.linux import may_block, proc
@@ -28,6 +31,7 @@ log = logging.getLogger("vmguard.runtime")
 #: a read that takes longer counts as hanging
 HANGS_S = 1.0
 _THREADS_PER_LANE = 8
+_THREADS_PER_OWNER = 4
 #: before a thread that could not be started is retried
 _RETRY_S = 0.5
 
@@ -39,6 +43,10 @@ class Lane(enum.StrEnum):
 
     #: a hypervisor's own pid file names it
     NAMED = "named"
+    #: its program or its short name says so, and it is root's, or runs as QEMU's user
+    TRUSTED = "trusted"
+    #: it is an interpreter of theirs
+    TRUSTED_POSSIBLE = "trusted possible"
     #: its program or its short name says so
     LIKELY = "likely"
     #: it is an interpreter
@@ -50,10 +58,11 @@ _Key = tuple[Lane, int, int]
 
 
 class _Read:
-    __slots__ = ("key", "listeners", "since")
+    __slots__ = ("key", "listeners", "owner", "since")
 
-    def __init__(self, key: _Key, since: float) -> None:
+    def __init__(self, key: _Key, owner: str, since: float) -> None:
         self.key = key
+        self.owner = owner
         self.since = since
         self.listeners: list[Told] = []
 
@@ -73,13 +82,17 @@ class CommandLines:
         self._started = started
         self._reads: dict[_Key, _Read] = {}
         self._queues: dict[Lane, queue.SimpleQueue[_Read]] = {lane: queue.SimpleQueue() for lane in Lane}
-        self._waiting = dict.fromkeys(Lane, 0)
+        #: reads that are not in their lane's queue yet, because their owner has its share of the threads
+        self._held_back: defaultdict[tuple[Lane, str], deque[_Read]] = defaultdict(deque)
+        #: reads in the queue, or under way, by owner
+        self._waiting: dict[Lane, Counter[str]] = {lane: Counter() for lane in Lane}
         self._threads = dict.fromkeys(Lane, 0)
 
-    def ask(self, lane: Lane, pid: int, told: Told) -> None:
+    def ask(self, lane: Lane, pid: int, told: Told, owner: str = "") -> None:
         """Have ``told`` called once, from the loop, with what a process runs now; with None if it is gone.
 
-        A process that is being read already in that lane is not read again: the answer is the older one.
+        A process that is being read already in that lane is not read again: the answer is the older one. ``owner``:
+        who can start more processes of this kind; empty: whoever is trusted with it.
         """
         key = (lane, pid, self._started(pid))
         if not key[2]:
@@ -89,11 +102,10 @@ class CommandLines:
         if known is not None:
             known.listeners.append(told)
             return
-        read = self._reads[key] = _Read(key, self._loop.now())
+        read = self._reads[key] = _Read(key, owner, self._loop.now())
         read.listeners.append(told)
-        self._waiting[lane] += 1
-        self._queues[lane].put(read)
-        self._start_threads(lane)
+        self._held_back[lane, owner].append(read)
+        self._let_in(lane, owner)
 
     def is_asked(self, lane: Lane, pid: int) -> bool:
         """Return whether a read of the process that has this pid now is under way."""
@@ -104,8 +116,18 @@ class CommandLines:
         read = self._reads.get((lane, pid, self._started(pid)))
         return read is not None and self._loop.now() - read.since > HANGS_S
 
+    def _let_in(self, lane: Lane, owner: str) -> None:
+        """Queue an owner's reads, as far as it has not its share of the threads yet."""
+        waiting, held_back = self._waiting[lane], self._held_back[lane, owner]
+        while held_back and (not owner or waiting[owner] < _THREADS_PER_OWNER):
+            waiting[owner] += 1
+            self._queues[lane].put(held_back.popleft())
+        if not held_back:
+            del self._held_back[lane, owner]
+        self._start_threads(lane)
+
     def _start_threads(self, lane: Lane) -> None:
-        while self._threads[lane] < min(self._waiting[lane], _THREADS_PER_LANE):
+        while self._threads[lane] < min(self._waiting[lane].total(), _THREADS_PER_LANE):
             try:
                 threading.Thread(target=self._run, args=(lane,), name=f"vmguard arguments {lane}", daemon=True).start()
             except (RuntimeError, MemoryError) as problem:
@@ -126,8 +148,9 @@ class CommandLines:
             self._loop.call_from_thread(functools.partial(self._answered, lane, read, answer))
 
     def _answered(self, lane: Lane, read: _Read, answer: CommandLine | None) -> None:
-        self._waiting[lane] -= 1
+        self._waiting[lane] -= Counter([read.owner])
         del self._reads[read.key]
+        self._let_in(lane, read.owner)
         if answer is not None and answer.started != read.key[2]:
             answer = None  # another process has its pid by now
         for told in read.listeners:  # each on its own: a failure of one affects no other

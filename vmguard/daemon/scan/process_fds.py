@@ -97,6 +97,10 @@ class ProcessFds:
     def close(self) -> None:
         self._folder.close()
 
+    def count(self) -> int:
+        """Return how many descriptors are open now; 0 where the kernel does not tell."""
+        return self._folder.count()
+
     def changed(self) -> bool:
         """Return whether the descriptors, or their links, differ from those of the last full scan."""
         count = self._folder.count()
