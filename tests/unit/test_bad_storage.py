@@ -93,7 +93,7 @@ def test_direct_reads_are_aligned_wherever_the_image_begins(tmp_path: Path) -> N
     file = Watching(found, -1, (0, 0), 0, EXCLUSIVE, "disk vda")
     for count, offset in ((4096, 0), (4096, 10_000), (1, 8191), (5000, 4096)):
         assert len(file.read(count, offset)) == count
-    os.close(found.fd)
+    found.close()
     assert asked == [(0, 4096), (8192, 8192), (4096, 4096), (4096, 8192)]
 
 
