@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 from vmguard.adapters.linux import ofd, proc
+from vmguard.adapters.storage.files import open_undelegated
 from vmguard.core.locks.owner_record import SLOT_BYTES, parse_slot
 from vmguard.core.locks.ranges import WHOLE
 from vmguard.doctor.facts import RecordFacts, ShareFacts
@@ -48,7 +49,7 @@ def _files(point: str) -> Iterator[tuple[str, str]]:
 
 def _claims(path: str) -> list[RecordFacts]:
     try:
-        with open(path, "rb") as stream:
+        with os.fdopen(open_undelegated(path), "rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size // SLOT_BYTES - _MAX_SLOTS) * SLOT_BYTES)
             data = stream.read(_MAX_SLOTS * SLOT_BYTES)
@@ -77,7 +78,7 @@ def _change_meanwhile(paths: list[str]) -> list[str]:
 def _stamp(path: str) -> tuple[int, int]:
     """Return mtime (ns) and size as the server has them now: NFS asks again only at an open (close-to-open)."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = open_undelegated(path, os.O_NOFOLLOW)
     except OSError:
         return 0, 0
     try:
@@ -90,7 +91,7 @@ def _stamp(path: str) -> tuple[int, int]:
 def _is_unlocked(path: str) -> bool:
     """Return whether no byte of a file is locked and no process of this host has it open for writing."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = open_undelegated(path, os.O_NOFOLLOW)
     except OSError:
         return False
     try:

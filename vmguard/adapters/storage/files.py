@@ -152,7 +152,7 @@ class Opener:
 
     def __init__(self, writable: bool = True, direct: bool = True, as_users: tuple[tuple[int, int], ...] = ()) -> None:
         self.writable = writable
-        #: O_DIRECT: with it an NFS client asks for no delegation, behind which a lock would never reach the server
+        #: whether reads pass by the page cache; the open itself is always O_DIRECT, see open_undelegated
         self.direct = direct
         self.as_users = as_users
 
@@ -179,13 +179,15 @@ class Opener:
         return OpenedFile(path, fd, (status.st_dev, status.st_ino), status.st_size, mode, what)
 
     def _open_direct(self, path: str, flags: int) -> int:
-        if self.direct:
-            try:
-                return self._open_as_anyone(path, flags | os.O_DIRECT)
-            except OSError as problem:
-                if problem.errno != errno.EINVAL:  # EINVAL: this file system knows no O_DIRECT
-                    raise
-        return self._open_as_anyone(path, flags)
+        try:
+            fd = self._open_as_anyone(path, flags | os.O_DIRECT)
+        except OSError as problem:
+            if problem.errno != errno.EINVAL:  # EINVAL: this file system knows no O_DIRECT
+                raise
+            return self._open_as_anyone(path, flags)
+        if not self.direct:
+            _use_cache(fd)
+        return fd
 
     def _open_as_anyone(self, path: str, flags: int) -> int:
         try:
@@ -214,6 +216,26 @@ class ReadOnlyOpener(Opener):
 
     def __init__(self, as_users: tuple[tuple[int, int], ...] = ()) -> None:
         super().__init__(writable=False, direct=False, as_users=as_users)
+
+
+def open_undelegated(path: str, flags: int = 0) -> int:
+    """Open for reading, O_DIRECT at first: an NFS client then asks for no delegation. Raises OSError.
+
+    It would keep one after the close, and if this host dies, every open for writing on another waits for a whole lease.
+    """
+    flags |= os.O_RDONLY | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags | os.O_DIRECT)
+    except OSError as problem:
+        if problem.errno != errno.EINVAL:
+            raise
+        return os.open(path, flags)
+    _use_cache(fd)
+    return fd
+
+
+def _use_cache(fd: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT)
 
 
 def _open_patiently(path: str, flags: int) -> int:

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 
+from vmguard.adapters.storage.files import open_undelegated
 from vmguard.core.locks.owner_record import SLOT_BYTES, Owner, file_name, next_epoch, parse_slot, position, slot
 
 TYPE_CHECKING = False
@@ -208,7 +209,7 @@ def read_claims(disk: str, folder_name: str, inode: int, count: int) -> list[Own
 def last_claim(path: str) -> Owner | None:
     """Return the last slot of a record; None if it is unreadable or torn."""
     try:
-        with open(path, "rb") as stream:
+        with os.fdopen(open_undelegated(path), "rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size // SLOT_BYTES - 1) * SLOT_BYTES)
             return parse_slot(stream.read(SLOT_BYTES))

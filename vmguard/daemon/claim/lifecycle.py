@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from vmguard import faults
 from vmguard.adapters.hypervisor import RunDirs
-from vmguard.adapters.linux import mounts, proc, systemd
+from vmguard.adapters.linux import mounts, ofd, proc, systemd
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.locks.plan import EXCLUSIVE
@@ -276,4 +276,6 @@ def _verify(file: GuardedFile) -> None:
     locked: list[Range] = [(start, length) for write, start, length in proc.lock_ranges(info) if write or not exclusive]
     for piece in [RESERVATION] if file.guard.is_reserved else file.pieces:
         if not covers(locked, piece):
-            raise DaemonError(f"the descriptor for {file.path} does not hold the lock that was claimed")
+            stays = ofd.stays_here(file.guard.descriptor)
+            why = ": it has not left this host's NFS client (a delegation)" if stays else ""
+            raise DaemonError(f"the descriptor for {file.path} does not hold the lock that was claimed{why}")
