@@ -9,6 +9,7 @@ The kernels are fetched by tests/setup (tests/lab/get-kernel).
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -151,9 +152,10 @@ def test_what_cannot_be_locked_on_the_server_is_refused_and_never_called_ok(worl
 
 
 def test_the_doctor_finds_nothing_wrong_with_such_a_server(world: World) -> None:
-    said = world.a.host.run([VMGUARD, "doctor", SHARE], 60, check=False).stdout
-    lines = [line for line in said.splitlines() if "storage.lock" in line or "mount.delegations" in line]
-    assert not any(word in line for line in lines for word in ("FAIL", "WARN")), said
+    said = json.loads(world.a.host.run([VMGUARD, "doctor", "--json", SHARE], 60, check=False).stdout)
+    found = {item["check"]: item for item in said["findings"] if item["subject"] == SHARE}
+    assert [found[check]["level"] for check in ("storage.lock", "storage.probe", "mount.delegations")] == ["OK"] * 3
+    assert "write delegations" in found["mount.delegations"]["text"]
 
 
 def test_a_dead_host_keeps_no_delegation_of_a_record(world: World) -> None:

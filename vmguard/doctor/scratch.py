@@ -13,7 +13,6 @@ from dataclasses import replace
 from vmguard.adapters.linux import mounts, ofd
 from vmguard.adapters.storage import delegation
 from vmguard.adapters.storage.lock_probe import MountProbe
-from vmguard.core.locks.pin import halves
 from vmguard.core.locks.ranges import WHOLE, Range
 from vmguard.doctor.facts import ScratchFacts
 from vmguard.doctor.look_mount import lock_requests
@@ -85,7 +84,7 @@ class Attempt:
             if before is None or after != before:
                 return replace(facts, delegated=None if before is None or after is None else False)
             try:
-                delegation.send_locks(fd, path, path, halves([WHOLE]))
+                delegation.send_locks(fd, path, path, [WHOLE])
             except OSError as problem:
                 return replace(facts, delegated=True, stays=str(problem))
             return replace(facts, delegated=True, stays="" if self._requests() != before else "no LOCK was sent")

@@ -14,10 +14,6 @@ from vmguard.core.locks.plan import printable
 from vmguard.core.locks.ranges import WHOLE
 from vmguard.errors import LockUnavailable
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from vmguard.hook.claim_on_share import ClaimedFile
-
 #: until a claim is refused; one is enough, unless programs without O_DIRECT keep opening the file
 _TRIES = 3
 _CURE = (
@@ -26,29 +22,27 @@ _CURE = (
 )
 
 
-def give_back(files: list[ClaimedFile], tries: int) -> None:
-    """Free the locks of files that stayed here, and give their delegations back, so that they can be locked anew.
+def give_back(path: str, fd: int, real: str, tries: int) -> None:
+    """Free a lock that stayed here, and give the file's delegation back, so that it can be locked anew.
 
     ``tries``: how often that was done before. Raise LockUnavailable if it cannot be done.
     """
-    for file in files:
-        path = file.plan.path
-        ofd.unlock(file.fd, WHOLE)
-        problem = "it was given to this host again at once" if tries >= _TRIES else _give_back(file)
-        if problem:
-            raise LockUnavailable(
-                path,
-                f"disk {printable(path)} cannot be locked on the server: it has delegated the file to this host, so the"
-                f" lock stays in this host's NFS client, and the delegation cannot be given back: {problem}",
-                _CURE.format(path=printable(path)),
-            )
+    ofd.unlock(fd, WHOLE)
+    problem = "it was given to this host again at once" if tries >= _TRIES else _give_back(fd, real)
+    if problem:
+        raise LockUnavailable(
+            path,
+            f"disk {printable(path)} cannot be locked on the server: it has delegated the file to this host, so the"
+            f" lock stays in this host's NFS client, and the delegation cannot be given back: {problem}",
+            _CURE.format(path=printable(path)),
+        )
 
 
-def _give_back(file: ClaimedFile) -> str:
+def _give_back(fd: int, real: str) -> str:
     """Return why it cannot be done; empty if it is done."""
     try:
-        owner_record.as_owner(file.real, lambda: delegation.give_back(file.fd, file.real))
+        owner_record.as_owner(real, lambda: delegation.give_back(fd, real))
     except OSError as problem:
-        folder = os.path.dirname(file.real)
-        return f"a second name cannot be made in {printable(folder)} for a moment ({problem.strerror or problem})"
+        folder = printable(os.path.dirname(real))
+        return f"a second name cannot be made in {folder} for a moment ({problem.strerror or problem})"
     return ""

@@ -57,7 +57,7 @@ def _lock_on_server(file: ClaimedFile, wanted: Range) -> None:
     if file.plan.mode == EXCLUSIVE and ofd.stays_here(file.fd):
         from vmguard.hook import claim_delegated
 
-        claim_delegated.give_back([file], 0)
+        claim_delegated.give_back(file.plan.path, file.fd, file.real, 0)
         file.lock(wanted)
 
 

@@ -22,6 +22,8 @@ from vmguard.protocol.messages import ClaimedFileMessage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vmguard.core.locks.plan import PlannedFile
     from vmguard.core.locks.ranges import Range
     from vmguard.hook.vm_to_claim import ProgressPipe, VmToClaim
@@ -205,7 +207,7 @@ def _judge_mounts(files: list[ClaimedFile], policy: ClaimPolicy, warnings: list[
         if kind == mounts.OTHER:
             from vmguard.hook import claim_other_mount
 
-            locked = claim_other_mount.judge(file, mount, policy, warnings)
+            locked = claim_other_mount.judge(file.plan, file.fd, mount, policy, warnings)
         else:
             locked = kind == mounts.NFSV4 or policy.local != "ignore"
         if locked:
@@ -239,7 +241,8 @@ def lock_all_or_none(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettin
                 return
             from vmguard.hook import claim_delegated
 
-            claim_delegated.give_back(kept_back, tries)
+            for file in kept_back:
+                claim_delegated.give_back(file.plan.path, file.fd, file.real, tries)
             tries += 1
         except LockConflict as conflict:
             left = deadline - boottime()
@@ -249,7 +252,7 @@ def lock_all_or_none(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettin
                 next_line = boottime() + PROGRESS_INTERVAL_S
                 from vmguard.hook import wait_line
 
-                progress.note(wait_line.of(blocked, settings.record.folder, left))
+                progress.note(wait_line.of(blocked.plan.path, blocked.fd, settings.record.folder, left))
             if left <= 0:
                 progress.stage(f"asking who holds {blocked.plan.path}", settings.timeout)
                 raise refusal(vm, blocked, settings, boottime() - began) from None
@@ -278,13 +281,20 @@ def _try_to_lock(files: list[ClaimedFile]) -> list[ClaimedFile]:
     return stay_here(files, before)
 
 
-def stay_here(files: list[ClaimedFile], before: dict[str, int]) -> list[ClaimedFile]:
-    """Return files whose exclusive locks stayed in this client; ``before``: LOCK requests before they were taken."""
+def stay_here(
+    files: list[ClaimedFile],
+    before: dict[str, int],
+    requests: Callable[[], dict[str, int]] = mounts.lock_requests,
+) -> list[ClaimedFile]:
+    """Return files whose exclusive locks stayed in this client.
+
+    ``before``: LOCK requests before they were taken, by mount point; ``requests`` reads them.
+    """
     exclusive = [file for file in files if file.point and file.plan.mode == EXCLUSIVE]
     kept = [file for file in exclusive if ofd.stays_here(file.fd)]
     if kept or not exclusive:
         return kept
-    after = mounts.lock_requests()
+    after = requests()
     few = [point for point in before if after.get(point, 0) - before[point] < sum(f.point == point for f in exclusive)]
     return [file for file in exclusive if file.point in few]
 

@@ -8,17 +8,12 @@ from __future__ import annotations
 from vmguard.core.locks.plan import printable
 from vmguard.core.locks.refusal import Holder
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from vmguard.hook.claim_on_share import ClaimedFile
 
-
-def of(blocked: ClaimedFile, folder: str, left: float) -> str:
-    """Return the line for a file that is locked; it asks the share. ``folder``: of the owner records."""
+def of(path: str, fd: int, folder: str, left: float) -> str:
+    """Return the line for an open file that is locked; it asks the share. ``folder``: of the owner records."""
     from vmguard.adapters.storage import lock_holder
 
-    path = blocked.plan.path
-    return line(path, lock_holder.describe(path, blocked.fd, folder), left)
+    return line(path, lock_holder.describe(path, fd, folder), left)
 
 
 def line(path: str, holder: Holder, left: float) -> str:

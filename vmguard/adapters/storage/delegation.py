@@ -26,11 +26,11 @@ import os
 import stat
 
 from vmguard.adapters.linux import ofd
+from vmguard.core.locks.pin import SEAM, halves
+from vmguard.core.locks.ranges import covers, subtract
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from vmguard.core.locks.ranges import Range
 
 #: of the second name, before the inode; it lies beside the file for a moment
@@ -80,20 +80,23 @@ def _remove(name: str, folder: int) -> None:
         os.unlink(name, dir_fd=folder)
 
 
-def send_locks(fd: int, path: str, real: str, halves: Iterable[Iterable[Range]]) -> None:
+def send_locks(fd: int, path: str, real: str, pieces: list[Range]) -> None:
     """Bring exclusive locks that stayed in this client to the server, and make fdinfo say so.
 
-    The ranges are taken anew half by half, so that a rival that needs both never gets in.
+    The ranges are taken anew half by half, so that a rival that needs both never gets in. A byte between the halves
+    comes last: the kernel would join them otherwise, and the new half would be called what the old one is.
     Raises NotGivenBack, OSError, LockConflict.
     """
     try:
         give_back(fd, real)
     except OSError as problem:
         raise NotGivenBack(f"{_STAYS}, and that cannot be given back: {problem}") from problem
-    for half in halves:
+    for half in halves(pieces):
         for piece in half:
             ofd.unlock(fd, piece)
-        for piece in half:
+        for piece in subtract(half, SEAM):
             ofd.lock(fd, path, ofd.WRITE, piece)
+    if covers(pieces, SEAM):
+        ofd.lock(fd, path, ofd.WRITE, SEAM)
     if ofd.stays_here(fd):
         raise NotGivenBack(f"{_STAYS}, and gives that again at once")

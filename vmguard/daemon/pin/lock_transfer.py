@@ -17,7 +17,7 @@ from vmguard.adapters.linux import mounts, ofd, pidfd, proc, systemd
 from vmguard.adapters.linux.proc import Key, OpenFile
 from vmguard.adapters.storage import delegation
 from vmguard.adapters.storage.files import real_path
-from vmguard.core.locks.pin import Side, Step, Verb, halves, move
+from vmguard.core.locks.pin import Side, Step, Verb, move
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import OUTGOING_MARK, RESERVATION, WHOLE, Range, covers, subtract
 from vmguard.errors import LockConflict
@@ -224,7 +224,7 @@ def _take(order: Order, copy: int, steps: Sequence[Step]) -> None:
 def _send(fd: int, path: str, mode: str, pieces: Sequence[Range]) -> None:
     """See to it that a lock is on the server: QEMU's open without O_DIRECT (a cache mode) may have got a delegation."""
     if mode == EXCLUSIVE and ofd.stays_here(fd):
-        delegation.send_locks(fd, path, real_path(fd, path), halves(pieces))
+        delegation.send_locks(fd, path, real_path(fd, path), list(pieces))
 
 
 def _undo(order: Order, copy: int) -> None:
