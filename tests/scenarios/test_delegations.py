@@ -136,7 +136,8 @@ def test_what_cannot_be_locked_on_the_server_is_refused_and_never_called_ok(worl
     path = guest.paths[0]
     world.server.run(f"truncate -s 4M {path}; chmod 666 {path}; chmod 755 {CLOSED}")
     world.a.host.mount(world.server, CLOSED, export=CLOSED)
-    world.a.host.run(f"python3 -c \"open('{path}', 'r+b').write(b'made here')\"")
+    make = f"python3 -c \"open('{path}', 'r+b').write(b'made here')\""
+    world.a.host.run(make)
 
     refused = world.a.claim(guest)
     assert refused.returncode != 0
@@ -148,6 +149,17 @@ def test_what_cannot_be_locked_on_the_server_is_refused_and_never_called_ok(worl
     found = world.a.wait_for(guest, lambda found: found["files"] and "delegation" in str(found["files"][0]))
     assert found["files"][0]["guard"] != "pinned"
     assert world.a.check(guest.name)["exit"] != 0
+    vm.kill()
+    world.a.wait_released(guest)
+
+    world.server.run(f"chown 64055 {CLOSED} {path}")  # the disk's owner may make names there, root still may not
+    world.a.host.run(make)
+    claimed = world.a.claim(guest)
+    assert claimed.returncode == 0, claimed.stderr
+    assert world.locked(path)
+    vm = world.a.run_vm(guest, cache="writeback")
+    world.a.wait_for(guest, lambda found: found["files"][0]["guard"] == "pinned")
+    assert world.locked(path)
     vm.kill()
 
 

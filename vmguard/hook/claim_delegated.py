@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from vmguard.adapters.linux import ofd
-from vmguard.adapters.storage import delegation, owner_record
+from vmguard.adapters.storage import delegation
 from vmguard.core.locks.plan import printable
 from vmguard.core.locks.ranges import WHOLE
 from vmguard.errors import LockUnavailable
@@ -41,7 +41,7 @@ def give_back(path: str, fd: int, real: str, tries: int) -> None:
 def _give_back(fd: int, real: str) -> str:
     """Return why it cannot be done; empty if it is done."""
     try:
-        owner_record.as_owner(real, lambda: delegation.give_back(fd, real))
+        delegation.give_back(fd, real)
     except OSError as problem:
         folder = printable(os.path.dirname(real))
         return f"a second name cannot be made in {folder} for a moment ({problem.strerror or problem})"

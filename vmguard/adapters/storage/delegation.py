@@ -45,12 +45,24 @@ class NotGivenBack(OSError):
 def give_back(fd: int, real: str) -> None:
     """Give back a delegation of an open file, if there is one; locks on it are on the server when this returns.
 
-    ``real`` is its path without links. Raises OSError.
+    ``real`` is its path without links. Where root may not make names, the file's owner may. Raises OSError.
     """
     wanted = os.fstat(fd)
+    try:
+        _give_back(wanted, real)
+    except PermissionError:
+        if os.geteuid() != 0:
+            raise
+        from vmguard.adapters.linux.fs_user import file_system_user
+
+        with file_system_user(wanted.st_uid, wanted.st_gid):
+            _give_back(wanted, real)
+
+
+def _give_back(wanted: os.stat_result, real: str) -> None:
     folder = os.open(os.path.dirname(real), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # Not linked by ``fd`` itself, which may be of another mount namespace: link(2) refuses that (EXDEV).
+        # Not linked by our descriptor, which may be of another mount namespace: link(2) refuses that (EXDEV).
         file = os.open(os.path.basename(real), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         try:
             found = os.fstat(file)
