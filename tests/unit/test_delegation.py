@@ -68,6 +68,8 @@ def test_a_lock_that_fdinfo_calls_posix_stays_in_the_client(disk: Path) -> None:
 def test_lock_requests_are_counted_by_mount_point(tmp_path: Path) -> None:
     (tmp_path / "mountstats").write_text(MOUNTSTATS)
     assert mounts.lock_requests(str(tmp_path / "mountstats")) == {"/srv/my vms": 12}
+    (tmp_path / "mountstats").write_text(MOUNTSTATS * 2)  # one mount over the other: whose file is it?
+    assert mounts.lock_requests(str(tmp_path / "mountstats")) == {}
 
 
 @pytest.mark.parametrize(

@@ -295,7 +295,8 @@ def stay_here(
     if kept or not exclusive:
         return kept
     after = requests()
-    few = [point for point in before if after.get(point, 0) - before[point] < sum(f.point == point for f in exclusive)]
+    sent = {point: after[point] - count for point, count in before.items() if point in after}
+    few = [point for point, count in sent.items() if count < sum(file.point == point for file in exclusive)]
     return [file for file in exclusive if file.point in few]
 
 
