@@ -1,6 +1,7 @@
 """The kernels that guests run: this machine's own (package user-mode-linux), or one that tests/lab/get-kernel keeps.
 
     VMGUARD_LAB_KERNEL=6.12 tests/run -m lab           all guests
+    VMGUARD_LAB_SERVER_KERNEL=testing tests/run        the storage alone
     lab.nfs_server(kernel="6.12")                      one guest
 
 ``6.12`` is Debian 13's, ``testing`` the newest that Debian has, ``own`` this machine's.
@@ -28,6 +29,11 @@ class Kernel:
 
 
 OWN: Final = Kernel(Path("/usr/bin/linux.uml"), Path("/usr/lib/uml/modules"))
+
+
+def of_server(name: str | None = None) -> Kernel:
+    """Return a storage's kernel by name; without one, that of VMGUARD_LAB_SERVER_KERNEL, else the other guests'."""
+    return kernel(name or os.environ.get("VMGUARD_LAB_SERVER_KERNEL"))
 
 
 def kernel(name: str | None = None) -> Kernel:

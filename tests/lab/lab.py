@@ -76,7 +76,7 @@ class Lab:
         exports = {path: f"{options},fsid={n}" for n, (path, options) in enumerate(folders.items(), 1)}
         images = [self.space.directory / f"{name}-{part}.img" for part in ("data", "state")]
         port = self._network.add_port(mac == "random")
-        hardware = Hardware(name, name, port, mem, ("nfsd", "ext4"), images, kernel=kernels.kernel(kernel))
+        hardware = Hardware(name, name, port, mem, ("nfsd", "ext4"), images, kernel=kernels.of_server(kernel))
         server = NfsServer(self.space, hardware, ServerSettings(lease, grace, exports, nfs3))
         return self._boot(server)
 

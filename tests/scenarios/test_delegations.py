@@ -145,6 +145,13 @@ def test_what_cannot_be_locked_on_the_server_is_refused_and_never_called_ok(worl
     assert "delegation_watermark" in refused.stderr, refused.stderr
     assert not world.locked(path)
 
+    watermark = "/sys/module/nfsv4/parameters/delegation_watermark"  # the cure that the message names
+    world.a.host.run(f"echo 0 > {watermark}; head -c1 {path} > /dev/null; sleep 1; echo 5000 > {watermark}")
+    assert world.a.claim(guest).returncode == 0
+    assert world.locked(path)
+    world.a.hook(guest, "release")
+    world.a.wait_released(guest)
+
     vm = world.a.run_vm(guest, cache="writeback")
     found = world.a.wait_for(guest, lambda found: found["files"] and "delegation" in str(found["files"][0]))
     assert found["files"][0]["guard"] != "pinned"
