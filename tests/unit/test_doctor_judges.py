@@ -151,7 +151,7 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     (
         "mount.delegations",
         "WARN",
-        "delegation_watermark=0",
+        "(EROFS)",
         {"scratch": replace(SCRATCH, delegated=True, stays="EROFS")},
     ),
     ("mount.early", "WARN", "120 s after boot", {"host": OLD, "mount": mount(age=OLD.uptime - 120)}),
