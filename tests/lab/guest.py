@@ -22,9 +22,10 @@ from typing import Final
 
 from tests.lab.channel import Channel, Job
 from tests.lab.errors import CommandFailed, GuestDown, GuestTimeout, LabError, Result
+from tests.lab.kernels import Kernel, kernel
 from tests.lab.locker import Locker
 from tests.lab.net import Port
-from tests.lab.space import KERNEL, Space
+from tests.lab.space import Space
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 PYTHON: Final = "/usr/bin/python3"
@@ -43,6 +44,7 @@ class Hardware:
     modules: Sequence[str] = ()
     images: Sequence[Path] = field(default_factory=list)
     init: str = "agent"
+    kernel: Kernel = field(default_factory=kernel)
 
 
 class Guest:
@@ -226,11 +228,12 @@ class Guest:
             "lab_share": str(self.share),
             "lab_init": hardware.init,
             "lab_modules": ",".join(hardware.modules),
+            "lab_kernel": str(hardware.kernel.modules),
         }
         state = self._space.directory / "uml" / f"{hardware.name}-{self.boots}"
         state.mkdir(parents=True)
         return [
-            str(KERNEL),
+            str(hardware.kernel.program),
             f"mem={hardware.memory}",
             *("rootfstype=hostfs", "rootflags=/", "ro", f"init={REPOSITORY}/tests/lab/inside/init.sh"),
             *("con=null", "con0=null,fd:1", "ssl=null", f"ssl0=fd:{line}", "quiet"),

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import ClassVar, Literal, Self, TypeVar
 
+from tests.lab import kernels
 from tests.lab.guest import Guest, Hardware
 from tests.lab.hypervisor import Hypervisor
 from tests.lab.net import Network
@@ -63,16 +64,19 @@ class Lab:
         root_squash: bool = False,
         more_exports: Mapping[str, str] | None = None,
         nfs3: bool = False,
+        kernel: str | None = None,
     ) -> NfsServer:
         """A storage server. lease, grace: seconds. mac="random": another one at each boot.
 
         more_exports: folder below /srv -> export options, besides /srv/vm.
+        kernel: another than the lab's, see kernels.py.
         """
         squash = "root_squash" if root_squash else "no_root_squash"
         folders = {EXPORT: f"{OPTIONS},{squash}", **(more_exports or {})}
         exports = {path: f"{options},fsid={n}" for n, (path, options) in enumerate(folders.items(), 1)}
         images = [self.space.directory / f"{name}-{part}.img" for part in ("data", "state")]
-        hardware = Hardware(name, name, self._network.add_port(mac == "random"), mem, ("nfsd", "ext4"), images)
+        port = self._network.add_port(mac == "random")
+        hardware = Hardware(name, name, port, mem, ("nfsd", "ext4"), images, kernel=kernels.of_server(kernel))
         server = NfsServer(self.space, hardware, ServerSettings(lease, grace, exports, nfs3))
         return self._boot(server)
 
@@ -85,15 +89,19 @@ class Lab:
         libvirt: bool = False,
         libvirt_user: str = "root",
         init: Literal["agent", "systemd"] = "agent",
+        kernel: str | None = None,
     ) -> Hypervisor:
         """A host for VMs. mem: "256M", with libvirt "1G" when None.
 
         hostname: its own name for itself, to make it a clone of another host. mac="random": another one at each boot.
         libvirt: a libvirtd runs in it; libvirt_user: the user that its QEMUs run as ("libvirt-qemu" as Debian has it).
         init: "systemd" for a guest whose process 1 is systemd, for unit files of our own; nothing else is started.
+        kernel: another than the lab's, see kernels.py.
         """
         port = self._network.add_port(mac == "random")
-        hardware = Hardware(name, hostname or name, port, mem or ("1G" if libvirt else "256M"), ("nfsv4",), init=init)
+        memory = mem or ("1G" if libvirt else "256M")
+        own = kernels.kernel(kernel)
+        hardware = Hardware(name, hostname or name, port, memory, ("nfsv4",), init=init, kernel=own)
         return self._boot(Hypervisor(self.space, hardware, libvirt_user if libvirt else None))
 
     def start(self, *guests: Guest) -> None:

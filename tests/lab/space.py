@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from tests.lab.errors import LabError, LabUnavailable
+from tests.lab.kernels import OWN
 
-KERNEL: Final = Path("/usr/bin/linux.uml")
-MODULES: Final = Path("/usr/lib/uml/modules")
 BASE: Final = Path(os.environ.get("TMPDIR", "/var/tmp")) / "vmguard-lab"
 RUN_AND_END: Final = '"$@"; exit $?'
 XSTATE: Final = Path(__file__).with_name("xstate.c")
@@ -53,8 +52,8 @@ class Space:
     def __init__(self) -> None:
         if os.geteuid() != 0:
             raise LabUnavailable("the lab needs root (namespaces, taps)")
-        if not KERNEL.exists():
-            raise LabUnavailable(f"{KERNEL} is missing: run tests/setup")
+        if not OWN.program.exists():
+            raise LabUnavailable(f"{OWN.program} is missing: run tests/setup")
         owner = os.getpid()
         BASE.mkdir(exist_ok=True)
         self.directory = Path(tempfile.mkdtemp(prefix=f"{owner}-{start_time(owner)}-", dir=BASE))

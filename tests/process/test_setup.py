@@ -35,10 +35,15 @@ def stamp(clone: Path) -> None:
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     made = tmp_path / "clone"
-    (made / "tests").mkdir(parents=True)
+    (made / "tests/lab").mkdir(parents=True)
     (made / "vmguard").mkdir()
     (made / "vmguard/__init__.py").touch()
     shutil.copy(REPOSITORY / "tests/setup", made / "tests")
+    shutil.copy(REPOSITORY / "tests/lab/get-kernel", made / "tests/lab")
+    for name in ("6.12", "testing"):
+        kept = tmp_path / "kernels" / name
+        kept.mkdir(parents=True)
+        (kept / "linux.uml").touch(mode=0o755)
     shutil.copy(REPOSITORY / "pyproject.toml", made)
     make_venv(made)
     return made
@@ -47,7 +52,8 @@ def clone(tmp_path: Path) -> Path:
 def check(clone: Path) -> tuple[int, str]:
     """The answer of ``tests/setup --check``, which changes nothing."""
     before = sorted(clone.rglob("*"))
-    done = subprocess.run([str(clone / "tests/setup"), "--check"], capture_output=True, text=True)
+    environment = {**os.environ, "VMGUARD_LAB_KERNELS": str(clone.parent / "kernels")}
+    done = subprocess.run([str(clone / "tests/setup"), "--check"], capture_output=True, text=True, env=environment)
     assert sorted(path for path in clone.rglob("*") if "__pycache__" not in path.parts) == before
     assert done.stderr == ""
     return done.returncode, done.stdout
@@ -88,8 +94,9 @@ def test_scripts_of_another_place_are_seen(clone: Path) -> None:
             lambda clone: (clone / "pyproject.toml").write_text("[project]\n"),
             "tests/setup, pyproject.toml or the place of this checkout have changed",
         ),
+        (lambda clone: shutil.rmtree(clone.parent / "kernels/6.12"), "there is no kernel 6.12 for the lab"),
     ],
-    ids=["none", "unfinished", "other requirements"],
+    ids=["none", "unfinished", "other requirements", "no kernel"],
 )
 def test_what_else_must_be_done_is_said(clone: Path, change: object, said: str) -> None:
     assert callable(change)

@@ -123,11 +123,11 @@ class Guarded:
             self.host.put(path, heartbeat_disk(image_format(path)), timeout=60)
         self.host.run("sync")
 
-    def run_vm(self, guest: Guest, locking: str = "auto") -> Vm:
+    def run_vm(self, guest: Guest, locking: str = "auto", cache: str = "none") -> Vm:
         """Start QEMU alone, as libvirt does after its hook."""
         drives = []
         for path in guest.paths:
-            options = f"file.locking={locking},if=virtio,cache=none,werror=report"
+            options = f"file.locking={locking},if=virtio,cache={cache},werror=report"
             drives += ["-drive", f"file={path},format={image_format(path)},{options}"]
         if guest.cdrom:
             cd = f"file={guest.cdrom},format=raw,if=ide,media=cdrom,readonly=on,file.locking={locking}"

@@ -162,7 +162,12 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ),
     ("mount.pnfs", "WARN", "LAYOUT_FLEX_FILES", {"mount": mount(pnfs="LAYOUT_FLEX_FILES")}),
     ("mount.pnfs", "FAIL", "on kernel", {"mount": mount(pnfs="LAYOUT_FLEX_FILES"), "host": OLD}),
-    ("mount.delegations", "WARN", "write delegations", {"scratch": replace(SCRATCH, delegated=True)}),
+    (
+        "mount.delegations",
+        "WARN",
+        "(EROFS)",
+        {"scratch": replace(SCRATCH, delegated=True, stays="EROFS")},
+    ),
     ("mount.early", "WARN", "120 s after boot", {"host": OLD, "mount": mount(age=OLD.uptime - 120)}),
     ("mount.two-ways", "WARN", "/mnt/again", {"mounts": [MOUNT, replace(MOUNT, point="/mnt/again", device=51)]}),
     ("mount.other", "WARN", "is a ceph file system", {"others": [OtherMountFacts("/srv/c", why_other(CEPH))]}),

@@ -23,8 +23,9 @@ CHECKS: dict[str, str] = {
     "period; how soon it notices depends on its TCP timeouts, not on timeo",
     "mount.pnfs": "with pNFS a client writes to data servers that need not know of a lost lock: kernels before "
     "6.12.117 wrote on (flexfiles)",
-    "mount.delegations": "a write delegation lets the client keep locks to itself, unseen by the server until it is "
-    "recalled; vmguard opens disks with O_DIRECT, which asks for none",
+    "mount.delegations": "a write delegation lets the client keep locks to itself, unseen by the server until another "
+    "host opens the file; if this host is dead, that open waits for a whole lease. vmguard opens disks with O_DIRECT, "
+    "which asks for none, and has the client give back what an earlier open got (a copy, qemu-img create)",
     "mount.early": "kernels before 6.1.159, 6.12.59 and 6.18 may skip lease renewals on mounts made in the first five "
     "minutes after boot: an idle client loses its locks. vmguard's own requests renew the lease while it "
     "guards a VM there",

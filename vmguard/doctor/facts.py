@@ -94,6 +94,8 @@ class ScratchFacts:
     not_probed: str = ""
     #: whether a lock on a file opened without O_DIRECT stayed in the client
     delegated: bool | None = None
+    #: whether such a lock could be brought to the server: "" when it could, else why not; None: not tried
+    stays: str | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ScratchFacts:

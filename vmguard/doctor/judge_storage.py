@@ -10,6 +10,10 @@ from vmguard.doctor.finding import FIX_IDENTITY, Finding, fail, ok, warn
 
 #: paths of one kind that a finding names
 _SHOWN = 3
+_NO_DELEGATIONS = (
+    "here: echo 'options nfsv4 delegation_watermark=0' > /etc/modprobe.d/vmguard-nfs.conf;"
+    " echo 0 > /sys/module/nfsv4/parameters/delegation_watermark; or on a Linux server: sysctl fs.leases-enable=0"
+)
 _FULL = "df -h and df -i on the server"
 #: what keeps an export from coming later than the server of it
 EXPORT_ORDER = (
@@ -98,10 +102,16 @@ def _root(mount: MountFacts, scratch: ScratchFacts) -> Finding:
 
 
 def _delegation(at: str, scratch: ScratchFacts) -> list[Finding]:
-    if scratch.delegated:
-        text = "the server hands out write delegations: a lock on a file opened without O_DIRECT stayed in this client"
-        return [warn("mount.delegations", at, text, "on a Linux server: sysctl fs.leases-enable=0")]
-    return [ok("mount.delegations", at, "no lock stays in this client")]
+    if not scratch.delegated:
+        return [ok("mount.delegations", at, "no lock stays in this client")]
+    if not scratch.stays:
+        text = "the server hands out write delegations; a lock that stayed in this client was brought to the server"
+        return [ok("mount.delegations", at, text)]
+    text = (
+        "the server hands out write delegations: a lock on a file that was opened without O_DIRECT stayed in this"
+        f" client, and could not be brought to the server ({scratch.stays})"
+    )
+    return [warn("mount.delegations", at, text, _NO_DELEGATIONS)]
 
 
 def judge_share(mount: MountFacts, share: ShareFacts, identity: IdentityFacts) -> list[Finding]:

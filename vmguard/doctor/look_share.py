@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from vmguard.adapters.linux import ofd, proc
-from vmguard.adapters.linux.regular_file import open_regular
+from vmguard.adapters.linux.regular_file import read_regular
 from vmguard.adapters.storage import owner_record
 from vmguard.core.locks.ranges import WHOLE
 from vmguard.doctor.facts import RecordFacts, ShareFacts
@@ -78,7 +78,7 @@ def _change_meanwhile(paths: list[str]) -> list[str]:
 def _stamp(path: str) -> tuple[int, int]:
     """Return mtime (ns) and size as the server has them now: NFS asks again only at an open (close-to-open)."""
     try:
-        fd = open_regular(path, os.O_RDONLY)
+        fd = read_regular(path)
     except OSError:
         return 0, 0
     try:
@@ -91,7 +91,7 @@ def _stamp(path: str) -> tuple[int, int]:
 def _is_unlocked(path: str) -> bool:
     """Return whether no byte of a file is locked and no process of this host has it open for writing."""
     try:
-        fd = open_regular(path, os.O_RDONLY)
+        fd = read_regular(path)
     except OSError:
         return False
     try:

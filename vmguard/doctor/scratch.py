@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from vmguard.adapters.linux import mounts, ofd
 from vmguard.adapters.linux.regular_file import open_regular
+from vmguard.adapters.storage import delegation
 from vmguard.adapters.storage.lock_probe import MountProbe
 from vmguard.core.locks.ranges import WHOLE, Range
 from vmguard.doctor.facts import ScratchFacts
@@ -57,7 +58,7 @@ class Attempt:
             return replace(_error(problem), squashed=user)
 
     def _try(self, squashed: str) -> ScratchFacts:
-        with _scratch(self._folder, self._point, "lock") as path:
+        with _scratch(self._folder, self._point, "lock", os.O_DIRECT) as path:
             owner = os.stat(path).st_uid
             if not squashed and os.geteuid() == 0 and owner != 0:
                 squashed = "nobody" if owner == _NOBODY_UID else f"user {owner}"
@@ -68,19 +69,28 @@ class Attempt:
         facts = replace(facts, squashed=squashed, lock_requests=requests)
         if facts.locked:
             with _scratch(self._folder, self._point, "plain") as path:
-                facts = replace(facts, delegated=self._stays_here(path))
+                facts = self._try_plain(facts, path)
         return facts
 
-    def _stays_here(self, path: str) -> bool | None:
-        """Return whether a lock stays in this client: a write delegation, which an open without O_DIRECT may get."""
+    def _try_plain(self, facts: ScratchFacts, path: str) -> ScratchFacts:
+        """Try whether a lock stays in this client, under a write delegation, and whether it can be brought out.
+
+        An open without O_DIRECT may get one, so the file is made and opened like that.
+        """
         fd = _open(path, False)
         try:
             before = self._requests()
             _lock(fd, path, ofd.WRITE, WHOLE)
             after = self._requests()
+            if before is None or after != before:
+                return replace(facts, delegated=None if before is None or after is None else False)
+            try:
+                delegation.send_locks(fd, path, path, [WHOLE])
+            except OSError as problem:
+                return replace(facts, delegated=True, stays=str(problem))
+            return replace(facts, delegated=True, stays="" if self._requests() != before else "no LOCK was sent")
         finally:
             os.close(fd)
-        return None if before is None or after is None else after == before
 
     def _statistics(self) -> list[mounts.NfsStatistics]:
         self._mountstats.seek(0)
@@ -104,18 +114,30 @@ def _error(problem: OSError) -> ScratchFacts:
 
 
 @contextlib.contextmanager
-def _scratch(folder: str, point: str, what: str) -> Iterator[str]:
-    """Make a file for the length of a ``with`` block; remove what a killed attempt left behind."""
+def _scratch(folder: str, point: str, what: str, flags: int = 0) -> Iterator[str]:
+    """Make a file for the length of a ``with`` block; remove what a killed attempt left behind.
+
+    ``flags``: O_DIRECT, so that the server gives this host no delegation of it, as a claim opens disks.
+    """
     # Two mounts of one share are tried at the same time: the mount point keeps their files apart.
     mount = f"{zlib.crc32(point.encode()):08x}"
     path = os.path.join(folder, f"{_PREFIX}{os.uname().nodename}-{mount}-{what}")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    _make(path, flags)
     try:
         yield path
     finally:
         os.unlink(path)
+
+
+def _make(path: str, flags: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    try:
+        os.close(os.open(path, flags | os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    except OSError as problem:
+        if not flags or problem.errno != errno.EINVAL:
+            raise
+        _make(path, 0)  # a file system without O_DIRECT
 
 
 def _open(path: str, direct: bool) -> int:

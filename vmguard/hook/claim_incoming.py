@@ -16,6 +16,7 @@ from vmguard.hook.claim_on_share import refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from vmguard.core.locks.ranges import Range
     from vmguard.core.locks.refusal import Holder
     from vmguard.hook.claim_on_share import ClaimedFile
     from vmguard.hook.vm_to_claim import ProgressPipe, VmToClaim
@@ -31,7 +32,7 @@ def lock(vm: VmToClaim, files: list[ClaimedFile], settings: ClaimSettings, progr
     for file in files:
         progress.stage(f"locking {file.plan.path}", settings.timeout)
         try:
-            file.lock(WHOLE)
+            _lock_on_server(file, WHOLE)
             continue
         except LockConflict:
             progress.stage(f"asking who holds {file.plan.path}", settings.timeout)
@@ -41,13 +42,23 @@ def lock(vm: VmToClaim, files: list[ClaimedFile], settings: ClaimSettings, progr
         if not _may_be_source(vm, found, settings):
             raise refusal(vm, file, settings)
         try:
-            ofd.lock(file.fd, file.plan.path, ofd.WRITE, RESERVATION)
+            _lock_on_server(file, RESERVATION)
         except LockConflict:
             raise refusal(vm, file, settings) from None
         file.reserved = True
         known = found.owner is not None and not found.owner.released
         source = printable(found.owner.host) if known and found.owner else settings.incoming or "another host"
     return source
+
+
+def _lock_on_server(file: ClaimedFile, wanted: Range) -> None:
+    """Lock a byte range, and once more if the lock stayed in this client: libvirt has just made the file for a copy."""
+    file.lock(wanted)
+    if file.plan.mode == EXCLUSIVE and ofd.stays_here(file.fd):
+        from vmguard.hook import claim_delegated
+
+        claim_delegated.give_back(file.plan.path, file.fd, file.real, 0)
+        file.lock(wanted)
 
 
 def _may_be_source(vm: VmToClaim, found: Holder, settings: ClaimSettings) -> bool:

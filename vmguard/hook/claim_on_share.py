@@ -13,15 +13,17 @@ from vmguard import faults
 from vmguard.adapters.linux import mounts, ofd
 from vmguard.adapters.storage.backing_chain import resolve
 from vmguard.adapters.storage.files import Opener, real_path
-from vmguard.core.locks.plan import EXCLUSIVE, NETWORK, OTHER_MOUNT, Unguarded
+from vmguard.core.locks.plan import EXCLUSIVE, Unguarded
 from vmguard.core.locks.ranges import WHOLE, held_ranges
 from vmguard.core.sources.domain_xml import FILE
-from vmguard.errors import LockConflict, LockUnavailable, PlanError
+from vmguard.errors import LockConflict, PlanError
 from vmguard.hook.vm_to_claim import LOCK_SLACK_S, PROGRESS_INTERVAL_S, boottime
 from vmguard.protocol.messages import ClaimedFileMessage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vmguard.core.locks.plan import PlannedFile
     from vmguard.core.locks.ranges import Range
     from vmguard.hook.vm_to_claim import ProgressPipe, VmToClaim
@@ -36,14 +38,12 @@ _FIRST_PROGRESS_S = 1.0
 _USUAL_LEASE_S = 90.0
 #: added to lease and grace, at least
 _LEAST_MARGIN_S = 5.0
-_BYTE_OF_NOBODY = (1 << 62, 1)
-_MOVE = "move it to NFSv4.2, or accept it: policy.other_mounts: warn in /etc/vmguard/vmguard.yaml"
 
 
 class ClaimedFile:
     """A file of the plan, opened and then locked."""
 
-    __slots__ = ("fd", "granted", "held_ranges", "key", "plan", "real", "reserved")
+    __slots__ = ("fd", "granted", "held_ranges", "key", "plan", "point", "real", "reserved")
 
     def __init__(self, plan: PlannedFile, fd: int, key: tuple[int, int], held_ranges: list[Range]) -> None:
         self.plan = plan
@@ -53,6 +53,8 @@ class ClaimedFile:
         #: what stays locked once the excluded ranges are free again
         self.held_ranges = held_ranges
         self.real = real_path(fd, plan.path)
+        #: mount point of the NFSv4 share that it lies on; empty elsewhere
+        self.point = ""
         #: CLOCK_BOOTTIME seconds when the request that got its lock was sent: the lease is proven from there on
         self.granted = 0.0
         #: only the reservation byte is locked: the host that the VM comes from has the rest
@@ -203,10 +205,13 @@ def _judge_mounts(files: list[ClaimedFile], policy: ClaimPolicy, warnings: list[
         mount = by_device.get(file.key[0]) or _mount_behind(file.fd, table)
         kind = mounts.kind_of(mount, table)
         if kind == mounts.OTHER:
-            locked = _judge_other(file, mount, policy, warnings)
+            from vmguard.hook import claim_other_mount
+
+            locked = claim_other_mount.judge(file.plan, file.fd, mount, policy, warnings)
         else:
             locked = kind == mounts.NFSV4 or policy.local != "ignore"
         if locked:
+            file.point = mount.point if kind == mounts.NFSV4 else ""
             kept.append(file)
         else:
             os.close(file.fd)
@@ -222,41 +227,6 @@ def _mount_behind(fd: int, table: list[mounts.Mount]) -> mounts.Mount:
     return next((mount for mount in table if mount.id == mount_id), hidden)
 
 
-def _judge_other(file: ClaimedFile, mount: mounts.Mount, policy: ClaimPolicy, warnings: list[str]) -> bool:
-    """Return whether a file on a mount of the kind OTHER is to be locked, for what that is worth.
-
-    Raise LockUnavailable if the policy refuses it.
-    """
-    path = file.plan.path
-    is_nfs, is_smb = mount.is_nfs, mount.type in mounts.SMB_TYPES
-    why = mounts.why_other(mount)
-    if file.plan.mode == EXCLUSIVE:
-        actions = [policy.unsafe_mounts if is_nfs else policy.for_kind(OTHER_MOUNT)]
-        if is_smb:
-            actions.append(policy.for_kind(NETWORK))  # which decided about SMB before there was a policy for mounts
-        if "refuse" in actions:
-            hint = "mount it with vers=4.2,hard" if is_nfs else _MOVE
-            raise LockUnavailable(path, f"disk {path} cannot be guarded: {why}", hint)
-        text = why if is_nfs else f"{file.plan.source} ({path}) is not guarded against other hosts: {why}"
-        if text not in warnings:
-            warnings.append(text)
-    elif is_nfs and not mounts.keeps_locks_here(mount):
-        return False  # NFSv3: the lock would prove nothing, but lockd may refuse it, or the server keep it for ever
-    return not is_smb and _can_lock(file)
-
-
-def _can_lock(file: ClaimedFile) -> bool:
-    """Return whether the file system knows byte-range locks at all. Tried with a byte that nobody uses."""
-    try:
-        ofd.lock(file.fd, file.plan.path, ofd.READ, _BYTE_OF_NOBODY)
-        ofd.unlock(file.fd, _BYTE_OF_NOBODY)
-    except LockConflict:
-        return True
-    except LockUnavailable:
-        return False
-    return True
-
-
 def lock_all_or_none(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettings, progress: ProgressPipe) -> None:
     """Lock the files, retrying until the allowed wait is over. Raise LockConflict with the holder's name."""
     began = boottime()
@@ -264,17 +234,25 @@ def lock_all_or_none(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettin
     pause = _FIRST_RETRY_S
     next_line = began + _FIRST_PROGRESS_S
     progress.stage("locking the disks", claimed.wait + LOCK_SLACK_S)
+    tries = 0
     while True:
         try:
-            _try_to_lock(claimed.files)
-            return
+            if not (kept_back := _try_to_lock(claimed.files)):
+                return
+            from vmguard.hook import claim_delegated
+
+            for file in kept_back:
+                claim_delegated.give_back(file.plan.path, file.fd, file.real, tries)
+            tries += 1
         except LockConflict as conflict:
             left = deadline - boottime()
             progress.check()
             blocked = next(file for file in claimed.files if file.plan.path == conflict.path)
             if vm.speak is not None and left > _FIRST_PROGRESS_S and boottime() >= next_line:
                 next_line = boottime() + PROGRESS_INTERVAL_S
-                progress.note(_wait_line(blocked, settings, left))
+                from vmguard.hook import wait_line
+
+                progress.note(wait_line.of(blocked.plan.path, blocked.fd, settings.record.folder, left))
             if left <= 0:
                 progress.stage(f"asking who holds {blocked.plan.path}", settings.timeout)
                 raise refusal(vm, blocked, settings, boottime() - began) from None
@@ -282,12 +260,14 @@ def lock_all_or_none(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettin
             pause = min(2 * pause, _LAST_RETRY_S)
 
 
-def _try_to_lock(files: list[ClaimedFile]) -> None:
+def _try_to_lock(files: list[ClaimedFile]) -> list[ClaimedFile]:
     """Lock all files once; if one cannot be locked, unlock the others and raise its LockConflict.
 
     The files come in an order that is the same on every host, so that of two hosts one wins.
+    Return those whose locks did not leave this host's NFS client.
     """
     locked: list[ClaimedFile] = []
+    before = mounts.lock_requests() if any(file.point for file in files) else {}
     try:
         for file in files:
             file.lock(WHOLE)
@@ -298,14 +278,26 @@ def _try_to_lock(files: list[ClaimedFile]) -> None:
             ofd.unlock(file.fd, WHOLE)
         raise
     faults.point("all-locked")
+    return stay_here(files, before)
 
 
-def _wait_line(blocked: ClaimedFile, settings: ClaimSettings, left: float) -> str:
-    from vmguard.adapters.storage import lock_holder
-    from vmguard.hook.wait_line import line
+def stay_here(
+    files: list[ClaimedFile],
+    before: dict[str, int],
+    requests: Callable[[], dict[str, int]] = mounts.lock_requests,
+) -> list[ClaimedFile]:
+    """Return files whose exclusive locks stayed in this client.
 
-    path = blocked.plan.path
-    return line(path, lock_holder.describe(path, blocked.fd, settings.record.folder), left)
+    ``before``: LOCK requests before they were taken, by mount point; ``requests`` reads them.
+    """
+    exclusive = [file for file in files if file.point and file.plan.mode == EXCLUSIVE]
+    kept = [file for file in exclusive if ofd.stays_here(file.fd)]
+    if kept or not exclusive:
+        return kept
+    after = requests()
+    sent = {point: after[point] - count for point, count in before.items() if point in after}
+    few = [point for point, count in sent.items() if count < sum(file.point == point for file in exclusive)]
+    return [file for file in exclusive if file.point in few]
 
 
 def refusal(vm: VmToClaim, file: ClaimedFile, settings: ClaimSettings, waited: float = 0.0) -> LockConflict:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from vmguard.adapters.linux import statx
+from vmguard.adapters.linux.regular_file import open_undelegated
 from vmguard.adapters.storage import owner_record
 from vmguard.core.locks.plan import EXCLUSIVE, printable
 from vmguard.core.locks.record_match import why_another
@@ -106,7 +107,7 @@ def _image_of(link: str, uuid: str) -> float:
         flags = next((int(line.split()[1], 8) for line in info if line.startswith(b"flags:")), os.O_PATH)
     if flags & (os.O_ACCMODE | os.O_PATH) != os.O_RDONLY or flags & os.O_DIRECTORY:
         return 0.0
-    fd = os.open(link, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    fd = open_undelegated(link, os.O_NONBLOCK | os.O_NOCTTY)
     try:
         head = os.pread(fd, _HEADER_BYTES, 0)
         if not head.startswith(_MAGIC):

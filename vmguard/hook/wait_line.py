@@ -9,6 +9,13 @@ from vmguard.core.locks.plan import printable
 from vmguard.core.locks.refusal import Holder, reader_words
 
 
+def of(path: str, fd: int, folder: str, left: float) -> str:
+    """Return the line for an open file that is locked; it asks the share. ``folder``: of the owner records."""
+    from vmguard.adapters.storage import lock_holder
+
+    return line(path, lock_holder.describe(path, fd, folder), left)
+
+
 def line(path: str, holder: Holder, left: float) -> str:
     """Return the line; ``left``: seconds for which the lock is still tried."""
     return f"waiting for disk {printable(path)}: locked by {_who(holder)}; trying for {left:.0f} s more"

@@ -2,7 +2,7 @@
 # First process of a lab guest. Builds a private root over the host's own file system (overlay: the host's / below,
 # read-only; a tmpfs above), then becomes the agent, or systemd with the agent as a unit.
 # Words of the kernel command line arrive as environment: lab_host lab_addr lab_mac lab_repo lab_id lab_share
-# lab_init (agent, systemd), lab_modules (a,b,c).
+# lab_init (agent, systemd), lab_modules (a,b,c), lab_kernel (the folder of the kernel's modules).
 # Never a busybox shell here: its applets are run through /proc/self/exe, and before /proc is mounted that is the
 # HOST's /proc, where "self" is the UML kernel: each command would boot another kernel inside this one.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
@@ -11,7 +11,7 @@ fail() { echo "lab init: $*" >&2; exec /bin/busybox poweroff -f; }
 
 mount -t proc proc /proc || fail "no /proc"
 kernel=$(uname -r)
-insmod "/usr/lib/uml/modules/$kernel/kernel/fs/overlayfs/overlay.ko" || fail "no overlay module"
+insmod "$lab_kernel/$kernel/kernel/fs/overlayfs/overlay.ko" || fail "no overlay module"
 
 mount -t tmpfs -o mode=755 root /mnt || fail "no tmpfs"
 mkdir /mnt/upper /mnt/work /mnt/root
@@ -32,7 +32,7 @@ done
 rm -rf etc/libvirt/* etc/vmguard etc/systemd/system/vmguard*
 mkdir -p etc/libvirt/hooks var/log/libvirt/qemu run/lock run/rpc_pipefs mnt/old lab
 mount -t hostfs -o "$lab_share" share lab || fail "no share"
-mkdir -p lib/modules && ln -sfn "/usr/lib/uml/modules/$kernel" "lib/modules/$kernel"
+mkdir -p lib/modules && ln -sfn "$lab_kernel/$kernel" "lib/modules/$kernel"
 
 # The name must be set before the first NFS mount: it is the identity of the NFS client.
 echo "$lab_host" > /proc/sys/kernel/hostname

@@ -284,6 +284,25 @@ def statistics(path: str = MOUNTSTATS) -> dict[str, NfsStatistics]:
     return {seen.point: seen for seen in all_statistics(path) if seen.has_lease}
 
 
+def lock_requests(path: str = MOUNTSTATS) -> dict[str, int]:
+    """Return how many LOCK requests each NFSv4 mount has sent, by mount point.
+
+    Without a point that several NFS mounts lie on. In a claim's way: it reads nothing else of the statistics. Raises
+    OSError.
+    """
+    with open(path, "rb") as stream:
+        blocks = stream.read().split(b"\ndevice ")
+    found: dict[bytes, int] = {}
+    several = set()
+    for block in blocks:
+        point = block.partition(b" mounted on ")[2].partition(b" with fstype ")[0]
+        count = block.partition(b" LOCK: ")[2]
+        if count:
+            several.update([point] if point in found else [])
+            found[point] = int(count.partition(b" ")[0])
+    return {unescape(os.fsdecode(point)): count for point, count in found.items() if point not in several}
+
+
 def lease_time(mount_point: str) -> float | None:
     """Return the server's lease in seconds, as it told this client; None if the mount has none."""
     known = statistics().get(mount_point)

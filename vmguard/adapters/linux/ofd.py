@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import struct
 
 from vmguard.core.locks.ranges import Range
@@ -86,3 +87,19 @@ def conflict(fd: int, kind: int, piece: Range) -> Conflict | None:
     if answer[0] == fcntl.F_UNLCK:
         return None
     return Conflict(answer[0] == fcntl.F_WRLCK, (answer[2], answer[3]), answer[4])
+
+
+def stays_here(fd: int) -> bool:
+    """Return whether an exclusive lock on a descriptor of ours has not left this host's NFS client. It asks nobody.
+
+    That is a lock under a write delegation. _nfs4_proc_setlk (fs/nfs/nfs4proc.c) saves the lock's flags in a byte,
+    which the flag for OFD does not fit in, and enters a lock that it keeps to itself with these flags: fdinfo calls it
+    POSIX. It still does when the lock is sent later, as the delegation ends, until it is taken anew. (Measured on Linux
+    6.1, 6.12 and 7.2. On a kernel that mends this the count of LOCK requests tells: hook/claim_on_share.py.)
+    """
+    info = os.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        lines = os.read(info, 65536).split(b"\n")
+    finally:
+        os.close(info)
+    return any(line.split()[2:5:2] == [b"POSIX", b"WRITE"] for line in lines if line.startswith(b"lock:"))

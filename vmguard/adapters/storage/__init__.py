@@ -1,6 +1,7 @@
 """Files on the share. Nearly every call here is a request to a server, and may hang.
 
 backing_chain  a VM's files, opened from its sources
+delegation     how the NFS client gives a delegation back
 fencing_token  the newest epoch of a disk's owner record
 files          one descriptor for each file
 libvirt_pools  the path of a pool volume

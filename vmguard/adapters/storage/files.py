@@ -21,7 +21,7 @@ import os
 import stat
 import time
 
-from vmguard.adapters.linux.regular_file import STALE_TRIES, kind, link_of
+from vmguard.adapters.linux.regular_file import STALE_TRIES, kind, link_of, use_cache
 from vmguard.adapters.storage.path_walk import Found, find
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.errors import LockUnavailable, PlanError, StorageTimeout
@@ -158,7 +158,7 @@ class Opener:
         reach: Reach | None = None,
     ) -> None:
         self.writable = writable
-        #: O_DIRECT: with it an NFS client asks for no delegation, behind which a lock would never reach the server
+        #: whether reads pass by the page cache; the open itself is always O_DIRECT, see open_undelegated
         self.direct = direct
         self.as_users = as_users
         #: folders that a share may lead to (storage.trusted_folders)
@@ -227,13 +227,15 @@ class Opener:
             return found
 
     def _open_direct(self, found: Found, flags: int) -> int:
-        if self.direct:
-            try:
-                return self._open_as_anyone(found, flags | os.O_DIRECT)
-            except OSError as problem:
-                if problem.errno != errno.EINVAL:  # EINVAL: this file system knows no O_DIRECT
-                    raise
-        return self._open_as_anyone(found, flags)
+        try:
+            fd = self._open_as_anyone(found, flags | os.O_DIRECT)
+        except OSError as problem:
+            if problem.errno != errno.EINVAL:  # EINVAL: this file system knows no O_DIRECT
+                raise
+            return self._open_as_anyone(found, flags)
+        if not self.direct:
+            use_cache(fd)
+        return fd
 
     def _open_as_anyone(self, found: Found, flags: int) -> int:
         link, status = link_of(found.fd), found.status

@@ -15,7 +15,7 @@ import errno
 import fcntl
 import os
 
-from vmguard.adapters.linux.regular_file import open_regular
+from vmguard.adapters.linux.regular_file import open_regular, read_regular
 from vmguard.core.locks.owner_record import SLOT_BYTES, Owner, file_name, next_epoch, parse_slot, position, slot
 
 TYPE_CHECKING = False
@@ -232,7 +232,7 @@ def read_claims(disk: str, folder_name: str, inode: int, count: int) -> list[Own
 def last_slots(path: str, count: int, dir_fd: int | None = None) -> list[Owner]:
     """Return the claims in the last slots of a record, the oldest first; none if it is no record, or unreadable."""
     try:
-        fd = open_regular(path, os.O_RDONLY, dir_fd, links=1)
+        fd = read_regular(path, dir_fd, links=1)
     except OSError:
         return []
     try:

@@ -19,6 +19,8 @@ from vmguard.core.locks.ranges import WHOLE, Range, covers, subtract
 
 #: the offset where the halves meet: behind everything that QEMU and libvirt lock
 _MIDDLE = 300
+#: the first byte of the upper half
+SEAM: Range = (_MIDDLE, 1)
 #: the byte that QEMU locks for its permission "I write"
 _WRITES: Range = (101, 1)
 #: the byte that QEMU locks unless others may write, too

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from vmguard import faults
 from vmguard.adapters import hypervisors
 from vmguard.adapters.hypervisor import RunDirs
-from vmguard.adapters.linux import mounts, proc, standing, systemd
+from vmguard.adapters.linux import mounts, ofd, proc, standing, systemd
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.locks.plan import EXCLUSIVE
@@ -306,4 +306,6 @@ def _verify(file: GuardedFile) -> None:
     locked: list[Range] = [(start, length) for write, start, length in proc.lock_ranges(info) if write or not exclusive]
     for piece in [RESERVATION] if file.guard.is_reserved else file.pieces:
         if not covers(locked, piece):
-            raise DaemonError(f"the descriptor for {file.path} does not hold the lock that was claimed")
+            stays = ofd.stays_here(file.guard.descriptor)
+            why = ": it has not left this host's NFS client (a delegation)" if stays else ""
+            raise DaemonError(f"the descriptor for {file.path} does not hold the lock that was claimed{why}")

@@ -17,6 +17,8 @@ from vmguard import faults
 from vmguard.adapters.linux import mounts, ofd, pidfd, proc, systemd
 from vmguard.adapters.linux.proc import Key, OpenFile
 from vmguard.adapters.linux.regular_file import link_of
+from vmguard.adapters.storage import delegation
+from vmguard.adapters.storage.files import real_path
 from vmguard.core.locks.pin import Side, Step, Verb, move
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import OUTGOING_MARK, RESERVATION, WHOLE, Range, covers, subtract
@@ -115,6 +117,12 @@ def carry_out(order: Order, now: Callable[[], float]) -> Outcome:
     try:
         if not order.satisfied:
             _take(order, copy, move(order.source_mode, order.mode, order.pieces))
+            _send(copy, order.path, order.mode, order.pieces)
+    except delegation.NotGivenBack as problem:
+        if order.source is not None:
+            _undo(order, copy)  # else it stays: a lock that is only sent when a rival comes is better than none
+        os.close(copy)
+        return Outcome(False, forbidden=str(problem))
     except LockConflict:
         _undo(order, copy)
         rival = _rival(order, copy if order.source is None else order.source)
@@ -165,6 +173,7 @@ def _hold(order: Order, forbidden: str) -> Outcome:
     try:
         for piece in order.pieces:
             ofd.lock(fd, order.path, ofd.WRITE if order.mode == EXCLUSIVE else ofd.READ, piece)
+        _send(fd, order.path, order.mode, order.pieces)
         return Outcome(False, copy=fd, forbidden=forbidden)
     except LockConflict:
         rival = _rival(order, fd)
@@ -230,6 +239,12 @@ def _take(order: Order, copy: int, steps: Sequence[Step]) -> None:
         faults.point(f"pin-{number}")
 
 
+def _send(fd: int, path: str, mode: str, pieces: Sequence[Range]) -> None:
+    """See to it that a lock is on the server: QEMU's open without O_DIRECT (a cache mode) may have got a delegation."""
+    if mode == EXCLUSIVE and ofd.stays_here(fd):
+        delegation.send_locks(fd, path, real_path(fd, path), list(pieces))
+
+
 def _undo(order: Order, copy: int) -> None:
     """Unlock the target's parts and restore the source's; no rival can get in between the two."""
     for piece in order.pieces:
@@ -260,6 +275,7 @@ def lock_again(process: int, fd: int, path: str, mode: str, pieces: Sequence[Ran
         granted = now()
         for piece in pieces:
             ofd.lock(copy, path, ofd.WRITE if mode == EXCLUSIVE else ofd.READ, piece)
+        _send(copy, path, mode, pieces)
         return granted
     finally:
         os.close(copy)
