@@ -8,6 +8,6 @@ lock_holder    what stands in the way of a lock
 lock_probe     whether the server honours a lock
 nfs_client_id  this host's NFS client id
 owner_record   the records of claims beside the disks
-record_sweep   the end of the records of deleted disks
+record_sweep   the end of the records and lists of deleted disks
 replaced       whether an open file is still the one that its path leads to
 """

@@ -34,7 +34,7 @@ _BLOCK_BYTES = 4096
 _KEEP_SIZE = 1
 _PUNCH_HOLE = 2
 #: of the list of a VM's disks, after its id
-_LIST = ".disks"
+LIST = ".disks"
 _MAX_LISTED = 150
 #: what os.open answers for O_DIRECT on file systems without it (tmpfs), and I/O that is not aligned for the device
 _NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
@@ -151,20 +151,24 @@ def _free_old_slots(fd: int, epoch: int) -> None:
 
 
 def listed_disks(disk: str, folder_name: str, vm_id: str) -> list[int]:
-    """Return the inodes beside a disk that a VM's last claim locked; none if it left no list. Raises OSError."""
+    """Return the inodes beside a disk that a VM had last; none if it left no list. Raises OSError."""
     try:
-        text = os.readlink(os.path.join(_folder(disk, folder_name), vm_id + _LIST))
+        return read_list(_list_of(disk, folder_name, vm_id))
     except FileNotFoundError:
         return []
-    return [int(word) for word in text.split(",") if word.isascii() and word.isdigit()]
+
+
+def read_list(path: str) -> list[int]:
+    """Return the inodes of a list. Raises OSError."""
+    return [int(word) for word in os.readlink(path).split(",") if word.isascii() and word.isdigit()]
 
 
 def list_disks(disk: str, folder_name: str, vm_id: str, inodes: list[int]) -> None:
-    """Leave the list of the inodes beside a disk that a VM's claim has locked. Raises OSError.
+    """Leave the list of the inodes beside a disk that a VM writes to. Raises OSError.
 
     It is the text of a symbolic link that leads nowhere: written and read as a whole, and without an OPEN.
     """
-    path = os.path.join(_folder(disk, folder_name), vm_id + _LIST)
+    path = _list_of(disk, folder_name, vm_id)
     text = ",".join(map(str, inodes[:_MAX_LISTED]))
     try:
         os.symlink(text, path)
@@ -172,6 +176,10 @@ def list_disks(disk: str, folder_name: str, vm_id: str, inodes: list[int]) -> No
         new = f"{path}.{os.getpid()}"
         os.symlink(text, new)
         os.rename(new, path)
+
+
+def _list_of(disk: str, folder_name: str, vm_id: str) -> str:
+    return os.path.join(_folder(disk, folder_name), vm_id.replace("/", "_") + LIST)
 
 
 def _write(fd: int, data: bytes, where: int) -> None:

@@ -1,4 +1,4 @@
-"""Remove the owner records of deleted disks from one folder. May hang; runs behind a release, in a process of its own.
+"""Remove what deleted disks have left beside them: owner records, lists. May hang; a process of its own runs it.
 
 A record goes only if its last claim was released and no file of the folder has its inode number. So the record of a
 file that is deleted, but still in use, stays: its claim stands. A disk that was moved to another folder gets a new
@@ -8,25 +8,40 @@ record there with its next claim. The directory is opened anew, so that an NFS c
 from __future__ import annotations
 
 import os
+import random
+import re
 
 from vmguard.adapters.storage import owner_record
+from vmguard.core.locks.owner_record import file_name
 
 #: a folder with more entries is left alone
 _MAX_ENTRIES = 5000
 #: records removed at one release
 _MAX_REMOVED = 20
+#: lists looked at in one release, others each time: each costs a request, and every VM has one
+_MAX_LISTS = 20
 _SUFFIX = ".owner"
+#: a list, or one that a crash kept from taking the place of the one before it
+_LIST = re.compile(rf".+{re.escape(owner_record.LIST)}(\.\d+)?")
 
 
 def sweep(disk: str, folder_name: str, inode: int) -> int:
-    """Remove records of deleted disks beside a disk; return how many. ``inode`` is the disk's. Raises OSError."""
+    """Remove records and lists of deleted disks beside a disk; return how many. ``inode`` is the disk's.
+
+    Raises OSError.
+    """
     folder = os.path.dirname(disk)
-    records = os.path.join(folder, folder_name)
     here = _inodes(folder)
     # Some file systems list other numbers than stat tells (overlayfs): then nothing can be concluded.
     if here.get(os.path.basename(disk)) != inode:
         return 0
-    present, removed = set(here.values()), 0
+    present = set(here.values())
+    return _sweep_records(disk, folder_name, present) + _sweep_lists(os.path.join(folder, folder_name), present)
+
+
+def _sweep_records(disk: str, folder_name: str, present: set[int]) -> int:
+    folder = os.path.dirname(disk)
+    records, removed = os.path.join(folder, folder_name), 0
     for name in sorted(_inodes(records)):
         number = name.removesuffix(_SUFFIX)
         if name == number or not number.isdigit() or int(number) in present:
@@ -38,6 +53,17 @@ def sweep(disk: str, folder_name: str, inode: int) -> int:
         removed += 1
         if removed == _MAX_REMOVED:
             break
+    return removed
+
+
+def _sweep_lists(records: str, present: set[int]) -> int:
+    names, removed = _inodes(records), 0
+    lists = [name for name in names if _LIST.fullmatch(name)]
+    for name in random.sample(lists, min(len(lists), _MAX_LISTS)):
+        path = os.path.join(records, name)
+        if not any(inode in present or file_name(inode) in names for inode in owner_record.read_list(path)):
+            os.unlink(path)
+            removed += 1
     return removed
 
 
