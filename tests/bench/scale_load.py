@@ -87,14 +87,14 @@ class Host:
         self.descriptors = descriptors
         self.space = Space(f"mount -t tmpfs none {folder}", own_pids=True)
         self.inside = self.space.root / str(folder).lstrip("/")
-        program = self.inside / "writer"
+        program = self.inside / "qemu-writer"
         subprocess.run(
             ["cc", "-O2", "-static", "-x", "c", "-", "-o", str(program)], input=_SOURCE, text=True, check=True
         )
         self.guard = Guard(self.inside, prefix=self.space.prefix)
         self.guard.configure(owner_record={"enabled": False}, daemon={"run_dir": str(folder / "run")})
         self.guard.config = folder / "vmguard.yaml"
-        self.pids = self._start_all(str(folder / "writer"), vms)
+        self.pids = self._start_all(str(folder / "qemu-writer"), vms)
 
     def _start_all(self, program: str, vms: int) -> list[int]:
         commands = []

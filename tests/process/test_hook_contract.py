@@ -173,7 +173,9 @@ def test_a_missing_installation_says_what_to_do(tmp_path: Path, vm: Vm) -> None:
 _PRIVATE_ETC = """
 mount -t tmpfs none /mnt; mkdir /mnt/upper /mnt/work
 mount -t overlay -o lowerdir=/etc,upperdir=/mnt/upper,workdir=/mnt/work none /etc
-rm -rf /etc/vmguard; mkdir /etc/vmguard
+mkdir /mnt/lib /mnt/lib-work
+mount -t overlay -o lowerdir=/var/lib,upperdir=/mnt/lib,workdir=/mnt/lib-work none /var/lib
+rm -rf /etc/vmguard /var/lib/vmguard; mkdir /etc/vmguard
 """
 
 

@@ -31,7 +31,9 @@ _CONFINED = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"
 _PRIVATE_ETC = """
 mount -t tmpfs none /mnt; mkdir /mnt/upper /mnt/work
 mount -t overlay -o lowerdir=/etc,upperdir=/mnt/upper,workdir=/mnt/work none /etc
-rm -rf /etc/vmguard; mkdir /etc/vmguard
+mkdir /mnt/lib /mnt/lib-work
+mount -t overlay -o lowerdir=/var/lib,upperdir=/mnt/lib,workdir=/mnt/lib-work none /var/lib
+rm -rf /etc/vmguard /var/lib/vmguard; mkdir /etc/vmguard
 """
 
 

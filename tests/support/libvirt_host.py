@@ -41,6 +41,7 @@ over() { mkdir -p /mnt/$1/upper /mnt/$1/work
 over etc /etc
 mkdir -p /var/lib/libvirt /var/log/libvirt /var/cache/libvirt
 over cache /var/cache/libvirt
+over lib /var/lib
 for folder in /run /var/lib/libvirt /var/log/libvirt; do mount -t tmpfs none $folder; done
 mkdir /mnt/dev /mnt/dev/pts /mnt/dev/shm
 cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty /dev/kmsg /mnt/dev

@@ -154,7 +154,14 @@ def test_the_service_has_no_mount_namespace_of_its_own() -> None:
     """A claim's descriptor names its mount by an id of the host's namespace."""
     private = ("Private", "Protect", "ReadOnly", "ReadWrite", "Inaccessible", "Bind", "Temporary", "Root", "MountFlags")
     said = [key for key in settings("vmguard.service") if key.startswith(private) or "Directory" in key]
-    assert set(said) <= {"RuntimeDirectory", "RuntimeDirectoryMode", "RuntimeDirectoryPreserve"}
+    harmless = {"RuntimeDirectory", "RuntimeDirectoryMode", "RuntimeDirectoryPreserve"}
+    assert set(said) <= harmless | {"StateDirectory", "StateDirectoryMode"}
+
+
+def test_a_reload_reads_the_configuration_before_the_daemon_does() -> None:
+    check, signal = settings("vmguard.service")["ExecReload"]
+    assert check == "/usr/bin/vmguard config check"
+    assert signal.endswith("-HUP $MAINPID")
 
 
 def test_the_service_keeps_what_a_restart_needs() -> None:

@@ -9,7 +9,7 @@ import os
 from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.cli.steps import ALREADY, DONE, WOULD, Steps
-from vmguard.config import BadConfig, Config, load
+from vmguard.config import BadConfig, Config, load_or_kept
 from vmguard.doctor import look_host, look_mount, mend
 from vmguard.doctor.examine import Wanted, by_level, examine
 from vmguard.doctor.finding import Finding, Level, status_of
@@ -46,17 +46,12 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 
 def _config(args: argparse.Namespace) -> tuple[Config, Places]:
-    """Return the configuration and the places; the defaults when it is invalid, which is a finding of its own."""
+    """Return the configuration and the places. An invalid one is a finding of its own: the last good one stands in."""
     try:
-        return load(args.config), places.of(args)
+        config, _ = load_or_kept(args.config)
     except BadConfig:
-        defaults = Config()
-        return defaults, Places(
-            defaults.daemon.run_dir,
-            defaults.libvirt.run_dir,
-            defaults.libvirt.config_dir,
-            defaults.owner_record.directory,
-        )
+        config = Config()
+    return config, places.from_config(config, args)
 
 
 def _print(findings: list[Finding], out: Output, verbose: bool) -> None:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, NoReturn
 import vmguard
 from vmguard.cli.arguments import duration
 from vmguard.cli.output import Output, OutputClosed
-from vmguard.config.problems import did_you_mean, quoted
+from vmguard.config.problems import BadConfig, did_you_mean, quoted
 from vmguard.core.reports.vm_report import Status
 from vmguard.errors import BadInput, VmguardError
 
@@ -187,8 +187,23 @@ def _run_command(words: list[str]) -> int:
     module = _module(command)
     command_parser(command, module).parse_args(own, namespace=args)
     out = Output(as_json=args.json, no_color=args.no_color, quiet=args.quiet)
-    status: int = module.run(args, out)
-    return int(status)
+    try:
+        return int(module.run(args, out))
+    except BadConfig as bad:
+        if not _falls_back(args, bad, out):
+            raise
+        return int(module.run(args, out))
+
+
+def _falls_back(args: argparse.Namespace, bad: BadConfig, out: Output) -> bool:
+    """Have the command use the last good configuration, as the daemon does. Return False if there is none."""
+    from vmguard.config import last_good
+
+    if not last_good.is_usable(args.config):
+        return False
+    out.warn(f"the configuration is not taken, the last good one is in force: {bad.message}")
+    args.config = [last_good.PATH]
+    return True
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:

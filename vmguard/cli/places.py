@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from vmguard.config import load
+from vmguard.config import Config, load
 from vmguard.query.places import DEFAULT_TIMEOUT_S, Places
 
 
 def of(args: argparse.Namespace) -> Places:
     """Return where to look. Raises ConfigError when the configuration is wrong."""
-    config = load(args.config)
+    return from_config(load(args.config), args)
+
+
+def from_config(config: Config, args: argparse.Namespace) -> Places:
+    """Return where a configuration says to look."""
     return Places(
         run_dir=config.daemon.run_dir,
         libvirt_run_dir=config.libvirt.run_dir,

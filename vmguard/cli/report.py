@@ -72,7 +72,7 @@ def _parts(args: argparse.Namespace) -> dict[str, bytes]:
     """Return the content of each part by its name. A part that cannot be made says why, and never stops the others."""
     run_dir = "/run/vmguard"
     try:
-        run_dir = configuration.load(args.config).daemon.run_dir
+        run_dir = configuration.load_or_kept(args.config)[0].daemon.run_dir
     except configuration.BadConfig:
         pass  # the doctor's part says what is wrong with the configuration
     makers: dict[str, Callable[[], str]] = {
@@ -106,8 +106,8 @@ def clean(text: str) -> str:
 
 def _config(args: argparse.Namespace) -> str:
     """Return what is in force. notify.command may contain anything: only its presence is shown."""
-    effective = configuration.load(args.config)
-    lines = []
+    effective, problems = configuration.load_or_kept(args.config)
+    lines = [f"# {problem}" for problem in problems]
     for row in configuration.settings():
         value = row.kind.show(effective.value(row))
         shown = "***" if row.name == "notify.command" and effective.value(row) else value

@@ -109,6 +109,7 @@ SCHEMAS: dict[str, Fields] = {
         "schema": N,
         "daemon": T,
         "disarmed": _DISARMED,
+        "config_problems": [T],
         "mounts": [_MOUNT],
         "vms": [{**_VM, "watch": "any", "files": [_FILE]}],
     },

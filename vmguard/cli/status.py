@@ -59,10 +59,12 @@ def _once(where: Places, out: Output, args: argparse.Namespace) -> int:
         out.line(f"fencing VM '{fence.name}': {fence.sentence}")
     if disarmed:
         out.warn(disarmed.sentence)
+    for text in health.config_problems:
+        out.warn(f"the daemon does not take the configuration, the last good one is in force: {text}")
     if problem:
         out.warn(f"{problem}; this is what it guarded when it was last alive")
         return Status.CRITICAL if vms else Status.WARNING
-    weaker = Status.WARNING if disarmed or any(others.values()) else Status.OK
+    weaker = Status.WARNING if disarmed or health.config_problems or any(others.values()) else Status.OK
     return worst([status_of(vm) for vm in vms] + [weaker])
 
 
@@ -77,6 +79,7 @@ def _as_json(vms: Sequence[VmAnswer], health: HealthAnswer, problem: str) -> dic
         "schema": 1,
         "daemon": problem or "up",
         "disarmed": health.disarmed.json if health.disarmed is not None else None,
+        "config_problems": list(health.config_problems),
         "mounts": [mount.json for mount in health.mounts],
         "vms": [vm.json for vm in vms],
     }

@@ -21,6 +21,7 @@ values     the kinds of values: how each is read, shown and described
 choices    the words that a setting may have
 document   reads a YAML file into a tree that knows its lines
 loader     turns files into a Config, or names every problem
+last_good  the last one without a mistake, kept on disk
 checks     what settings must be to each other
 problems   a problem with file, line and key, and the error that carries all of them
 render     writes the shipped, commented file
@@ -28,6 +29,7 @@ render     writes the shipped, commented file
 
 from vmguard.config.checks import contradictions
 from vmguard.config.choices import LocalFiles, LogLevel, PolicyAction, SessionVms, Window
+from vmguard.config.last_good import load_or_kept
 from vmguard.config.loader import (
     DIRECTORY,
     default_paths,
@@ -66,6 +68,7 @@ __all__ = [
     "format_duration",
     "introduction",
     "load",
+    "load_or_kept",
     "load_or_last_good",
     "needs_restart",
     "parse_duration",

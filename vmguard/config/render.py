@@ -19,8 +19,8 @@ Files /etc/vmguard/conf.d/*.yaml are read after this one, in the order of their 
 key. All files must belong to root, and nobody else may write to them.
 
 After a change: 'vmguard config check', then 'systemctl reload vmguard'. 'vmguard config show' says what is in force, \
-and where it was set. A configuration with any mistake in it is not taken: the daemon keeps the last good one and \
-says so.
+and where it was set. A configuration with any mistake in it is not taken: the daemon keeps the last good one, \
+also when it is restarted (/var/lib/vmguard/last-good.yaml), and says so.
 
 Durations: 3s, 500ms, 2m, 1h30m; a number alone means seconds."""
 

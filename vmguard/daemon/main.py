@@ -6,13 +6,16 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import fasteners
 
 from vmguard import config as configuration
-from vmguard.adapters.linux import journal, oom_and_scheduling, systemd
+from vmguard.adapters.linux import journal, oom_and_scheduling, statefile, systemd
+from vmguard.config import last_good
 from vmguard.core.locks.claim_states import State
+from vmguard.core.watchdog.events import Level, Report
 from vmguard.daemon import wiring
 from vmguard.daemon.api.hook_prefork import HookPrefork
 from vmguard.daemon.claim import fdstore_recovery
@@ -33,7 +36,7 @@ class Daemon:
     def __init__(self, config_paths: Any, verbose: int) -> None:
         self._config_paths = config_paths
         self._verbose = verbose
-        self._config = configuration.load(config_paths)
+        self._config, self._config_problems = configuration.load_or_kept(config_paths)
         self._run_dir = self._config.daemon.run_dir
         self._lock_path = os.path.join(self._run_dir, "daemon.lock")
         self._lock = fasteners.InterProcessLock(self._lock_path)
@@ -52,14 +55,17 @@ class Daemon:
 
     def _run_alone(self) -> int:
         passed = systemd.listen_fds()
-        parts = wiring.Parts(self._loop, self._run_dir, lambda: self._config)
+        parts = wiring.Parts(
+            self._loop, self._run_dir, lambda: self._config, config_problems=lambda: self._config_problems
+        )
         parts.maintenance.resume()  # first: whatever is found below must know whether anything may be done about it
         self._resume(parts, {name: fd for name, fd in passed if "-" in name})
         parts.server.listen(self._listener([fd for name, fd in passed if "-" not in name]))
         parts.start()
         if parts.settings.wants_host_fence() and parts.hardware_watchdog.missing():
             log.error("host_fence: watchdog is configured, but could not fire: %s", parts.hardware_watchdog.missing())
-        self._signals(parts.registry)
+        self._signals(parts)
+        self._keep_or_report(parts.report)
         HookPrefork(self._loop, self._run_dir, _STANDING_BY if self._config.hook.standby else 0).start()
         systemd.notify("READY=1\nSTATUS=guarding")
         systemd.keep_alive(self._loop.call_in)
@@ -100,25 +106,37 @@ class Daemon:
         listener.listen(128)
         return listener
 
-    def _signals(self, registry: Registry) -> None:
+    def _signals(self, parts: wiring.Parts) -> None:
         signal.set_wakeup_fd(self._loop.wake_fd, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._loop.stop())
-        signal.signal(signal.SIGHUP, lambda *_: self._loop.call_from_thread(lambda: self._reload(registry)))
+        signal.signal(signal.SIGHUP, lambda *_: self._loop.call_from_thread(lambda: self._reload(parts)))
 
-    def _reload(self, registry: Registry) -> None:
+    def _reload(self, parts: wiring.Parts) -> None:
         """Read the configuration again; a wrong one is reported and the last good one stays."""
         before = self._config
-        self._config, problems = configuration.load_or_last_good(before, self._config_paths)
-        for problem in problems:
-            log.error("configuration not reloaded, the last good one stays in force: %s", problem)
+        self._config, self._config_problems = configuration.load_or_last_good(before, self._config_paths)
         for name in configuration.needs_restart(before, self._config):
             log.warning("%s has changed, but counts only after a restart of the daemon", name)
-        if problems:
+        self._keep_or_report(parts.report)
+        if self._config_problems:
             return
         self._log_level()
-        registry.mark_all_changed()  # their policies may be other ones
+        parts.registry.mark_all_changed()  # their policies may be other ones
         log.info("configuration reloaded")
+
+    def _keep_or_report(self, report: Callable[[Report], None]) -> None:
+        """Keep a configuration without a mistake for the next start; report each mistake of another one."""
+        for problem in self._config_problems:
+            text = f"the configuration is not taken, the last good one is in force: {problem}"
+            report(Report(Level.ERROR, "config.invalid", text))
+        if self._config_problems or self._config_paths is not None:
+            return
+        try:
+            os.makedirs(last_good.DIRECTORY, mode=0o700, exist_ok=True)
+            statefile.write_text(last_good.PATH, last_good.text(self._config))
+        except OSError as problem:
+            log.warning("the configuration is not kept for a start with a wrong one: %s", problem)
 
     def _protect(self) -> None:
         """Be able to act when the host is out of memory or time."""

@@ -7,7 +7,7 @@ again. There one of the two gets a function of this module's, which looks the ot
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 from vmguard.adapters.linux.hardware_watchdog import HardwareWatchdog
@@ -69,9 +69,11 @@ class Parts:
         tables: MountTables | None = None,
         fds_of: Callable[[int], ProcessFds] = ProcessFds,
         command_lines: CommandLines | None = None,
+        config_problems: Callable[[], Sequence[object]] = tuple,
     ) -> None:
         """``table``: the mounts that the watchdog sees; this host's if None. Other parts may be replaced the same way:
-        ``tables`` and ``fds_of`` by which the pinner scans processes, and ``command_lines``.
+        ``tables`` and ``fds_of`` by which the pinner scans processes, and ``command_lines``. ``config_problems``: why
+        the last good configuration is in force; empty when it is the admin's files.
 
         Raises OSError when ``run_dir`` cannot be used.
         """
@@ -82,6 +84,7 @@ class Parts:
         self._table = table or MountTable()
         self._tables = tables or MountTables(loop.now)
         self._fds_of = fds_of
+        self._config_problems = config_problems
         self.settings = Settings(config)
         self.registry = Registry(run_dir)
         self.storage_threads = StorageThreads(loop)
@@ -254,7 +257,9 @@ class Parts:
             self.driver.feed,
             self.settings.locks_local_files,
         )
-        status = WatchdogStatus(self.watch, self.observer, self.maintenance, self.fencer, self.loop.now)
+        status = WatchdogStatus(
+            self.watch, self.observer, self.maintenance, self.fencer, self.loop.now, self._config_problems
+        )
         claims = ClaimRequests(self.loop, self.registry, self.lifecycle, self.settings.claim, self.migration_target)
         questions = Questions(self.registry, status)
         commands = Commands(self.maintenance, adopter.adopt)

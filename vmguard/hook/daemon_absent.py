@@ -16,7 +16,7 @@ def refuse_unless_allowed(name: str, problem: DaemonError) -> None:
     site.main()  # hooks run with -S; the configuration needs the yaml package
     from vmguard import config
 
-    settings = config.load()
+    settings, _ = config.load_or_kept()
     if settings.hook.daemon_absent == "allow" and not isinstance(problem, DaemonForbidden):  # it may well be there
         syslog.openlog("vmguard", syslog.LOG_PID)
         syslog.syslog(syslog.LOG_CRIT, f"VM {name!r} starts UNGUARDED (hook.daemon_absent is allow): {problem.message}")

@@ -202,8 +202,8 @@ _ROWS = (
         Sender.COMMAND_LINE,
         (),
         Answer.MESSAGE,
-        ("mounts", "fences", "disarmed"),
-        "the leases of all mounts, fences under way, whether the watchdog is disarmed",
+        ("mounts", "fences", "disarmed", "config_problems"),
+        "the leases of all mounts, fences under way, whether it is disarmed, a configuration that is not taken",
     ),
     RequestType(
         "disarm",

@@ -305,6 +305,8 @@ class HealthAnswer:
     mounts: tuple[MountAnswer, ...] = ()
     fences: tuple[FenceAnswer, ...] = ()
     disarmed: DisarmedAnswer | None = None
+    #: why the daemon's configuration is not that of the admin's files; empty when it is
+    config_problems: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, value: object) -> HealthAnswer:
@@ -313,6 +315,7 @@ class HealthAnswer:
             mounts=fields.objects("mounts", MountAnswer.from_json),
             fences=fields.objects("fences", FenceAnswer.from_json),
             disarmed=fields.object_or_none("disarmed", DisarmedAnswer.from_json),
+            config_problems=fields.texts("config_problems"),
         )
 
 

@@ -52,6 +52,13 @@ class Fields:
         value = self._get(key, [])
         return tuple(map(parse, value)) if isinstance(value, list) else self._refuse(key, "a list")
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return the texts of a list; none when it is missing or null."""
+        value = self._get(key, [])
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            self._refuse(key, "a list of texts")
+        return tuple(value)
+
     def object_or_none(self, key: str, parse: Callable[[object], T]) -> T | None:
         value = self.json.get(key)
         return None if value is None else parse(value)

@@ -77,6 +77,8 @@ class Answers(NamedTuple):
     mounts: Sequence[MountSample] = ()
     fences: int = 0
     disarmed_seconds: float = 0.0
+    #: False while the last good configuration is in force, because the admin's files hold a mistake
+    config_valid: bool = True
     #: (code, level) of each entry of the history, which needs no daemon
     history: Sequence[tuple[str, str]] = ()
 
@@ -95,6 +97,7 @@ class Answers(NamedTuple):
             mounts=[MountSample.from_json(mount) for mount in health.get("mounts", [])],
             fences=len(health.get("fences", [])),
             disarmed_seconds=float((health.get("disarmed") or {}).get("seconds", 0.0)),
+            config_valid=not health.get("config_problems"),
             history=_codes(history),
         )
 
@@ -135,6 +138,7 @@ HELP = {
     "mount_locks_lost": "Locks that are proven to be lost.",
     "fences": "Fences under way.",
     "disarmed_seconds": "Time for which the watchdog only reports; 0 when it is armed.",
+    "config_valid": "Whether the configuration is taken; 0 while the last good one is in force in its place.",
     "events_total": "Events of the watchdog since the host was booted, by what happened.",
 }
 _COUNTERS = ("events_total",)
@@ -153,6 +157,7 @@ def families(answers: Answers) -> list[Family]:
             _add_mount(mount, samples)
         samples["fences"].append(({}, float(answers.fences)))
         samples["disarmed_seconds"].append(({}, answers.disarmed_seconds))
+        samples["config_valid"].append(({}, float(answers.config_valid)))
     samples["events_total"] += [
         ({"event": code, "level": level}, float(count))
         for (code, level), count in sorted(Counter(answers.history).items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vmguard.core.watchdog.lease import MountLease
@@ -15,18 +15,28 @@ from vmguard.daemon.watch.maintenance_mode import MaintenanceMode
 from vmguard.daemon.watch.observer import Observer
 from vmguard.protocol.wire import Message
 
+#: problems of the configuration that an answer has room for
+_MAX_PROBLEMS = 20
+
 
 class WatchdogStatus:
     """A read-only view of the watchdog's state."""
 
     def __init__(
-        self, watch: Watch, observer: Observer, maintenance: MaintenanceMode, fencer: Fencer, now: Callable[[], float]
+        self,
+        watch: Watch,
+        observer: Observer,
+        maintenance: MaintenanceMode,
+        fencer: Fencer,
+        now: Callable[[], float],
+        config_problems: Callable[[], Sequence[object]] = tuple,
     ) -> None:
         self._watch = watch
         self._observer = observer
         self._maintenance = maintenance
         self._fencer = fencer
         self._now = now
+        self._config_problems = config_problems
 
     def of_vm(self, vm: GuardedVm) -> dict[str, Any] | None:
         """Return a VM's stance and why, the oldest lease that it depends on, and the verdict on each lock.
@@ -64,7 +74,7 @@ class WatchdogStatus:
         }
 
     def health(self) -> Message:
-        """Return the leases of all mounts, fences under way, and whether the watchdog is disarmed."""
+        """Return the leases of all mounts, fences under way, whether it is disarmed, and a configuration not taken."""
         watch, now = self._watch, self._now()
         sources = {mount.point: mount.source for mount in self._observer.mounts.values()}
         return {
@@ -86,6 +96,7 @@ class WatchdogStatus:
             ],
             "fences": self._fencer.as_json()[:100],
             "disarmed": self._maintenance.as_json(),
+            "config_problems": [str(problem) for problem in self._config_problems()][:_MAX_PROBLEMS],
         }
 
 
