@@ -56,7 +56,6 @@ def test_an_export_that_is_away_for_a_moment_costs_no_vm(cluster: Cluster) -> No
 
 
 def test_an_nfsd_that_is_restarted_again_and_again_costs_nothing_and_is_no_thief(cluster: Cluster) -> None:
-    """So quickly that the watchdog notices no silence, only new sessions."""
     _, server, node = cluster
     guest, vm = started(node, "restarts")
     sessions = codes(node).count("mount.new-session")
