@@ -247,7 +247,7 @@ def test_a_second_daemon_is_refused(guard: Guard, vm: Vm) -> None:
 def test_a_bad_configuration_at_reload_leaves_the_last_good_one(guard: Guard, vm: Vm) -> None:
     guard.configure(hook={"wait": "forever"})
     os.kill(guard.pid, signal.SIGHUP)
-    assert eventually(lambda: "the last good one stays in force" in guard.log)
+    assert eventually(lambda: "the last good one is in force" in guard.log)
     assert "hook.wait" in guard.log
     with started(guard, vm):
         assert guard.vmguard("status").status == 3  # the command line has no last good one

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ pytestmark = pytest.mark.process
 class Scene:
     """A guarded VM of a real daemon, and a disk of somebody else's."""
 
-    def __init__(self, folder: Path, **unguarded: str) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None, **unguarded: str) -> None:
         self.told = folder / "told"
         notify = {"command": f'echo "$VMGUARD_EVENT" >> {self.told}', "level": "info"}
         self.guard = Guard(folder, unguarded=unguarded, notify=notify)
+        self.guard.environment.update(environment or {})
         self.guard.start()
         self.vm = Vm("web", [make_disk(folder / "mine.raw")])
         self.other = make_disk(folder / "theirs.raw")

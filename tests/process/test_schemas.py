@@ -41,6 +41,7 @@ WITH_DAEMON = {
     "disarm": ["disarm", "--for", "1m", "--reason", "a test"],
     "arm": ["arm"],
     "history": ["history"],
+    "history --acknowledge": ["history", "--acknowledge"],
     "plan": ["plan", "--domain-xml", "{xml}"],
     "metrics": ["metrics"],
     "report": ["report", "--output", "{folder}/report.tar.gz"],
@@ -114,7 +115,7 @@ def test_an_error_has_its_shape_and_its_exit_status(words: list[str], capsys: Ca
 )
 def test_negative_control_what_is_not_of_the_shape_is_seen(change: Callable[[dict[str, Any]], None], says: str) -> None:
     said: dict[str, Any] = {"schema": 1, "daemon": "up", "disarmed": None, "mounts": [], "vms": [], "new": 1}
-    said["config_problems"] = []
+    said |= {"config_problems": [], "fenced": []}
     assert wrong(said, SCHEMAS["status"]) == []
     change(said)
     assert says in wrong(said, SCHEMAS["status"])[0]

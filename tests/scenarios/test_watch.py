@@ -75,7 +75,7 @@ def check_frozen(a: Guarded, guest: Guest, still: Stillness, cut: float) -> None
     wait_until("it stands still", lambda: still.since(), 20, a.log)
     assert still.since()["vm"] - cut < LEASE, "it ran on when another host could have had its lock"
     shown = vmguard(a, "check", guest.name)
-    assert shown.startswith("WARNING"), shown
+    assert shown.startswith("CRITICAL"), shown
     assert "too long for the VM to run" in shown
     assert "FROZEN" in vmguard(a, "status")
     assert f"vm.freeze {guest.name}\n" in a.host.get("/run/told").decode()

@@ -77,7 +77,7 @@ def test_a_name_of_any_kind_stays_one_label_on_one_line() -> None:
 def test_without_a_daemon_it_says_so_and_claims_nothing_of_vms() -> None:
     said = lines(Answers.without_daemon("nobody answers", HISTORY))
     assert said[0] == "vmguard_up 0"
-    assert {line.partition("{")[0] for line in said[1:]} == {"vmguard_events_total"}
+    assert {line.partition("{")[0] for line in said[1:]} == {"vmguard_events_total", "vmguard_fenced_lately 0"}
 
 
 def test_a_host_without_a_vm_has_zero_running_ones() -> None:

@@ -52,7 +52,7 @@ def test_who_holds_a_file(lock: LockOnShare, holder: Holder, words: str, todo: s
     [
         (VM, False, "running", Status.OK, Status.OK),
         (VM, True, "running", Status.WARNING, Status.OK),
-        (replace(VM, frozen=True), False, "frozen", Status.WARNING, Status.WARNING),
+        (replace(VM, frozen=True), False, "frozen", Status.CRITICAL, Status.CRITICAL),
         (replace(VM, frozen=True, fencing="lost"), False, "fencing", Status.CRITICAL, Status.CRITICAL),
         (replace(VM, state="conflict"), True, "conflict", Status.CRITICAL, Status.CRITICAL),
         (replace(VM, state="offered"), False, "offered", Status.WARNING, Status.OK),

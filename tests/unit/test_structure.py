@@ -78,7 +78,7 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "watch": {"fence", "pin", "report", "registry", "runtime"},
         "claim": {"fence", "release", "pin", "owner_records", "report", "registry", "runtime"},
         "adopt": {"claim", "fence", "pin", "scan", "registry", "runtime"},
-        "api": {"claim", "fence", "watch", "registry", "runtime"},
+        "api": {"claim", "fence", "watch", "report", "registry", "runtime"},
         "settings": {"claim", "owner_records", "registry", "report"},
         "wiring": {
             "settings",

@@ -7,6 +7,7 @@ import argparse
 from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import VmReport
+from vmguard.daemon.report import acknowledged
 from vmguard.query import reports
 from vmguard.query.answers import LockAnswer, WatchAnswer
 
@@ -16,11 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    report = reports.check(args.vm, places.of(args))
+    where = places.of(args)
+    report = reports.check(args.vm, where)
+    report.fenced = [killed for killed in acknowledged.fenced_lately(where.run_dir) if killed.uuid == report.uuid]
     if args.json:
         out.json(report.as_json())
     else:
         _print(report, out)
+        for killed in report.fenced:
+            out.warn(f"{killed.sentence}, on this host: vmguard history {killed.name}")
     return report.status
 
 
@@ -29,7 +34,7 @@ def _print(report: VmReport, out: Output) -> None:
     locks = {}
     if report.watch is not None:
         watch = WatchAnswer.from_json(report.watch)
-        out.line(f"  {_lease(watch.lease_age, watch.freeze_in)}")
+        out.line(f"  {_lease(watch.lease_age, watch.freeze_in, report.disarmed)}")
         if watch.need != "none" or watch.fence:
             out.line(f"  {watch.stance}: {watch.fence or watch.why}")
         locks = {lock.path: lock for lock in watch.locks}
@@ -46,9 +51,11 @@ def _print(report: VmReport, out: Output) -> None:
         out.warn(f"{report.daemon}; this answer is from its state files and the share")
 
 
-def _lease(age: float | None, left: float | None) -> str:
+def _lease(age: float | None, left: float | None, disarmed: str) -> str:
     if age is None:
         return "lease not confirmed yet"
+    if disarmed:
+        return f"lease confirmed {age:.1f} s ago; the VM is not frozen when that is too long ago: {disarmed}"
     if not left:
         return f"lease confirmed {age:.1f} s ago: too long for the VM to run"
     return f"lease confirmed {age:.1f} s ago; {left:.1f} s until the VM is frozen if the server is silent from now on"

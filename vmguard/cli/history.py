@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import Status
+from vmguard.daemon.report import acknowledged
 from vmguard.daemon.report.history import read
+from vmguard.errors import VmguardError
 
 #: silence that separates two incidents
 _INCIDENT_GAP_S = 120.0
@@ -62,11 +64,17 @@ class Entry:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("vm", metavar="VM", nargs="?", default="", help="only incidents of this VM, by name or uuid")
+    parser.add_argument(
+        "--acknowledge", action="store_true", help="what happened is known: status and check show those fences no more"
+    )
     parser.add_argument("--last", metavar="N", type=int, default=10, help="how many incidents, the newest last (10)")
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    entries = [Entry.from_json(value) for value in read(places.of(args).run_dir)]
+    run_dir = places.of(args).run_dir
+    if args.acknowledge:
+        return _acknowledge(run_dir, out)
+    entries = [Entry.from_json(value) for value in read(run_dir)]
     found = [chosen for incident in incidents(entries) if (chosen := _of_vm(incident, args.vm))][-max(args.last, 1) :]
     if args.json:
         out.json({"schema": 1, "incidents": [[entry.json for entry in incident] for incident in found]})
@@ -76,6 +84,19 @@ def run(args: argparse.Namespace, out: Output) -> int:
         if number:
             out.line()
         _print(incident, out)
+    return Status.OK
+
+
+def _acknowledge(run_dir: str, out: Output) -> int:
+    known = acknowledged.fenced_lately(run_dir)
+    try:
+        acknowledged.acknowledge(run_dir)
+    except OSError as problem:
+        raise VmguardError(f"{run_dir} cannot be written: {problem.strerror}", "this takes root") from None
+    if out.as_json:
+        out.json({"schema": 1, "acknowledged": [killed.as_json() for killed in known]})
+    else:
+        out.status("OK", "; ".join(killed.sentence for killed in known) or "there was nothing to acknowledge")
     return Status.OK
 
 

@@ -18,6 +18,7 @@ from vmguard.cli.output import Output
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.reports import metrics
 from vmguard.core.reports.vm_report import Status
+from vmguard.daemon.report import acknowledged
 from vmguard.daemon.report.history import read
 from vmguard.errors import BadInput, DaemonError, VmguardError
 from vmguard.protocol.client import Daemon
@@ -68,6 +69,10 @@ def look(where: Places) -> metrics.Answers:
 
     Raises WireError when an answer is not understood.
     """
+    return _look(where)._replace(fenced=len(acknowledged.fenced_lately(where.run_dir)))
+
+
+def _look(where: Places) -> metrics.Answers:
     history = read(where.run_dir)
     try:
         with Daemon(where.run_dir, where.timeout) as daemon:

@@ -79,6 +79,7 @@ _MOUNT: Fields = {
     "unsure": N,
     "lost": N,
 }
+_FENCED = {"at": T, "name": T, "uuid": T}
 _DISARMED: Fields = {"seconds": N, "since": T, "reason": T, "by": T}
 _EVENT: Fields = {"at": T, "boottime": N, "level": T, "code": T, "text": T, "fields": {"NAME": T}}
 _STEPS_DONE: Fields = {
@@ -101,6 +102,8 @@ SCHEMAS: dict[str, Fields] = {
         "state": T,
         "summary": T,
         "daemon": T,
+        "disarmed": T,
+        "fenced": [_FENCED],
         "watch": "any",
         "disks": [_DISK],
         "unguarded": _UNGUARDED,
@@ -110,10 +113,12 @@ SCHEMAS: dict[str, Fields] = {
         "daemon": T,
         "disarmed": _DISARMED,
         "config_problems": [T],
+        "fenced": [_FENCED],
         "mounts": [_MOUNT],
         "vms": [{**_VM, "watch": "any", "files": [_FILE]}],
     },
     "history": {"schema": N, "incidents": [[_EVENT]]},
+    "history --acknowledge": {"schema": N, "acknowledged": [_FENCED]},
     "timing": {
         "schema": N,
         "mounts": [{"mount": T, "lease": N, "probes": T, "outage": [["any"]], "recovery": [["any"]]}],

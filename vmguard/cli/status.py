@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
+from vmguard.core.reports.fenced_vms import FencedVm
 from vmguard.core.reports.vm_report import Status, worst
+from vmguard.daemon.report import acknowledged
 from vmguard.query import ask_daemon, other_mounts
 from vmguard.query.answers import HealthAnswer, MountAnswer, VmAnswer
 from vmguard.query.judge import status_of
@@ -40,8 +42,9 @@ def _once(where: Places, out: Output, args: argparse.Namespace) -> int:
     vms, problem = ask_daemon.guarded_vms(where)
     health = HealthAnswer() if problem else ask_daemon.health(where)
     disarmed = health.disarmed
+    fenced = acknowledged.fenced_lately(where.run_dir)
     if args.json:
-        out.json(_as_json(vms, health, problem))
+        out.json(_as_json(vms, health, problem, fenced))
     elif not vms:
         out.line("this host guards no VM")
     else:
@@ -55,6 +58,10 @@ def _once(where: Places, out: Output, args: argparse.Namespace) -> int:
     others = {vm.name: other_mounts.of_vm(vm, not problem) for vm in vms}
     if not args.json:
         _warn_of(others, out)
+    for killed in fenced if not args.json else []:
+        out.status(Status.CRITICAL.name, killed.sentence)
+    if fenced and not args.json:
+        out.line("  do now: vmguard history says why; vmguard history --acknowledge when it is settled")
     for fence in health.fences:
         out.line(f"fencing VM '{fence.name}': {fence.sentence}")
     if disarmed:
@@ -64,6 +71,8 @@ def _once(where: Places, out: Output, args: argparse.Namespace) -> int:
     if problem:
         out.warn(f"{problem}; this is what it guarded when it was last alive")
         return Status.CRITICAL if vms else Status.WARNING
+    if fenced:
+        return Status.CRITICAL
     weaker = Status.WARNING if disarmed or health.config_problems or any(others.values()) else Status.OK
     return worst([status_of(vm) for vm in vms] + [weaker])
 
@@ -74,13 +83,16 @@ def _warn_of(others: Mapping[str, Sequence[OnOtherMount]], out: Output) -> None:
             out.warn(f"VM '{name}': {item.path} is not guarded against other hosts: {item.why}")
 
 
-def _as_json(vms: Sequence[VmAnswer], health: HealthAnswer, problem: str) -> dict[str, object]:
+def _as_json(
+    vms: Sequence[VmAnswer], health: HealthAnswer, problem: str, fenced: Sequence[FencedVm]
+) -> dict[str, object]:
     return {
         "schema": 1,
         "daemon": problem or "up",
         "disarmed": health.disarmed.json if health.disarmed is not None else None,
         "config_problems": list(health.config_problems),
         "mounts": [mount.json for mount in health.mounts],
+        "fenced": [killed.as_json() for killed in fenced],
         "vms": [vm.json for vm in vms],
     }
 

@@ -7,8 +7,9 @@ import os
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
-from vmguard.core.reports.vm_report import DiskStatus, Status
+from vmguard.core.reports.vm_report import DiskStatus, Status, worst
 from vmguard.query import reports
+from vmguard.query.judge import status_of
 from vmguard.query.wording import guard_words
 
 
@@ -19,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> int:
     report = reports.who(os.path.abspath(args.file), places.of(args))
     disk = report.disk
-    status = Status.UNKNOWN if disk.verdict is DiskStatus.UNKNOWN else Status.OK
+    unknown = [Status.UNKNOWN] if disk.verdict is DiskStatus.UNKNOWN else [Status.OK]
+    status = worst([*unknown, *map(status_of, report.vms)])
     if args.json:
         out.json({"status": status.name, **report.as_json()})
         return status

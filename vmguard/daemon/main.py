@@ -67,7 +67,8 @@ class Daemon:
         self._signals(parts)
         self._keep_or_report(parts.report)
         HookPrefork(self._loop, self._run_dir, _STANDING_BY if self._config.hook.standby else 0).start()
-        systemd.notify("READY=1\nSTATUS=guarding")
+        systemd.notify("READY=1")
+        parts.unit_status.start()
         systemd.keep_alive(self._loop.call_in)
         # Only now: the first count reads every process of the host, and must not delay VMs guarded already.
         self._loop.call_in(0.0, parts.unclaimed_qemus.start)

@@ -21,6 +21,7 @@ from vmguard.daemon.api.claims import ClaimRequests
 from vmguard.daemon.api.commands import Commands
 from vmguard.daemon.api.questions import Questions
 from vmguard.daemon.api.server import Server
+from vmguard.daemon.api.unit_status import UnitStatus
 from vmguard.daemon.api.watchdog_status import WatchdogStatus
 from vmguard.daemon.claim.lifecycle import ClaimLifecycle
 from vmguard.daemon.claim.migration_target import MigrationTarget
@@ -90,8 +91,12 @@ class Parts:
         self.storage_threads = StorageThreads(loop)
         self.command_lines = command_lines or CommandLines(loop)
         self.release_marks = ReleaseMarks(loop, self.settings.record)
-        self.report = Reporter(History(run_dir), Notifier(self.settings.notify), self.registry.about)
         self.watch = Watch(self.settings.wishes())
+        self.unit_status = UnitStatus(
+            loop, run_dir, lambda: self.registry, self.watch, lambda: self.maintenance, config_problems
+        )
+        notifier = Notifier(self.settings.notify)
+        self.report = Reporter(History(run_dir), notifier, self.registry.about, self.unit_status.renew)
         self.signals = Signals(loop, self.registry)
 
     def start(self) -> None:

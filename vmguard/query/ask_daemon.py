@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmguard.adapters.linux import statefile
-from vmguard.errors import DaemonError
+from vmguard.errors import DaemonError, DaemonForbidden
 from vmguard.protocol.client import Daemon
 from vmguard.query.answers import AdoptAnswer, DisarmAnswer, DisarmedAnswer, HealthAnswer, PingAnswer, VmAnswer
 from vmguard.query.json_fields import Fields
@@ -81,11 +81,13 @@ def guarded_vms(places: Places) -> tuple[list[VmAnswer], str]:
     """Return all VMs that this host guards, and why the daemon could not be asked (empty when it could).
 
     Without the daemon its state files answer: what it guarded when it was last alive. Raises WireError when an answer
-    or a state file is not understood.
+    or a state file is not understood, DaemonForbidden when this user may not ask.
     """
     try:
         with DaemonQuery(places.run_dir) as daemon:
             return daemon.guarded_vms(), ""
+    except DaemonForbidden:
+        raise  # nor may its state files be read: "no VM" would be a lie
     except DaemonError as problem:
         return list(_from_state_files(places.run_dir)), problem.message
 

@@ -50,9 +50,9 @@ def verdict_here(file: FileAnswer) -> DiskStatus:
 
 def floor_of(vm: VmAnswer, daemon_down: bool) -> Status:
     """Return the least status of a guarded VM, whatever its disks say: a claim without QEMU, a weaker lock, ..."""
-    if vm.fencing or vm.state == "conflict" or any(file.replaced for file in vm.files):
+    if vm.fencing or vm.frozen or vm.state == "conflict" or any(file.replaced for file in vm.files):
         return Status.CRITICAL
-    if daemon_down or vm.frozen or vm.state not in ("running", "incoming"):
+    if daemon_down or vm.state not in ("running", "incoming"):
         return Status.WARNING
     return Status.WARNING if any(file.unpinned_reason for file in vm.files) else Status.OK
 
@@ -60,6 +60,6 @@ def floor_of(vm: VmAnswer, daemon_down: bool) -> Status:
 def status_of(vm: VmAnswer) -> Status:
     """Return a guarded VM's share in the status of this host."""
     unlocked = any(file.guard in (GuardState.LOST, GuardState.CONFLICT) or file.replaced for file in vm.files)
-    if vm.state == "conflict" or vm.fencing or unlocked:
+    if vm.state == "conflict" or vm.fencing or vm.frozen or unlocked:
         return Status.CRITICAL
-    return Status.WARNING if vm.frozen or any(file.unpinned_reason for file in vm.files) else Status.OK
+    return Status.WARNING if any(file.unpinned_reason for file in vm.files) else Status.OK

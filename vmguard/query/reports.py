@@ -83,6 +83,8 @@ def _report_guarded(report: VmReport, vm: VmAnswer, daemon_down: bool, places: P
     report.watch = vm.watch.json if vm.watch is not None else None
     report.floor = worst([judge.floor_of(vm, daemon_down), *([Status.WARNING] if others else [])])
     report.state = wording.stance(vm)
+    disarmed = ask_daemon.health(places).disarmed if not daemon_down else None
+    report.disarmed = disarmed.sentence if disarmed is not None else ""
 
 
 def _name_targets(report: VmReport, places: Places) -> None:
@@ -184,7 +186,7 @@ def who(path: str, places: Places) -> FileReport:
     if here:
         disk.verdict = DiskStatus.OTHER_MOUNT if lock.other_mount else DiskStatus.GUARDED_HERE
         word = "locked" if lock.other_mount else "guarded"
-        disk.text = f"{word} here by " + ", ".join(f"VM '{printable(vm.name)}' ({vm.state})" for vm in here)
+        disk.text = f"{word} here by " + ", ".join(f"VM '{printable(vm.name)}' ({wording.stance(vm)})" for vm in here)
         disk.text += f"; but {lock.other_mount}" if lock.other_mount else ""
         disk.todo = ""
     return FileReport(disk, here, users, problem or "up")

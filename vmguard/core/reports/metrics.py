@@ -79,6 +79,8 @@ class Answers(NamedTuple):
     disarmed_seconds: float = 0.0
     #: False while the last good configuration is in force, because the admin's files hold a mistake
     config_valid: bool = True
+    #: VMs that a fence has killed in the last day, and that nobody has acknowledged
+    fenced: int = 0
     #: (code, level) of each entry of the history, which needs no daemon
     history: Sequence[tuple[str, str]] = ()
 
@@ -139,6 +141,7 @@ HELP = {
     "fences": "Fences under way.",
     "disarmed_seconds": "Time for which the watchdog only reports; 0 when it is armed.",
     "config_valid": "Whether the configuration is taken; 0 while the last good one is in force in its place.",
+    "fenced_lately": "VMs that a fence has killed in the last day; 0 again when that is acknowledged.",
     "events_total": "Events of the watchdog since the host was booted, by what happened.",
 }
 _COUNTERS = ("events_total",)
@@ -148,6 +151,7 @@ def families(answers: Answers) -> list[Family]:
     """Return all metrics; without a daemon only that it does not answer, and what the history still tells."""
     samples: dict[str, list[tuple[Labels, float]]] = {name: [] for name in HELP}
     samples["up"].append(({}, float(not answers.problem)))
+    samples["fenced_lately"].append(({}, float(answers.fenced)))
     if not answers.problem:
         samples["build_info"].append(({"version": answers.version}, 1.0))
         samples["vms"] += _states(answers.vms)

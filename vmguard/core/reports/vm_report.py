@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.owner_record import Owner
+from vmguard.core.reports.fenced_vms import FencedVm
 
 
 class Status(enum.IntEnum):
@@ -108,6 +109,10 @@ class VmReport:
     disks: list[DiskReport] = field(default_factory=list)
     unguarded: list[dict[str, str]] = field(default_factory=list)
     daemon: str = "up"
+    #: why nothing is frozen or fenced; empty while the watchdog acts
+    disarmed: str = ""
+    #: the times that a fence has killed it here lately
+    fenced: list[FencedVm] = field(default_factory=list)
     #: what the watchdog knows, as the daemon sent it: see Oversight.of_vm; None when it watches nothing of this VM
     watch: Mapping[str, object] | None = None
     #: a status that the disks alone do not show (a claim without QEMU, a lost descriptor)
@@ -116,7 +121,14 @@ class VmReport:
     @property
     def status(self) -> Status:
         found = [disk.status for disk in self.disks] + [self.floor]
+        if self.disarmed:
+            found.append(Status.WARNING)
+        if self.fenced:
+            found.append(Status.WARNING if self._runs_again() else Status.CRITICAL)
         return worst(found if self.disks else [*found, Status.UNKNOWN])
+
+    def _runs_again(self) -> bool:
+        return self.state == "running" or any(disk.verdict is DiskStatus.HELD_ELSEWHERE for disk in self.disks)
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -128,6 +140,8 @@ class VmReport:
             "state": self.state,
             "summary": self.summary,
             "daemon": self.daemon,
+            "disarmed": self.disarmed,
+            "fenced": [killed.as_json() for killed in self.fenced],
             "watch": self.watch,
             "disks": [disk.as_json() for disk in self.disks],
             "unguarded": self.unguarded,

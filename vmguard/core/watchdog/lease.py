@@ -45,7 +45,7 @@ from vmguard.core.watchdog.events import (
 )
 from vmguard.core.watchdog.policy import Stake
 from vmguard.core.watchdog.states import ALIVE, DANGER, LEVELS, MOVES, SILENT, STOLEN_SESSIONS, Lock, Phase, Sessions
-from vmguard.core.watchdog.timing import Timeline
+from vmguard.core.watchdog.timing import Timeline, silence_words
 
 #: routine requests on their way at the same time: each hangs in a thread of its own while the server is away
 IN_FLIGHT = 4
@@ -73,6 +73,7 @@ class MountLease:
         self._sessions = Sessions()
         #: ``confirmed`` counts as it is, however old
         self._past_is_known = confirmed is not None
+        self._taken_over = now if confirmed is not None else -math.inf  # from an earlier daemon
         self._order: deque[LockId] = deque()
         self._serial = 0
         self._asks: list[Ask] = []
@@ -97,7 +98,8 @@ class MountLease:
         if lock is not None:
             self.waiting.discard(event.lock)
         if event.reached or (event.asked and not event.problem):
-            self._confirm(min(event.sent, self.now))
+            self.confirmed = max(self.confirmed, min(event.sent, self.now))
+            self._move_on()
         self._tell_kind(event.kind)
         if lock is None or lock.lost:
             return
@@ -231,10 +233,6 @@ class MountLease:
             return Phase.EXPIRED if now >= confirmed + line.expiry else Phase.AT_RISK
         return Phase.LATE if now >= confirmed + line.late else Phase.HEALTHY
 
-    def _confirm(self, sent: float) -> None:
-        self.confirmed = max(self.confirmed, sent)
-        self._move_on()
-
     def _target(self) -> Phase:
         by_age = self._by_age()
         if all(lock.lost for lock in self.locks.values()):
@@ -268,7 +266,7 @@ class MountLease:
 
     def _why(self, phase: Phase) -> str:
         line = self.timeline
-        silence = f"no request of the last {self.age:.1f} s was answered"
+        silence = silence_words(self.confirmed, self._taken_over, self.now)
         lost = sum(lock.lost for lock in self.locks.values())
         return {
             Phase.LATE: f"{silence}; freeze in {line.freeze - self.age:.1f} s",

@@ -185,3 +185,11 @@ def timeline(lease: float, wishes: Wishes | None = None) -> Timeline:
 
 def _s(seconds: float) -> str:
     return f"{seconds:.4g} s"
+
+
+def silence_words(confirmed: float, taken_over: float, now: float) -> str:
+    """Say for how long a server has been silent. While no daemon ran, from ``confirmed`` on, nobody asked it."""
+    if confirmed >= taken_over:
+        return f"no request of the last {now - confirmed:.1f} s was answered"
+    gap, since = taken_over - confirmed, now - taken_over
+    return f"no daemon asked for {gap:.1f} s, and no request of the {since:.1f} s since then was answered"

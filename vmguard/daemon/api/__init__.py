@@ -6,5 +6,6 @@ claims           the requests of the hooks
 questions        the command line's questions: status, who, health, ping
 commands         the command line's orders: adopt, disarm, arm
 watchdog_status  what the watchdog knows, as JSON
+unit_status      the line that `systemctl status` shows
 hook_prefork     keeps processes of the hook ready for the next start
 """

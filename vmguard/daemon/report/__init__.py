@@ -1,5 +1,6 @@
 """Reports of what happened, each made once.
 
+acknowledged    up to where a person has acknowledged it
 history         the journal, ``vmguard history``, and all other receivers of a report
 notify_command  the admin's command
 """

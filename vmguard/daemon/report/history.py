@@ -14,6 +14,7 @@ from typing import Any
 from vmguard.adapters.linux import clock, journal
 from vmguard.core.watchdog.events import Level, Report
 from vmguard.daemon.report.notify_command import Notifier
+from vmguard.errors import VmguardError
 
 log = logging.getLogger("vmguard.watch")
 
@@ -66,20 +67,29 @@ class History:
 class Reporter:
     """The only way out for reports. ``about`` returns the name and uuid of a VM that a report names by its id."""
 
-    def __init__(self, history: History, notifier: Notifier, about: Callable[[str], dict[str, str]]) -> None:
+    def __init__(
+        self,
+        history: History,
+        notifier: Notifier,
+        about: Callable[[str], dict[str, str]],
+        reported: Callable[[Report], object] = lambda _: None,
+    ) -> None:
+        """``reported`` is called after each report."""
         self._history = history
         self._notifier = notifier
         self._about = about
+        self._reported = reported
 
     def __call__(self, report: Report) -> None:
         fields = dict(report.fields)
         if "vm" in fields:
             fields |= self._about(fields["vm"])
         extra = {journal.FIELDS: {"event": report.code, **fields}}
-        ways: tuple[Callable[[], None], ...] = (
+        ways: tuple[Callable[[], object], ...] = (
             lambda: log.log(_LEVELS[report.level], "%s", report.sentence, extra=extra),
             lambda: self._history.add(report, fields),
             lambda: self._notifier.tell(report, fields),
+            lambda: self._reported(report),
         )
         for tell in ways:
             try:
@@ -89,7 +99,7 @@ class Reporter:
 
 
 def read(run_dir: str) -> list[dict[str, Any]]:
-    """Return all entries, oldest first; skip lines that were cut short."""
+    """Return all entries, oldest first; skip lines that were cut short. Raises VmguardError without the right to."""
     entries = []
     try:
         with open(os.path.join(run_dir, FILE), encoding="utf-8", errors="replace") as stream:
@@ -100,4 +110,6 @@ def read(run_dir: str) -> list[dict[str, Any]]:
                     continue
     except FileNotFoundError:
         pass
+    except PermissionError:
+        raise VmguardError(f"what this host guards may not be read by user {os.geteuid()}", "run it as root") from None
     return [entry for entry in entries if isinstance(entry, dict)]
