@@ -56,7 +56,11 @@ def test_a_vm_whose_disk_was_replaced_is_not_started_on_the_new_file(cluster: Cl
     stranger = Guest("stranger", guest.paths)
     assert b.claim(stranger).returncode == 0, "negative control: nobody has the new file locked"
     release(b, stranger)
-    wait_until("its own host says so", lambda: "is another file now" in vmguard(a, "check", guest.name), 70, a.log)
+    # its NFS client believes what it knows of a folder for up to 60 s (acdirmax)
+    told = wait_until(
+        "its own host says so", lambda: "is another file now" in vmguard(a, "check", guest.name), 70, a.log
+    )
+    print(f"the host that runs it says that its disk was replaced after {told:.1f} s")
     clean_up(a, (guest, vm))
     wait_until("its claim has ended", lambda: b.claim(guest).returncode == 0, 10, a.log)
     release(b, guest)
