@@ -89,6 +89,10 @@ class NfsServer(Guest):
         """Return the server's /proc/locks: what it considers locked."""
         return self.run(["cat", "/proc/locks"]).stdout
 
+    def in_grace(self) -> bool:
+        """Return whether clients may still reclaim their locks."""
+        return self.run(["cat", "/proc/fs/nfsd/v4_end_grace"]).stdout.strip() == "N"
+
     def end_grace(self) -> None:
         """End the grace period by hand, as an impatient admin does."""
         self.run("echo Y > /proc/fs/nfsd/v4_end_grace")

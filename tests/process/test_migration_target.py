@@ -20,7 +20,9 @@ from tests.support.daemon_harness import Corner, Rival
 from tests.support.processes import track
 from vmguard.adapters.linux import ofd, proc
 from vmguard.adapters.linux.vcpus import Vcpus
+from vmguard.adapters.storage import owner_record
 from vmguard.config.migration import Migration
+from vmguard.config.settings import OwnerRecord
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.guard_states import Origin
 from vmguard.core.locks.plan import DISK, EXCLUSIVE
@@ -223,6 +225,19 @@ def test_it_waits_while_the_source_has_the_disks_and_gets_them_when_its_guest_ru
     assert not vm.incoming
     with pytest.raises(LockConflict):
         Rival(disks[0])
+
+
+def test_what_arrives_is_on_record_here_and_in_the_vms_list(target: Target) -> None:
+    target.config = dataclasses.replace(target.config, owner_record=OwnerRecord())
+    disks = [target.disk("one.raw"), target.disk("two.raw")]
+    sources = [Source(disk) for disk in disks]
+    vm, qemu = target.arrive(*disks)
+    qemu.run()
+    for source in sources:
+        source.let_go()
+    target.until(lambda: [file.epoch for file in vm.files] == [1, 1])
+    inodes = [disk.stat().st_ino for disk in disks]
+    assert owner_record.listed_disks(str(disks[0]), ".vmguard", vm.id) == inodes
 
 
 def test_negative_control_without_the_foothold_a_third_host_gets_in_at_the_switch(target: Target) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.fake_qemu import FakeQemu
 from tests.support.guard import Guard, Vm, eventually, make_disk
+from tests.support.qemu_img import overlay
+from vmguard.adapters.storage import owner_record
 
 pytestmark = pytest.mark.process
 
@@ -122,3 +124,60 @@ def test_a_disk_that_was_taken_out_of_the_vm_is_no_obstacle(tmp_path: Path) -> N
         alpha.kill()  # a crash: two records that were never released
         both.disks[1].unlink()
         assert beta.hook("prepare", one.xml()).status == 0
+
+
+def listed(disk: Path) -> set[str]:
+    """Return what the VM's list in the disk's folder has."""
+    lists = list((disk.parent / ".vmguard").glob("*.disks"))
+    return {word for path in lists for word in os.readlink(path).split(",")}
+
+
+def replaced_elsewhere(beta: Guard, vm: Vm, disk: Path) -> str:
+    """Put another file in a disk's place and start the VM with it on the second host; return the refusal."""
+    os.rename(make_disk(disk.parent / "restored.tmp"), disk)
+    refused = beta.hook("prepare", Vm("web", [disk], vm.uuid).xml())
+    assert refused.status == 1, "it runs twice"
+    return refused.err
+
+
+def test_a_disk_plugged_in_later_is_one_of_its_disks(hosts: Hosts, tmp_path: Path) -> None:
+    alpha, beta, vm, qemu = hosts
+    (tmp_path / "e").mkdir()
+    plugged = make_disk(tmp_path / "e/plugged.raw")
+    qemu.open(plugged)
+    assert eventually(lambda: listed(plugged) == {str(plugged.stat().st_ino)}, 5), alpha.log
+    assert f"replaced : {plugged}" in replaced_elsewhere(beta, vm, plugged)
+
+
+def test_a_snapshot_makes_the_overlay_its_disk(hosts: Hosts, tmp_path: Path) -> None:
+    alpha, beta, vm, qemu = hosts
+    base, top = vm.disks[0], make_disk(tmp_path / "d/web.snap")
+    qemu.open(top)
+    qemu.reopen(base, os.O_RDONLY)
+    assert eventually(lambda: str(top.stat().st_ino) in listed(base), 5), alpha.log
+    assert f"replaced : {top}" in replaced_elsewhere(beta, vm, top)
+    qemu.kill()
+    assert eventually(lambda: is_released(base), 10), "a disk below its snapshot keeps its claim for ever"
+
+
+def is_released(disk: Path) -> bool:
+    last = owner_record.read_owner(str(disk), ".vmguard", disk.stat().st_ino)
+    return last is not None and bool(last.released)
+
+
+def test_an_image_that_a_commit_makes_its_disk_has_its_record(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    base = make_disk(tmp_path / "base.raw")
+    top = overlay(tmp_path / "web.qcow2", str(base), "raw")
+    vm = Vm("web", [top])
+    xml = vm.xml().replace(b"type='raw'", b"type='qcow2'")
+    with Guard(tmp_path / "a") as alpha, Guard(tmp_path / "b", hosts={"name": "beta"}) as beta:
+        assert alpha.hook("prepare", xml).status == 0
+        with FakeQemu(alpha.libvirt_dir, vm) as qemu:
+            qemu.open(base, os.O_RDONLY)
+            assert eventually(lambda: set(alpha.guards("web").values()) == {"pinned"}, 10), alpha.log
+            qemu.reopen(base)
+            qemu.close(top)
+            assert eventually(lambda: listed(base) == {str(base.stat().st_ino)}, 5), alpha.log
+            assert f"replaced : {base}" in replaced_elsewhere(beta, vm, base)

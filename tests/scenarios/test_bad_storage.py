@@ -9,12 +9,18 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import Lab, NfsServer, Result
-from tests.support.guarded_guests import SHARE, VMGUARD, Guarded, Guest
+from tests.lab.guest import PYTHON
+from tests.support.guarded_guests import RUN_DIR, SHARE, VMGUARD, Guarded, Guest
 
 pytestmark = pytest.mark.lab
 
 CONFIG = "hook: {wait: 1s, timeout: 4s}\n"
 SQUASHED = "/srv/squashed"
+_OPEN = """
+import os, sys, time
+files = [os.open(path, os.O_RDWR) for path in sys.argv[1:3]]
+time.sleep(999)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +75,14 @@ def test_where_root_is_squashed_the_disks_owner_claims_and_writes_the_record(
     assert claimed.returncode == 0, claimed.stderr
     node.wait_for(guest, lambda found: found["files"][0]["epoch"] == 1)
     assert "own.raw" in node.host.run([VMGUARD, "who", disk], 20).stdout
+    # what is plugged in later is on record, too: the daemon writes it, as root
+    plugged = "/srv/squashed/plugged.raw"
+    server.run(f"install -o 64055 -g 64055 -m 600 {SQUASHED}/own.raw {SQUASHED}/plugged.raw")
+    user = ["setpriv", "--reuid", "64055", "--regid", "64055", "--clear-groups"]
+    qemu = node.host.spawn([*user, PYTHON, "-c", _OPEN, disk, plugged, "-uuid", guest.uuid])
+    node.host.put(f"{RUN_DIR}/squashed.pid", str(qemu.wait_started()).encode())
+    node.wait_for(guest, lambda found: [file["epoch"] for file in found["files"]] == [1, 1])
+    qemu.kill()
     node.hook(guest, "release")
     node.wait_released(guest)
 

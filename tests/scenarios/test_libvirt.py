@@ -77,6 +77,36 @@ def test_a_vm_moves_from_host_to_host_only_when_the_other_has_let_go(cluster: Cl
     wait_summary(b, "web", "free")
 
 
+def test_saved_memory_is_resumed_only_while_nobody_else_has_run_the_vm(cluster: Cluster) -> None:
+    """What the guest's memory knows of its disk must be true; a managed save is resumed by any ``virsh start``."""
+    _, a, b = cluster
+    disk = define(cluster, "saved")
+    virsh = a.host.libvirt.virsh
+    virsh("start", "saved")
+    wait_beats(a, "saved")
+    virsh("managedsave", "saved")
+    wait_summary(a, "saved", "free")
+    virsh("start", "saved")  # the control: nobody had it meanwhile
+    wait_beats(a, "saved")
+    virsh("managedsave", "saved")
+    wait_summary(a, "saved", "free")
+
+    b.host.libvirt.virsh("start", "saved")
+    wait_beats(b, "saved")
+    b.host.libvirt.virsh("destroy", "saved")
+    wait_summary(b, "saved", "free")
+    with pytest.raises(CommandFailed) as refused:
+        virsh("start", "saved")
+    said = refused.value.result.stderr
+    assert f"its saved memory does not fit disk {disk} any more" in said
+    assert "the VM ran again since: host hyp-b, VM 'saved', epoch 3" in said
+    assert "virsh start --force-boot 'saved'" in said
+    assert a.check("saved")["summary"] == "free", "a refused restore leaves a lock"
+    virsh("start", "--force-boot", "saved")
+    wait_beats(a, "saved")
+    virsh("destroy", "saved")
+
+
 def test_a_failed_start_leaves_nothing_locked(cluster: Cluster) -> None:
     _, a, b = cluster
     disk = f"{SHARE}/broken.qcow2"

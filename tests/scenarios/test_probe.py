@@ -12,15 +12,14 @@ from contextlib import contextmanager
 import pytest
 
 from tests.lab import Lab, NfsServer
-from tests.lab.guest import PYTHON, REPOSITORY
+from tests.lab.guest import PYTHON
 from tests.lab.qemu import EMULATOR, Vm
+from tests.scenarios.gateway import mount_through, set_mode, start_gateway
 from tests.support.guarded_guests import RUN_DIR, Guarded, Guest
 from tests.support.watched_guests import LEASE, codes, dead, history, vmguard, wait_until
 
 pytestmark = pytest.mark.lab
 
-_PORT = 20490
-_MODE = "/run/seek-mode"
 _CONFIG = "hook: {wait: 0s}\n"
 #: opens the disk as QEMU does with cache=writeback, libvirt's default, and does nothing
 _IDLE = """
@@ -41,18 +40,12 @@ def cluster(seek: str, version: str = "4.2") -> Iterator[Cluster]:
     with Lab() as lab:
         server = lab.nfs_server(lease=LEASE, grace=LEASE)
         a, b = (Guarded(lab.hypervisor(name), _CONFIG) for name in ("hyp-a", "hyp-b"))
-        answer(server, seek)
-        gateway = [PYTHON, f"{REPOSITORY}/tests/scenarios/inside/seekless.py", str(_PORT), _MODE]
-        server.spawn(gateway).wait_for("^ready", 30)
-        a.mount(server, options=f"vers={version},hard,port={_PORT}")
+        start_gateway(server, seek)
+        mount_through(server, a, version)
         b.mount(server)
         a.start_daemon()
         b.start_daemon()
         yield lab, server, a, b
-
-
-def answer(server: NfsServer, seek: str) -> None:
-    server.put(_MODE, seek.encode())
 
 
 def claimed(node: Guarded, name: str = "web") -> Guest:
@@ -153,9 +146,9 @@ def test_seek_that_disappears_is_noticed_and_comes_back_with_a_new_mount() -> No
         wait_pinned(a, guest)
         time.sleep(4)
         assert probes(a) == ""
-        answer(server, "absent")
+        set_mode(server, "absent")
         wait_until("it is asked by READ", lambda: probes(a) == NO_SEEK, 10, a.log)
-        answer(server, "plain")
+        set_mode(server, "plain")
         time.sleep(4)
         assert probes(a) == NO_SEEK, "the client never sends a SEEK again"
         assert a.check("web")["status"] == "OK", a.log()
@@ -166,7 +159,7 @@ def test_seek_that_disappears_is_noticed_and_comes_back_with_a_new_mount() -> No
         wait_until("it is fenced", lambda: dead(vm), 40, a.log)
         a.wait_released(guest, 30)
         a.host.run("umount /srv/vm", 60)
-        a.mount(server, options=f"vers=4.2,hard,port={_PORT}")
+        mount_through(server, a)
         other = claimed(a, "other")
         run_vm(a, other, "none")
         wait_pinned(a, other)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
 from tests.lab import Lab
 from tests.support.guarded_guests import SHARE, Guarded, Guest
-from tests.support.watched_guests import started
+from tests.support.watched_guests import codes, started, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -32,43 +33,81 @@ def requests(node: Guarded) -> Counter[str]:
     return counted
 
 
-@pytest.mark.parametrize(("disks", "kind"), [(1, "qcow2"), (4, "raw")])
-def test_a_claim_costs_at_most_eight_requests_for_each_disk(disks: int, kind: str) -> None:
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[tuple[Guarded, Guarded]]:
     with Lab() as lab:
         server = lab.nfs_server(lease=60, grace=10)
-        node = Guarded(lab.hypervisor("hyp-a"))
-        node.mount(server)
-        node.start_daemon()
-        guest = Guest("counted", tuple(f"{SHARE}/disk-{number}.{kind}" for number in range(disks)))
-        node.make_disks(guest)
-        for attempt in ("the first start", "a later start"):
-            before = requests(node)
-            assert node.claim(guest).returncode == 0
-            node.wait_for(guest, lambda found: all(file["epoch"] for file in found["files"]))
-            spent = requests(node) - before
-            del spent["SEEK"]  # the probe of the running lease, which comes every sixth second, is not the claim
-            print(f"{disks} {kind} disks, {attempt}: {sum(spent.values())} requests: {dict(spent)}")
-            node.hook(guest, "release")
-            node.wait_released(guest)
-            time.sleep(1)
-        assert sum(spent.values()) <= BUDGET * disks
+        nodes = Guarded(lab.hypervisor("hyp-a")), Guarded(lab.hypervisor("hyp-b"))
+        for node in nodes:
+            node.mount(server)
+            node.start_daemon()
+        yield nodes
 
 
-def test_a_quiet_mount_costs_one_small_request_in_each_interval() -> None:
-    """However many VMs are on it; what their guests write is theirs."""
+@pytest.mark.parametrize(("disks", "kind"), [(1, "qcow2"), (1, "raw"), (4, "raw")])
+def test_a_claim_costs_at_most_eight_requests_for_each_disk(
+    hosts: tuple[Guarded, Guarded], disks: int, kind: str
+) -> None:
+    node, other = hosts
+    guest = Guest("counted", tuple(f"{SHARE}/{disks}-disk-{number}.{kind}" for number in range(disks)))
+    node.make_disks(guest)
+    spent = [
+        start(host, guest, f"{disks} {kind} disks, {which} start")
+        for host, which in (
+            (node, "the very first"),
+            (node, "a later"),
+            (other, "another host's first"),
+            (other, "its later"),
+        )
+    ]
+    for later in (spent[1], spent[3]):
+        assert later <= BUDGET * disks
+
+
+def start(node: Guarded, guest: Guest, title: str) -> int:
+    """Start a VM and end it; return how many requests that took until it would run."""
+    before = requests(node)
+    assert node.claim(guest).returncode == 0
+    node.wait_for(guest, lambda found: all(file["epoch"] for file in found["files"]))
+    spent = requests(node) - before
+    # the probe of a lease that has begun, and what the kernel gives back in its own time: the disks were made here
+    counted = {name: number for name, number in spent.items() if name not in ("SEEK", "DELEGRETURN")}
+    print(f"{title}: {sum(counted.values())} requests: {counted}")
+    node.hook(guest, "release")
+    node.wait_released(guest)
+    time.sleep(1)
+    return sum(counted.values())
+
+
+def test_a_quiet_mount_costs_one_small_request_in_each_interval_and_a_recovery_a_few_for_each_lock() -> None:
+    """However many VMs are on it; what their guests write is theirs, and what the client recovers is the client's."""
     with Lab() as lab:
         server = lab.nfs_server(lease=10)
         node = Guarded(lab.hypervisor("hyp-a"))
         node.mount(server)
         node.start_daemon()
-        vms = [started(node, f"quiet-{number}")[1] for number in range(4)]
+        found = [started(node, f"quiet-{number}") for number in range(4)]
         time.sleep(3)
         before, seconds = requests(node), 20
         time.sleep(seconds)
         spent = requests(node) - before
-        for vm in vms:
-            vm.kill()
         print(f"four VMs, {seconds} s, asked each second: {dict(spent)}")
         assert seconds / 2 < spent["SEEK"] <= seconds + 2
         # DELEGRETURN: the kernel gives back in its own time what it got when the disks were made.
         assert set(spent) <= {"SEEK", "WRITE", "DELEGRETURN"}
+        before = requests(node)
+        began = time.monotonic()
+        server.reboot()
+        wait_until("all are proven", lambda: codes(node).count("mount.new-session") and _all_kept(node), 40, node.log)
+        time.sleep(2)
+        spent = requests(node) - before
+        took = time.monotonic() - began
+        print(f"a reboot of the storage, four VMs, {took:.0f} s: {dict(spent)}")
+        assert spent["SEEK"] <= took + 8 * len(found), "probes: of the lease each second, and of each lock in doubt"
+        assert spent["GETATTR"] + spent["LOOKUP"] + spent["ACCESS"] <= 4 * len(found), "owner records"
+        for _, vm in found:
+            vm.kill()
+
+
+def _all_kept(node: Guarded) -> bool:
+    return {lock["verdict"] for vm in node.status() for lock in vm["watch"]["locks"]} == {"kept"}

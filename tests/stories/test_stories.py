@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,8 @@ def test_every_story_is_told() -> None:
     assert len(STORIES) >= 40
     for folder in STORIES:
         assert len((folder / "README").read_text().split()) >= 8, folder.name
+
+
+def test_no_number_is_used_twice() -> None:
+    numbers = Counter(folder.name.partition("-")[0] for folder in STORIES)
+    assert [number for number, times in numbers.items() if times > 1] == []

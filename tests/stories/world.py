@@ -100,7 +100,7 @@ class Kernel:
     dead: bool = False
     #: the boot of each server that it has set its state up with
     epochs: dict[str, int] = field(default_factory=dict)
-    #: exchange_id, create_session, reclaim_complete, test_stateid for each server
+    #: exchange_id, create_session, reclaim_complete, test_stateid, connects for each server
     counters: dict[str, list[int]] = field(default_factory=dict)
     requests: dict[str, int] = field(default_factory=dict)
     #: servers that have said once that they know no SEEK: from then on this client answers it by itself
@@ -310,11 +310,12 @@ class Server:
 
     def _recover(self, kernel: Kernel) -> None:
         before = kernel.epochs.get(self.name)
-        counters = kernel.counters.setdefault(self.name, [0, 0, 0, 0])
+        counters = kernel.counters.setdefault(self.name, [0, 0, 0, 0, 0])
         for index in (0, 1, 2):
             counters[index] += 1
         mine = [item for item in kernel.descriptions if item.server is self and item.locked]
         reboot = before is not None and before != self.epoch
+        counters[4] += reboot
         may = reboot and self.in_grace and kernel.identity in self.recovery_db and kernel.host not in self.denied
         for description in mine:
             if may and self.locks.get(description.file) is None:

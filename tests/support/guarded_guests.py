@@ -179,9 +179,9 @@ class Guarded:
         return report
 
 
-def two_nodes(lab: Lab, config: str = "", libvirt: bool = False) -> tuple[NfsServer, Guarded, Guarded]:
+def two_nodes(lab: Lab, config: str = "", libvirt: bool = False, grace: int = 10) -> tuple[NfsServer, Guarded, Guarded]:
     """Start a server with a lease of 10 s and two guarded hypervisors that mount it."""
-    server = lab.nfs_server(lease=10, grace=10)
+    server = lab.nfs_server(lease=10, grace=grace)
     nodes = [Guarded(lab.hypervisor(name, libvirt=libvirt), config) for name in ("hyp-a", "hyp-b")]
     for node in nodes:
         node.mount(server)

@@ -13,6 +13,8 @@ device nas:/{export} mounted on {point} with fstype nfs4 statvers=1.1
 \tage:\t{age}
 \tnfsv4:\tbm0=0xfdffbfff,acl=0x3,sessions,pnfs=not configured,lease_time={lease},lease_expired=0
 \tRPC iostats version: 1.1  p/v: 100003/4 (nfs)
+\txprt:\ttcp 751 0 2 0 0 90 90 0 90 0 2 0 0
+\txprt:\ttcp 763 0 1 0 0 10 10 0 10 0 2 0 0
 \tper-op statistics
 \t        READ: 7 7 0 1176 29000 0 3 3 2
 \t        SEEK: 9 9 0 1 1 0 1 1 {errors}
@@ -43,6 +45,7 @@ def test_only_a_mount_with_a_lease_is_watched(tmp_path: Path) -> None:
     (seen,) = mounts.statistics(path).values()
     assert (seen.lease, seen.age, seen.pnfs) == (90.0, 1.0, "not configured")
     assert (seen.exchange_id, seen.create_session, seen.count("LOCK"), seen.errors("LOCK")) == (2, 0, 5, 1)
+    assert seen.connects == 3, "nconnect=2"
 
 
 def test_a_lease_that_is_no_number_is_none_at_all_but_the_mount_is_known(tmp_path: Path) -> None:

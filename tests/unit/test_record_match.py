@@ -101,6 +101,28 @@ def test_records_of_deleted_disks_are_removed_and_no_others(tmp_path: Path) -> N
     assert left == {file_name(numbers["kept.raw"]), file_name(numbers["used.raw"])}
 
 
+def test_lists_go_with_the_last_trace_of_their_disks_and_no_sooner(tmp_path: Path) -> None:
+    kept, deleted, used = (make_disk(tmp_path / name) for name in ("kept.raw", "deleted.raw", "used.raw"))
+    numbers = {disk.name: disk.stat().st_ino for disk in (kept, deleted, used)}
+    claim(kept)
+    claim(deleted)
+    claim(used, released=False)
+    for name, inodes in {
+        "libvirt-kept": [numbers["kept.raw"], numbers["deleted.raw"]],
+        "libvirt-gone": [numbers["deleted.raw"]],
+        "libvirt-used": [numbers["used.raw"]],
+        "libvirt-bare": [],
+    }.items():
+        owner_record.list_disks(str(kept), FOLDER, name, inodes or [1 << 40])
+    os.symlink(str(numbers["deleted.raw"]), tmp_path / FOLDER / "libvirt-kept.disks.4711")  # a crash
+    (tmp_path / FOLDER / "notes.disks.txt").touch()  # nobody's business
+    deleted.unlink()
+    used.unlink()  # its VM may still run: its record, which a start reads, stands
+    assert sweep(str(kept), FOLDER, numbers["kept.raw"]) == 4
+    left = {name for name in os.listdir(tmp_path / FOLDER) if "disks" in name}
+    assert left == {"libvirt-kept.disks", "libvirt-used.disks", "notes.disks.txt"}
+
+
 def test_a_record_does_not_grow_and_its_size_tells_the_epoch(tmp_path: Path) -> None:
     disk = make_disk(tmp_path / "web.raw")
     for _ in range(400):

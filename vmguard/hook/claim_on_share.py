@@ -327,7 +327,7 @@ def earlier_disks(
     found = []
     for files in _by_folder(claimed):
         try:
-            listed = owner_record.listed_disks(files[0].real, settings.record.folder, vm.file_id)
+            listed = owner_record.listed_disks(files[0].real, settings.record.folder, vm.id)
         except OSError:
             continue  # no list: nothing is known, as without records
         inodes = [file.key[1] for file in files]
@@ -358,7 +358,7 @@ def _list_disks(vm: VmToClaim, settings: ClaimSettings, claimed: ClaimedFiles) -
         try:
             owner_record.as_owner(
                 real,
-                lambda: owner_record.list_disks(real, settings.record.folder, vm.file_id, inodes),  # noqa: B023
+                lambda: owner_record.list_disks(real, settings.record.folder, vm.id, inodes),  # noqa: B023
             )
         except OSError:
             pass  # a share that takes no records has been reported

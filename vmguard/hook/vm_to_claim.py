@@ -87,9 +87,9 @@ class VmToClaim:
         self.child = 0
 
     @property
-    def file_id(self) -> str:
-        """Return the VM's id as a part of a file name."""
-        return f"{self.hypervisor}-{self.uuid}".replace("/", "_")
+    def id(self) -> str:
+        """Return the VM's id, as the daemon has it."""
+        return f"{self.hypervisor}-{self.uuid}"
 
     def identity(self) -> dict[str, str]:
         """Return the keys by which each request names its VM."""

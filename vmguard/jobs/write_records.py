@@ -1,11 +1,13 @@
 """Write owner records for files that were locked without a hook, in a process of its own: ``write_records FD``.
 
-The records come as JSON on stdin; the epochs go, as a JSON list in the same order, into the descriptor FD (0: none was
-written). It may hang on the share without harm, and is killed then.
+Beside them goes the list of the VM's disks in that folder. The records come as JSON on stdin; the epochs go, as a JSON
+list in the same order, into the descriptor FD (0: none was written). It may hang on the share without harm, and is
+killed then.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 
@@ -22,11 +24,30 @@ def run(jobs: list[dict[str, Any]]) -> list[int]:
     for job in jobs:
         epoch = 0
         try:
-            epoch = owner_record.write_claim(job["path"], job["folder"], int(job["inode"]), job["fields"])
+            epoch = owner_record.as_owner(job["path"], functools.partial(_write, job))
         except OSError as problem:
             os.write(2, f"no owner record for {job['path']!r}: {problem.strerror}\n".encode())
         epochs.append(epoch)
+    _list_disks(jobs)
     return epochs
+
+
+def _write(job: dict[str, Any]) -> int:
+    from vmguard.adapters.storage import owner_record
+
+    return owner_record.write_claim(job["path"], job["folder"], int(job["inode"]), job["fields"])
+
+
+def _list_disks(jobs: list[dict[str, Any]]) -> None:
+    """Leave the VMs' lists, once in each folder. A share that takes none has been reported: it takes no records."""
+    from vmguard.adapters.storage import owner_record
+
+    for job in {(os.path.dirname(job["path"]), job["vm"]): job for job in jobs}.values():
+        words = job["path"], job["folder"], job["vm"], job["disks"]
+        try:
+            owner_record.as_owner(job["path"], functools.partial(owner_record.list_disks, *words))
+        except OSError:
+            pass
 
 
 def main() -> int:

@@ -191,7 +191,7 @@ class NfsStatistics:
     each of its mounts.
     """
 
-    __slots__ = ("age", "has_lease", "lease", "operations", "pnfs", "point")
+    __slots__ = ("age", "connects", "has_lease", "lease", "operations", "pnfs", "point")
 
     def __init__(self, point: str) -> None:
         self.point = point
@@ -202,6 +202,8 @@ class NfsStatistics:
         #: the server's lease in seconds
         self.lease = 0.0
         self.pnfs = "not configured"
+        #: connections made to the server since the mount
+        self.connects = 0
         #: operation -> its numbers, as the kernel wrote them; most are never asked for
         self.operations: dict[str, str] = {}
 
@@ -256,6 +258,8 @@ def parse_mountstats(lines: Iterable[str]) -> Iterator[NfsStatistics]:
             current.age = float(value)
         elif name == "nfsv4":
             _read_nfsv4(value.strip(), current)
+        elif name == "xprt":
+            current.connects += _connects(value.split())
         elif name.isupper():  # operations are the only names in capitals
             current.operations[name] = value
     if current is not None:
@@ -271,6 +275,11 @@ def _read_nfsv4(value: str, found: NfsStatistics) -> None:
         elif name == "lease_time":
             found.has_lease = True
             found.lease = float(text) if text.isdigit() else 0.0
+
+
+def _connects(words: list[str]) -> int:
+    """Read ``tcp PORT BINDS CONNECTS ...`` (xs_tcp_print_stats, xprt_rdma_print_stats); nconnect makes several."""
+    return int(words[3]) if words[:1] in (["tcp"], ["rdma"]) and len(words) > 3 and words[3].isdigit() else 0
 
 
 def all_statistics(path: str = MOUNTSTATS) -> list[NfsStatistics]:

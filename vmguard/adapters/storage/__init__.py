@@ -12,6 +12,6 @@ owner_record   the records of claims beside the disks
 path_walk      what lies at a path, held and not opened
 probe_calls    the system calls of a probe
 reach          where links and headers on a share may lead
-record_sweep   the end of the records of deleted disks
+record_sweep   the end of the records and lists of deleted disks
 replaced       whether an open file is still the one that its path leads to
 """

@@ -35,7 +35,7 @@ _BLOCK_BYTES = 4096
 _KEEP_SIZE = 1
 _PUNCH_HOLE = 2
 #: of the list of a VM's disks, after its id
-_LIST = ".disks"
+LIST = ".disks"
 _MAX_LISTED = 150
 #: what os.open answers for O_DIRECT on file systems without it (tmpfs), and I/O that is not aligned for the device
 _NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
@@ -167,26 +167,31 @@ def _free_old_slots(fd: int, epoch: int) -> None:
 
 
 def listed_disks(disk: str, folder_name: str, vm_id: str) -> list[int]:
-    """Return the inodes beside a disk that a VM's last claim locked; none if it left no list. Raises OSError."""
+    """Return the inodes beside a disk that a VM had last; none if it left no list. Raises OSError."""
     try:
         folder = _open_folder(_folder(disk, folder_name), False)
     except FileNotFoundError:
         return []
     try:
-        text = os.readlink(vm_id + _LIST, dir_fd=folder)
+        return read_list(_list_name(vm_id), folder)
     except FileNotFoundError:
         return []
     finally:
         os.close(folder)
+
+
+def read_list(name: str, folder: int) -> list[int]:
+    """Return the inodes of a list in the open folder of the records. Raises OSError."""
+    text = os.readlink(name, dir_fd=folder)
     return [int(word) for word in text.split(",") if word.isascii() and word.isdigit()]
 
 
 def list_disks(disk: str, folder_name: str, vm_id: str, inodes: list[int]) -> None:
-    """Leave the list of the inodes beside a disk that a VM's claim has locked. Raises OSError.
+    """Leave the list of the inodes beside a disk that a VM writes to. Raises OSError.
 
     It is the text of a symbolic link that leads nowhere: written and read as a whole, and without an OPEN.
     """
-    name, text = vm_id + _LIST, ",".join(map(str, inodes[:_MAX_LISTED]))
+    name, text = _list_name(vm_id), ",".join(map(str, inodes[:_MAX_LISTED]))
     folder = _open_folder(_folder(disk, folder_name), False)
     try:
         os.symlink(text, name, dir_fd=folder)
@@ -196,6 +201,10 @@ def list_disks(disk: str, folder_name: str, vm_id: str, inodes: list[int]) -> No
         os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
     finally:
         os.close(folder)
+
+
+def _list_name(vm_id: str) -> str:
+    return vm_id.replace("/", "_") + LIST
 
 
 def _write(fd: int, data: bytes, where: int) -> None:

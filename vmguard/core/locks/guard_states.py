@@ -108,8 +108,11 @@ class Origin(enum.Enum):
 
     @property
     def needs_record(self) -> bool:
-        """The daemon writes the owner record, because no hook does."""
-        return self.is_found or self in (Origin.RESERVED, Origin.MIGRATED)
+        """The daemon writes the owner record once the file is locked for this VM alone, because no hook does.
+
+        So it is with a backing file that a commit makes the VM's disk: its claim was for reading.
+        """
+        return self is not Origin.EXCLUSIVE_CLAIM
 
 
 class Use(enum.Enum):

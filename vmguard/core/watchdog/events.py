@@ -167,6 +167,8 @@ class Counters:
     create_session: int
     reclaim_complete: int = 0
     test_stateid: int = 0
+    #: connections made to the server
+    connects: int = 0
 
 
 class HintKind(enum.StrEnum):

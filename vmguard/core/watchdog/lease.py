@@ -118,7 +118,7 @@ class MountLease:
 
     def counters(self, event: Counters) -> None:
         was_stolen = self.stolen
-        sessions, checks = self._sessions.compare(event, self.now, 3 * self.timeline.lease, self.phase in SILENT)
+        sessions, checks = self._sessions.compare(event, self.now, self.timeline.lease, self.phase in SILENT)
         what = "the client had to set up its state with the server again"
         if sessions:
             self._report(Level.INFO, "mount.new-session", f"{self.name}: {what}; asking every lock")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from vmguard.core.watchdog.events import Counters, Level, LockInfo, Verdict
 
-#: new sessions within three leases that indicate a stolen client id (a reboot or a revoke causes only one)
-STOLEN_SESSIONS = 3
+#: new sessions within so many leases that indicate a stolen client id (a revoke causes only one)
+STOLEN_SESSIONS, STOLEN_LEASES = 3, 3
 
 
 class Phase(enum.StrEnum):
@@ -83,6 +83,8 @@ class Sessions:
     def __init__(self) -> None:
         self._last: Counters | None = None
         self._new: list[float] = []
+        #: when a new connection was last seen
+        self._connected = -math.inf
         #: the server was silent since the last look
         self.silent = False
 
@@ -90,15 +92,18 @@ class Sessions:
     def stolen(self) -> bool:
         return len(self._new) >= STOLEN_SESSIONS
 
-    def compare(self, now: Counters, when: float, window: float, still_silent: bool) -> tuple[bool, bool]:
+    def compare(self, now: Counters, when: float, lease: float, still_silent: bool) -> tuple[bool, bool]:
         """Return whether the client made a new session, and whether it checked its state. The first call stores.
 
-        When the server was silent since the last call, a new session is that of its reboot, and no sign of theft.
+        When the server was silent since the last call, or within a lease of a new connection, a new session is that of
+        its reboot, and no sign of theft: a thief leaves the connection alone.
         """
         last, self._last = self._last or now, now
         sessions = now.exchange_id > last.exchange_id or now.create_session > last.create_session
-        self._new = [earlier for earlier in self._new if earlier > when - window]
-        if sessions and not self.silent:
+        if now.connects > last.connects:
+            self._connected = when
+        self._new = [earlier for earlier in self._new if earlier > when - STOLEN_LEASES * lease]
+        if sessions and not self.silent and when >= self._connected + lease:
             self._new.append(when)
         self.silent = still_silent
         return sessions, now.reclaim_complete > last.reclaim_complete or now.test_stateid > last.test_stateid

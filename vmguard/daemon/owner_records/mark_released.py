@@ -10,7 +10,6 @@ from typing import Any
 
 import vmguard
 from vmguard.adapters.linux import clock, host_identity
-from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.saved_state import FAILED
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
@@ -116,5 +115,5 @@ class ReleaseMarks:
                 "fields": {**about, "path": file.path},
             }
             for file in files
-            if file.mode == EXCLUSIVE and file.epoch
+            if file.epoch  # also of one that is only read by now: a disk below its snapshot
         ]

@@ -1,4 +1,7 @@
-"""Write owner records for files that were locked without a hook: adopted VMs, hot-plugged disks, overlays."""
+"""Write owner records for files that were locked without a hook: adopted VMs, hot-plugged disks, overlays.
+
+With the records goes the list of the VM's disks, which the next start compares with its own (hook/claim_replaced.py).
+"""
 
 from __future__ import annotations
 
@@ -102,5 +105,21 @@ class LateRecords:
             "claimed": vm.claimed,
             "path": file.path,
         }
-        path = (file.real or file.path).removesuffix(_GONE)
-        return {"path": path, "folder": settings.folder, "inode": file.key[1], "fields": about}
+        return {
+            "path": _place(file),
+            "folder": settings.folder,
+            "inode": file.key[1],
+            "fields": about,
+            "vm": vm.id,
+            "disks": _disks_beside(vm, file),
+        }
+
+
+def _place(file: GuardedFile) -> str:
+    return (file.real or file.path).removesuffix(_GONE)
+
+
+def _disks_beside(vm: GuardedVm, file: GuardedFile) -> list[int]:
+    """Return the inodes of the files in the same folder that the VM writes to."""
+    folder = os.path.dirname(_place(file))
+    return [other.key[1] for other in vm.files if other.mode == EXCLUSIVE and os.path.dirname(_place(other)) == folder]

@@ -239,4 +239,5 @@ def server_of(source: str) -> str:
 
 
 def _counters(now: float, seen: NfsStatistics) -> Counters:
-    return Counters(now, seen.point, seen.exchange_id, seen.create_session, seen.reclaim_complete, seen.test_stateid)
+    states = seen.exchange_id, seen.create_session, seen.reclaim_complete, seen.test_stateid
+    return Counters(now, seen.point, *states, seen.connects)

@@ -1,7 +1,8 @@
-"""A gateway in front of nfsd that answers SEEK as another server would: seekless.py PORT MODE_FILE.
+"""A gateway in front of nfsd that answers SEEK as another server would, or delays: gateway.py PORT MODE_FILE.
 
-The file says how, and is read anew at each SEEK: ``plain`` (nfsd's own answer), ``absent`` (NFS4ERR_NOTSUPP), ``odd``
-(NFS4ERR_INVAL). A SEEK goes on as IO_ADVISE, which nfsd does not know either: the compound's answer is as long as one
+The file says how, and is read anew at each call: ``plain`` (all is nfsd's own), ``absent`` (NFS4ERR_NOTSUPP to SEEK),
+``odd`` (NFS4ERR_INVAL), ``hold`` (nothing gets through behind a client's RECLAIM_COMPLETE, as in an outage that comes
+at that moment). A SEEK goes on as IO_ADVISE, which nfsd does not know either: the compound's answer is as long as one
 to SEEK, and only its numbers are changed.
 """
 
@@ -12,10 +13,11 @@ import socket
 import struct
 import sys
 import threading
+import time
 from pathlib import Path
 
 _STATUS = {"absent": 10004, "odd": 22}
-_SEEK, _IO_ADVISE, _SEQUENCE, _PUTFH = 69, 63, 53, 22
+_SEEK, _IO_ADVISE, _SEQUENCE, _PUTFH, _RECLAIM_COMPLETE = 69, 63, 53, 22, 58
 _LAST = 1 << 31
 
 
@@ -44,8 +46,8 @@ def padded(length: int) -> int:
     return length + 3 & ~3
 
 
-def seek_at(call: bytearray) -> int | None:
-    """Return where the opcode of SEEK stands in a compound; None if there is none."""
+def place_of(wanted: int, call: bytearray) -> int | None:
+    """Return where an opcode stands in a compound that begins as a SEEK does; None if there is none."""
     _, kind, _, program, _, procedure = struct.unpack_from(">6I", call, 0)
     if (kind, program, procedure) != (0, 100003, 1):
         return None
@@ -59,7 +61,7 @@ def seek_at(call: bytearray) -> int | None:
     at += 8
     for _ in range(operations):
         (operation,) = struct.unpack_from(">I", call, at)
-        if operation == _SEEK:
+        if operation == wanted:
             return at
         if operation == _SEQUENCE:
             at += 4 + 32
@@ -73,6 +75,9 @@ def seek_at(call: bytearray) -> int | None:
 
 class Connection:
     """One client's connection, and the one to nfsd behind it."""
+
+    #: the client has sent a RECLAIM_COMPLETE while the mode was ``hold``
+    holding = False
 
     def __init__(self, client: socket.socket, mode: Path) -> None:
         self._client = client
@@ -94,7 +99,13 @@ class Connection:
 
     def _up(self) -> None:
         call = record(self._client)
-        at, status = seek_at(call), _STATUS.get(self._mode.read_text().strip())
+        while Connection.holding and self._mode.read_text().strip() == "hold":
+            time.sleep(0.05)
+        mode = self._mode.read_text().strip()
+        if place_of(_RECLAIM_COMPLETE, call) is not None and mode == "hold":
+            Connection.holding = True
+            print("holding", flush=True)
+        at, status = place_of(_SEEK, call), _STATUS.get(mode)
         if at is not None and status is not None:
             self._changed[bytes(call[:4])] = status
             struct.pack_into(">I", call, at, _IO_ADVISE)
