@@ -42,6 +42,7 @@ TOUCHES: dict[str, tuple[set[str], str]] = {
 }
 #: the daemon's ways to files on a share (adapters/storage)
 WAYS = {
+    "vmguard.daemon.pin.lock_transfer": _THREAD,
     "vmguard.daemon.scan.replaced_disks": _THREAD,
     "vmguard.daemon.watch.probe_threads": "in a thread of its own",
     "vmguard.daemon.watch.probes": "only puts a path together",
