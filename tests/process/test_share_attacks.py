@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fake_qemu import FakeQemu
 from tests.support.guard import Guard, Vm, eventually, locks_on, make_disk
 from tests.support.open_watch import OpenWatch
 from tests.support.processes import track
@@ -46,8 +47,8 @@ def mallory(*command: str | Path) -> None:
     subprocess.run([*MALLORY, *command], check=True, cwd="/", timeout=10)
 
 
-def qcow2_vm(disk: Path, store: str = "") -> bytes:
-    xml = Vm("web", [disk]).xml().replace(b"type='raw'", b"type='qcow2'")
+def qcow2_vm(disk: Path, store: str = "", vm: Vm | None = None) -> bytes:
+    xml = (vm or Vm("web", [disk])).xml().replace(b"type='raw'", b"type='qcow2'")
     return xml.replace(b"/><target", f">{store}</source><target".encode()) if store else xml
 
 
@@ -147,6 +148,23 @@ def test_a_backing_image_of_the_host_is_read_and_not_locked(guard: Guard, share:
     assert (locks_on(target), bool(locks_on(share / "t.qcow2"))) == ([], True)
     assert set(os.listdir(etc)) == {"passwd", ".pwd.lock"}
     guard.hook("release", vm)
+
+
+def test_nor_does_it_get_one_when_qemu_has_it_open(guard: Guard, share: Path, etc: Path) -> None:
+    target, plugged = etc / "passwd", make_disk(share / "plugged.raw")
+    target.write_text("root:x:0:0\n")
+    image = upload(share, target, "backing image")
+    vm = Vm("web", [image])
+    assert guard.hook("prepare", qcow2_vm(image, vm=vm)).status == 0
+    with FakeQemu(guard.libvirt_dir, vm) as qemu:
+        qemu.open(target, os.O_RDONLY)
+        qemu.open(plugged)  # control: what it writes to is found, though no hook has announced it
+        assert eventually(lambda: set(guard.guards("web").values()) == {"pinned"} and len(guard.guards("web")) > 1, 20)
+        assert not eventually(lambda: str(target) in guard.guards("web"), 1.5)
+        assert {lock.start for lock in locks_on(target)} <= set(range(100, 300)), "QEMU's own locks"
+        qemu.kill()
+    guard.hook("release", qcow2_vm(image, vm=vm))
+    assert eventually(lambda: guard.nothing_left(image, plugged), 20)
 
 
 # -- in the place of a record ---------------------------------------------------------------------------------------

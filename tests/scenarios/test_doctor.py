@@ -71,6 +71,7 @@ def place() -> Iterator[Place]:
         node.start_daemon()
         found.clock(True)
         server.run(f"chown 64055:64055 {SQUASHED}; chmod 700 {SQUASHED}; chown 12345 {CLOSED}; chmod 700 {CLOSED}")
+        server.run(f"chmod 750 {SHARE}")
         yield found
 
 
@@ -193,6 +194,12 @@ BROKEN: dict[str, tuple[Callable[[Place], Any], dict[str, str]]] = {
     "read-only": (
         lambda place: mounted(place, "vers=4.2,ro,nosharecache"),
         {"mount.writable": "WARN", "mount.two-ways": "WARN"},
+    ),
+    "images for everybody": (
+        lambda place: shell(
+            place, f"chmod 755 {SHARE}; touch -d @1 {SHARE}/a.raw", f"chmod 750 {SHARE}; rm {SHARE}/a.raw"
+        ),
+        {"storage.modes": "WARN"},
     ),
     "root squashed": (lambda place: mounted(place, "vers=4.2,hard", SQUASHED), {"storage.root": "WARN"}),
     "nobody may write": (lambda place: mounted(place, "vers=4.2,hard", CLOSED), {"storage.root": "FAIL"}),

@@ -209,8 +209,15 @@ class Pinner:
         return found
 
     def is_image(self, kind: Kind, user: OpenFile) -> bool:
-        """Return whether a file that a process has open is one that a lock should guard."""
-        return user.key[0] not in self.tables.smb() and may_be_image(kind, user, self.tables.shares())
+        """Return whether a file that a process has open is one that a lock should guard.
+
+        One on this host's own file system that is only read is none, unless a claim has named it: no other host can
+        open it, and the header of an image may name any file.
+        """
+        device, shares = user.key[0], self.tables.shares()
+        if not user.info.writable and device not in shares and not self.tables.why_other(device):
+            return False
+        return device not in self.tables.smb() and may_be_image(kind, user, shares)
 
     def discovered(self, users: list[OpenFile], hypervisor: str = "") -> GuardedFile:
         """Return an entry for an open file that no hook announced: hot-plugged, an overlay, a copy's target."""
