@@ -23,7 +23,7 @@ pytestmark = pytest.mark.lab
 #: a second share, which is cut off while the first one is well
 OTHER = "/srv/other"
 INSIDE = f"{REPOSITORY}/tests/scenarios/inside"
-#: what all of it may take longer than without such a process
+#: what a start, or the start of a daemon, may take longer than without such a process on a machine as busy as that
 SOON_S = 1.0
 
 
@@ -79,10 +79,10 @@ def hangs_nothing(place: Place, lock: Callable[[], int]) -> None:
     before, ready_before = place.a_start_and_a_status("before"), place.restart()
     pid = lock()
     until(lambda: place.arguments_hang(pid), lambda: "its memory is not locked")
-    assert place.restart() < ready_before + SOON_S
-    assert place.a_start_and_a_status("meanwhile") < before + SOON_S
+    assert place.restart() < 2 * ready_before + SOON_S
+    assert place.a_start_and_a_status("meanwhile") < 2 * before + SOON_S
     for words in ("doctor --no-proof --timeout 2", "check meanwhile --timeout 2", "metrics", "adopt --all --dry-run"):
-        place.node.host.run(f"{VMGUARD} {words}", 30, check=False)
+        place.node.host.run(f"{VMGUARD} {words}", 60, check=False)
     assert place.arguments_hang(pid), "it was over before we were"
 
 
