@@ -3,6 +3,7 @@
 A lock is on an inode, the promise is about a VM. When a running VM's image is replaced by rename (a restore, a
 roll-back) the new file is free, and the VM could run twice. So each claim leaves a list of the inodes that it locked
 beside their records, by the VM's id (owner_record.list_disks), and the next start reads it: one LOOKUP, one READLINK.
+For what is locked later (a hot-plug, an overlay, a migration's arrival) the daemon writes it with the late record.
 Imported only when the list names a file that this start does not open.
 
 What can be known of such a file: if it still has a name in the folder (it was renamed away, or its NFS client renamed
