@@ -96,8 +96,8 @@ def _wait(reports: int, child: int, speak: Callable[[str], None] | None, caller:
             os.kill(child, 9)
             raise StorageTimeout(
                 f"the storage did not answer in time while {stage}",
-                "the server is down, or in the grace period after its reboot, or a dead host has a delegation of it,"
-                " which ends with that host's lease; nothing was left locked, try again later",
+                "the server is down, or in the grace period after its reboot, or a dead host has a delegation of a disk"
+                " until its lease ends; nothing was left locked, try again later",
             )
         data = os.read(reports, _PIPE_READ_BYTES)
         if not data:
