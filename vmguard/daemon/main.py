@@ -97,7 +97,7 @@ class Daemon:
             listener.bind(path)
         finally:
             os.umask(before)
-        listener.listen(128)
+        listener.listen(wire.BACKLOG)
         return listener
 
     def _signals(self, registry: Registry) -> None:
