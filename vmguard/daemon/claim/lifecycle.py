@@ -129,7 +129,7 @@ class ClaimLifecycle:
     def _claimant_ended(self, vm: GuardedVm) -> None:
         # What the hook sent before it ended lies in its connection's queue: let the loop read that first.
         self._releaser.forget_claimant(vm)
-        self._loop.call_in(0.0, functools.partial(self.settle, vm))
+        self._loop.call_after_reading(functools.partial(self.settle, vm))
 
     # -- what the hypervisor says -----------------------------------------------------------------------------------
 
