@@ -36,7 +36,7 @@ from vmguard.doctor.judge_guard import judge_guard, judge_libvirt, judge_proxmox
 from vmguard.doctor.judge_host import judge_host
 from vmguard.doctor.judge_mount import judge_mount, judge_mounts, kernel_version, renewals_fixed
 from vmguard.doctor.judge_storage import judge_scratch, judge_share
-from vmguard.query.answers import DisarmedAnswer
+from vmguard.query.answers import DescriptorsAnswer, DisarmedAnswer
 
 _V4, _V6 = "addr=10.0.0.5", "addr=fd00::5"
 _FSID, _SMALL = "3f2a9c11d0e84b7a:9be100d3c1a2f4e5", "0:1"
@@ -75,7 +75,8 @@ HOST = HostFacts(
 SCRATCH = ScratchFacts(
     locked=True, conflict=True, sub_range=True, lock_requests=9, answer="", probes="SEEK", delegated=False
 )
-GUARD = GuardFacts(version="1.0", own_version="1.0", enabled=True)
+FILES = DescriptorsAnswer(40, 65536, False)
+GUARD = GuardFacts(version="1.0", own_version="1.0", enabled=True, descriptors=FILES)
 LIBVIRT = LibvirtFacts(
     version=(11, 3, 0), hooks=(("/etc/libvirt/hooks/qemu.d/50-vmguard", True, ""),), proof="called", running=True
 )
@@ -186,6 +187,12 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("guard.daemon", "WARN", "0.9", {"guard": replace(GUARD, version="0.9")}),
     ("guard.armed", "WARN", "DISARMED", {"guard": replace(GUARD, disarmed=DisarmedAnswer(9, "", "x", "eva"))}),
     ("guard.armed", "WARN", "on_at_risk", {"guard": replace(GUARD, lame=("watch.on_at_risk: ignore",))}),
+    (
+        "guard.descriptors",
+        "WARN",
+        "800 of 1024",
+        {"guard": replace(GUARD, descriptors=DescriptorsAnswer(800, 1024, True))},
+    ),
     ("guard.boot", "WARN", "does not start", {"guard": replace(GUARD, enabled=False)}),
     ("guard.config", "FAIL", "line 3", {"guard": replace(GUARD, config_problems=("x.yaml: line 3",))}),
     ("guard.vms", "FAIL", "without its locks", {"guard": replace(GUARD, unguarded=("web",))}),

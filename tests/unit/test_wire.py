@@ -209,7 +209,7 @@ def test_whoever_finds_the_queue_full_waits_for_a_place(full_queue: socket.socke
 
 def test_a_queue_that_stays_full_is_said_in_words(full_queue: socket.socket, tmp_path: Path) -> None:
     began = time.monotonic()
-    with pytest.raises(DaemonError, match="its queue of connections has been full for 0.2 s"):
+    with pytest.raises(DaemonError, match=r"its queue of connections has been full for 0\.2 s"):
         wire.connect(str(tmp_path / "s"), 0.2)
     assert time.monotonic() - began > 0.15
 

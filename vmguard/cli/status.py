@@ -59,10 +59,13 @@ def _once(where: Places, out: Output, args: argparse.Namespace) -> int:
         out.line(f"fencing VM '{fence.name}': {fence.sentence}")
     if disarmed:
         out.warn(disarmed.sentence)
+    few = health.descriptors is not None and health.descriptors.alarm
+    if health.descriptors is not None and few:
+        out.warn(health.descriptors.sentence)
     if problem:
         out.warn(f"{problem}; this is what it guarded when it was last alive")
         return Status.CRITICAL if vms else Status.WARNING
-    weaker = Status.WARNING if disarmed or any(others.values()) else Status.OK
+    weaker = Status.WARNING if disarmed or few or any(others.values()) else Status.OK
     return worst([status_of(vm) for vm in vms] + [weaker])
 
 

@@ -38,6 +38,7 @@ from vmguard.daemon.release.releaser import Releaser
 from vmguard.daemon.report.history import History, Reporter
 from vmguard.daemon.report.notify_command import Notifier
 from vmguard.daemon.runtime.command_lines import CommandLines
+from vmguard.daemon.runtime.descriptors import Descriptors
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import StorageThreads
 from vmguard.daemon.scan.libvirt_events import LibvirtEvents
@@ -90,6 +91,7 @@ class Parts:
         self.report = Reporter(History(run_dir), Notifier(self.settings.notify), self.registry.about)
         self.watch = Watch(self.settings.wishes())
         self.signals = Signals(loop, self.registry)
+        self.descriptors = Descriptors(loop, self.report)
 
     def start(self) -> None:
         """Start what runs by itself; the registry holds by now what an earlier daemon guarded."""
@@ -100,6 +102,7 @@ class Parts:
         self.replaced_disks.start()
         self.driver.start()
         self.fencer.resume()
+        self.descriptors.start()
 
     # -- claims and pins --------------------------------------------------------------------------------------------
 
@@ -256,6 +259,7 @@ class Parts:
         )
         status = WatchdogStatus(self.watch, self.observer, self.maintenance, self.fencer, self.loop.now)
         claims = ClaimRequests(self.loop, self.registry, self.lifecycle, self.settings.claim, self.migration_target)
-        questions = Questions(self.registry, status)
+        questions = Questions(self.registry, status, self.descriptors)
         commands = Commands(self.maintenance, adopter.adopt)
-        return Server(self.loop, self.lifecycle, {**claims.handlers, **questions.handlers, **commands.handlers})
+        handlers = {**claims.handlers, **questions.handlers, **commands.handlers}
+        return Server(self.loop, self.lifecycle, handlers, self.descriptors)

@@ -168,6 +168,14 @@ _ROWS = (
         "the next start of this VM resumes saved memory; saved: when that was written, in seconds since 1970",
     ),
     RequestType(
+        "standby",
+        Sender.HOOK,
+        (),
+        Answer.NONE,
+        (),
+        "this connection waits for the next start of a VM: it is not closed for its silence",
+    ),
+    RequestType(
         "adopt",
         Sender.COMMAND_LINE,
         (
@@ -202,8 +210,8 @@ _ROWS = (
         Sender.COMMAND_LINE,
         (),
         Answer.MESSAGE,
-        ("mounts", "fences", "disarmed"),
-        "the leases of all mounts, fences under way, whether the watchdog is disarmed",
+        ("mounts", "fences", "disarmed", "descriptors"),
+        "the leases of all mounts, fences under way, whether the watchdog is disarmed, file descriptors in use",
     ),
     RequestType(
         "disarm",

@@ -37,7 +37,7 @@ VERSION = 1
 MAX_MESSAGE_BYTES = 128 * 1024
 FDS_PER_MESSAGE = 20
 SOCKET_NAME = "vmguard.sock"
-#: connections that the kernel queues for the daemon; whoever comes then waits for a place (vmguard.socket says the same)
+#: connections that the kernel queues for the daemon; later ones wait for a place (vmguard.socket says the same)
 BACKLOG = 512
 
 #: of a C int, as SCM_RIGHTS and SO_PEERCRED carry it

@@ -299,12 +299,32 @@ class DisarmAnswer:
 
 
 @dataclass(frozen=True)
+class DescriptorsAnswer:
+    """How many file descriptors the daemon has open, how many it may have, and whether that is nearly all."""
+
+    used: int
+    limit: int
+    alarm: bool
+
+    @classmethod
+    def from_json(cls, value: object) -> DescriptorsAnswer:
+        fields = Fields(value, "the daemon's file descriptors")
+        return cls(fields.whole("used"), fields.whole("limit"), fields.flag("alarm"))
+
+    @property
+    def sentence(self) -> str:
+        return f"the daemon has {self.used} of {self.limit} file descriptors in use; without one no VM can be started"
+
+
+@dataclass(frozen=True)
 class HealthAnswer:
-    """The leases of all mounts, the fences under way, and whether the watchdog is disarmed."""
+    """The leases of all mounts, the fences under way, whether the watchdog is disarmed, and the descriptors in use."""
 
     mounts: tuple[MountAnswer, ...] = ()
     fences: tuple[FenceAnswer, ...] = ()
     disarmed: DisarmedAnswer | None = None
+    #: None: a daemon of an older version does not tell
+    descriptors: DescriptorsAnswer | None = None
 
     @classmethod
     def from_json(cls, value: object) -> HealthAnswer:
@@ -313,6 +333,7 @@ class HealthAnswer:
             mounts=fields.objects("mounts", MountAnswer.from_json),
             fences=fields.objects("fences", FenceAnswer.from_json),
             disarmed=fields.object_or_none("disarmed", DisarmedAnswer.from_json),
+            descriptors=fields.object_or_none("descriptors", DescriptorsAnswer.from_json),
         )
 
 

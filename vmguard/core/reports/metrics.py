@@ -77,6 +77,8 @@ class Answers(NamedTuple):
     mounts: Sequence[MountSample] = ()
     fences: int = 0
     disarmed_seconds: float = 0.0
+    #: in use, and the limit; None where the daemon does not tell
+    descriptors: tuple[float, float] | None = None
     #: (code, level) of each entry of the history, which needs no daemon
     history: Sequence[tuple[str, str]] = ()
 
@@ -89,12 +91,14 @@ class Answers(NamedTuple):
         history: Sequence[Mapping[str, Any]],
     ) -> Answers:
         """Read the daemon's messages. Raises KeyError, TypeError or ValueError when they are of another shape."""
+        files = health.get("descriptors")
         return cls(
             version=version,
             vms=[VmSample.from_json(vm) for vm in status],
             mounts=[MountSample.from_json(mount) for mount in health.get("mounts", [])],
             fences=len(health.get("fences", [])),
             disarmed_seconds=float((health.get("disarmed") or {}).get("seconds", 0.0)),
+            descriptors=(float(files["used"]), float(files["limit"])) if files else None,
             history=_codes(history),
         )
 
@@ -135,6 +139,8 @@ HELP = {
     "mount_locks_lost": "Locks that are proven to be lost.",
     "fences": "Fences under way.",
     "disarmed_seconds": "Time for which the watchdog only reports; 0 when it is armed.",
+    "open_files": "File descriptors that the daemon has in use.",
+    "open_files_limit": "File descriptors that it may have; without one no VM can be started.",
     "events_total": "Events of the watchdog since the host was booted, by what happened.",
 }
 _COUNTERS = ("events_total",)
@@ -153,6 +159,9 @@ def families(answers: Answers) -> list[Family]:
             _add_mount(mount, samples)
         samples["fences"].append(({}, float(answers.fences)))
         samples["disarmed_seconds"].append(({}, answers.disarmed_seconds))
+        if answers.descriptors is not None:
+            for name, value in zip(("open_files", "open_files_limit"), answers.descriptors, strict=True):
+                samples[name].append(({}, value))
     samples["events_total"] += [
         ({"event": code, "level": level}, float(count))
         for (code, level), count in sorted(Counter(answers.history).items())
