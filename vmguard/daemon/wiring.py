@@ -166,7 +166,13 @@ class Parts:
     @cached_property
     def unclaimed_qemus(self) -> UnclaimedQemus:
         return UnclaimedQemus(
-            self.loop, self.registry, self.lifecycle, self.pinner, self.command_lines, self._unguarded
+            self.loop,
+            self.registry,
+            self.lifecycle,
+            self.pinner,
+            self.command_lines,
+            self._unguarded,
+            lambda: not self.descriptors.scarce,
         )
 
     def _unguarded(self) -> Unguarded:

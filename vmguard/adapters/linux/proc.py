@@ -192,20 +192,25 @@ class FdFolder:
             return False
         return True
 
-    def links(self) -> list[tuple[str, str]]:
-        """Return number and link of each descriptor; none if the process is gone. Raises PermissionError."""
-        found = []
+    def links(self, most: int) -> list[tuple[str, str]]:
+        """Return number and link of each descriptor, of the first ``most``; none if the process is gone.
+
+        Raises PermissionError, and OSError when we have no descriptor left to look with.
+        """
+        found: list[tuple[str, str]] = []
         folder = self._fd
         try:
-            for name in os.listdir(folder):
-                try:
-                    # Interned: a thousand QEMUs have sixty descriptors each, and most are called alike.
-                    found.append((sys.intern(name), sys.intern(os.readlink(name, dir_fd=folder))))
-                except FileNotFoundError:
-                    continue  # closed just now
-        except PermissionError:
-            raise
-        except OSError:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if len(found) == most:
+                        break
+                    try:
+                        # Interned: a thousand QEMUs have sixty descriptors each, and most are called alike.
+                        link = os.readlink(entry.name, dir_fd=folder)
+                        found.append((sys.intern(entry.name), sys.intern(link)))
+                    except FileNotFoundError:
+                        continue  # closed just now
+        except (FileNotFoundError, ProcessLookupError):
             pass
         return found
 

@@ -42,7 +42,8 @@ from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.command_lines import CommandLines, Lane
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.scan.periodic import MAX_INTERVAL_S
-from vmguard.daemon.scan.process_fds import ProcessFds
+from vmguard.daemon.scan.process_fds import FEW_FILES, ProcessFds
+from vmguard.daemon.scan.turns import Turns
 
 log = logging.getLogger("vmguard.unguarded")
 
@@ -85,7 +86,11 @@ class UnclaimedQemus:
         pinner: Pinner,
         command_lines: CommandLines,
         settings: Callable[[], Unguarded],
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
+        """``has_room``: whether there are descriptors left to look at one more process with."""
+        self._has_room = has_room
+        self._turns = Turns()
         self._loop = loop
         self._registry = registry
         self._lifecycle = lifecycle
@@ -145,9 +150,7 @@ class UnclaimedQemus:
             if known is not None and (known.birth != birth or pid in guarded):
                 self._forget(pid)
                 known = None
-            if known is not None:
-                self._refresh(known)
-            elif pid not in guarded:
+            if known is None and pid not in guarded:
                 self._ask(pid, birth)
         alive = {pid for pid, _ in births}
         for pid in self._unclaimed.keys() - alive:
@@ -156,6 +159,7 @@ class UnclaimedQemus:
             del self._others[pid]
         for pid in self._asked.keys() - alive:
             del self._asked[pid]
+        self._turns.go_round(list(self._unclaimed), self._refresh)
         self._report_silent()
 
     def _report_silent(self) -> None:
@@ -170,9 +174,10 @@ class UnclaimedQemus:
             )
         self._silent = hanging
 
-    def _refresh(self, process: UnclaimedProcess) -> None:
+    def _refresh(self, pid: int) -> None:
+        process = self._unclaimed[pid]
         if process.fds.changed():
-            process.files = process.fds.full(self._pinner.tables)
+            process.files = process.fds.full(self._pinner.tables, FEW_FILES)
 
     def _ask(self, pid: int, birth: int) -> None:
         before, due, _ = self._others.get(pid, (-1, 0, 0))
@@ -204,12 +209,15 @@ class UnclaimedQemus:
             self._is_other(pid, birth)
             return
         self._others.pop(pid, None)
+        if not self._has_room():
+            return
         try:
             fds = self._pinner.fds_of(pid)
         except OSError:
             return
-        process = self._unclaimed[pid] = UnclaimedProcess(line, birth, kind, fds, fds.full(self._pinner.tables))
-        self._consider(process)
+        process = self._unclaimed[pid] = UnclaimedProcess(line, birth, kind, fds, [])
+        if self._turns.look(pid, self._refresh):  # else in one of the next rounds
+            self._consider(process)
 
     def _forget(self, pid: int) -> None:
         self._unclaimed.pop(pid).fds.close()

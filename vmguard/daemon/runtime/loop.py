@@ -21,8 +21,8 @@ log = logging.getLogger("vmguard.loop")
 
 #: longest sleep: how late a deadline may be noticed after the host was suspended
 TICK_S = 1.0
-#: for this long readable descriptors are served, one after the other, before deadlines have their turn
-_READING_S = 0.02
+#: for this long readable descriptors are served before deadlines have their turn, and the other way round
+_TURN_S = 0.02
 
 #: its result is ignored
 Callback = Callable[[], object]
@@ -111,8 +111,11 @@ class Loop:
     def turn(self) -> None:
         """Sleep until something is due, then do all that is due. However much is readable, no deadline waits for it."""
         self._read()
+        end = self._now() + _TURN_S
         while self._timers and self._timers[0][0] <= self._now():
             self._guarded(heapq.heappop(self._timers)[2].fire)
+            if self._now() >= end:
+                break
         while self._from_threads:
             self._guarded(self._from_threads.popleft())
 
@@ -120,7 +123,7 @@ class Loop:
         """Serve the descriptors that are readable, each once, before it is asked again which ones are."""
         if not self._readable:
             self._readable.extend(key for key, _ in self._selector.select(self._sleep()))
-        watched, end = self._selector.get_map(), self._now() + _READING_S
+        watched, end = self._selector.get_map(), self._now() + _TURN_S
         while self._readable:
             key = self._readable.popleft()
             if watched.get(key.fd) is key:  # else another callback has closed it, and its number may be reused

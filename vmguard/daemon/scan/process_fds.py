@@ -11,6 +11,10 @@ The number alone would not do: a close hides an open. When it is unchanged and e
 link, no other one can be open. That leaves a file that was closed and opened again and got its old number back: inotify
 reports it (scan/open_events.py), and in the end the full scan finds it.
 
+Whoever runs a process decides how many descriptors it has, and a million of them must not keep the loop. So both scans
+look at MOST_LINKS of them, and the full one at MOST_FILES or FEW_FILES, at least one of each name. What is cut short
+proves nothing closed (``shows``).
+
 Not chosen: lstat of the links instead of reading them. It costs the same, and shows neither another file nor another
 description: /proc keeps the inode of a number, with its times, as long as anything refers to it.
 """
@@ -28,6 +32,14 @@ from vmguard.core.sources.process_arguments import Kind
 
 #: links that are files, but never a disk
 _NO_IMAGES = ("/dev/", "/proc/", "/sys/", "/memfd:", "/anon_hugepage", "/[")
+#: descriptors of one process whose links are read: 20 ms. A QEMU has two or three for each queue of each device
+MOST_LINKS = 16384
+#: its files that are looked at: 10 ms. A QEMU has two for each disk
+MOST_FILES = 1024
+#: the same of a process that is no guarded VM's; a user may run thousands of these
+FEW_FILES = 64
+#: more links than that are not kept, only their hash
+_MOST_KEPT = 1024
 #: lifetime of the cached mount tables; a pin reads the table anew
 _FRESH_S = 1.0
 
@@ -84,13 +96,17 @@ class MountTables:
 class ProcessFds:
     """The descriptors of one process, as of the last full scan. The constructor raises OSError when it is gone."""
 
-    __slots__ = ("_count", "_folder", "_links", "forbidden", "pid")
+    __slots__ = ("_count", "_folder", "_hash", "_links", "forbidden", "is_cut", "pid")
 
     def __init__(self, pid: int, open_folder: Callable[[int], FdFolder] = FdFolder) -> None:
         self.pid = pid
         self._folder = open_folder(pid)
         self._count = -1
         self._links: list[tuple[str, str]] = []
+        #: of the links, if they are too many to be kept; else 0
+        self._hash = 0
+        #: not all of its files were looked at: it has too many, or we had no descriptor left to look with
+        self.is_cut = False
         #: the kernel forbids us to read its descriptors
         self.forbidden = False
 
@@ -100,36 +116,55 @@ class ProcessFds:
     def changed(self) -> bool:
         """Return whether the descriptors, or their links, differ from those of the last full scan."""
         count = self._folder.count()
+        if count and count != self._count:
+            return True
+        if self._hash:
+            return hash(tuple(self._look())) != self._hash
         if not count:  # the kernel does not tell the number, or the process is gone
             return self._look() != self._links
-        return count != self._count or not self._folder.has(self._links)
+        return not self._folder.has(self._links)
 
-    def full(self, tables: MountTables) -> list[OpenFile]:
-        """Return every open file that may be an image, and note all descriptors for ``changed``."""
+    def full(self, tables: MountTables, most: int = MOST_FILES) -> list[OpenFile]:
+        """Return every open file that may be an image, at most so many, and note all descriptors for ``changed``."""
+        self.is_cut = False
         self._count = self._folder.count()  # before the links: an open in between must change it
-        self._links = self._look()
+        links = self._look()
+        self._hash = hash(tuple(links)) if len(links) > _MOST_KEPT else 0
+        self._links = [] if self._hash else links
+        named = [(number, path) for number, path in links if path.startswith("/") and not path.startswith(_NO_IMAGES)]
+        self.is_cut |= len(links) == MOST_LINKS or len(named) > most
         found = []
-        for number, path in self._links:
-            if not path.startswith("/") or path.startswith(_NO_IMAGES):
-                continue
+        for number, path in _each_name(named, most) if len(named) > most else named:
             try:
                 info = proc.fdinfo(self.pid, int(number))
                 found.append(OpenFile(self.pid, int(number), path, tables.key(self.pid, info), info))
-            except OSError:
+            except (FileNotFoundError, ProcessLookupError):
                 continue
+            except OSError:  # we have no descriptor left to look with
+                self.is_cut = True
         return found
 
     def shows(self) -> bool:
-        """Return whether the process's descriptors can be seen at all: not once it has begun to exit."""
-        return bool(self._look())
+        """Return whether all of the process's descriptors can be seen: none is, once it has begun to exit."""
+        return not self.is_cut and bool(self._look())
 
     def _look(self) -> list[tuple[str, str]]:
         try:
             self.forbidden = False
-            return self._folder.links()
+            return self._folder.links(MOST_LINKS)
         except PermissionError:
             self.forbidden = True
-            return []
+        except OSError:
+            self.is_cut = True
+        return []
+
+
+def _each_name(links: list[tuple[str, str]], most: int) -> list[tuple[str, str]]:
+    """Choose so many links: the first of each name, then the others."""
+    first = {path: number for number, path in reversed(links)}
+    chosen = [(number, path) for path, number in first.items()]
+    chosen += [(number, path) for number, path in links if first[path] != number]
+    return chosen[:most]
 
 
 def descriptions(users: list[OpenFile]) -> list[Description]:
