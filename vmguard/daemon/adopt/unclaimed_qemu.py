@@ -42,7 +42,7 @@ from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.command_lines import CommandLines, Lane
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.scan.periodic import MAX_INTERVAL_S
-from vmguard.daemon.scan.process_fds import FEW_FILES, ProcessFds
+from vmguard.daemon.scan.process_fds import OF_A_STRANGER, ProcessFds
 from vmguard.daemon.scan.turns import Turns
 
 log = logging.getLogger("vmguard.unguarded")
@@ -177,7 +177,7 @@ class UnclaimedQemus:
     def _refresh(self, pid: int) -> None:
         process = self._unclaimed[pid]
         if process.fds.changed():
-            process.files = process.fds.full(self._pinner.tables, FEW_FILES)
+            process.files = process.fds.full(self._pinner.tables, OF_A_STRANGER)
 
     def _ask(self, pid: int, birth: int) -> None:
         before, due, _ = self._others.get(pid, (-1, 0, 0))
