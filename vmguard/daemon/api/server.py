@@ -139,7 +139,7 @@ class Server:
             except WireError as problem:
                 session.refuse(problem)
                 continue
-            except OSError:
+            except (OSError, MemoryError):  # what cannot be received would keep the loop busy
                 received = None
             if received is None:
                 self._close(session)

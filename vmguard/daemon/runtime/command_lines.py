@@ -50,11 +50,13 @@ _Key = tuple[Lane, int, int]
 
 
 class _Read:
-    __slots__ = ("key", "listeners", "since")
+    __slots__ = ("asked", "began", "key", "listeners")
 
-    def __init__(self, key: _Key, since: float) -> None:
+    def __init__(self, key: _Key, asked: float) -> None:
         self.key = key
-        self.since = since
+        self.asked = asked
+        #: when a thread began with it
+        self.began: float | None = None
         self.listeners: list[Told] = []
 
 
@@ -68,6 +70,8 @@ class CommandLines:
         self._queues: dict[Lane, queue.SimpleQueue[_Read]] = {lane: queue.SimpleQueue() for lane in Lane}
         self._waiting = dict.fromkeys(Lane, 0)
         self._threads = dict.fromkeys(Lane, 0)
+        #: when the latest answer came
+        self._progress = dict.fromkeys(Lane, 0.0)
 
     def ask(self, lane: Lane, pid: int, told: Told) -> None:
         """Have ``told`` called once, from the loop, with what a process runs now; with None if it is gone.
@@ -95,7 +99,11 @@ class CommandLines:
     def hangs(self, lane: Lane, pid: int) -> bool:
         """Return whether the read of that process hangs."""
         read = self._reads.get((lane, pid, proc.started(pid)))
-        return read is not None and self._loop.now() - read.since > HANGS_S
+        if read is None:
+            return False
+        # One that has not begun hangs with those before it, not because there are many.
+        since = max(read.asked, self._progress[lane]) if read.began is None else read.began
+        return self._loop.now() - since > HANGS_S
 
     def _start_threads(self, lane: Lane) -> None:
         while self._threads[lane] < min(self._waiting[lane], _THREADS_PER_LANE):
@@ -111,6 +119,7 @@ class CommandLines:
         waiting = self._queues[lane]
         while True:
             read = waiting.get()
+            read.began = self._loop.now()
             answer: CommandLine | None = None
             try:
                 answer = self._read(read.key[1])
@@ -119,6 +128,7 @@ class CommandLines:
             self._loop.call_from_thread(functools.partial(self._answered, lane, read, answer))
 
     def _answered(self, lane: Lane, read: _Read, answer: CommandLine | None) -> None:
+        self._progress[lane] = self._loop.now()
         self._waiting[lane] -= 1
         del self._reads[read.key]
         if answer is not None and answer.started != read.key[2]:
