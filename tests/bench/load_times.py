@@ -268,6 +268,8 @@ def show(results: Sequence[Result]) -> None:
             f"{one.status / base.status:>7.1f}{max(one.statuses):>6.0f} ms{one.rss:>5.1f} MiB{one.cpu_percent:>5.0f} %"
             f"  {len(one.refused)}{' ' + one.note if one.note else ''}"
         )
+    for reason in sorted({reason for one in results for reason in one.refused}):
+        print(f"refused: {reason}")
     print(f"allowed: claim {CLAIM_MS:.0f} ms, status {STATUS_MS:.0f} ms, RSS {RSS_MIB:.0f} MiB, nothing refused")
     load = os.getloadavg()[0]
     print(f"load average {load:.1f} on {os.cpu_count()} processors")

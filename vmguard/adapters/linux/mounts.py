@@ -90,15 +90,20 @@ def unescape(text: str) -> str:
 def mounts(pid: int | str = "self") -> Iterator[Mount]:
     """Yield all mounts of a process's mount namespace. Raises OSError if the process is gone."""
     with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            left, _, right = line.rstrip("\n").partition(" - ")
-            before, after = left.split(" "), right.split(" ")
-            if len(before) < 6 or len(after) < 3:
-                continue
-            major, _, minor = before[2].partition(":")
-            device = os.makedev(int(major), int(minor))
-            point, source, read_only = unescape(before[4]), unescape(after[1]), "ro" in before[5].split(",")
-            yield Mount(int(before[0]), device, point, after[0], source, after[2], read_only)
+        yield from parse_mountinfo(lines)
+
+
+def parse_mountinfo(lines: Iterable[str]) -> Iterator[Mount]:
+    """Yield the mounts of a mountinfo (proc_pid_mountinfo(5)); a line of another form is passed over."""
+    for line in lines:
+        left, _, right = line.rstrip("\n").partition(" - ")
+        before, after = left.split(" "), right.split(" ")
+        if len(before) < 6 or len(after) < 3:
+            continue
+        major, _, minor = before[2].partition(":")
+        device = os.makedev(int(major), int(minor))
+        point, source, read_only = unescape(before[4]), unescape(after[1]), "ro" in before[5].split(",")
+        yield Mount(int(before[0]), device, point, after[0], source, after[2], read_only)
 
 
 def mount_of_path(path: str, table: Iterable[Mount]) -> Mount | None:
