@@ -36,6 +36,8 @@ _FOLDER = tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os
 _STORAGES = (
     b"dir: local\n\tpath /var/lib/vz\n\nnfs: nas\n\texport /vm\n\tserver nas\n\tpath /mnt/pve/nas\n\tcontent images\n"
 )
+#: of the loop, until a ping is answered
+_MOST_TURNS = 50
 _FORMATS = (None, "qcow2", "qcow", "vmdk", "vdi", "vhdx", "vpc", "qed", "parallels", "raw")
 
 
@@ -179,12 +181,14 @@ class _Socket:
 
     def __init__(self) -> None:
         self.loop = Loop()
+        self.number = 0
         self.path = os.path.join(_FOLDER.name, wire.SOCKET_NAME)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.bind(self.path)
         listener.listen(wire.BACKLOG)
         anyone: Any = _Anyone()
         handlers: dict[str, Handler] = {name: lambda request: {} for name in REQUESTS}
+        handlers["ping"] = lambda request: {"ping": request.message.get("number")}
         Server(self.loop, anyone, handlers, Descriptors(self.loop, anyone)).listen(listener)
 
     def feed(self, datagrams: list[bytes]) -> None:
@@ -193,17 +197,19 @@ class _Socket:
         try:
             for datagram in datagrams:
                 connection._sock.send(datagram)
-            connection.send({"op": "ping"})
-            self.loop.call_in(0.0, lambda: None)
-            for _ in range(2):  # accept, then read
-                self.loop.turn()
-                self.loop.call_in(0.0, lambda: None)
+            self.number += 1
+            connection.send({"op": "ping", "number": self.number})
             connection.settimeout(0.0)
             answer: wire.Message = {}
-            with contextlib.suppress(BlockingIOError):
-                while (received := connection.receive()) is not None:
-                    answer = received[0]
-            assert answer.get("ok") is True, answer
+            for _ in range(_MOST_TURNS):
+                self.loop.call_in(0.0, lambda: None)
+                self.loop.turn()
+                with contextlib.suppress(BlockingIOError):
+                    while (received := connection.receive()) is not None:
+                        answer = received[0]
+                if answer.get("ping") == self.number:
+                    return
+            raise AssertionError(f"no answer to a ping, the last one is {answer}")
         finally:
             connection.close()
         self.loop.call_in(0.0, lambda: None)
