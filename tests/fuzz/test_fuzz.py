@@ -1,9 +1,7 @@
-"""Ten minutes of coverage-guided fuzzing of each target in `tests/run --long`; a second of each otherwise."""
+"""Ten minutes of coverage-guided fuzzing of each target, in `tests/run --long` only (tests/conftest.py)."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -13,15 +11,9 @@ import pytest
 
 from tests.fuzz.targets import TARGETS
 
-SECONDS = 600 if os.environ.get("VMGUARD_LONG") else 1
+SECONDS = 600
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(
-        importlib.util.find_spec("atheris") is None,
-        reason="atheris is not installed: tests/run --long does that, where there is a wheel of it for this Python",
-    ),
-]
+pytestmark = pytest.mark.long
 
 
 @pytest.mark.parametrize("name", TARGETS)
