@@ -104,7 +104,7 @@ def fuzz_lean_json(data: bytes) -> None:
         value = lean_json.decode(text)
     except (ValueError, RecursionError):  # what decode promises
         return
-    with contextlib.suppress(RecursionError):
+    with contextlib.suppress(ValueError, RecursionError):  # encode refuses the infinities, which 1e999 is
         assert lean_json.decode(lean_json.encode(value)) == value or value != value or "nan" in repr(value)
 
 

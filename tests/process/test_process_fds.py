@@ -7,14 +7,17 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.daemon_harness import Corner, Writer, open_corner
 from tests.support.processes import track
-from vmguard.adapters.linux.proc import FdFolder
+from vmguard.adapters.linux import proc
+from vmguard.adapters.linux.proc import FdFolder, FdInfo, OpenFile
+from vmguard.daemon.release.file_users import FileUsers
 from vmguard.daemon.scan.process_fds import OF_A_STRANGER, OF_A_VM, Limits, MountTables, ProcessFds
 
 pytestmark = pytest.mark.process
@@ -190,3 +193,64 @@ def test_a_daemon_without_a_descriptor_to_look_with_takes_nothing_for_closed(cor
     assert corner.pinned()
     writer.close(corner.disk("web.raw"))
     corner.until(lambda: not corner.vm.files)  # the control: what was really closed is let go
+
+
+def test_who_has_a_file_open_is_not_answered_without_a_descriptor_to_look_with(
+    writer: Writer, files: tuple[Path, Path]
+) -> None:
+    status = files[0].stat()
+    keys = {(status.st_dev, status.st_ino)}
+    assert {user.pid for user in proc.users_of(keys)} == {writer.pid}
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            proc.users_of(keys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_who_has_a_file_open_costs_little_where_one_file_is_open_ten_thousand_times(
+    many: subprocess.Popen[str], files: tuple[Path, Path]
+) -> None:
+    status = files[1].stat()
+    before = time.thread_time()
+    found = list(proc.open_files(many.pid, {status.st_ino}))
+    assert time.thread_time() - before < 0.2
+    assert [user.path for user in found] == [str(files[1])], "the one behind them is seen all the same"
+
+
+def test_one_look_answers_all_that_were_asked_before_it_began() -> None:
+    class Threads:
+        """Jobs are done when the test says so."""
+
+        def __init__(self) -> None:
+            self.jobs: list[tuple[Any, Any]] = []
+
+        def run(self, device: int, what: str, work: Any, done: Any) -> None:
+            self.jobs.append((work, done))
+
+        def do(self) -> None:
+            work, done = self.jobs.pop(0)
+            done(work())
+
+    looks: list[set[tuple[int, int]]] = []
+
+    def look(keys: Collection[tuple[int, int]], exclude: Collection[int]) -> list[OpenFile]:
+        looks.append(set(keys))
+        return [OpenFile(7, 1, f"/{key[1]}", key, FdInfo(os.O_RDWR, 0, key[1], [])) for key in keys]
+
+    threads: Any = Threads()
+    users, told = FileUsers(threads, set, look), []
+
+    def answer(found: Any) -> None:
+        told.append([user.key for user in found])
+
+    for inode in (1, 2, 3):
+        users.ask({(0, inode)}, answer)
+    threads.do()
+    assert (looks, told) == ([{(0, 1)}], [[(0, 1)]])
+    threads.do()
+    assert looks[1] == {(0, 2), (0, 3)}
+    assert told[1:] == [[(0, 2)], [(0, 3)]]
+    assert threads.jobs == []

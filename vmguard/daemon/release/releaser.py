@@ -21,9 +21,10 @@ from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
+from vmguard.daemon.release.file_users import FileUsers
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.runtime.storage_threads import THIS_HOST, StorageThreads
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 
 log = logging.getLogger("vmguard.keeper")
 
@@ -42,6 +43,7 @@ class Releaser:
         self._registry = registry
         self._pinner = pinner
         self._mark_released = mark_released
+        self._file_users = FileUsers(threads, lambda: {os.getpid(), *systemd.keepers()})
 
     def settle(self, vm: GuardedVm) -> None:
         """Decide about a claim without a living QEMU: release it on proof, else examine it again soon."""
@@ -50,13 +52,7 @@ class Releaser:
         # A file that is only shared may well be open in another VM: a template is in dozens of them.
         own = {file.key for file in vm.files if file.mode == EXCLUSIVE}
         vm.looking = True
-        # In a thread: with ten thousand descriptors on this host it takes a quarter of a second.
-        self._threads.run(
-            THIS_HOST,
-            f"who has the files of {vm.title} open",
-            lambda: proc.users_of(own, exclude={os.getpid(), *systemd.keepers()}),
-            functools.partial(self._judge, vm),
-        )
+        self._file_users.ask(own, functools.partial(self._judge, vm))
 
     def discard(self, files: Sequence[GuardedFile]) -> None:
         """Let go of descriptors that never became a VM's."""
