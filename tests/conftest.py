@@ -3,6 +3,7 @@ end of every process that a test has left."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import statistics
 import sys
@@ -17,6 +18,10 @@ from tests.support import processes
 # How long an example takes depends on the machine; tests/run sets a timeout for each test.
 hypothesis.settings.register_profile("vmguard", deadline=None)
 hypothesis.settings.load_profile("vmguard")
+
+#: hours, and a fuzzer that tests/run installs for --long only, where there is one for this Python
+FUZZES = bool(os.environ.get("VMGUARD_LONG")) and importlib.util.find_spec("atheris") is not None
+collect_ignore = [] if FUZZES else ["fuzz/test_fuzz.py"]
 
 FAILED = pytest.StashKey[bool]()
 IN_CI = os.environ.get("CI") == "true"

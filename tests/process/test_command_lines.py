@@ -28,6 +28,8 @@ class Readers:
         self.ahead = 0.0
         self.loop = Loop(lambda: clock.boottime() + self.ahead)
         self.silent: set[int] = set()
+        #: seconds that each read takes
+        self.slow = 0.0
         self.free = threading.Event()
         self.reads: list[int] = []
         self.lines = CommandLines(self.loop, self._read, self.started)
@@ -39,6 +41,7 @@ class Readers:
 
     def _read(self, pid: int) -> CommandLine | None:
         self.reads.append(pid)
+        time.sleep(self.slow)
         if pid in self.silent:
             self.free.wait(30)
         return CommandLine(pid, self.started(pid), "/usr/bin/qemu", ["qemu", str(pid)])
@@ -69,6 +72,22 @@ def test_many_are_read_and_each_is_told_of(readers: Readers) -> None:
     readers.ask(*range(2, MANY))
     readers.turn(lambda: len(readers.answers) == MANY - 2)
     assert all(line is not None and line.arguments == ["qemu", str(pid)] for pid, line in readers.answers.items())
+
+
+def test_those_that_only_wait_for_a_thread_do_not_hang(readers: Readers) -> None:
+    readers.slow = 0.1
+    pids = range(2, 150)
+    readers.ask(*pids)
+    hanging: list[int] = []
+
+    def asked_long_ago() -> bool:
+        hanging.extend(pid for pid in pids if readers.lines.hangs(Lane.LIKELY, pid))
+        return len(readers.answers) == len(pids)
+
+    began = time.monotonic()
+    readers.turn(asked_long_ago, 20.0)
+    assert time.monotonic() - began > 1.2
+    assert hanging == []
 
 
 def test_to_ask_takes_no_time_and_the_silent_one_is_told_of_when_it_speaks(readers: Readers) -> None:

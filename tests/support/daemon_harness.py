@@ -119,11 +119,11 @@ class FolderInside(proc.FdFolder):
         super().__init__(pid)
         self._inside = inside
 
-    def links(self) -> list[tuple[str, str]]:
-        return [item for item in super().links() if item[1].startswith(self._inside)] or [("0", "")]
+    def links(self, most: int) -> list[tuple[str, str]]:
+        return [item for item in super().links(most) if item[1].startswith(self._inside)] or [("0", "")]
 
     def has(self, links: list[tuple[str, str]]) -> bool:
-        return self.links() == links
+        return self.links(len(links) + 1) == links
 
 
 class Corner:

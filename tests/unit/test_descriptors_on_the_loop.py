@@ -18,6 +18,7 @@ from vmguard.daemon.api.server import Server
 from vmguard.daemon.api.sessions import Request, Session
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.store import Registry
+from vmguard.daemon.runtime.descriptors import Descriptors
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.protocol import wire
 from vmguard.protocol.messages import ClaimedFileMessage
@@ -49,7 +50,7 @@ class Place:
         self.listener.bind(str(folder / wire.SOCKET_NAME))
         self.listener.listen()
         self.hold = claims.handlers["hold"]
-        Server(self.loop, nobody, claims.handlers).listen(self.listener)
+        Server(self.loop, nobody, claims.handlers, Descriptors(self.loop, nobody)).listen(self.listener)
         self.disk = folder / "disk"
         self.disk.touch()
         path = str(self.disk)

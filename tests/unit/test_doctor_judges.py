@@ -39,7 +39,7 @@ from vmguard.doctor.judge_guard import judge_guard, judge_libvirt, judge_proxmox
 from vmguard.doctor.judge_host import judge_host
 from vmguard.doctor.judge_mount import judge_mount, judge_mounts, kernel_version, renewals_fixed
 from vmguard.doctor.judge_storage import judge_scratch, judge_share
-from vmguard.query.answers import DisarmedAnswer
+from vmguard.query.answers import DescriptorsAnswer, DisarmedAnswer
 
 _V4, _V6 = "addr=10.0.0.5", "addr=fd00::5"
 _FSID, _SMALL = "3f2a9c11d0e84b7a:9be100d3c1a2f4e5", "0:1"
@@ -80,7 +80,8 @@ SCRATCH = ScratchFacts(
 )
 DISARMED = DisarmedAnswer(seconds=9, since="", reason="x", by="eva")
 CONFINED = ConfinementFacts(1, (("deny_ptrace", False), ("virt_use_nfs", True)), ("libvirtd",))
-GUARD = GuardFacts(version="1.0", own_version="1.0", enabled=True)
+FILES = DescriptorsAnswer(used=40, limit=65536, alarm=False)
+GUARD = GuardFacts(version="1.0", own_version="1.0", enabled=True, descriptors=FILES)
 LIBVIRT = LibvirtFacts(
     version=(11, 3, 0), hooks=(("/etc/libvirt/hooks/qemu.d/50-vmguard", True, ""),), proof="called", running=True
 )
@@ -217,6 +218,12 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
         {"guard": replace(GUARD, disarmed=DISARMED)},
     ),
     ("guard.armed", "WARN", "on_at_risk", {"guard": replace(GUARD, lame=("watch.on_at_risk: ignore",))}),
+    (
+        "guard.descriptors",
+        "WARN",
+        "800 of 1024",
+        {"guard": replace(GUARD, descriptors=DescriptorsAnswer(used=800, limit=1024, alarm=True))},
+    ),
     ("guard.boot", "WARN", "does not start", {"guard": replace(GUARD, enabled=False)}),
     ("guard.config", "FAIL", "line 3", {"guard": replace(GUARD, config_problems=("x.yaml: line 3",))}),
     ("guard.vms", "FAIL", "without its locks", {"guard": replace(GUARD, unguarded=("web",))}),

@@ -92,6 +92,20 @@ def test_incidents_are_told_apart_and_counted_from_their_beginning(tmp_path: Pat
     ]
 
 
+def test_a_wall_clock_that_jumps_by_days_changes_neither_order_nor_lengths(tmp_path: Path) -> None:
+    entries = [
+        {**entry(10, "a"), "at": "2026-11-20T13:00:00Z"},
+        {**entry(11, "b"), "at": "2026-11-01T02:00:00Z"},
+        {**entry(12, "c"), "at": "2031-01-01T00:00:00Z"},
+    ]
+    assert shown(tmp_path, entries).splitlines() == [
+        "2026-11-20 13:00:00 UTC, 2.0 s",
+        "     +0.00 s    a",
+        "     +1.00 s    b",
+        "     +2.00 s    c",
+    ]
+
+
 def test_a_vms_history_has_its_mounts_and_not_the_other_vms(tmp_path: Path) -> None:
     entries = [
         entry(1, "mount.late", "nas late", mount="/nas"),

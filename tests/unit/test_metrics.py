@@ -37,7 +37,12 @@ HISTORY = [{"code": "vm.freeze", "level": "warning"}] * 3 + [{"code": "vm.thaw",
 SEEN = Answers.of(
     version="1.2",
     status=[vm("web", frozen=True), vm('a "b"\\\n', state="claimed", guard="lost")],
-    health={"mounts": [MOUNT], "fences": [{}], "disarmed": {"seconds": 60.0}},
+    health={
+        "mounts": [MOUNT],
+        "fences": [{}],
+        "disarmed": {"seconds": 60.0},
+        "descriptors": {"used": 40, "limit": 65536},
+    },
     history=HISTORY,
 )
 
@@ -63,6 +68,8 @@ def test_a_host_tells_all_of_this() -> None:
         'vmguard_mount_locks_lost{mount="/srv/vm",server="nas:/vm"} 1',
         "vmguard_fences 1",
         "vmguard_disarmed_seconds 60",
+        "vmguard_open_files 40",
+        "vmguard_open_files_limit 65536",
         'vmguard_events_total{event="vm.freeze",level="warning"} 3',
     ):
         assert line in said

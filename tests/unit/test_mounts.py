@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from vmguard.adapters.linux import mounts
+from vmguard.adapters.linux.mounts import parse_mountinfo, parse_mountstats, unescape
 from vmguard.adapters.storage import lock_probe
 from vmguard.doctor import look_mount
 
@@ -89,3 +92,29 @@ def test_lock_requests_are_those_of_the_mount_that_a_path_shows(tmp_path: Path) 
         assert look_mount.lock_requests("/a", stream) == 5
         assert look_mount.lock_requests("/b", stream) is None, "NFSv3 locks through another program"
         assert look_mount.lock_requests("/nowhere", stream) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("v\\040m", "v m"),
+        ("a\\134040", "a\\040"),
+        ("v\\039m", "v\\039m"),
+        ("a\\", "a\\"),
+        ("a\\4", "a\\4"),
+        ("\\²²²", "\\²²²"),
+    ],
+)
+def test_only_what_the_kernel_escapes_is_undone(text: str, wanted: str) -> None:
+    assert unescape(text) == wanted
+
+
+def test_a_line_of_another_form_hides_no_other_one() -> None:
+    lines = ["x 1 0:41 / /a rw - nfs4 a:b rw", "1 1 x / /b rw - nfs4 a:b rw", "2 1 0:42 / /c rw - nfs4 a:b rw"]
+    assert [mount.point for mount in parse_mountinfo(lines)] == ["/c"]
+
+
+def test_counts_that_are_no_numbers_count_nothing() -> None:
+    lines = ["device a:b mounted on /c with fstype nfs4 statvers=1.1", "nfsv4: lease_time=²", "SEEK: ~9 9", "READ:"]
+    [found] = parse_mountstats(lines)
+    assert (found.lease, found.count("SEEK"), found.count("READ"), found.received("SEEK")) == (0.0, 0, 0, 0)

@@ -22,6 +22,7 @@ from vmguard.daemon.api.questions import Questions
 from vmguard.daemon.api.server import Server
 from vmguard.daemon.api.sessions import Handler, Request
 from vmguard.daemon.registry.store import Registry
+from vmguard.daemon.runtime.descriptors import Descriptors
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.errors import DaemonError, WireError
 from vmguard.hook import claim
@@ -169,7 +170,8 @@ def serving(folder: Path, **instead: Handler) -> Iterator[tuple[Loop, str]]:
     parts: Any = (anyone, anyone)
     registry = Registry(str(folder))
     claims = ClaimRequests(loop, registry, anyone, lambda *_: anyone, anyone)  # type: ignore[arg-type]
-    questions = Questions(registry, parts[0])
+    descriptors = Descriptors(loop, anyone)  # type: ignore[arg-type]
+    questions = Questions(registry, parts[0], descriptors)
     commands = Commands(parts[1], lambda request, reply: reply([{"adopted": list(request.names)}]))
     handlers = {**claims.handlers, **questions.handlers, **commands.handlers}
     assert handlers.keys() == REQUESTS.keys()
@@ -177,7 +179,7 @@ def serving(folder: Path, **instead: Handler) -> Iterator[tuple[Loop, str]]:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(path)
     listener.listen()
-    Server(loop, anyone, {**handlers, **instead}).listen(listener)  # type: ignore[arg-type]
+    Server(loop, anyone, {**handlers, **instead}, descriptors).listen(listener)  # type: ignore[arg-type]
     yield loop, path
     loop.close()
     listener.close()

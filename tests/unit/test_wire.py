@@ -1,11 +1,16 @@
 """The wire protocol: messages, descriptors, and everything a peer may send wrongly."""
 
 import _socket
+import contextlib
 import errno
 import json
 import os
 import socket
 import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -154,7 +159,7 @@ def test_a_forbidden_socket_is_told_from_one_that_is_not_there(tmp_path: Path, m
         def __init__(self, *kind: int) -> None:
             """Take whatever a socket takes."""
 
-        def settimeout(self, seconds: float) -> None:
+        def setsockopt(self, *option: object) -> None:
             """Wait for nothing."""
 
         def connect(self, address: str) -> None:
@@ -170,6 +175,43 @@ def test_a_forbidden_socket_is_told_from_one_that_is_not_there(tmp_path: Path, m
     monkeypatch.setattr(_socket, "socket", Forbidden)
     with pytest.raises(DaemonForbidden, match="may not talk to the vmguard daemon"):
         wire.connect(path, 1.0)
+
+
+@pytest.fixture
+def full_queue(tmp_path: Path) -> Iterator[socket.socket]:
+    """A listener that accepts nothing, and whose queue is full."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, contextlib.ExitStack() as others:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(0)
+        others.enter_context(closing(wire.connect(str(tmp_path / "s"), 1.0)))
+        yield listener
+
+
+def test_whoever_finds_the_queue_full_waits_for_a_place(full_queue: socket.socket, tmp_path: Path) -> None:
+    def serve() -> None:
+        time.sleep(0.1)
+        for _ in range(2):
+            accepted.append(full_queue.accept()[0])
+
+    accepted: list[socket.socket] = []
+    server = threading.Thread(target=serve)
+    server.start()
+    began = time.monotonic()
+    with closing(wire.connect(str(tmp_path / "s"), 5.0)) as connection:
+        assert 0.05 < time.monotonic() - began < 4.0
+        connection.settimeout(0.05)
+        with pytest.raises(TimeoutError):  # the wait for a place leaves the later waits as they should be
+            connection.answer()
+    server.join()
+    for one in accepted:
+        one.close()
+
+
+def test_a_queue_that_stays_full_is_said_in_words(full_queue: socket.socket, tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(DaemonError, match=r"its queue of connections has been full for 0\.2 s"):
+        wire.connect(str(tmp_path / "s"), 0.2)
+    assert time.monotonic() - began > 0.15
 
 
 def test_the_peer_is_known_by_its_credentials(tmp_path: Path) -> None:

@@ -88,12 +88,15 @@ def show(answers: Answers, args: argparse.Namespace, out: Output) -> int:
         out.warn(disarmed.sentence)
     for text in health.config_problems:
         out.warn(f"the daemon does not take the configuration, the last good one is in force: {text}")
+    few = health.descriptors is not None and health.descriptors.alarm
+    if health.descriptors is not None and few:
+        out.warn(health.descriptors.sentence)
     if problem:
         out.warn(f"{problem}; this is what it guarded when it was last alive")
         return Status.CRITICAL if vms else Status.WARNING
     if fenced:
         return Status.CRITICAL
-    weaker = Status.WARNING if disarmed or health.config_problems or any(others.values()) else Status.OK
+    weaker = Status.WARNING if disarmed or few or health.config_problems or any(others.values()) else Status.OK
     return worst([status_of(vm) for vm in vms] + [weaker])
 
 

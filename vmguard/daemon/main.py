@@ -105,7 +105,7 @@ class Daemon:
             listener.bind(path)
         finally:
             os.umask(before)
-        listener.listen(128)
+        listener.listen(wire.BACKLOG)
         return listener
 
     def _signals(self, parts: wiring.Parts) -> None:

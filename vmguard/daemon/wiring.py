@@ -39,6 +39,7 @@ from vmguard.daemon.release.releaser import Releaser
 from vmguard.daemon.report.history import History, Reporter
 from vmguard.daemon.report.notify_command import Notifier
 from vmguard.daemon.runtime.command_lines import CommandLines
+from vmguard.daemon.runtime.descriptors import Descriptors
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import StorageThreads
 from vmguard.daemon.scan.libvirt_events import LibvirtEvents
@@ -98,6 +99,7 @@ class Parts:
         notifier = Notifier(self.settings.notify)
         self.report = Reporter(History(run_dir), notifier, self.registry.about, self.unit_status.renew)
         self.signals = Signals(loop, self.registry)
+        self.descriptors = Descriptors(loop, self.report)
 
     def start(self) -> None:
         """Start what runs by itself; the registry holds by now what an earlier daemon guarded."""
@@ -108,6 +110,7 @@ class Parts:
         self.replaced_disks.start()
         self.driver.start()
         self.fencer.resume()
+        self.descriptors.start()
 
     # -- claims and pins --------------------------------------------------------------------------------------------
 
@@ -185,6 +188,7 @@ class Parts:
             self.command_lines,
             self._unguarded,
             self.settings.qemu_users,
+            lambda: not self.descriptors.scarce,
         )
 
     def _unguarded(self) -> Unguarded:
@@ -279,6 +283,7 @@ class Parts:
             self.watch, self.observer, self.maintenance, self.fencer, self.loop.now, self._config_problems
         )
         claims = ClaimRequests(self.loop, self.registry, self.lifecycle, self.settings.claim, self.migration_target)
-        questions = Questions(self.registry, status)
+        questions = Questions(self.registry, status, self.descriptors)
         commands = Commands(self.maintenance, adopter.adopt)
-        return Server(self.loop, self.lifecycle, {**claims.handlers, **questions.handlers, **commands.handlers})
+        handlers = {**claims.handlers, **questions.handlers, **commands.handlers}
+        return Server(self.loop, self.lifecycle, handlers, self.descriptors)

@@ -68,6 +68,7 @@ CHECKS: dict[str, str] = {
     "guard.daemon": "it holds the locks, watches the leases and answers the hooks; without it no guarded VM starts and "
     "nobody freezes one",
     "guard.armed": "a watchdog that only reports lets two hosts write to one disk",
+    "guard.descriptors": "each guarded VM takes some of the daemon's file descriptors for as long as it runs",
     "guard.boot": "a daemon that does not come up with the host leaves all its VMs unable to start",
     "guard.config": "a wrong configuration is not taken: the last good one, or none at the next start, is in force",
     "guard.vms": "a VM without its locks can be started on another host at any moment",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vmguard.query.answers import DisarmedAnswer
+from vmguard.query.answers import DescriptorsAnswer, DisarmedAnswer
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,7 @@ class GuardFacts:
     version: str = ""
     own_version: str = ""
     disarmed: DisarmedAnswer | None = None
+    descriptors: DescriptorsAnswer | None = None
     #: settings with which nothing is done to a VM, as "watch.on_at_risk: ignore"
     lame: tuple[str, ...] = ()
     #: whether systemd starts it at boot; None without systemd

@@ -17,7 +17,7 @@ _OLDEST_PVE = (8, 0)
 
 def judge_guard(guard: GuardFacts) -> list[Finding]:
     """Judge the daemon, its configuration and the VMs that it guards."""
-    return [_daemon(guard), *_armed(guard), *_boot(guard), _config(guard), *_vms(guard)]
+    return [_daemon(guard), *_armed(guard), *_descriptors(guard), *_boot(guard), _config(guard), *_vms(guard)]
 
 
 def _daemon(guard: GuardFacts) -> Finding:
@@ -44,6 +44,16 @@ def _armed(guard: GuardFacts) -> list[Finding]:
         for setting in guard.lame
     ]
     return found or ([] if guard.daemon else [ok("guard.armed", "vmguard", "the watchdog is armed")])
+
+
+def _descriptors(guard: GuardFacts) -> list[Finding]:
+    files = guard.descriptors
+    if files is None:
+        return []
+    if not files.alarm:
+        return [ok("guard.descriptors", "vmguard", f"{files.used} of {files.limit} file descriptors are in use")]
+    mend = f"systemctl edit vmguard   # [Service] LimitNOFILE={2 * files.limit}; then: systemctl restart vmguard"
+    return [warn("guard.descriptors", "vmguard", files.sentence, mend)]
 
 
 def _boot(guard: GuardFacts) -> list[Finding]:

@@ -47,6 +47,7 @@ def look(config: Config, config_paths: list[str] | None, seconds: float) -> Guar
         version=version,
         own_version=vmguard.__version__,
         disarmed=health.disarmed,
+        descriptors=health.descriptors,
         lame=_lame(config),
         enabled=_enabled(),
         config_problems=problems,

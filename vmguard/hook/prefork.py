@@ -138,6 +138,7 @@ def _rehearse() -> None:
 def _stand_by(place: str) -> None:
     """Wait for a caller, and follow its claim, which is the work of a child that is started in advance as well."""
     connection = wire.connect(entry.socket_path(), entry.CONNECT_TIMEOUT_S)
+    connection.send({"op": "standby"})
     connection.settimeout(None)
     orders, order = os.pipe2(os.O_CLOEXEC)
     reports, report = os.pipe2(os.O_CLOEXEC)

@@ -7,6 +7,7 @@ theirs sends a request. The hook builds its messages by hand, because this table
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +19,7 @@ from vmguard.protocol.wire import Message
 
 #: of 2**64
 _INODE_DIGITS = 20
+_MAX_FLOAT = sys.float_info.max
 
 
 class Sender(StrEnum):
@@ -51,7 +53,8 @@ def _is_integer(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Return whether a value is a number that every float can hold: JSON of others may have NaN, or 1e999."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_MAX_FLOAT <= value <= _MAX_FLOAT
 
 
 def _is_list_of(kind: type) -> Callable[[object], bool]:
@@ -168,6 +171,14 @@ _ROWS = (
         "the next start of this VM resumes saved memory; saved: when that was written, in seconds since 1970",
     ),
     RequestType(
+        "standby",
+        Sender.HOOK,
+        (),
+        Answer.NONE,
+        (),
+        "this connection waits for the next start of a VM: it is not closed for its silence",
+    ),
+    RequestType(
         "adopt",
         Sender.COMMAND_LINE,
         (
@@ -202,8 +213,8 @@ _ROWS = (
         Sender.COMMAND_LINE,
         (),
         Answer.MESSAGE,
-        ("mounts", "fences", "disarmed", "config_problems"),
-        "the leases of all mounts, fences under way, whether it is disarmed, a configuration that is not taken",
+        ("mounts", "fences", "disarmed", "config_problems", "descriptors"),
+        "leases of all mounts, fences under way, whether it is disarmed, a configuration not taken, descriptors in use",
     ),
     RequestType(
         "disarm",

@@ -37,9 +37,13 @@ VERSION = 1
 MAX_MESSAGE_BYTES = 128 * 1024
 FDS_PER_MESSAGE = 20
 SOCKET_NAME = "vmguard.sock"
+#: connections that the kernel queues for the daemon; later ones wait for a place (vmguard.socket says the same)
+BACKLOG = 512
 
 #: of a C int, as SCM_RIGHTS and SO_PEERCRED carry it
 _INT_BYTES = 4
+#: of a C long: a struct timeval is two of them
+_LONG_BYTES = 8
 
 
 def close_all(fds: list[int]) -> None:
@@ -95,7 +99,10 @@ class Connection:
             return None
         try:
             if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
-                raise WireError("message or its descriptors were cut short by the kernel")
+                raise WireError(
+                    "message or its descriptors were cut short by the kernel",
+                    "does the receiver have too many files open? it is LimitNOFILE of vmguard's unit",
+                )
             return _parse(data), fds
         except BaseException:
             close(fds)
@@ -164,8 +171,12 @@ def connect(path: str, timeout: float) -> Connection:
     """
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     try:
-        sock.settimeout(timeout)
+        # Not settimeout: a connect that may not wait is refused at once while the daemon's queue is full. With the
+        # kernel's own limit it waits its turn there.
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, _timeval(timeout))
         sock.connect(path)
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, _timeval(0.0))
+        sock.settimeout(timeout)
     except FileNotFoundError:
         sock.close()
         raise DaemonError(
@@ -182,13 +193,23 @@ def connect(path: str, timeout: float) -> Connection:
             f"user {os.geteuid()} may not talk to the vmguard daemon (permission denied for {path})",
             "only root may" if os.geteuid() else "does AppArmor or SELinux forbid it? journalctl -k | grep -i denied",
         ) from None
-    except TimeoutError:
+    except BlockingIOError:
         sock.close()
-        raise DaemonError(f"the vmguard daemon does not answer on {path}", "look at: journalctl -u vmguard") from None
+        raise DaemonError(
+            f"the vmguard daemon does not answer on {path}: its queue of connections has been full for {timeout:g} s",
+            "look at: journalctl -u vmguard",
+        ) from None
     except OSError as problem:
         sock.close()
         raise DaemonError(f"cannot connect to the vmguard daemon on {path}: {problem.strerror}") from problem
     return Connection(sock)
+
+
+def _timeval(seconds: float) -> bytes:
+    """Pack a struct timeval; 0.0 stands for no limit."""
+    whole = int(seconds)
+    parts = whole, int((seconds - whole) * 1_000_000)
+    return b"".join(part.to_bytes(_LONG_BYTES, sys.byteorder) for part in parts)
 
 
 def pair() -> tuple[Connection, Connection]:

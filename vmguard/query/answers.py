@@ -194,14 +194,29 @@ class ArmAnswer(JsonObject, what="the answer to arm"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DescriptorsAnswer(JsonObject, what="the daemon's file descriptors"):
+    """How many file descriptors the daemon has open, how many it may have, and whether that is nearly all."""
+
+    used: int
+    limit: int
+    alarm: bool = False
+
+    @property
+    def sentence(self) -> str:
+        return f"the daemon has {self.used} of {self.limit} file descriptors in use; without one no VM can be started"
+
+
+@dataclass(frozen=True, kw_only=True)
 class HealthAnswer(JsonObject, what="the health"):
-    """The leases of all mounts, the fences under way, and whether the watchdog is disarmed."""
+    """The leases of all mounts, the fences under way, whether it is disarmed, its configuration and descriptors."""
 
     mounts: tuple[MountAnswer, ...] = ()
     fences: tuple[FenceAnswer, ...] = ()
     disarmed: DisarmedAnswer | None = None
     #: why the daemon's configuration is not that of the admin's files; empty when it is
     config_problems: tuple[str, ...] = ()
+    #: None: a daemon of an older version does not tell
+    descriptors: DescriptorsAnswer | None = None
 
 
 # -- the share ------------------------------------------------------------------------------------------------------

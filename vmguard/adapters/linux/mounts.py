@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 NFS_TYPES = ("nfs", "nfs4")
 SMB_TYPES = ("cifs", "smb3", "smbfs")
 MOUNTSTATS = "/proc/self/mountstats"
+#: of 2**64
+_MOST_DIGITS = 20
 
 # What a mount is to vmguard. Plain words instead of an enum, whose import alone would cost the hook 3 ms.
 #: locks are the server's, have a lease, and their loss is noticed
@@ -77,28 +79,38 @@ class Mount:
 
 
 def unescape(text: str) -> str:
-    """Undo the kernel's octal escapes of space, tab, newline and backslash."""
+    """Undo the kernel's octal escapes of space, tab, newline and backslash. A person's fstab may hold anything else."""
     if "\\" not in text:
         return text
     head, *rest = text.split("\\")
     parts = [head]
     for piece in rest:
-        parts.append(chr(int(piece[:3], 8)) + piece[3:] if piece[:3].isdigit() else "\\" + piece)
+        digits = piece[:3]
+        is_octal = len(digits) == 3 and not digits.strip("01234567")
+        parts.append(chr(int(digits, 8)) + piece[3:] if is_octal else "\\" + piece)
     return "".join(parts)
 
 
 def mounts(pid: int | str = "self") -> Iterator[Mount]:
     """Yield all mounts of a process's mount namespace. Raises OSError if the process is gone."""
     with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            left, _, right = line.rstrip("\n").partition(" - ")
-            before, after = left.split(" "), right.split(" ")
-            if len(before) < 6 or len(after) < 3:
-                continue
-            major, _, minor = before[2].partition(":")
-            device = os.makedev(int(major), int(minor))
-            point, source, read_only = unescape(before[4]), unescape(after[1]), "ro" in before[5].split(",")
-            yield Mount(int(before[0]), device, point, after[0], source, after[2], read_only)
+        yield from parse_mountinfo(lines)
+
+
+def parse_mountinfo(lines: Iterable[str]) -> Iterator[Mount]:
+    """Yield the mounts of a mountinfo (proc_pid_mountinfo(5)); a line of another form is passed over."""
+    for line in lines:
+        left, _, right = line.rstrip("\n").partition(" - ")
+        before, after = left.split(" "), right.split(" ")
+        if len(before) < 6 or len(after) < 3:
+            continue
+        major, _, minor = before[2].partition(":")
+        try:
+            number, device = int(before[0]), os.makedev(int(major), int(minor))
+        except (ValueError, OverflowError):
+            continue
+        point, source, read_only = unescape(before[4]), unescape(after[1]), "ro" in before[5].split(",")
+        yield Mount(number, device, point, after[0], source, after[2], read_only)
 
 
 def mount_of_path(path: str, table: Iterable[Mount]) -> Mount | None:
@@ -209,12 +221,11 @@ class NfsStatistics:
 
     def count(self, operation: str) -> int:
         """Return how many requests of an operation were sent."""
-        return int(self.operations.get(operation, "0").split()[0])
+        return _whole(self.operations.get(operation, "").split(), 0)
 
     def received(self, operation: str) -> int:
         """Return how many bytes of answers came back: requests that were given up add none."""
-        numbers = self.operations.get(operation, "").split()
-        return int(numbers[4]) if len(numbers) > 4 else 0
+        return _whole(self.operations.get(operation, "").split(), 4)
 
     def errors(self, operation: str) -> int | None:
         """Return how many of them the server answered with an error (or were given up); None if not shown.
@@ -222,7 +233,7 @@ class NfsStatistics:
         This is the ninth number of the line, which older kernels do not write.
         """
         numbers = self.operations.get(operation, "").split()
-        return int(numbers[8]) if len(numbers) > 8 else None
+        return _whole(numbers, 8) if len(numbers) > 8 else None
 
     @property
     def exchange_id(self) -> int:
@@ -241,6 +252,12 @@ class NfsStatistics:
         return self.count("TEST_STATEID")
 
 
+def _whole(words: list[str], index: int) -> int:
+    """Return a whole number of a line; 0 where there is none."""
+    word = words[index] if len(words) > index else ""
+    return int(word) if word.isascii() and word.isdigit() and len(word) <= _MOST_DIGITS else 0
+
+
 def parse_mountstats(lines: Iterable[str]) -> Iterator[NfsStatistics]:
     """Yield every NFS mount, in the order of the table: of two on one mount point the later one hides the earlier."""
     current: NfsStatistics | None = None
@@ -255,7 +272,7 @@ def parse_mountstats(lines: Iterable[str]) -> Iterator[NfsStatistics]:
         if current is None or not colon:
             continue
         if name == "age":
-            current.age = float(value)
+            current.age = float(_whole(value.split(), 0))
         elif name == "nfsv4":
             _read_nfsv4(value.strip(), current)
         elif name == "xprt":
@@ -274,7 +291,7 @@ def _read_nfsv4(value: str, found: NfsStatistics) -> None:
             found.pnfs = text
         elif name == "lease_time":
             found.has_lease = True
-            found.lease = float(text) if text.isdigit() else 0.0
+            found.lease = float(_whole([text], 0))
 
 
 def _connects(words: list[str]) -> int:

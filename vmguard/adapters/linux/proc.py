@@ -9,6 +9,7 @@ a stat() of the link under /proc/PID/fd would ask the NFS server and may hang.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import sys
@@ -19,6 +20,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+#: what says nothing of the process that is looked at
+_OUR_LACK = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+#: descriptors of one name in one process that are looked at
+_LOOKS_PER_NAME = 64
 #: device number and inode
 Key = tuple[int, int]
 
@@ -138,23 +143,36 @@ def pids() -> Iterator[int]:
 
 
 def open_files(pid: int, only_inodes: Collection[int] | None = None) -> Iterator[OpenFile]:
-    """Yield the regular files that a process has open; none if it is gone. ``only_inodes`` saves all other look-ups."""
+    """Yield the regular files that a process has open; none if it is gone. ``only_inodes`` saves all other look-ups.
+
+    Raises OSError when we lack a descriptor or memory to look with: then nothing is known.
+    """
     try:
         names = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
+    except OSError as problem:
+        if problem.errno in _OUR_LACK:
+            raise
         return
     devices: dict[int, int] | None = None
+    looks: dict[str, int] = {}
     for name in names:
         try:
             path = os.readlink(f"/proc/{pid}/fd/{name}")
             if not path.startswith("/"):
+                continue
+            # The link alone proves nothing: another file may have had that name. But with ten thousand descriptors of
+            # one name whoever opened them could keep us busy.
+            looks[path] = looks.get(path, 0) + 1
+            if looks[path] > _LOOKS_PER_NAME:
                 continue
             info = fdinfo(pid, int(name))
             if only_inodes is not None and info.inode not in only_inodes:
                 continue
             if devices is None:
                 devices = mounts.devices(pid)
-        except OSError:
+        except OSError as problem:
+            if problem.errno in _OUR_LACK:
+                raise
             continue
         yield OpenFile(pid, int(name), path, (devices.get(info.mount_id, 0), info.inode), info)
 
@@ -192,20 +210,25 @@ class FdFolder:
             return False
         return True
 
-    def links(self) -> list[tuple[str, str]]:
-        """Return number and link of each descriptor; none if the process is gone. Raises PermissionError."""
-        found = []
+    def links(self, most: int) -> list[tuple[str, str]]:
+        """Return number and link of each descriptor, of the first ``most``; none if the process is gone.
+
+        Raises PermissionError, and OSError when we have no descriptor left to look with.
+        """
+        found: list[tuple[str, str]] = []
         folder = self._fd
         try:
-            for name in os.listdir(folder):
-                try:
-                    # Interned: a thousand QEMUs have sixty descriptors each, and most are called alike.
-                    found.append((sys.intern(name), sys.intern(os.readlink(name, dir_fd=folder))))
-                except FileNotFoundError:
-                    continue  # closed just now
-        except PermissionError:
-            raise
-        except OSError:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if len(found) == most:
+                        break
+                    try:
+                        # Interned: a thousand QEMUs have sixty descriptors each, and most are called alike.
+                        link = os.readlink(entry.name, dir_fd=folder)
+                        found.append((sys.intern(entry.name), sys.intern(link)))
+                    except FileNotFoundError:
+                        continue  # closed just now
+        except (FileNotFoundError, ProcessLookupError):
             pass
         return found
 

@@ -38,7 +38,7 @@ def read(path: str) -> dict[str, Any] | None:
             value = json.load(stream)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         log.error("state file %s is not readable (%s); going on without it", path, problem)
         return None
     if isinstance(value, dict):

@@ -81,6 +81,8 @@ class Answers(NamedTuple):
     config_valid: bool = True
     #: VMs that a fence has killed in the last day, and that nobody has acknowledged
     fenced: int = 0
+    #: in use, and the limit; None where the daemon does not tell
+    descriptors: tuple[float, float] | None = None
     #: (code, level) of each entry of the history, which needs no daemon
     history: Sequence[tuple[str, str]] = ()
 
@@ -93,6 +95,7 @@ class Answers(NamedTuple):
         history: Sequence[Mapping[str, Any]],
     ) -> Answers:
         """Read the daemon's messages. Raises KeyError, TypeError or ValueError when they are of another shape."""
+        files = health.get("descriptors")
         return cls(
             version=version,
             vms=[VmSample.from_json(vm) for vm in status],
@@ -100,6 +103,7 @@ class Answers(NamedTuple):
             fences=len(health.get("fences", [])),
             disarmed_seconds=float((health.get("disarmed") or {}).get("seconds", 0.0)),
             config_valid=not health.get("config_problems"),
+            descriptors=(float(files["used"]), float(files["limit"])) if files else None,
             history=_codes(history),
         )
 
@@ -142,6 +146,8 @@ HELP = {
     "disarmed_seconds": "Time for which the watchdog only reports; 0 when it is armed.",
     "config_valid": "Whether the configuration is taken; 0 while the last good one is in force in its place.",
     "fenced_lately": "VMs that a fence has killed in the last day; 0 again when that is acknowledged.",
+    "open_files": "File descriptors that the daemon has in use.",
+    "open_files_limit": "File descriptors that it may have; without one no VM can be started.",
     "events_total": "Events of the watchdog since the host was booted, by what happened.",
 }
 _COUNTERS = ("events_total",)
@@ -162,6 +168,9 @@ def families(answers: Answers) -> list[Family]:
         samples["fences"].append(({}, float(answers.fences)))
         samples["disarmed_seconds"].append(({}, answers.disarmed_seconds))
         samples["config_valid"].append(({}, float(answers.config_valid)))
+        if answers.descriptors is not None:
+            for name, value in zip(("open_files", "open_files_limit"), answers.descriptors, strict=True):
+                samples[name].append(({}, value))
     samples["events_total"] += [
         ({"event": code, "level": level}, float(count))
         for (code, level), count in sorted(Counter(answers.history).items())

@@ -49,7 +49,8 @@ from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.command_lines import CommandLines, Lane
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.scan.periodic import MAX_INTERVAL_S
-from vmguard.daemon.scan.process_fds import descriptions
+from vmguard.daemon.scan.process_fds import OF_A_STRANGER, OF_A_VM, descriptions
+from vmguard.daemon.scan.turns import Turns
 
 log = logging.getLogger("vmguard.adopt")
 
@@ -64,8 +65,6 @@ _LANES = {
     (Likelihood.LIKELY, True): Lane.LIKELY,
     (Likelihood.POSSIBLE, True): Lane.POSSIBLE,
 }
-#: of a process that is not trusted
-_MOST_DESCRIPTORS = 4096
 #: age at which a QEMU is taken for nobody's, whose own hypervisor would have vouched for it by then
 _VOUCHED_BY_S = 10.0
 
@@ -82,8 +81,13 @@ class UnclaimedQemus:
         command_lines: CommandLines,
         settings: Callable[[], Unguarded],
         qemu_users: Callable[[], frozenset[int]],
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``qemu_users``: the users that the hypervisors run their QEMU as."""
+        """``qemu_users``: the users that the hypervisors run their QEMU as. ``has_room``: whether there are descriptors
+        left to look at one more process with.
+        """
+        self._has_room = has_room
+        self._turns = Turns()
         self._loop = loop
         self._registry = registry
         self._lifecycle = lifecycle
@@ -152,9 +156,7 @@ class UnclaimedQemus:
             if known is not None and (known.birth != birth or pid in guarded):
                 self._forget(pid)
                 known = None
-            if known is not None and self._is_due(known):
-                self._refresh(known)
-            elif known is None and pid not in guarded:
+            if known is None and pid not in guarded:
                 self._ask(pid, birth)
         alive = {pid for pid, _ in births}
         for pid in self._unclaimed.keys() - alive:
@@ -163,6 +165,8 @@ class UnclaimedQemus:
             del self._others[pid]
         for pid in self._asked.keys() - alive:
             del self._asked[pid]
+        due = [pid for pid, process in self._unclaimed.items() if self._is_due(process)]
+        self._turns.go_round(due, self._refresh)
         self._report_silent()
 
     def _report_silent(self) -> None:
@@ -177,12 +181,12 @@ class UnclaimedQemus:
             )
         self._silent = hanging
 
-    def _refresh(self, process: UnclaimedProcess) -> None:
-        """Look at what a process has open. No QEMU has as much as a user's process can have, only to be looked at."""
-        if not process.is_trusted and process.fds.count() > _MOST_DESCRIPTORS:
-            process.files = []
-        elif process.fds.changed():
-            process.files = process.fds.full(self._pinner.tables)
+    def _refresh(self, pid: int) -> None:
+        """Look at what a process has open. A user's process can have as much as it likes, only to be looked at."""
+        process = self._unclaimed[pid]
+        if process.fds.changed():
+            limits = OF_A_VM if process.is_trusted else OF_A_STRANGER
+            process.files = process.fds.full(self._pinner.tables, limits)
 
     def _ask(self, pid: int, birth: int) -> None:
         before, due, _ = self._others.get(pid, (-1, 0, 0))
@@ -223,6 +227,8 @@ class UnclaimedQemus:
         if found is None or found.started != line.started:
             return
         self._others.pop(pid, None)
+        if not self._has_room():
+            return
         try:
             fds = self._pinner.fds_of(pid)
         except OSError:
@@ -230,8 +236,8 @@ class UnclaimedQemus:
         ancestors = frozenset(standing.ancestors(pid))
         process = UnclaimedProcess(line, birth, kind, found, fds, ancestors, self._is_trusted(found))
         self._unclaimed[pid] = process
-        self._refresh(process)
-        self._consider(process)
+        if self._turns.look(pid, self._refresh):  # else in one of the next rounds
+            self._consider(process)
 
     def _forget(self, pid: int) -> None:
         self._unclaimed.pop(pid).fds.close()
@@ -337,7 +343,7 @@ class UnclaimedQemus:
         ``local``: include files on this host's own file systems that are certainly images: named as such by the
         arguments, or locked by QEMU itself.
         """
-        self._refresh(process)
+        self._refresh(process.pid)
         named = named_files(process.arguments) if local else set()
         shares = self._pinner.tables.shares()
         smb = self._pinner.tables.smb()

@@ -91,6 +91,7 @@ class ClaimRequests:
             "ended": self._ended,
             "incoming": self._announce,
             "restoring": self._restore,
+            "standby": self._stand_by,
         }
 
     # -- a claim ----------------------------------------------------------------------------------------------------
@@ -98,6 +99,7 @@ class ClaimRequests:
     def _claim(self, request: Request) -> Message | None:
         """Answer with the settings; wait for the release of an earlier run's claim first, if there is one."""
         vm, session = NamedVm.of(request.message), request.session
+        session.stays = True
         old = self._registry.get(vm.id)
         if self._migration_target.is_announced(vm.id):
             session.source = ""
@@ -229,6 +231,10 @@ class ClaimRequests:
     def _announce(self, request: Request) -> Message:
         self._migration_target.announce(NamedVm.of(request.message).id)
         return {}
+
+    def _stand_by(self, request: Request) -> None:
+        """A process waits for the next start with a connection that it will need then."""
+        request.session.stays = True
 
     def _restore(self, request: Request) -> Message:
         """The start that comes next resumes saved memory; an announcement counts for that one alone."""

@@ -21,7 +21,7 @@ log = logging.getLogger("vmguard.api")
 _ERROR_CHARACTERS = 4096
 
 
-@dataclass
+@dataclass(slots=True)
 class Session:
     """One connection: its peer, and the claim that it is making."""
 
@@ -38,9 +38,16 @@ class Session:
     source: str | None = None
     #: when the memory was saved that its VM is restored from, 0 if that is not known; None: an ordinary start
     saved: float | None = None
+    #: a hook's: it makes a claim, or stands by for one; the daemon never closes it
+    stays: bool = False
+    #: requests whose answer is still to come
+    owed: int = 0
+    #: when it was last heard of, in the loop's time
+    heard: float = 0.0
 
     def answer(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Send an answer. A peer that does not take it is logged, and delays no other peer."""
+        self.owed = max(0, self.owed - 1)
         try:
             self.connection.send({"ok": True, **message}, fds)
         except (OSError, WireError) as problem:

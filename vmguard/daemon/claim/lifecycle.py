@@ -141,7 +141,7 @@ class ClaimLifecycle:
     def _claimant_ended(self, vm: GuardedVm) -> None:
         # Let the loop read first what the hook sent before it ended: it is still queued in the connection.
         self._releaser.forget_claimant(vm)
-        self._loop.call_in(0.0, functools.partial(self.settle, vm))
+        self._loop.call_after_reading(functools.partial(self.settle, vm))
 
     # -- hints of the hypervisor ------------------------------------------------------------------------------------
 

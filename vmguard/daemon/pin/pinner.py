@@ -167,7 +167,7 @@ class Pinner:
         gone = [file for file in missed if file.guard.is_in_use]
         # A process that exits shows no descriptors any more, but its writes may still be under way: only one that
         # lives on has closed them.
-        shown = bool(gone) and all(fds.shows() for fds in self._scan_state(vm).fds_by_pid.values())
+        shown = bool(gone) and self._scan_state(vm).shows_all(len(vm.processes))
         for file in known:
             file.guard.closing.scanned(missed=shown and file in gone)
             if file.guard.closing.is_closed:

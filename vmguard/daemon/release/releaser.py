@@ -23,9 +23,10 @@ from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
+from vmguard.daemon.release.file_users import FileUsers
 from vmguard.daemon.runtime import subprocesses
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.runtime.storage_threads import THIS_HOST, StorageThreads
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 
 log = logging.getLogger("vmguard.release")
 
@@ -52,6 +53,7 @@ class Releaser:
         self._pinner = pinner
         self._mark_released = mark_released
         self._qemu_users = qemu_users
+        self._file_users = FileUsers(threads, lambda: {os.getpid(), *systemd.keepers()})
 
     def settle(self, vm: GuardedVm) -> None:
         """Decide about a claim without a running QEMU: release it on proof, else check again soon."""
@@ -60,14 +62,7 @@ class Releaser:
         # A file that is only shared may be open in other VMs: dozens of them can share a template.
         own = {file.key for file in vm.files if file.mode == EXCLUSIVE}
         vm.looking = True
-        exclude, qemu_users = {os.getpid(), *systemd.keepers()}, self._qemu_users()
-        # In a thread: it takes 0.25 s on a host with ten thousand descriptors.
-        self._threads.run(
-            THIS_HOST,
-            f"who has the files of {vm.title} open",
-            lambda: [user for user in proc.users_of(own, exclude) if _may_write(vm, user, qemu_users)],
-            functools.partial(self._judge, vm),
-        )
+        self._file_users.ask(own, functools.partial(self._judge, vm))
 
     def discard(self, files: Sequence[GuardedFile]) -> None:
         """Unlock and close descriptors that never became a VM's."""
@@ -110,6 +105,8 @@ class Releaser:
             return
         names = None
         if isinstance(users, list):
+            qemu_users = self._qemu_users()
+            users = [user for user in users if _may_write(vm, user, qemu_users)]
             helpers_left = {process.title for process in vm.vouched}
             names = tuple(sorted({f"{proc.name(user.pid)} (pid {user.pid})" for user in users} | helpers_left))
         evidence = ReleaseEvidence(

@@ -106,7 +106,7 @@ def read(run_dir: str) -> list[dict[str, Any]]:
             for line in stream:
                 try:
                     entries.append(json.loads(line))
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
     except FileNotFoundError:
         pass

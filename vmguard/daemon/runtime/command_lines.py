@@ -58,12 +58,14 @@ _Key = tuple[Lane, int, int]
 
 
 class _Read:
-    __slots__ = ("key", "listeners", "owner", "since")
+    __slots__ = ("asked", "began", "key", "listeners", "owner")
 
-    def __init__(self, key: _Key, owner: str, since: float) -> None:
+    def __init__(self, key: _Key, owner: str, asked: float) -> None:
         self.key = key
         self.owner = owner
-        self.since = since
+        self.asked = asked
+        #: when a thread began with it
+        self.began: float | None = None
         self.listeners: list[Told] = []
 
 
@@ -87,6 +89,8 @@ class CommandLines:
         #: reads in the queue, or under way, by owner
         self._waiting: dict[Lane, Counter[str]] = {lane: Counter() for lane in Lane}
         self._threads = dict.fromkeys(Lane, 0)
+        #: when the latest answer came
+        self._progress = dict.fromkeys(Lane, 0.0)
 
     def ask(self, lane: Lane, pid: int, told: Told, owner: str = "") -> None:
         """Have ``told`` called once, from the loop, with what a process runs now; with None if it is gone.
@@ -114,7 +118,11 @@ class CommandLines:
     def hangs(self, lane: Lane, pid: int) -> bool:
         """Return whether the read of that process hangs."""
         read = self._reads.get((lane, pid, self._started(pid)))
-        return read is not None and self._loop.now() - read.since > HANGS_S
+        if read is None:
+            return False
+        # One that has not begun hangs with those before it, not because there are many.
+        since = max(read.asked, self._progress[lane]) if read.began is None else read.began
+        return self._loop.now() - since > HANGS_S
 
     def _let_in(self, lane: Lane, owner: str) -> None:
         """Queue an owner's reads, as far as it has not its share of the threads yet."""
@@ -140,6 +148,7 @@ class CommandLines:
         waiting = self._queues[lane]
         while True:
             read = waiting.get()
+            read.began = self._loop.now()
             answer: CommandLine | None = None
             try:
                 answer = self._read(read.key[1])
@@ -148,6 +157,7 @@ class CommandLines:
             self._loop.call_from_thread(functools.partial(self._answered, lane, read, answer))
 
     def _answered(self, lane: Lane, read: _Read, answer: CommandLine | None) -> None:
+        self._progress[lane] = self._loop.now()
         self._waiting[lane] -= Counter([read.owner])
         del self._reads[read.key]
         self._let_in(lane, read.owner)

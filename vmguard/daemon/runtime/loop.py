@@ -21,6 +21,8 @@ log = logging.getLogger("vmguard.runtime")
 
 #: longest sleep: how late a deadline may be noticed after the host was suspended
 TICK_S = 1.0
+#: for this long readable descriptors are served before deadlines have their turn, and the other way round
+_TURN_S = 0.02
 
 #: its result is ignored
 Callback = Callable[[], object]
@@ -50,6 +52,9 @@ class Loop:
         """``now``: the clock of all deadlines, in seconds."""
         self._now = now
         self._selector = selectors.DefaultSelector()
+        #: readable descriptors whose turn has not come yet
+        self._readable: deque[selectors.SelectorKey] = deque()
+        self._after_reading: list[Callback] = []
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._from_threads: deque[Callback] = deque()
@@ -83,6 +88,10 @@ class Loop:
         """Call ``callback`` once after ``seconds``, unless the timer is cancelled before."""
         return self.call_at(self._now() + seconds, callback)
 
+    def call_after_reading(self, callback: Callback) -> None:
+        """Call ``callback`` once whatever is readable now has been read."""
+        self._after_reading.append(callback)
+
     def call_from_thread(self, callback: Callback) -> None:
         """Have the loop's thread call ``callback`` soon."""
         self._from_threads.append(callback)
@@ -100,14 +109,31 @@ class Loop:
             self.turn()
 
     def turn(self) -> None:
-        """Sleep until something is due, then do all that is due."""
-        for key, _ in self._selector.select(self._sleep()):
-            if key.fd in self._selector.get_map():
-                self._guarded(key.data)
+        """Sleep until something is due, then do all that is due. However much is readable, no deadline waits for it."""
+        self._read()
+        end = self._now() + _TURN_S
         while self._timers and self._timers[0][0] <= self._now():
             self._guarded(heapq.heappop(self._timers)[2].fire)
+            if self._now() >= end:
+                break
         while self._from_threads:
             self._guarded(self._from_threads.popleft())
+
+    def _read(self) -> None:
+        """Serve the descriptors that are readable, each once, before it is asked again which ones are."""
+        if not self._readable:
+            self._readable.extend(key for key, _ in self._selector.select(self._sleep()))
+        watched, end = self._selector.get_map(), self._now() + _TURN_S
+        while self._readable:
+            key = self._readable.popleft()
+            if watched.get(key.fd) is key:  # else another callback has closed it, and its number may be reused
+                self._guarded(key.data)
+            if self._now() >= end:
+                break
+        if not self._readable:
+            after, self._after_reading = self._after_reading, []
+            for callback in after:
+                self._guarded(callback)
 
     def close(self) -> None:
         self._selector.close()
@@ -115,7 +141,7 @@ class Loop:
         os.close(self._wake_write)
 
     def _sleep(self) -> float:
-        if self._from_threads:
+        if self._from_threads or self._after_reading:
             return 0.0
         if not self._timers:
             return TICK_S

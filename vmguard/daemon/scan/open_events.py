@@ -34,23 +34,42 @@ class OpenEvents:
         opened: Callable[[str], None],
         missed: Callable[[], None],
         living: Callable[[GuardedVm], bool],
+        connect: Callable[[], inotify.Inotify] = inotify.Inotify,
     ) -> None:
         """``opened`` gets the id of a VM whose file was opened. ``missed`` is called when the kernel has lost events.
 
-        ``living`` returns whether a VM is still to be watched.
+        ``living`` returns whether a VM is still to be watched. ``connect`` opens an instance of inotify.
         """
         self._loop = loop
         self._threads = threads
         self._opened = opened
         self._missed = missed
         self._living = living
-        self._inotify = inotify.Inotify()
+        self._connect = connect
+        self._inotify: inotify.Inotify | None = None
         self._watches: dict[str, dict[Key, int]] = {}
         self._users: dict[int, set[str]] = {}
         #: watches that are being added or failed: when they may be retried
         self._not_before: dict[tuple[str, Key], float] = {}
         self._blind = False
-        loop.watch(self._inotify.fd, self._read)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Open the instance; the limit of instances may be used up by others, now or for a while."""
+        try:
+            self._inotify = self._connect()
+        except OSError as problem:
+            if not self._blind:
+                log.warning(
+                    "the kernel does not tell who opens a disk (%s); it is seen a second later. "
+                    "Raise the sysctl fs.inotify.max_user_instances",
+                    problem,
+                )
+            self._blind = True
+            self._loop.call_in(_RETRY_S, self._begin)
+            return
+        self._blind = False
+        self._loop.watch(self._inotify.fd, self._read)
 
     def add(self, vm: GuardedVm, file: GuardedFile) -> None:
         """Watch a file through a descriptor, so that no path is looked up again; in the file system's thread.
@@ -58,8 +77,8 @@ class OpenEvents:
         Where we keep no copy, it is the process's own descriptor: without a copy the lock ends with it, and must be
         put onto the next one at once.
         """
-        known, now = (vm.id, file.key), self._loop.now()
-        if self.watches(vm, file) or now < self._not_before.get(known, 0.0):
+        events, known, now = self._inotify, (vm.id, file.key), self._loop.now()
+        if events is None or self.watches(vm, file) or now < self._not_before.get(known, 0.0):
             return
         descriptor, pin = file.guard.descriptor, file.guard.pin
         copy = os.dup(descriptor) if descriptor is not None else None
@@ -74,7 +93,7 @@ class OpenEvents:
         def add() -> tuple[int | None, bool]:
             watch = None
             try:
-                watch = self._inotify.add(f"/proc/{pid}/fd/{fd}")
+                watch = events.add(f"/proc/{pid}/fd/{fd}")
                 return watch, proc.fdinfo(pid, fd).inode == file.key[1]  # the number may belong to another file by now
             except FileNotFoundError:  # QEMU has closed it: the next scan finds what it has open instead
                 return watch, False
@@ -92,11 +111,17 @@ class OpenEvents:
                 self._watches.setdefault(vm.id, {})[file.key] = watch
                 self._users.setdefault(watch, set()).add(vm.id)
             elif watch is not None and not self._users.get(watch):
-                self._inotify.remove(watch)
+                self._drop(watch)
         elif self._living(vm):
             self._not_before[vm.id, file.key] = self._loop.now() + _RETRY_S
             if not self._blind:
-                log.warning("%s: the kernel does not tell who opens %s (%s)", vm.title, file.path, result)
+                log.warning(
+                    "%s: the kernel does not tell who opens %s (%s); it is seen a second later. "
+                    "If that is ENOSPC: raise the sysctl fs.inotify.max_user_watches",
+                    vm.title,
+                    file.path,
+                    result,
+                )
             self._blind = True
 
     def watches(self, vm: GuardedVm, file: GuardedFile) -> bool:
@@ -112,7 +137,7 @@ class OpenEvents:
         users.discard(vm.id)
         if not users:
             self._users.pop(watch, None)
-            self._inotify.remove(watch)
+            self._drop(watch)
 
     def forget(self, vm: GuardedVm) -> None:
         """Stop watching all files of a VM."""
@@ -122,7 +147,13 @@ class OpenEvents:
         for known in [known for known in self._not_before if known[0] == vm.id]:
             del self._not_before[known]
 
+    def _drop(self, watch: int) -> None:
+        if self._inotify is not None:
+            self._inotify.remove(watch)
+
     def _read(self) -> None:
+        if self._inotify is None:
+            return
         happened = set(self._inotify.events())
         if inotify.OVERFLOW in happened:
             self._missed()

@@ -11,6 +11,10 @@ The number alone would not do: a close hides an open. When it is unchanged and e
 link, no other one can be open. That leaves a file that was closed and opened again and got its old number back: inotify
 reports it (scan/open_events.py), and in the end the full scan finds it.
 
+Whoever runs a process decides how many descriptors it has, and a million of them must not keep the loop. So there
+are limits, within which each name is looked at before more of the same. What is cut short proves nothing closed
+(``shows``).
+
 Not chosen: lstat of the links instead of reading them. It costs the same, and shows neither another file nor another
 description: /proc keeps the inode of a number, with its times, as long as anything refers to it.
 """
@@ -18,6 +22,7 @@ description: /proc keeps the inode of a number, with its times, as long as anyth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from vmguard.adapters.linux import clock, mounts, proc
 from vmguard.adapters.linux.mounts import Mount
@@ -28,6 +33,21 @@ from vmguard.core.sources.process_arguments import Kind
 
 #: links that are files, but never a disk
 _NO_IMAGES = ("/dev/", "/proc/", "/sys/", "/memfd:", "/anon_hugepage", "/[")
+
+
+class Limits(NamedTuple):
+    """How many descriptors of one process have their links read, and how many of its files are looked at."""
+
+    links: int
+    files: int
+
+
+#: 60 ms at most. A QEMU has two descriptors for each disk, and two or three for each queue of each device
+OF_A_VM = Limits(16384, 1024)
+#: 10 ms at most: of a process that is no guarded VM's; a user may run thousands of these
+OF_A_STRANGER = Limits(2048, 64)
+#: more links than that are not kept, only their hash
+_MOST_KEPT = 1024
 #: lifetime of the cached mount tables; a pin reads the table anew
 _FRESH_S = 1.0
 
@@ -84,13 +104,18 @@ class MountTables:
 class ProcessFds:
     """The descriptors of one process, as of the last full scan. The constructor raises OSError when it is gone."""
 
-    __slots__ = ("_count", "_folder", "_links", "forbidden", "pid")
+    __slots__ = ("_count", "_folder", "_hash", "_limits", "_links", "forbidden", "is_cut", "pid")
 
     def __init__(self, pid: int, open_folder: Callable[[int], FdFolder] = FdFolder) -> None:
         self.pid = pid
         self._folder = open_folder(pid)
         self._count = -1
         self._links: list[tuple[str, str]] = []
+        self._limits = OF_A_VM
+        #: of the links, if they are too many to be kept; else 0
+        self._hash = 0
+        #: not all of its files were looked at: it has too many, or we had no descriptor left to look with
+        self.is_cut = False
         #: the kernel forbids us to read its descriptors
         self.forbidden = False
 
@@ -104,36 +129,56 @@ class ProcessFds:
     def changed(self) -> bool:
         """Return whether the descriptors, or their links, differ from those of the last full scan."""
         count = self._folder.count()
+        if count and count != self._count:
+            return True
+        if self._hash:
+            return hash(tuple(self._look())) != self._hash
         if not count:  # the kernel does not tell the number, or the process is gone
             return self._look() != self._links
-        return count != self._count or not self._folder.has(self._links)
+        return not self._folder.has(self._links)
 
-    def full(self, tables: MountTables) -> list[OpenFile]:
-        """Return every open file that may be an image, and note all descriptors for ``changed``."""
+    def full(self, tables: MountTables, limits: Limits = OF_A_VM) -> list[OpenFile]:
+        """Return every open file that may be an image, within the limits, and note all descriptors for ``changed``."""
+        self._limits, most = limits, limits.files
+        self.is_cut = False
         self._count = self._folder.count()  # before the links: an open in between must change it
-        self._links = self._look()
+        links = self._look()
+        self._hash = hash(tuple(links)) if len(links) > _MOST_KEPT else 0
+        self._links = [] if self._hash else links
+        named = [(number, path) for number, path in links if path.startswith("/") and not path.startswith(_NO_IMAGES)]
+        self.is_cut |= len(links) == limits.links or len(named) > most
         found = []
-        for number, path in self._links:
-            if not path.startswith("/") or path.startswith(_NO_IMAGES):
-                continue
+        for number, path in _each_name(named, most) if len(named) > most else named:
             try:
                 info = proc.fdinfo(self.pid, int(number))
                 found.append(OpenFile(self.pid, int(number), path, tables.key(self.pid, info), info))
-            except OSError:
+            except (FileNotFoundError, ProcessLookupError):
                 continue
+            except OSError:  # we have no descriptor left to look with
+                self.is_cut = True
         return found
 
     def shows(self) -> bool:
-        """Return whether the process's descriptors can be seen at all: not once it has begun to exit."""
-        return bool(self._look())
+        """Return whether all of the process's descriptors can be seen: none is, once it has begun to exit."""
+        return not self.is_cut and bool(self._look())
 
     def _look(self) -> list[tuple[str, str]]:
         try:
             self.forbidden = False
-            return self._folder.links()
+            return self._folder.links(self._limits.links)
         except PermissionError:
             self.forbidden = True
-            return []
+        except OSError:
+            self.is_cut = True
+        return []
+
+
+def _each_name(links: list[tuple[str, str]], most: int) -> list[tuple[str, str]]:
+    """Choose so many links: the first of each name, then the others."""
+    first = {path: number for number, path in reversed(links)}
+    chosen = [(number, path) for path, number in first.items()]
+    chosen += [(number, path) for number, path in links if first[path] != number]
+    return chosen[:most]
 
 
 def descriptions(users: list[OpenFile]) -> list[Description]:

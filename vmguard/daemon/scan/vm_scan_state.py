@@ -28,6 +28,10 @@ class VmScanState:
         known = now < self.due and len(self.fds_by_pid) == processes
         return known and not any(fds.changed() for fds in self.fds_by_pid.values())
 
+    def shows_all(self, processes: int) -> bool:
+        """Return whether all descriptors of all these processes can be seen."""
+        return len(self.fds_by_pid) == processes and all(fds.shows() for fds in self.fds_by_pid.values())
+
     def follow(
         self, processes: Collection[GuardedProcess], open_fds: Callable[[int], ProcessFds]
     ) -> list[tuple[GuardedProcess, ProcessFds]]:
