@@ -81,6 +81,7 @@ SCRATCH = ScratchFacts(
 DISARMED = DisarmedAnswer(seconds=9, since="", reason="x", by="eva")
 CONFINED = ConfinementFacts(1, (("deny_ptrace", False), ("virt_use_nfs", True)), ("libvirtd",))
 FILES = DescriptorsAnswer(used=40, limit=65536, alarm=False)
+FEW = DescriptorsAnswer(used=800, limit=1024, alarm=True)
 GUARD = GuardFacts(version="1.0", own_version="1.0", enabled=True, descriptors=FILES)
 LIBVIRT = LibvirtFacts(
     version=(11, 3, 0), hooks=(("/etc/libvirt/hooks/qemu.d/50-vmguard", True, ""),), proof="called", running=True
@@ -211,19 +212,9 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("host.selinux", "WARN", "virt_hooks_unconfined", selinux("virt_hooks_unconfined", False)),
     ("guard.daemon", "FAIL", "not running", {"guard": GuardFacts(daemon="the daemon is not running")}),
     ("guard.daemon", "WARN", "0.9", {"guard": replace(GUARD, version="0.9")}),
-    (
-        "guard.armed",
-        "WARN",
-        "DISARMED",
-        {"guard": replace(GUARD, disarmed=DISARMED)},
-    ),
+    ("guard.armed", "WARN", "DISARMED", {"guard": replace(GUARD, disarmed=DISARMED)}),
     ("guard.armed", "WARN", "on_at_risk", {"guard": replace(GUARD, lame=("watch.on_at_risk: ignore",))}),
-    (
-        "guard.descriptors",
-        "WARN",
-        "800 of 1024",
-        {"guard": replace(GUARD, descriptors=DescriptorsAnswer(used=800, limit=1024, alarm=True))},
-    ),
+    ("guard.descriptors", "WARN", "800 of 1024", {"guard": replace(GUARD, descriptors=FEW)}),
     ("guard.boot", "WARN", "does not start", {"guard": replace(GUARD, enabled=False)}),
     ("guard.config", "FAIL", "line 3", {"guard": replace(GUARD, config_problems=("x.yaml: line 3",))}),
     ("guard.vms", "FAIL", "without its locks", {"guard": replace(GUARD, unguarded=("web",))}),
