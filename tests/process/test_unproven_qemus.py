@@ -176,6 +176,8 @@ def test_a_process_that_began_after_its_pid_file_was_written_is_another_one(
     corner.names("web.pid", qemu)
     if case != "new file":
         os.utime(path, (time.time() - 60, time.time() - 60))
+    if believed:
+        corner.until(lambda: vm.state is State.RUNNING)
     corner.spin(0.4)
     assert (vm.state is State.RUNNING) is believed
 
