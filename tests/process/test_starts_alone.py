@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.guard import REPOSITORY, Guard, Vm, eventually, make_disk
+from vmguard.cli.hook_script import text as hook_text
 
 pytestmark = [
     pytest.mark.process,
@@ -97,6 +98,14 @@ def test_the_hook_runs_nothing_of_it(trap: Trap, guard: Guard) -> None:
     vm = Vm("web", [make_disk(guard.folder / "web.raw")])
     done = trap.run(str(guard.hook_file), "web", "prepare", "begin", "-", stdin=vm.xml())
     assert done.returncode == 1, "there is no daemon"
+    assert trap.sprung == []
+
+
+def test_neither_does_proxmoxs_hookscript(trap: Trap, tmp_path: Path) -> None:
+    script = tmp_path / "vmguard-hookscript"
+    script.write_text(hook_text("proxmox"))
+    script.chmod(0o755)
+    assert trap.run(str(script), "100", "pre-start").returncode == 1, "there is no such VM"
     assert trap.sprung == []
 
 
