@@ -157,7 +157,7 @@ def test_the_status_of_a_command_is_the_exit_status(probe: Any, status: int) -> 
 
 
 def test_an_error_of_ours_is_one_sentence_and_a_hint(probe: Any, capsys: Capture) -> None:
-    probe.run = raising(LockConflict("/a", "disk /a is locked by host b\n  since    : yesterday", "wait"))
+    probe.run = raising(LockConflict("/a", "disk /a is locked by host b", "wait", ["  since    : yesterday"]))
     assert main(["probe"]) == 2
     assert capsys.readouterr().err == "vmguard: disk /a is locked by host b\n  since    : yesterday\n  HINT: wait\n"
 

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         elif args.json:
             out.json({"schema": 1, "metrics": [family._asdict() for family in found]})
         else:
-            out.block(metrics.text(found))
+            out.document(metrics.text(found))
         if not args.every:
             return Status.CRITICAL if seen.problem else Status.OK
         time.sleep(args.every)

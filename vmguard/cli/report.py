@@ -7,7 +7,6 @@ import functools
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 import tarfile
@@ -18,6 +17,8 @@ import vmguard
 from vmguard import config as configuration
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import Status
+from vmguard.core.sources.secrets import without_secrets
+from vmguard.core.words import in_utf8
 from vmguard.errors import VmguardError
 from vmguard.protocol.client import Daemon
 
@@ -25,9 +26,6 @@ from vmguard.protocol.client import Daemon
 _DAEMON_TIMEOUT_S = 10.0
 _COMMAND_TIMEOUT_S = 20.0
 _MAX_PART_BYTES = 4 * 1024 * 1024
-#: what follows such a word is replaced
-_SECRET = re.compile(r"(?i)((?:passw(?:or)?d|passwd|secret|token|api[_-]?key|credential\w*)\s*[:=]\s*)\S.*")
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 _FILES = (
     "/proc/version",
     "/proc/uptime",
@@ -94,14 +92,9 @@ def _parts(args: argparse.Namespace) -> dict[str, bytes]:
 
 def _made(maker: Callable[[], str]) -> bytes:
     try:
-        return clean(maker()).encode(errors="surrogateescape")[:_MAX_PART_BYTES]
+        return without_secrets(maker()).encode(errors="surrogateescape")[:_MAX_PART_BYTES]
     except Exception as problem:  # whatever it is, the other parts are still wanted
         return f"not to be had: {type(problem).__name__}: {problem}\n".encode(errors="replace")
-
-
-def clean(text: str) -> str:
-    """Return the text without what looks like a secret: passwords, tokens, and user names in addresses."""
-    return _USERINFO.sub("***@", _SECRET.sub(r"\1***", text))
 
 
 def _config(args: argparse.Namespace) -> str:
@@ -122,7 +115,7 @@ def _self(args: argparse.Namespace) -> list[str]:
 
 def _asked(run_dir: str, ask: Callable[[Daemon], object]) -> str:
     with Daemon(run_dir, _DAEMON_TIMEOUT_S) as daemon:
-        return json.dumps(ask(daemon), indent=1) + "\n"
+        return json.dumps(in_utf8(ask(daemon)), indent=1) + "\n"
 
 
 def _state_files(run_dir: str) -> list[str]:

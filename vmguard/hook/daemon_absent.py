@@ -8,6 +8,7 @@ from __future__ import annotations
 import site
 import syslog
 
+from vmguard.core.words import printable
 from vmguard.errors import DaemonError, DaemonForbidden
 
 
@@ -19,7 +20,8 @@ def refuse_unless_allowed(name: str, problem: DaemonError) -> None:
     settings = config.load()
     if settings.hook.daemon_absent == "allow" and not isinstance(problem, DaemonForbidden):  # it may well be there
         syslog.openlog("vmguard", syslog.LOG_PID)
-        syslog.syslog(syslog.LOG_CRIT, f"VM {name!r} starts UNGUARDED (hook.daemon_absent is allow): {problem.message}")
+        told = f"VM {name!r} starts UNGUARDED (hook.daemon_absent is allow): {problem.message}"
+        syslog.syslog(syslog.LOG_CRIT, printable(told))
         return
     raise DaemonError(
         f"VM {name!r} is not started, because its disks cannot be guarded: {problem.message}",

@@ -5,8 +5,8 @@ Imported only by a start that waits.
 
 from __future__ import annotations
 
-from vmguard.core.locks.plan import printable
 from vmguard.core.locks.refusal import Holder
+from vmguard.core.words import printable
 
 
 def line(path: str, holder: Holder, left: float) -> str:

@@ -119,7 +119,8 @@ class Connection:
                 os.close(fd)
             error = answer.get("error")
             error = error if isinstance(error, dict) else {}
-            raise DaemonError(str(error.get("message", "the daemon refused")), str(error.get("hint", "")))
+            message, *details = str(error.get("message", "the daemon refused")).split("\n")
+            raise DaemonError(message, str(error.get("hint", "")), details)
         return answer, fds
 
 

@@ -89,7 +89,8 @@ def unescape(text: str) -> str:
 
 def mounts(pid: int | str = "self") -> Iterator[Mount]:
     """Yield all mounts of a process's mount namespace. Raises OSError if the process is gone."""
-    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+    # A carriage return in a mount point is no end of a line: the kernel escapes those that are.
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
         for line in lines:
             left, _, right = line.rstrip("\n").partition(" - ")
             before, after = left.split(" "), right.split(" ")
@@ -275,7 +276,7 @@ def _read_nfsv4(value: str, found: NfsStatistics) -> None:
 
 def all_statistics(path: str = MOUNTSTATS) -> list[NfsStatistics]:
     """Return the statistics of every NFS mount. No request is made."""
-    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
         return list(parse_mountstats(lines))
 
 

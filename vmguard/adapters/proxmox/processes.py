@@ -44,7 +44,7 @@ def is_qemu_of(words: list[str], vmid: str, run_dir: str) -> bool:
     A program named kvm or qemu-*, with this very -pidfile.
     """
     program = os.path.basename(words[0]) if words else ""
-    if not (program.endswith("kvm") or program.startswith("qemu-")):
+    if not is_vmid(vmid) or not (program.endswith("kvm") or program.startswith("qemu-")):
         return False
     wanted = (f"{run_dir}/{vmid}.pid", f"/var{run_dir}/{vmid}.pid")  # Proxmox writes /var/run for /run
     return any(word == "-pidfile" and after in wanted for word, after in zip(words, words[1:], strict=False))

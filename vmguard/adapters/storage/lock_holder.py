@@ -8,6 +8,7 @@ from vmguard.adapters.linux import mounts, proc
 from vmguard.adapters.storage import files, owner_record
 from vmguard.core.locks import record_match
 from vmguard.core.locks.refusal import Holder
+from vmguard.core.words import printable
 
 
 def describe(path: str, fd: int, folder: str) -> Holder:
@@ -35,4 +36,4 @@ def describe(path: str, fd: int, folder: str) -> Holder:
 def _local_lockers(fd: int) -> tuple[str, ...]:
     """Return the processes of this host whose descriptor of that file carries a lock."""
     users = proc.users_of({proc.own_key(fd)}, exclude={os.getpid(), os.getppid()})
-    return tuple(sorted({f"{proc.name(user.pid)} (pid {user.pid})" for user in users if user.info.locks}))
+    return tuple(sorted({f"{printable(proc.name(user.pid))} (pid {user.pid})" for user in users if user.info.locks}))

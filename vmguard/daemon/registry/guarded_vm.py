@@ -11,6 +11,7 @@ from typing import Any
 from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import State, allowed
 from vmguard.core.sources.process_arguments import Kind
+from vmguard.core.words import file_name
 from vmguard.daemon.registry.guarded_file import GuardedFile
 
 log = logging.getLogger("vmguard.registry")
@@ -124,7 +125,7 @@ class GuardedVm:
 
     def store_name(self, file: GuardedFile) -> str:
         """Return the name under which systemd keeps a file's descriptor: the same for every daemon after this one."""
-        return f"{self.id}.{file.key[0]:x}.{file.key[1]}"
+        return f"{file_name(self.id)}.{file.key[0]:x}.{file.key[1]}"
 
     def move(self, new: State, why: str) -> None:
         """Go to another state and log it. Raises ValueError when the table of claim states does not allow it."""

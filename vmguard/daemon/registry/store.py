@@ -8,6 +8,7 @@ from collections.abc import Iterator, Set
 
 from vmguard.adapters.linux import statefile
 from vmguard.adapters.linux.proc import Key
+from vmguard.core.words import file_name
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 
 log = logging.getLogger("vmguard.registry")
@@ -94,4 +95,4 @@ class Registry:
         return list(self._vms.values())
 
     def _path(self, vm: GuardedVm) -> str:
-        return os.path.join(self._folder, f"{vm.id}.json")
+        return os.path.join(self._folder, f"{file_name(vm.id)}.json")

@@ -13,6 +13,7 @@ from typing import Any
 
 from vmguard.adapters.linux import clock, journal
 from vmguard.core.watchdog.events import Level, Report
+from vmguard.core.words import in_utf8
 from vmguard.daemon.report.notify_command import Notifier
 
 log = logging.getLogger("vmguard.watch")
@@ -44,7 +45,7 @@ class History:
             self._shorten()
             fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.write(fd, json.dumps(entry).encode() + b"\n")
+                os.write(fd, json.dumps(in_utf8(entry)).encode() + b"\n")
             finally:
                 os.close(fd)
         except OSError as problem:
