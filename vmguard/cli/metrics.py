@@ -6,12 +6,12 @@ It runs as a process of its own, so a scraper can never hold up the daemon, howe
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import time
 from collections.abc import Iterator
 from typing import Any
 
+from vmguard.adapters.linux import atomic_file
 from vmguard.cli import places
 from vmguard.cli.arguments import duration
 from vmguard.cli.output import Output
@@ -91,13 +91,9 @@ def _with_mounts(vm: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: str, text: str) -> None:
-    """Replace the file atomically: node_exporter may read at any moment, as a user of its own."""
-    aside = f"{path}.{os.getpid()}"
+    """Replace the file: node_exporter may read at any moment, as a user of its own, to whom the folder may belong."""
     try:
-        with open(aside, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
+        atomic_file.write(path, text.encode(), 0o644, sync=False)
     except OSError as problem:
         raise VmguardError(f"{path} cannot be written: {problem.strerror}") from problem
 

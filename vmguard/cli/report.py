@@ -15,10 +15,11 @@ from collections.abc import Callable
 
 import vmguard
 from vmguard import config as configuration
+from vmguard.adapters.linux import atomic_file
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import Status
 from vmguard.core.sources.secrets import without_secrets
-from vmguard.core.words import in_utf8
+from vmguard.core.words import file_name, in_utf8
 from vmguard.errors import VmguardError
 from vmguard.protocol.client import Daemon
 
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    name = f"vmguard-report-{os.uname().nodename}-{stamp}"
+    name = f"vmguard-report-{file_name(os.uname().nodename)}-{stamp}"
     path = args.output or f"{name}.tar.gz"
     parts = _parts(args)
     try:
@@ -92,7 +93,7 @@ def _parts(args: argparse.Namespace) -> dict[str, bytes]:
 
 def _made(maker: Callable[[], str]) -> bytes:
     try:
-        return without_secrets(maker()).encode(errors="surrogateescape")[:_MAX_PART_BYTES]
+        return without_secrets(maker()).encode(errors="backslashreplace")[:_MAX_PART_BYTES]
     except Exception as problem:  # whatever it is, the other parts are still wanted
         return f"not to be had: {type(problem).__name__}: {problem}\n".encode(errors="replace")
 
@@ -145,9 +146,10 @@ def _command(command: list[str]) -> str:
 
 def _pack(path: str, name: str, parts: dict[str, bytes]) -> None:
     """Write the archive, readable for its owner alone: it names VMs, hosts and paths."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for part, data in parts.items():
             entry = tarfile.TarInfo(f"{name}/{part}")
             entry.size, entry.mtime, entry.mode = len(data), int(time.time()), 0o600
             archive.addfile(entry, io.BytesIO(data))
+    atomic_file.create(path, packed.getvalue())

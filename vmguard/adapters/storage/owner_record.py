@@ -153,7 +153,11 @@ def _free_old_slots(fd: int, epoch: int) -> None:
 def listed_disks(disk: str, folder_name: str, vm_id: str) -> list[int]:
     """Return the inodes beside a disk that a VM's last claim locked; none if it left no list. Raises OSError."""
     try:
-        text = os.readlink(os.path.join(_folder(disk, folder_name), vm_id + _LIST))
+        folder = _open_folder(_folder(disk, folder_name), False)
+        try:
+            text = os.readlink(vm_id + _LIST, dir_fd=folder)
+        finally:
+            os.close(folder)
     except FileNotFoundError:
         return []
     return [int(word) for word in text.split(",") if word.isascii() and word.isdigit()]
@@ -164,14 +168,18 @@ def list_disks(disk: str, folder_name: str, vm_id: str, inodes: list[int]) -> No
 
     It is the text of a symbolic link that leads nowhere: written and read as a whole, and without an OPEN.
     """
-    path = os.path.join(_folder(disk, folder_name), vm_id + _LIST)
     text = ",".join(map(str, inodes[:_MAX_LISTED]))
+    name = vm_id + _LIST
+    folder = _open_folder(_folder(disk, folder_name), False)
     try:
-        os.symlink(text, path)
-    except FileExistsError:
-        new = f"{path}.{os.getpid()}"
-        os.symlink(text, new)
-        os.rename(new, path)
+        try:
+            os.symlink(text, name, dir_fd=folder)
+        except FileExistsError:
+            new = f"{name}.{os.urandom(8).hex()}"
+            os.symlink(text, new, dir_fd=folder)
+            os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def _write(fd: int, data: bytes, where: int) -> None:

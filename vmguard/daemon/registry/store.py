@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Set
 
 from vmguard.adapters.linux import statefile
+from vmguard.adapters.linux.atomic_file import UNFINISHED
 from vmguard.adapters.linux.proc import Key
 from vmguard.core.words import file_name
 from vmguard.daemon.registry.guarded_vm import GuardedVm
@@ -79,7 +80,7 @@ class Registry:
         Files that cannot be read are reported and left where they are, for a person.
         """
         for name in sorted(os.listdir(self._folder)):
-            if name.endswith(".new"):  # a daemon was killed while it wrote this; the old one beside it is whole
+            if name.endswith(UNFINISHED):  # a daemon was killed while it wrote this; the old one beside it is whole
                 statefile.remove(os.path.join(self._folder, name))
             if not name.endswith(".json"):
                 continue
