@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from vmguard.adapters.linux import atomic_file
@@ -101,6 +101,18 @@ def _write(path: str, text: str) -> None:
 def _serve(address: str, where: Places) -> int:
     """Serve until interrupted. Each request asks the daemon anew."""
     from prometheus_client import start_http_server
+
+    host, port = _address(address)
+    try:
+        start_http_server(port, host, registry(lambda: look(where)))
+    except OSError as problem:
+        raise VmguardError(f"cannot listen on {host}:{port}: {problem.strerror}") from problem
+    while True:
+        time.sleep(_FOREVER_S)
+
+
+def registry(ask: Callable[[], metrics.Answers]) -> Any:
+    """Return what prometheus_client serves; ``ask`` is called at each scrape."""
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
     from prometheus_client.registry import CollectorRegistry
 
@@ -108,7 +120,7 @@ def _serve(address: str, where: Places) -> int:
         """Asks the daemon at each scrape."""
 
         def collect(self) -> Iterator[Any]:
-            for family in metrics.families(look(where)):
+            for family in metrics.families(ask()):
                 names = list(family.samples[0][0])
                 make = CounterMetricFamily if family.kind == metrics.COUNTER else GaugeMetricFamily
                 made = make(family.name, family.help, labels=names)
@@ -120,15 +132,9 @@ def _serve(address: str, where: Places) -> int:
             """Return nothing, or registration itself would collect."""
             return []
 
-    host, port = _address(address)
-    registry = CollectorRegistry()
-    registry.register(Collector())
-    try:
-        start_http_server(port, host, registry)
-    except OSError as problem:
-        raise VmguardError(f"cannot listen on {host}:{port}: {problem.strerror}") from problem
-    while True:
-        time.sleep(_FOREVER_S)
+    served = CollectorRegistry()
+    served.register(Collector())
+    return served
 
 
 def _address(text: str) -> tuple[str, int]:
