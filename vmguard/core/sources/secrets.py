@@ -50,7 +50,7 @@ def public(name: str) -> str:
     elif name.startswith("rbd:"):
         shown = re.sub(r"(?s)^(rbd:(?:\\.|[^:\\])*):.*", rf"\1:{CUT}", name)
     else:
-        shown = _OPTION_OF_NAME.sub(rf"\1={CUT}", name)
+        shown = _OPTION_OF_NAME.sub(rf"\1={CUT}", _patterns(name))
     return shown[:_MAX_SHOWN]
 
 
@@ -58,7 +58,7 @@ def _json(text: str) -> str:
     try:
         return json.dumps(_cut(json.loads(in_double_quotes(text)), public))
     except (ValueError, RecursionError):
-        return _patterns(text)
+        return _patterns(text.replace(" ", "%20"))  # nothing tells where a name ends that has a blank in it
 
 
 def without_secrets(text: str) -> str:
