@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.process.test_adopt import Corner
 from tests.support.guard import Answer, Guard, Vm, eventually, make_disk
-from vmguard.adapters.linux import ofd
+from tests.support.namespaces import Space
+from vmguard.adapters.linux import mounts, ofd
 from vmguard.core.locks.owner_record import Owner, position, slot
 from vmguard.core.locks.ranges import WHOLE
 from vmguard.core.words import printable
@@ -125,3 +126,11 @@ def test_a_libvirt_vm_of_any_name_starts_and_ends(name: str, guard: Guard, tmp_p
     is_harmless(guard.vmguard("status"))
     guard.hook("release", vm.xml(), name[:100])
     assert eventually(lambda: guard.nothing_left(*vm.disks)), guard.leftovers(*vm.disks)
+
+
+def test_a_mount_point_of_any_name_is_in_the_table(tmp_path: Path) -> None:
+    point = tmp_path / "a\rb\x1b c"
+    point.mkdir()
+    with Space(f"mount -t tmpfs none '{point}'") as space:
+        found = [mount for mount in mounts.mounts(space.pid) if mount.point == str(point)]
+    assert [mount.type for mount in found] == ["tmpfs"]

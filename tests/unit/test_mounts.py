@@ -86,3 +86,15 @@ def test_lock_requests_are_those_of_the_mount_that_a_path_shows(tmp_path: Path) 
         assert look_mount.lock_requests("/a", stream) == 5
         assert look_mount.lock_requests("/b", stream) is None, "NFSv3 locks through another program"
         assert look_mount.lock_requests("/nowhere", stream) is None
+
+
+def test_a_carriage_return_in_a_mount_point_ends_no_line(tmp_path: Path) -> None:
+    """Any user may mount a FUSE file system on a folder of such a name; the kernel does not escape it."""
+    path = tmp_path / "mountstats"
+    path.write_bytes(v4("/srv/a\rage:9", age=3).encode())
+    [seen] = mounts.all_statistics(str(path))
+    assert (seen.point, seen.age, seen.lease) == ("/srv/a\rage:9", 3.0, 90.0)
+
+
+def test_what_only_looks_like_an_escape_is_none() -> None:
+    assert mounts.unescape("/a\\040b\\999\\²³¹\\04") == "/a b\\999\\²³¹\\04"

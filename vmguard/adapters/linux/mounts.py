@@ -45,6 +45,8 @@ _LOCKS_OF = {
     "9p": "locks stay on this host with most of its protocol versions and cache modes",
 }
 
+_OCTAL = frozenset("01234567")
+
 
 class Mount:
     """One line of mountinfo (proc(5))."""
@@ -83,7 +85,8 @@ def unescape(text: str) -> str:
     head, *rest = text.split("\\")
     parts = [head]
     for piece in rest:
-        parts.append(chr(int(piece[:3], 8)) + piece[3:] if piece[:3].isdigit() else "\\" + piece)
+        escaped = len(piece) > 2 and _OCTAL.issuperset(piece[:3])
+        parts.append(chr(int(piece[:3], 8)) + piece[3:] if escaped else "\\" + piece)
     return "".join(parts)
 
 
