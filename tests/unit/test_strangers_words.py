@@ -24,6 +24,7 @@ from vmguard.cli.metrics import registry
 from vmguard.core.locks.owner_record import Owner, parse_slot, slot
 from vmguard.core.locks.refusal import Here, Holder, in_use
 from vmguard.core.reports.metrics import Answers, families, text
+from vmguard.core.sources.secrets import public, without_secrets
 from vmguard.core.watchdog.events import Level, Report
 from vmguard.core.words import file_name, in_utf8, printable, shell_word
 from vmguard.daemon.report.history import FILE, History, read
@@ -119,6 +120,7 @@ def test_a_message_has_the_lines_of_its_author_and_no_more(word: str) -> None:
 def test_a_refusal_keeps_its_lines_on_the_way_from_the_daemon(word: str) -> None:
     one, other = wire.pair()
     try:
+        word = json.loads(json.dumps(word))  # two halves that stand side by side are one character in JSON
         problem = VmguardError(f"a {word}", word, [f"  b {word}"])
         one.send({"ok": False, "error": {"message": problem.message, "hint": problem.hint}})
         with pytest.raises(DaemonError) as caught:
@@ -277,6 +279,15 @@ def test_a_traceback_keeps_its_lines(capfd: pytest.CaptureFixture[str]) -> None:
     said = capfd.readouterr().err
     is_harmless(said)
     assert said.startswith("ERROR failed\nTraceback")
+
+
+@quick
+@given(WORDS)
+def test_the_bug_report_takes_any_text(word: str) -> None:
+    repr(json.loads(without_secrets(json.dumps({"name": word, "text": [word]})))).encode()
+    without_secrets(word)
+    public(word).encode(errors="surrogatepass")
+    public(f"json:{json.dumps({'filename': word})}")
 
 
 # -- our own --------------------------------------------------------------------------------------------------------

@@ -43,6 +43,11 @@ def printable_lines(text: str) -> str:
     return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
 
 
+def vm_title(name: str) -> str:
+    """Return a VM as the subject of a sentence; a hostile name cannot forge a log line."""
+    return f"VM '{printable(name)}'"
+
+
 def _escape(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
 

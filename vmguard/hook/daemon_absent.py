@@ -8,7 +8,7 @@ from __future__ import annotations
 import site
 import syslog
 
-from vmguard.core.words import printable
+from vmguard.core.words import printable, vm_title
 from vmguard.errors import DaemonError, DaemonForbidden
 
 
@@ -20,10 +20,10 @@ def refuse_unless_allowed(name: str, problem: DaemonError) -> None:
     settings = config.load()
     if settings.hook.daemon_absent == "allow" and not isinstance(problem, DaemonForbidden):  # it may well be there
         syslog.openlog("vmguard", syslog.LOG_PID)
-        told = f"VM {name!r} starts UNGUARDED (hook.daemon_absent is allow): {problem.message}"
+        told = f"{vm_title(name)} starts UNGUARDED (hook.daemon_absent is allow): {problem.message}"
         syslog.syslog(syslog.LOG_CRIT, printable(told))
         return
     raise DaemonError(
-        f"VM {name!r} is not started, because its disks cannot be guarded: {problem.message}",
+        f"{vm_title(name)} is not started, because its disks cannot be guarded: {problem.message}",
         problem.hint or "systemctl start vmguard",
     )

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable
 
 from vmguard.core.sources.qemu_json import in_double_quotes
+from vmguard.core.words import in_utf8
 
 CUT = "***"
 _MAX_SHOWN = 200
@@ -56,7 +57,7 @@ def public(name: str) -> str:
 
 def _json(text: str) -> str:
     try:
-        return json.dumps(_cut(json.loads(in_double_quotes(text)), public))
+        return _dump(_cut(json.loads(in_double_quotes(text)), public))
     except (ValueError, RecursionError):
         return _patterns(text.replace(" ", "%20"))  # nothing tells where a name ends that has a blank in it
 
@@ -64,9 +65,13 @@ def _json(text: str) -> str:
 def without_secrets(text: str) -> str:
     """Return a text of any origin without what looks like a secret. A document of JSON, or a line of it, stays one."""
     try:
-        return json.dumps(_cut(json.loads(text), _lines), indent=1) + "\n"
+        return _dump(_cut(json.loads(text), _lines), indent=1) + "\n"
     except (ValueError, RecursionError):
         return _lines(text)
+
+
+def _dump(value: object, indent: int | None = None) -> str:
+    return json.dumps(in_utf8(value), indent=indent)
 
 
 def _lines(text: str) -> str:
@@ -76,7 +81,7 @@ def _lines(text: str) -> str:
 def _line(line: str) -> str:
     if line.startswith("{"):
         try:
-            return json.dumps(_cut(json.loads(line), _lines))
+            return _dump(_cut(json.loads(line), _lines))
         except (ValueError, RecursionError):
             pass
     return _patterns(_SAID.sub(rf"\1{CUT}", line))

@@ -11,7 +11,7 @@ from typing import Any
 from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import State, allowed
 from vmguard.core.sources.process_arguments import Kind
-from vmguard.core.words import file_name
+from vmguard.core.words import file_name, vm_title
 from vmguard.daemon.registry.guarded_file import GuardedFile
 
 log = logging.getLogger("vmguard.registry")
@@ -99,7 +99,7 @@ class GuardedVm:
     @property
     def title(self) -> str:
         """Return the VM for people; a hostile name cannot forge a log line."""
-        return f"VM {self.name!r}"
+        return vm_title(self.name)
 
     @property
     def may_have_run(self) -> bool:
