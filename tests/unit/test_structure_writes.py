@@ -29,6 +29,8 @@ ALLOWED = {
 _CALLS = re.compile(
     r"^(os\.(chmod|lchmod|chown|lchown|truncate|rename|renames|replace|symlink|link|mkstemp)|shutil\.\w+|tempfile\.\w+)$"
 )
+#: it writes through the one module
+OURS = {"statefile.write_text"}
 _METHODS = {"write_text", "write_bytes", "touch", "hardlink_to", "symlink_to"}
 
 
@@ -39,7 +41,7 @@ def writes(source: str) -> Iterator[str]:
             text = ast.unparse(node)
             if _CALLS.match(text):
                 yield text
-            elif text in ("os.O_CREAT", "os.O_TRUNC") or node.attr in _METHODS:
+            elif text in ("os.O_CREAT", "os.O_TRUNC") or (node.attr in _METHODS and text not in OURS):
                 yield node.attr
         elif isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil", "tempfile", "pathlib"):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)

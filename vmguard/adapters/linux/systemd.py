@@ -77,7 +77,7 @@ def notify(text: str, fds: tuple[int, ...] = (), patience: float = _NOTIFY_TIMEO
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
             sock.settimeout(0.0 if clock.boottime() < _stuck_until and patience == _NOTIFY_TIMEOUT_S else patience)
             sock.connect(address)
-            socket.send_fds(sock, [text.encode()], list(fds))
+            socket.send_fds(sock, [text.encode(errors="backslashreplace")], list(fds))
     except OSError as problem:
         if isinstance(problem, TimeoutError):
             _stuck_until = clock.boottime() + _STUCK_S
