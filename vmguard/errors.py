@@ -25,6 +25,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Self
 
 
 class VmguardError(Exception):
@@ -39,6 +40,12 @@ class VmguardError(Exception):
         self.message = "\n".join(map(_on_one_line, (message, *details)))
         super().__init__(self.message)
         self.hint = _on_one_line(hint)
+
+    @classmethod
+    def passed_on(cls, message: str, hint: str = "") -> Self:
+        """Make the error again that another process of ours raised: its message has the lines that it shall have."""
+        first, *details = message.split("\n")
+        return cls(first, hint, details)
 
 
 def _on_one_line(text: str) -> str:

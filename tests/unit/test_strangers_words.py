@@ -270,6 +270,16 @@ def test_the_journal_takes_any_name(tmp_path: Path, word: str) -> None:
     assert said.startswith(b"MESSAGE=" + printable(word).encode() + b"\n")
 
 
+def test_a_line_that_is_too_long_is_cut_between_characters(capfd: pytest.CaptureFixture[str]) -> None:
+    handler = JournalHandler(native=False)
+    for name in ("é" * 5000, "é" * 5000 + "x"):
+        for start in ("", "a"):
+            handler.emit(logging.LogRecord("vmguard", logging.INFO, "", 1, "%s", (start + name,), None))
+    said = capfd.readouterr().err
+    assert said.count("\n") == 4
+    assert set(said) == set("INFO aé\n")
+
+
 def test_a_traceback_keeps_its_lines(capfd: pytest.CaptureFixture[str]) -> None:
     try:
         raise ValueError("\x1b[31m\nVM 'web': released")

@@ -107,8 +107,7 @@ def _wait(reports: int, child: int, speak: Callable[[str], None] | None, caller:
             if "held" in report:
                 return [str(warning) for warning in report["held"]]
             if "refused" in report:
-                message, *details = str(report["refused"]).split("\n")
-                raise VmguardError(message, report["hint"], details)
+                raise VmguardError.passed_on(report["refused"], report["hint"])
             if "note" in report:
                 if speak is not None:
                     speak(report["note"])

@@ -119,8 +119,7 @@ class Connection:
                 os.close(fd)
             error = answer.get("error")
             error = error if isinstance(error, dict) else {}
-            message, *details = str(error.get("message", "the daemon refused")).split("\n")
-            raise DaemonError(message, str(error.get("hint", "")), details)
+            raise DaemonError.passed_on(str(error.get("message", "the daemon refused")), str(error.get("hint", "")))
         return answer, fds
 
 

@@ -72,7 +72,7 @@ class JournalHandler(logging.Handler):
             self.dropped += 1
 
     def _put(self, line: str) -> bool:
-        data = line.encode()[: _MAX_LINE_BYTES - 1] + b"\n"
+        data = line.encode()[: _MAX_LINE_BYTES - 1].decode(errors="ignore").encode() + b"\n"
         poll = select.poll()
         poll.register(self._stderr, select.POLLOUT)
         # A regular file or a terminal is always writable; a full pipe or a hung journal's stream is not.
