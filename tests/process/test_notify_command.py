@@ -63,4 +63,4 @@ def test_a_name_of_any_kind_does_not_end_the_runner(tmp_path: Path) -> None:
         notifier.tell(Report(Level.ERROR, "c", text), {"disk": text})
     told = tmp_path / "told"
     wanted = "held by \\ud800\\udcff\\x1b[31m\\nb\nnext\n"
-    assert eventually(lambda: told.exists() and told.read_text() == wanted, 5)
+    assert eventually(lambda: told.exists() and told.read_text() == wanted, 10)

@@ -34,7 +34,7 @@ def corner(tmp_path: Path) -> Iterator[Corner]:
         corner.guard.start()
         disk = make_disk(tmp_path / f"{NAME.replace('/', '-')}.raw")
         corner.start(NAME, disk, identity="11111111-2222-3333-4444-555555555555")
-        assert eventually(lambda: corner.guard.vmguard("adopt", "--all").status == 0, 5), corner.guard.log
+        assert eventually(lambda: corner.guard.vmguard("adopt", "--all").status == 0, 20), corner.guard.log
         yield corner
     finally:
         corner.end()
@@ -125,7 +125,7 @@ def test_a_libvirt_vm_of_any_name_starts_and_ends(name: str, guard: Guard, tmp_p
     assert (started.status, started.err) == (0, "")
     is_harmless(guard.vmguard("status"))
     guard.hook("release", vm.xml(), name[:100])
-    assert eventually(lambda: guard.nothing_left(*vm.disks)), guard.leftovers(*vm.disks)
+    assert eventually(lambda: guard.nothing_left(*vm.disks), 20), guard.leftovers(*vm.disks)
 
 
 def test_a_mount_point_of_any_name_is_in_the_table(tmp_path: Path) -> None:
