@@ -15,9 +15,17 @@
 
 Only the command line and the hooks turn these into an exit status; everything else raises. A message is a lowercase
 sentence without a full stop; ``hint`` says what to do now. Plain classes: the hook imports this on its hot path.
+
+Words of strangers stand in messages. So a message is one line, whatever is in it, and has more lines only where its
+author wants them (``details``): no name can add a line that reads like one of ours.
 """
 
 from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Self
 
 
 class VmguardError(Exception):
@@ -28,10 +36,20 @@ class VmguardError(Exception):
 
     exit_code = 3
 
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+    def __init__(self, message: str, hint: str = "", details: Iterable[str] = ()) -> None:
+        self.message = "\n".join(map(_on_one_line, (message, *details)))
+        super().__init__(self.message)
+        self.hint = _on_one_line(hint)
+
+    @classmethod
+    def passed_on(cls, message: str, hint: str = "") -> Self:
+        """Make the error again that another process of ours raised: its message has the lines that it shall have."""
+        first, *details = message.split("\n")
+        return cls(first, hint, details)
+
+
+def _on_one_line(text: str) -> str:
+    return text.replace("\n", "\\n")
 
 
 class BadInput(VmguardError):
@@ -67,8 +85,8 @@ class LockConflict(VmguardError):
 
     exit_code = 2
 
-    def __init__(self, path: str, message: str = "", hint: str = "") -> None:
-        super().__init__(message or f"{path} is locked by another open file description", hint)
+    def __init__(self, path: str, message: str = "", hint: str = "", details: Iterable[str] = ()) -> None:
+        super().__init__(message or f"{path} is locked by another open file description", hint, details)
         self.path = path
 
 

@@ -23,6 +23,10 @@ def config(tmp_path: Path) -> str:
 
 def test_a_report_has_its_parts_and_no_secret(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "report.tar.gz"
+    (tmp_path / "run" / "vms").mkdir(parents=True)
+    state = {"name": "\udcff\ud800", "files": [{"source": "rbd:vms/a:id=x:key=hunter2", "password": "hunter2"}]}
+    (tmp_path / "run" / "vms" / "a.json").write_text(json.dumps(state))
+    (tmp_path / "run" / "history.jsonl").write_bytes(b'{"text": "https://x:hunter2@nas/a"}\n{"text": "\xff hunter')
     assert main(["report", "--config", config, "--output", str(path), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -33,6 +37,10 @@ def test_a_report_has_its_parts_and_no_secret(config: str, tmp_path: Path, capsy
     assert "notify.command: ***" in parts["config.yaml"]
     assert not any("hunter2" in content for content in parts.values())
     assert json.loads(parts["doctor.json"])["findings"]
+    kept = json.loads(parts["state/a.json"])
+    assert kept["name"] == "\\udcff\\ud800", "no program stumbles over it"
+    assert kept["files"] == [{"source": "rbd:vms/a:***", "password": "***"}]
+    assert parts["history.jsonl"].splitlines()[0] == '{"text": "https://***@nas/a"}'
     assert parts["status.json"].startswith("not to be had: DaemonError"), "a part that is missing says why"
 
 

@@ -307,7 +307,7 @@ def test_a_start_waits_for_its_owner_records(alone: Guard, vm: Vm, library: str)
 def test_a_full_run_directory_refuses_the_start_and_locks_nothing(tmp_path: Path, vm: Vm) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    with Space(f"mount -t tmpfs -o size=64k none {run_dir}") as space, Guard(tmp_path, space.prefix) as guard:
+    with Space(f"mount -t tmpfs -o size=64k,mode=700 none {run_dir}") as space, Guard(tmp_path, space.prefix) as guard:
         inside = space.root / str(run_dir).lstrip("/")
         ballast = inside / "ballast"
         subprocess.run(["dd", "if=/dev/zero", f"of={ballast}", "bs=4k"], stderr=subprocess.DEVNULL)  # until it is full

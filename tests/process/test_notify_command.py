@@ -54,3 +54,13 @@ def test_a_report_that_cannot_be_made_keeps_nothing_from_being_done(
         Reporter(history, notifier, lambda vm: {})(Report(Level.INFO, "vm.freeze", "is frozen"))
     Reporter(history, notifier, lambda vm: {})(Report(Level.INFO, "vm.thaw", "goes on"))
     assert eventually(lambda: (tmp_path / "told").exists(), 5)
+
+
+def test_a_name_of_any_kind_does_not_end_the_runner(tmp_path: Path) -> None:
+    """Half of a surrogate pair, from a record on the share, cannot be in an environment."""
+    notifier = Notifier(lambda: Wanted(f"printf '%s\\n' \"$VMGUARD_TEXT\" >> {tmp_path}/told"))
+    for text in ("held by \ud800\udcff\x1b[31m\nb", "next"):
+        notifier.tell(Report(Level.ERROR, "c", text), {"disk": text})
+    told = tmp_path / "told"
+    wanted = "held by \\ud800\\udcff\\x1b[31m\\nb\nnext\n"
+    assert eventually(lambda: told.exists() and told.read_text() == wanted, 10)

@@ -164,7 +164,7 @@ def test_the_status_of_a_command_is_the_exit_status(probe: Any, status: int) -> 
 
 
 def test_an_error_of_ours_is_one_sentence_and_a_hint(probe: Any, capsys: Capture) -> None:
-    probe.run = raising(LockConflict("/a", "disk /a is locked by host b\n  since    : yesterday", "wait"))
+    probe.run = raising(LockConflict("/a", "disk /a is locked by host b", "wait", ["  since    : yesterday"]))
     assert probing(["probe"]) == 2
     assert capsys.readouterr().err == "vmguard: disk /a is locked by host b\n  since    : yesterday\n  HINT: wait\n"
 
@@ -274,3 +274,18 @@ def test_a_command_with_a_wrong_configuration_names_the_place(tmp_path: Path, ca
     path.chmod(0o644)
     assert main(["config", "show", "--config", str(path)]) == 3
     assert capsys.readouterr().err.startswith(f"vmguard: {path}:2: hook.wait: 'soon' is not a duration")
+
+
+@pytest.mark.parametrize("words", [["--domain-xml", "{file}"], ["--pve-config", "{file}"]])
+def test_plan_names_the_file_that_it_does_not_understand(words: list[str], tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "vm.xml").write_bytes(b"<domain>\0")
+    assert main(["plan", *(word.format(file=tmp_path / "vm.xml") for word in words)]) == 3
+    assert capsys.readouterr().err.startswith(f"vmguard: '{tmp_path}/vm.xml': ")
+
+
+def test_plan_names_the_storages_that_it_does_not_understand(tmp_path: Path, capsys: Capture) -> None:
+    for name, data in (("100.conf", b"name: web\n"), ("storage.cfg", b"\0")):
+        (tmp_path / name).write_bytes(data)
+    words = ["--pve-config", str(tmp_path / "100.conf"), "--storage-cfg", str(tmp_path / "storage.cfg")]
+    assert main(["plan", *words]) == 3
+    assert capsys.readouterr().err.startswith(f"vmguard: '{tmp_path}/storage.cfg': ")

@@ -185,7 +185,7 @@ def test_small_events_are_not_told_when_they_are_not_wanted(tmp_path: Path) -> N
 
 
 def test_no_value_from_outside_ends_a_variable() -> None:
-    assert environment(FENCE, {"disk": "/a\0b"})["VMGUARD_DISK"] == "/ab"
+    assert environment(FENCE, {"disk": "/a\0b"})["VMGUARD_DISK"] == "/a\\x00b"
 
 
 # -- a lock that the server has forgotten ----------------------------------------------------------------------------

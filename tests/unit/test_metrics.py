@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from vmguard.cli.main import main
-from vmguard.cli.report import clean
 from vmguard.core.reports.metrics import HELP, Answers, families, text
+from vmguard.core.sources.secrets import without_secrets
 
 Capture = pytest.CaptureFixture[str]
 
@@ -77,7 +77,7 @@ def test_a_host_tells_all_of_this() -> None:
 
 
 def test_a_name_of_any_kind_stays_one_label_on_one_line() -> None:
-    assert any(line.startswith('vmguard_vm_frozen{vm="a \\"b\\"\\\\\\n",') for line in lines(SEEN))
+    assert any(line.startswith('vmguard_vm_frozen{vm="a \\"b\\"\\\\\\\\n",') for line in lines(SEEN))
 
 
 def test_without_a_daemon_it_says_so_and_claims_nothing_of_vms() -> None:
@@ -139,4 +139,4 @@ def test_wrong_arguments_are_told(words: list[str]) -> None:
     ],
 )
 def test_what_looks_like_a_secret_is_left_out(told: str, kept: str) -> None:
-    assert clean(told) == kept
+    assert without_secrets(told) == kept

@@ -118,3 +118,11 @@ def test_counts_that_are_no_numbers_count_nothing() -> None:
     lines = ["device a:b mounted on /c with fstype nfs4 statvers=1.1", "nfsv4: lease_time=²", "SEEK: ~9 9", "READ:"]
     [found] = parse_mountstats(lines)
     assert (found.lease, found.count("SEEK"), found.count("READ"), found.received("SEEK")) == (0.0, 0, 0, 0)
+
+
+def test_a_carriage_return_in_a_mount_point_ends_no_line(tmp_path: Path) -> None:
+    """Any user may mount a FUSE file system on a folder of such a name; the kernel does not escape it."""
+    path = tmp_path / "mountstats"
+    path.write_bytes(v4("/srv/a\rage:9", age=3).encode())
+    [seen] = mounts.all_statistics(str(path))
+    assert (seen.point, seen.age, seen.lease) == ("/srv/a\rage:9", 3.0, 90.0)

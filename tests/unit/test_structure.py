@@ -51,9 +51,10 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
     "core": {
         "__init__": set(),
         "lean_json": set(),
-        "locks": {"lean_json"},
-        "sources": {"locks"},
-        "reports": {"locks", "sources"},
+        "words": set(),
+        "locks": {"lean_json", "words"},
+        "sources": {"locks", "words"},
+        "reports": {"locks", "sources", "words"},
         "watchdog": set(),
     },
     "adapters": {

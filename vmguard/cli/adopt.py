@@ -11,6 +11,7 @@ from vmguard.cli.output import Output
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.reports.vm_report import Status, worst
+from vmguard.core.words import shell_word
 from vmguard.errors import BadInput, VmguardError
 from vmguard.query import ask_daemon, reports
 from vmguard.query.answers import AdoptAnswer, FileAnswer
@@ -115,4 +116,4 @@ def _print(results: Sequence[_Result], out: Output) -> None:
             if rival:
                 out.line(f"      {rival}")
         if vm.stopped:
-            out.line(f"      it is frozen; end one of the two, then: vmguard adopt {vm.name}")
+            out.line(f"      it is frozen; end one of the two, then: vmguard adopt {shell_word(vm.name)}")

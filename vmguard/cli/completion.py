@@ -72,8 +72,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
     if args.json:
         out.json({"schema": 1, "names": names})
     for name in names:
-        if "\n" not in name:
-            out.block(name)
+        if name.isprintable():  # no other can be offered, a line each
+            out.line(name)
     return Status.OK
 
 

@@ -19,6 +19,7 @@ from vmguard.cli.output import Output
 from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps, daemon_runs
 from vmguard.config import load
 from vmguard.core import LIBVIRT
+from vmguard.core.words import shell_word
 from vmguard.errors import BadInput, DaemonError, VmguardError
 from vmguard.query import ask_daemon
 from vmguard.query.ask_daemon import AdoptRequest, DaemonQuery
@@ -71,7 +72,7 @@ def _place(hooks_dir: str) -> str:
     if len(ours) > 1:
         raise VmguardError(
             f"vmguard's hook is there {len(ours)} times ({', '.join(ours)}): each start would claim its disks twice",
-            f"rm {' '.join(ours[1:])}",
+            f"rm {' '.join(map(shell_word, ours[1:]))}",
         )
     single, in_folder = libvirt_hook.own_places(hooks_dir)
     if ours:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import Status
+from vmguard.core.words import in_utf8
 from vmguard.daemon.report import acknowledged
 from vmguard.daemon.report.history import read
 from vmguard.errors import VmguardError
@@ -75,7 +76,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
     if args.acknowledge:
         return _acknowledge(run_dir, out)
     entries = [Entry.from_json(value) for value in read(run_dir)]
-    found = [chosen for incident in incidents(entries) if (chosen := _of_vm(incident, args.vm))][-max(args.last, 1) :]
+    wanted = in_utf8(args.vm)  # as the history has it
+    found = [chosen for incident in incidents(entries) if (chosen := _of_vm(incident, wanted))][-max(args.last, 1) :]
     if args.json:
         out.json({"schema": 1, "incidents": [[entry.json for entry in incident] for incident in found]})
     elif not found:

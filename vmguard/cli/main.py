@@ -140,7 +140,8 @@ def _finish(words: list[str], out: Output, commands: Sequence[Command]) -> int:
         if _wants_traceback(words):
             traceback.print_exc()
         hint = "this is a bug, please report it with the traceback that -vv prints"
-        return _fail(out, f"unexpected {type(problem).__name__}: {problem}", hint, Status.UNKNOWN)
+        told = VmguardError(f"unexpected {type(problem).__name__}: {problem}", hint)
+        return _fail(out, told.message, told.hint, Status.UNKNOWN)
 
 
 def _fail(out: Output, message: str, hint: str, exit_code: int) -> int:

@@ -6,12 +6,12 @@ It runs as a process of its own, so a scraper can never hold up the daemon, howe
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from vmguard.adapters.linux import atomic_file
 from vmguard.cli import places
 from vmguard.cli.arguments import duration
 from vmguard.cli.output import Output
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         elif args.json:
             out.json({"schema": 1, "metrics": [family._asdict() for family in found]})
         else:
-            out.block(metrics.text(found))
+            out.document(metrics.text(found))
         if not args.every:
             return Status.CRITICAL if seen.problem else Status.OK
         time.sleep(args.every)
@@ -96,13 +96,9 @@ def _with_mounts(vm: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: str, text: str) -> None:
-    """Replace the file atomically: node_exporter may read at any moment, as a user of its own."""
-    aside = f"{path}.{os.getpid()}"
+    """Replace the file: node_exporter may read at any moment, as a user of its own, to whom the folder may belong."""
     try:
-        with open(aside, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
+        atomic_file.write(path, text.encode(), 0o644, sync=False)
     except OSError as problem:
         raise VmguardError(f"{path} cannot be written: {problem.strerror}") from problem
 
@@ -110,6 +106,18 @@ def _write(path: str, text: str) -> None:
 def _serve(address: str, where: Places) -> int:
     """Serve until interrupted. Each request asks the daemon anew."""
     from prometheus_client import start_http_server
+
+    host, port = _address(address)
+    try:
+        start_http_server(port, host, registry(lambda: look(where)))
+    except OSError as problem:
+        raise VmguardError(f"cannot listen on {host}:{port}: {problem.strerror}") from problem
+    while True:
+        time.sleep(_FOREVER_S)
+
+
+def registry(ask: Callable[[], metrics.Answers]) -> Any:
+    """Return what prometheus_client serves; ``ask`` is called at each scrape."""
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
     from prometheus_client.registry import CollectorRegistry
 
@@ -117,7 +125,7 @@ def _serve(address: str, where: Places) -> int:
         """Asks the daemon at each scrape."""
 
         def collect(self) -> Iterator[Any]:
-            for family in metrics.families(look(where)):
+            for family in metrics.families(ask()):
                 names = list(family.samples[0][0])
                 make = CounterMetricFamily if family.kind == metrics.COUNTER else GaugeMetricFamily
                 made = make(family.name, family.help, labels=names)
@@ -129,15 +137,9 @@ def _serve(address: str, where: Places) -> int:
             """Return nothing, or registration itself would collect."""
             return []
 
-    host, port = _address(address)
-    registry = CollectorRegistry()
-    registry.register(Collector())
-    try:
-        start_http_server(port, host, registry)
-    except OSError as problem:
-        raise VmguardError(f"cannot listen on {host}:{port}: {problem.strerror}") from problem
-    while True:
-        time.sleep(_FOREVER_S)
+    served = CollectorRegistry()
+    served.register(Collector())
+    return served
 
 
 def _address(text: str) -> tuple[str, int]:

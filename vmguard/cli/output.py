@@ -8,9 +8,10 @@
     out.warn("text")        "vmguard: warning: text" on stderr; nothing with --quiet
     out.json(value)         one document, with its keys in the order given
     out.block(text)         several lines written by us (a help text, a file)
+    out.document(text)      the same in UTF-8, for a format that demands it
 
 Names of VMs and files come from outside: whatever they contain (escape sequences, newlines, rich's [markup]) is shown,
-never interpreted. Only ``block`` prints its text unchanged.
+never interpreted (vmguard/core/words.py). Only ``block`` and ``document`` print their text unchanged.
 
 Colours and framed tables need a terminal and the rich package. Without them the same words are printed as plain,
 aligned text. A file or a pipe gets whole lines, however long.
@@ -23,10 +24,10 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
-from vmguard.core.locks.plan import printable
+from vmguard.core.words import in_utf8, printable, printable_lines
 from vmguard.errors import VmguardError
 
 _STYLES = {"OK": "green", "WARNING": "yellow", "CRITICAL": "bold red", "UNKNOWN": "magenta"}
@@ -108,7 +109,18 @@ class Output:
     # -- for machines -----------------------------------------------------------------------------------------------
 
     def json(self, value: Any) -> None:
-        self._print(json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False))
+        self._print(json.dumps(in_utf8(value), indent=2, ensure_ascii=True, allow_nan=False))
+
+    def document(self, text: str) -> None:
+        """Print a text of our own whose encoding is a part of its format: UTF-8, whatever the locale says."""
+        if self.as_json:
+            return
+        self.flush()
+        stream = getattr(self._stdout, "buffer", None)
+        if stream is None:
+            self._print(text.rstrip("\n"))
+        else:
+            self._guarded(lambda: stream.write(text.encode()), stream.flush)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
@@ -117,10 +129,9 @@ class Output:
         if self.as_json:
             self.json({"error": {"message": message, "hint": hint, "exit_code": exit_code}})
             return
-        text = "\n".join(printable(line) for line in message.split("\n"))
-        self._complain(f"vmguard: {text}")
+        self._complain(f"vmguard: {printable_lines(message)}")
         if hint:
-            self._complain("  HINT: " + "\n        ".join(printable(line) for line in hint.split("\n")))
+            self._complain(f"  HINT: {printable(hint)}")
 
     def flush(self) -> None:
         self._write(self._stdout, "")
@@ -145,10 +156,13 @@ class Output:
         if stream is None:  # started with a closed descriptor
             return
         encoding = stream.encoding or "utf-8"
+        fitting = text.encode(encoding, "backslashreplace").decode(encoding)
+        self._guarded(lambda: stream.write(fitting), *([stream.flush] if flush else []))
+
+    def _guarded(self, *steps: Callable[[], object]) -> None:
         try:
-            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-            if flush:
-                stream.flush()
+            for step in steps:
+                step()
         except BrokenPipeError:
             raise OutputClosed from None
         except OSError as problem:

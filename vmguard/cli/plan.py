@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.config import load
 from vmguard.core.reports.vm_report import Status
-from vmguard.core.sources.domain_xml import parse_domain
+from vmguard.core.sources.domain_xml import Domain, parse_domain
 from vmguard.core.sources.pve_config import is_vmid, parse_config
 from vmguard.core.sources.pve_plan import PveVm, plan_vm
 from vmguard.core.sources.pve_storage import parse_storages
@@ -21,6 +23,8 @@ from vmguard.query.lookup import unknown_to_cluster
 
 #: for a configuration whose file is not named after a VM: the last number, which hardly any VM has
 _NO_VMID = "999999999"
+
+T = TypeVar("T")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +47,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         for note in vm.notes:
             out.warn(note)
     else:
-        plan = start_plan.of_xml(_xml(args), timeout, trusted)
+        plan = start_plan.of_domain(_domain(args), timeout, trusted)
     if args.json:
         out.json(plan.as_json())
         return Status.OK
@@ -63,8 +67,9 @@ def _proxmox(args: argparse.Namespace) -> PveVm:
         if not node:
             raise unknown_to_cluster(args.vmid)
         return proxmox_host.read_vm(config_dir, args.vmid, node)
-    config = parse_config(_read(args.pve_config), _vmid_in(os.path.basename(args.pve_config)))
-    storages = parse_storages(_read(args.storage_cfg or os.path.join(config_dir, "storage.cfg")))
+    vmid = _vmid_in(os.path.basename(args.pve_config))
+    config = _read(args.pve_config, lambda data: parse_config(data, vmid))
+    storages = _read(args.storage_cfg or os.path.join(config_dir, "storage.cfg"), parse_storages)
     return plan_vm(config, storages, args.node or "")
 
 
@@ -77,31 +82,35 @@ def _vmid_in(name: str) -> str:
     return next(filter(is_vmid, words), _NO_VMID)
 
 
-def _xml(args: argparse.Namespace) -> bytes:
+def _domain(args: argparse.Namespace) -> Domain:
     """Read a domain XML: a file, standard input, or a VM of this host's libvirt. Raises BadInput."""
     if args.domain_xml:
-        return _read(args.domain_xml)
+        return _read(args.domain_xml, lambda xml: parse_domain(xml, defined=False))
     wanted = args.name or args.uuid
     config = load(args.config)
     for folder in (config.libvirt.run_dir, config.libvirt.config_dir):
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
             if not name.endswith(".xml"):
                 continue
-            xml = _read(os.path.join(folder, name))
             try:
-                domain = parse_domain(xml)
+                domain = _read(os.path.join(folder, name), parse_domain)
             except VmguardError:
                 continue
             if wanted == (domain.name if args.name else domain.uuid):
-                return xml
+                return domain
     raise BadInput(f"libvirt on this host has no VM {wanted!r}", "virsh list --all shows those it has")
 
 
-def _read(path: str) -> bytes:
-    if path == "-":
-        return sys.stdin.buffer.read()
+def _read(path: str, parse: Callable[[bytes], T]) -> T:
+    """Return what a file holds, or standard input for ``-``. Raises BadInput, which names the file."""
     try:
+        if path == "-":
+            return parse(sys.stdin.buffer.read())
         with open(path, "rb") as stream:
-            return stream.read()
+            data = stream.read()
+        return parse(data)
     except OSError as problem:
         raise BadInput(f"cannot read {path!r}: {problem.strerror}") from problem
+    except BadInput as problem:
+        called = "standard input" if path == "-" else repr(path)
+        raise BadInput(f"{called}: {problem.message}", problem.hint) from problem

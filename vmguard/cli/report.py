@@ -7,17 +7,18 @@ import functools
 import io
 import json
 import os
-import re
 import tarfile
 import time
 from collections.abc import Callable
 
 import vmguard
 from vmguard import config as configuration
-from vmguard.adapters.linux import bounded_child, programs
+from vmguard.adapters.linux import atomic_file, bounded_child, programs
 from vmguard.cli import doctor
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import Status
+from vmguard.core.sources.secrets import without_secrets
+from vmguard.core.words import file_name, in_utf8
 from vmguard.errors import VmguardError
 from vmguard.protocol.client import Daemon
 
@@ -25,9 +26,6 @@ from vmguard.protocol.client import Daemon
 _DAEMON_TIMEOUT_S = 10.0
 _COMMAND_TIMEOUT_S = 20.0
 _MAX_PART_BYTES = 4 * 1024 * 1024
-#: what follows such a word is replaced
-_SECRET = re.compile(r"(?i)((?:passw(?:or)?d|passwd|secret|token|api[_-]?key|credential\w*)\s*[:=]\s*)\S.*")
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 _FILES = (
     "/proc/version",
     "/proc/uptime",
@@ -52,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    name = f"vmguard-report-{os.uname().nodename}-{stamp}"
+    name = f"vmguard-report-{file_name(os.uname().nodename)}-{stamp}"
     path = args.output or f"{name}.tar.gz"
     parts = _parts(args)
     try:
@@ -94,14 +92,9 @@ def _parts(args: argparse.Namespace) -> dict[str, bytes]:
 
 def _made(maker: Callable[[], str]) -> bytes:
     try:
-        return clean(maker()).encode(errors="surrogateescape")[:_MAX_PART_BYTES]
+        return without_secrets(maker()).encode(errors="backslashreplace")[:_MAX_PART_BYTES]
     except Exception as problem:  # whatever it is, the other parts are still wanted
         return f"not to be had: {type(problem).__name__}: {problem}\n".encode(errors="replace")
-
-
-def clean(text: str) -> str:
-    """Return the text without what looks like a secret: passwords, tokens, and user names in addresses."""
-    return _USERINFO.sub("***@", _SECRET.sub(r"\1***", text))
 
 
 def _config(args: argparse.Namespace) -> str:
@@ -124,7 +117,7 @@ def _doctor(args: argparse.Namespace) -> str:
 
 def _asked(run_dir: str, ask: Callable[[Daemon], object]) -> str:
     with Daemon(run_dir, _DAEMON_TIMEOUT_S) as daemon:
-        return json.dumps(ask(daemon), indent=1) + "\n"
+        return json.dumps(in_utf8(ask(daemon)), indent=1) + "\n"
 
 
 def _state_files(run_dir: str) -> list[str]:
@@ -146,9 +139,10 @@ def _command(command: list[str]) -> str:
 
 def _pack(path: str, name: str, parts: dict[str, bytes]) -> None:
     """Write the archive, readable for its owner alone: it names VMs, hosts and paths."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for part, data in parts.items():
             entry = tarfile.TarInfo(f"{name}/{part}")
             entry.size, entry.mtime, entry.mode = len(data), int(time.time()), 0o600
             archive.addfile(entry, io.BytesIO(data))
+    atomic_file.create(path, packed.getvalue())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmguard.config.problems import Problem
 from vmguard.config.settings import Config, KeyPath, Origin, Setting, settings
-from vmguard.core.locks.plan import printable
+from vmguard.core.words import printable
 
 #: (longer, shorter, what would happen otherwise): the first duration must exceed the second
 _LONGER: tuple[tuple[KeyPath, KeyPath, str], ...] = (

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmguard.config.problems import BadConfig, Problem, quoted
-from vmguard.core.locks.plan import printable
+from vmguard.core.words import printable
 
 #: no configuration written by people comes near it
 MAX_BYTES = 1 << 20

@@ -12,7 +12,7 @@ from vmguard.config.checks import contradictions
 from vmguard.config.document import Node
 from vmguard.config.problems import BadConfig, Problem, did_you_mean, quoted
 from vmguard.config.settings import VMS, Config, KeyPath, Origin, Setting, build, sections, settings, vm_settings
-from vmguard.core.locks.plan import printable
+from vmguard.core.words import printable
 
 DIRECTORY = "/etc/vmguard"
 #: characters of a key that a problem shows

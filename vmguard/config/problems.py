@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from vmguard.core.locks.plan import printable
+from vmguard.core.words import printable
 from vmguard.errors import ConfigError
 
 #: problems shown in the message of an error; ``BadConfig.problems`` has them all
@@ -39,7 +39,7 @@ class BadConfig(ConfigError):
         lines = [str(problem) for problem in self.problems[:_MAX_SHOWN]]
         if len(self.problems) > _MAX_SHOWN:
             lines.append(f"and {len(self.problems) - _MAX_SHOWN} more problems")
-        super().__init__("\n".join(lines), hint)
+        super().__init__(lines[0] if lines else "", hint, lines[1:])
 
 
 def quoted(text: str) -> str:

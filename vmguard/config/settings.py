@@ -238,7 +238,7 @@ class Notify:
         Line("a shell command"),
         "",
         "Run by /bin/sh for each event, with VMGUARD_EVENT, VMGUARD_LEVEL, VMGUARD_TEXT, VMGUARD_HOST, VMGUARD_VM, "
-        'VMGUARD_MOUNT, VMGUARD_DISK and others in its environment. "" means none.',
+        'VMGUARD_MOUNT, VMGUARD_DISK and others in its environment, one printable line each. "" means none.',
     )
     timeout: float = _setting(Duration(1, 600), 10.0, "After this time it is killed. Nothing ever waits for it.")
     level: Level = _setting(

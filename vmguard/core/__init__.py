@@ -5,6 +5,7 @@ reports     what people and monitoring are told: check, audit, metrics
 sources     which files a VM uses: libvirt's XML, Proxmox's configuration, image headers, arguments of processes
 watchdog    the state machine that decides every freeze, thaw and fence, and the fence ladder
 lean_json   JSON without the import of json, for the hook
+words       words of strangers: how each edge shows them
 
 The names of hypervisors stand here because everybody needs them, the hook on its hot path too: what lies between is
 loaded in any case.

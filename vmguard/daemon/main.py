@@ -13,10 +13,11 @@ from typing import Any
 import fasteners
 
 from vmguard import config as configuration
-from vmguard.adapters.linux import journal, oom_and_scheduling, statefile, systemd
+from vmguard.adapters.linux import atomic_file, journal, oom_and_scheduling, statefile, systemd
 from vmguard.config import last_good
 from vmguard.core.locks.claim_states import State
 from vmguard.core.watchdog.events import Level, Report
+from vmguard.core.words import shell_word
 from vmguard.daemon import wiring
 from vmguard.daemon.api.hook_prefork import HookPrefork
 from vmguard.daemon.claim import fdstore_recovery
@@ -46,7 +47,11 @@ class Daemon:
     def run(self) -> int:
         self._log_level()
         self._protect()
-        os.makedirs(self._run_dir, mode=0o700, exist_ok=True)
+        try:
+            atomic_file.own_folder(self._run_dir)
+        except OSError as problem:
+            why = f"{self._run_dir} cannot be used: {problem.strerror}"
+            raise DaemonError(why, f"ls -ld {shell_word(self._run_dir)}") from problem
         if not self._lock.acquire(blocking=False):
             raise DaemonError(f"another vmguard daemon runs with {self._run_dir}", "systemctl status vmguard")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vmguard.core.words import shell_word
 from vmguard.doctor.facts import DiskFacts, GuardFacts, LibvirtFacts, ProxmoxFacts, QemuFacts, VmFacts
 from vmguard.doctor.finding import Finding, fail, ok, warn
 
@@ -73,23 +74,14 @@ def _config(guard: GuardFacts) -> Finding:
 
 def _vms(guard: GuardFacts) -> list[Finding]:
     found = [
-        fail("guard.vms", f"VM {name}", "runs on this host without its locks", f"vmguard adopt {_quoted(name)}")
+        fail("guard.vms", f"VM {name}", "runs on this host without its locks", f"vmguard adopt {shell_word(name)}")
         for name in guard.unguarded
     ]
     found += [
-        warn("guard.vms", f"VM {name}", f"guarded, but weaker: {why}", f"vmguard check {_quoted(name)}")
+        warn("guard.vms", f"VM {name}", f"guarded, but weaker: {why}", f"vmguard check {shell_word(name)}")
         for name, why in guard.weaker
     ]
     return found or ([] if guard.daemon else [ok("guard.vms", "vmguard", "every VM that runs here has its locks")])
-
-
-def _quoted(name: str) -> str:
-    """Quote a name for a shell, if it needs that."""
-    return (
-        name
-        if name.replace("-", "a").replace(".", "a").replace("_", "a").isalnum()
-        else "'" + name.replace("'", "'\\''") + "'"
-    )
 
 
 # -- libvirt --------------------------------------------------------------------------------------------------------
@@ -108,9 +100,8 @@ def _hook(libvirt: LibvirtFacts) -> Finding:
         return fail("libvirt.hook", at, "vmguard's hook is not installed: VMs start unguarded", enable)
     if len(libvirt.hooks) > 1:
         paths = [path for path, _, _ in libvirt.hooks]
-        return fail(
-            "libvirt.hook", at, f"vmguard's hook is there twice: {', '.join(paths)}", f"rm {' '.join(paths[1:])}"
-        )
+        cure = f"rm {' '.join(map(shell_word, paths[1:]))}"
+        return fail("libvirt.hook", at, f"vmguard's hook is there twice: {', '.join(paths)}", cure)
     [(path, executable, missing)] = libvirt.hooks
     if not executable:
         return fail(

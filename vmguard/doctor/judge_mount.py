@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from shlex import quote
 
 from vmguard.core.watchdog.timing import ImpossibleTiming, Wishes, timeline
+from vmguard.core.words import shell_word
 from vmguard.doctor.facts import AbsentShareFacts, HostFacts, MountFacts, OtherMountFacts
 from vmguard.doctor.finding import Finding, fail, ok, warn
 
@@ -61,7 +61,8 @@ def _two_ways(mounts: list[MountFacts]) -> list[Finding]:
             names = " alias ".join(dict.fromkeys(mount.source.rstrip("/") for mount in same))
             points = ", ".join(f"{mount.point} (vers={mount.version})" for mount in same)
             text = f"{names} is mounted as {len({mount.device for mount in same})} separate file systems: {points}"
-            found.append(warn("mount.two-ways", same[0].source.rstrip("/"), text, f"umount {quote(same[-1].point)}"))
+            cure = f"umount {shell_word(same[-1].point)}"
+            found.append(warn("mount.two-ways", same[0].source.rstrip("/"), text, cure))
     return found or [ok("mount.two-ways", "host", "no share is mounted as two file systems")]
 
 
@@ -97,7 +98,7 @@ def _absent(absent: Sequence[AbsentShareFacts]) -> list[Finding]:
             "mount.absent",
             share.point,
             f"{share.source} is to be mounted here ({share.file}), and is not: VMs with disks below are refused",
-            f"mount {quote(share.point)}",
+            f"mount {shell_word(share.point)}",
         )
         for share in absent
     ]
@@ -106,7 +107,8 @@ def _absent(absent: Sequence[AbsentShareFacts]) -> list[Finding]:
 
 def _remount(mount: MountFacts, options: str) -> str:
     """Return the commands that change NFS options: ``mount -o remount`` keeps those of the first mount."""
-    source, point = quote(mount.source), quote(mount.point)  # an IPv6 address has brackets, which a shell expands
+    # An IPv6 address has brackets, which a shell expands.
+    source, point = shell_word(mount.source), shell_word(mount.point)
     return f"umount {point} && mount -t nfs -o {options} {source} {point}   # and in /etc/fstab"
 
 
@@ -152,7 +154,7 @@ def _transport(mount: MountFacts) -> Finding:
 def _writable(mount: MountFacts) -> Finding:
     if "ro" in mount.options:
         text = "mounted read-only: VMs with a writable disk here are refused"
-        return warn("mount.writable", mount.point, text, f"mount -o remount,rw {quote(mount.point)}")
+        return warn("mount.writable", mount.point, text, f"mount -o remount,rw {shell_word(mount.point)}")
     return ok("mount.writable", mount.point, "mounted read-write")
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from shlex import quote
 
+from vmguard.core.words import shell_word
 from vmguard.doctor.facts import IdentityFacts, ModeFacts, MountFacts, ScratchFacts, ShareFacts
 from vmguard.doctor.finding import FIX_IDENTITY, Finding, fail, ok, warn
 
@@ -38,7 +38,7 @@ def judge_scratch(mount: MountFacts, scratch: ScratchFacts) -> list[Finding]:
         text = f"neither root nor QEMU's user may create a file here ({sentence}): whether locks work cannot be tried"
         return [ok("storage.answers", at, "it answers"), fail("storage.root", at, text, _owner(mount))]
     if name:
-        again = f"umount -l {quote(at)} && mount {quote(at)}"
+        again = f"umount -l {shell_word(at)} && mount {shell_word(at)}"
         mend = {"ENOSPC": _FULL, "EDQUOT": _FULL, "ESTALE": f"{EXPORT_ORDER}; then here: {again}"}.get(name, again)
         return [fail("storage.answers", at, f"a scratch file could not be made: {sentence}", mend)]
     return [
@@ -52,13 +52,13 @@ def judge_scratch(mount: MountFacts, scratch: ScratchFacts) -> list[Finding]:
 
 def _reach(mount: MountFacts) -> str:
     """Return the commands that show whether the server can be reached; neither takes an IPv6 address in brackets."""
-    server = quote(mount.server)
+    server = shell_word(mount.server)
     ask = f"rpcinfo -T tcp6 {server}" if ":" in server else f"rpcinfo -t {server}"
     return f"ping -c 3 {server}; {ask} nfs 4"
 
 
 def _owner(mount: MountFacts) -> str:
-    export = quote(mount.export) if mount.export else "the export"
+    export = shell_word(mount.export) if mount.export else "the export"
     return f"on the server: chown libvirt-qemu {export}, or export it with no_root_squash"
 
 
@@ -149,7 +149,7 @@ def _modes(mount: MountFacts, modes: ModeFacts) -> Finding:
     if not seen:
         return ok("storage.modes", mount.point, "only root and QEMU may open the images and change their folders")
     open_to_all = [*modes.writable, *modes.readable]
-    mend = [f"chmod o-rwx {' '.join(map(quote, open_to_all[:_SHOWN]))}"] if open_to_all else []
+    mend = [f"chmod o-rwx {' '.join(map(shell_word, open_to_all[:_SHOWN]))}"] if open_to_all else []
     mend += ["chown root, or QEMU's user, what an ordinary user owns"] if modes.owned else []
     make = fail if modes.writable else warn
     return make("storage.modes", mount.point, "; ".join(seen), "; ".join(mend))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from dataclasses import dataclass
 
+from vmguard.adapters.linux import atomic_file
 from vmguard.adapters.storage import nfs_client_id
 from vmguard.doctor.facts import IdentityFacts, MountFacts
 
@@ -47,12 +47,7 @@ def carry_out(chosen: Plan, me: IdentityFacts, conf: str = nfs_client_id.CONF) -
     """Carry out a plan; return the id. Raises OSError."""
     unique_id = str(uuid.uuid4()) if chosen.write else me.persistent
     if chosen.write:
-        aside = conf + ".new"
-        with open(aside, "w", encoding="ascii") as stream:
-            stream.write(nfs_client_id.conf_text(unique_id, me.hardware))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(aside, conf)
+        atomic_file.write(conf, nfs_client_id.conf_text(unique_id, me.hardware).encode(), 0o644)
     if chosen.now:
         nfs_client_id.set_now(unique_id)
     return unique_id

@@ -31,7 +31,7 @@ class Attempt:
     def __init__(self, folder: str, point: str, seek: bool, user: str) -> None:
         self._folder, self._point, self._seek, self._user = folder, point, seek, user
         # Opened while still root: another user may not open it.
-        self._mountstats = open("/proc/self/mountstats", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+        self._mountstats = open(mounts.MOUNTSTATS, encoding="utf-8", errors="surrogateescape", newline="\n")  # noqa: SIM115
 
     def run(self) -> ScratchFacts:
         """Make the attempt; return the facts as far as they were reached."""

@@ -10,6 +10,7 @@ import os
 import time
 
 from vmguard.adapters.linux import configured_mounts, mounts
+from vmguard.core.words import shell_word
 from vmguard.errors import PlanError
 from vmguard.hook.vm_to_claim import PROGRESS_INTERVAL_S, boottime
 
@@ -44,8 +45,9 @@ def explain(paths: list[str], shares: list[ConfiguredShare], table: list[Mount])
         share = configured_mounts.absent_below(os.path.realpath(path), shares, table)
         if share is not None:
             why = f"{path} lies below {share.point}, where {share.source} is not mounted ({share.file})"
-            cure = f"virsh pool-start {share.source.rpartition(' ')[2]}" if share.is_pool else f"mount {share.point}"
-            return why, f"{cure}; findmnt {share.point} shows what is there; a file on the bare folder is not the disk"
+            point, pool = shell_word(share.point), shell_word(share.source.rpartition(" ")[2])
+            cure = f"virsh pool-start {pool}" if share.is_pool else f"mount {point}"
+            return why, f"{cure}; findmnt {point} shows what is there; a file on the bare folder is not the disk"
     return "", ""
 
 

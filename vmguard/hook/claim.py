@@ -108,7 +108,7 @@ def _wait(reports: int, child: int, speak: Callable[[str], None] | None, caller:
             if "held" in report:
                 return [str(warning) for warning in report["held"]]
             if "refused" in report:
-                raise VmguardError(report["refused"], report["hint"])
+                raise VmguardError.passed_on(report["refused"], report["hint"])
             if "note" in report:
                 if speak is not None:
                     speak(report["note"])
@@ -129,11 +129,11 @@ def work(ready: Callable[[], VmToClaim | None], connection: wire.Connection, pro
         if vm is not None:
             _claim(vm, connection, progress)
     except VmguardError as problem:
-        progress.say({"refused": problem.message, "hint": problem.hint})
+        progress.refuse(problem)
     except OSError as problem:
-        progress.say({"refused": f"the claim failed: {problem}", "hint": ""})
+        progress.refuse(VmguardError(f"the claim failed: {problem}"))
     except BaseException as problem:
-        progress.say({"refused": f"the claim failed unexpectedly: {problem!r}", "hint": "please report this as a bug"})
+        progress.refuse(VmguardError(f"the claim failed unexpectedly: {problem!r}", "please report this as a bug"))
     finally:
         os._exit(0)
 

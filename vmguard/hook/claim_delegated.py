@@ -10,8 +10,8 @@ import os
 
 from vmguard.adapters.linux import ofd
 from vmguard.adapters.storage import delegation
-from vmguard.core.locks.plan import printable
 from vmguard.core.locks.ranges import WHOLE
+from vmguard.core.words import printable
 from vmguard.errors import LockUnavailable
 
 #: until a claim is refused; one is enough, unless programs without O_DIRECT keep opening the file

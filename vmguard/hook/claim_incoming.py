@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from vmguard.adapters.linux import ofd
 from vmguard.adapters.storage import lock_holder
-from vmguard.core.locks.plan import EXCLUSIVE, printable
+from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import RESERVATION, WHOLE
+from vmguard.core.words import printable
 from vmguard.errors import LockConflict
 from vmguard.hook.claim_on_share import refusal
 

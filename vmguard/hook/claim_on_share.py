@@ -311,8 +311,8 @@ def refusal(vm: VmToClaim, file: ClaimedFile, settings: ClaimSettings, waited: f
     here = Here(identity.host, identity.machine, identity.boot)
     found = lock_holder.describe(file.plan.path, file.fd, settings.record.folder)
     now = datetime.datetime.now(datetime.UTC)
-    message, hint = in_use(file.plan.path, vm.name, here, found, now, waited)
-    return LockConflict(file.plan.path, message, hint)
+    lines, hint = in_use(file.plan.path, vm.name, here, found, now, waited)
+    return LockConflict(file.plan.path, lines[0], hint, lines[1:])
 
 
 def earlier_disks(

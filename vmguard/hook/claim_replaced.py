@@ -21,8 +21,8 @@ from vmguard.adapters.linux import ofd
 from vmguard.adapters.linux.regular_file import open_regular
 from vmguard.adapters.storage import owner_record
 from vmguard.core.locks.owner_record import file_name
-from vmguard.core.locks.plan import printable
 from vmguard.core.locks.ranges import WHOLE
+from vmguard.core.words import printable, shell_word
 from vmguard.errors import LockConflict
 
 TYPE_CHECKING = False
@@ -63,9 +63,13 @@ def refuse_held(
         raise LockConflict(
             beside,
             f"VM '{printable(vm.name)}' is not started: host {printable(last.host)} claimed it on another file, which"
-            f" was replaced since\n  replaced : {printable(last.path)} was inode {inode}; the file there now is another"
-            f"\n  claimed  : {last.claimed}, epoch {last.epoch}, and never released",
-            f"if the VM runs on {printable(last.host)}, stop it there; if that host is surely off: rm {record}",
+            " was replaced since",
+            f"if the VM runs on {printable(last.host)}, stop it there; if that host is surely off:"
+            f" rm {shell_word(record)}",
+            [
+                f"  replaced : {printable(last.path)} was inode {inode}; the file there now is another",
+                f"  claimed  : {last.claimed}, epoch {last.epoch}, and never released",
+            ],
         )
 
 

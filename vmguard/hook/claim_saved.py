@@ -12,9 +12,10 @@ import os
 from vmguard.adapters.linux import statx
 from vmguard.adapters.linux.regular_file import open_undelegated
 from vmguard.adapters.storage import owner_record
-from vmguard.core.locks.plan import EXCLUSIVE, printable
+from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.record_match import why_another
 from vmguard.core.locks.saved_state import MAX_FAILED, why_stale
+from vmguard.core.words import printable
 from vmguard.errors import VmguardError
 
 TYPE_CHECKING = False
@@ -59,8 +60,9 @@ def refuse_stale(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettings, 
         if why:
             raise VmguardError(
                 f"VM '{printable(vm.name)}' is not started: its saved memory does not fit disk"
-                f" {printable(file.plan.path)} any more\n  because  : {printable(why)}",
+                f" {printable(file.plan.path)} any more",
                 f"start it without the saved memory, as after a power cut: {vm.start_anew}",
+                [f"  because  : {why}"],
             )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import site
 import syslog
 
+from vmguard.core.words import printable, vm_title
 from vmguard.errors import DaemonError, DaemonForbidden
 
 
@@ -19,9 +20,10 @@ def refuse_unless_allowed(name: str, problem: DaemonError) -> None:
     settings, _ = config.load_or_kept()
     if settings.hook.daemon_absent == "allow" and not isinstance(problem, DaemonForbidden):  # it may well be there
         syslog.openlog("vmguard", syslog.LOG_PID)
-        syslog.syslog(syslog.LOG_CRIT, f"VM {name!r} starts UNGUARDED (hook.daemon_absent is allow): {problem.message}")
+        told = f"{vm_title(name)} starts UNGUARDED (hook.daemon_absent is allow): {problem.message}"
+        syslog.syslog(syslog.LOG_CRIT, printable(told))
         return
     raise DaemonError(
-        f"VM {name!r} is not started, because its disks cannot be guarded: {problem.message}",
+        f"{vm_title(name)} is not started, because its disks cannot be guarded: {problem.message}",
         problem.hint or "systemctl start vmguard",
     )

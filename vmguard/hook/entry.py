@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from vmguard.core.words import printable
 from vmguard.errors import DaemonError, VmguardError
 from vmguard.hook import operations
 from vmguard.protocol import wire
@@ -67,12 +68,17 @@ def claim_all(vm: VmToClaim, name: str) -> None:
 
 def explain(message: str, hint: str) -> None:
     """Print an error and what to do about it."""
-    say(f"vmguard: {message}" + (f"\n  do now   : {hint}" if hint else ""))
+    lines = [*f"vmguard: {message}".split("\n"), *([f"  do now   : {hint}"] if hint else [])]
+    _print("\n".join(map(printable, lines)))
 
 
 def say(text: str) -> None:
     """Print a line on stderr, if it is still open."""
+    _print(printable(text))
+
+
+def _print(text: str) -> None:
     try:
-        os.write(2, text.encode(errors="backslashreplace") + b"\n")
+        os.write(2, f"{text}\n".encode())
     except OSError:
         pass

@@ -12,6 +12,7 @@ import sys
 
 from vmguard import faults
 from vmguard.core import LIBVIRT
+from vmguard.core.words import printable, shell_word
 from vmguard.errors import DaemonError, VmguardError
 from vmguard.hook import entry, operations
 from vmguard.protocol import wire
@@ -47,7 +48,7 @@ def _claim(name: str) -> None:
 def refuse_proof(name: str) -> None:
     """Raise VmguardError for the VM that must never start."""
     if name.startswith(PROOF):
-        raise VmguardError(f"the hook is active, VM '{name}' is only its proof")
+        raise VmguardError(f"the hook is active, VM '{printable(name)}' is only its proof")
 
 
 def vm_of(xml: bytes) -> VmToClaim:
@@ -56,10 +57,11 @@ def vm_of(xml: bytes) -> VmToClaim:
     from vmguard.hook.vm_to_claim import VmToClaim
 
     domain = parse_domain(xml)
+    called = shell_word(domain.name)
     return VmToClaim(
         LIBVIRT,
         domain,
-        start_anew=f"virsh start --force-boot '{domain.name}' (or virsh managedsave-remove '{domain.name}' first)",
+        start_anew=f"virsh start --force-boot {called} (or virsh managedsave-remove {called} first)",
     )
 
 

@@ -21,8 +21,8 @@ from vmguard.adapters.linux import bounded_child, mounts
 from vmguard.adapters.storage.backing_chain import resolve
 from vmguard.adapters.storage.files import ReadOnlyOpener
 from vmguard.adapters.storage.libvirt_pools import Pools
-from vmguard.core.locks.plan import printable
 from vmguard.core.sources.domain_xml import FILE, Domain
+from vmguard.core.words import printable
 from vmguard.errors import ConfigError, DaemonError, VmguardError
 
 _ELSEWHERE = (

@@ -120,6 +120,10 @@ class ProgressPipe:
         self.check()
         self.say({"note": text})
 
+    def refuse(self, problem: VmguardError) -> None:
+        """Send the verdict that the VM must not start."""
+        self.say({"refused": problem.message, "hint": problem.hint})
+
     def check(self) -> None:
         """Raise VmguardError when the hook is gone."""
         if os.getppid() != self._parent:

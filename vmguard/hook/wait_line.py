@@ -5,8 +5,8 @@ Imported only by a start that waits.
 
 from __future__ import annotations
 
-from vmguard.core.locks.plan import printable
 from vmguard.core.locks.refusal import Holder, reader_words
+from vmguard.core.words import printable
 
 
 def of(path: str, fd: int, folder: str, left: float) -> str:

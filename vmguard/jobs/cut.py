@@ -35,7 +35,7 @@ def main() -> int:
     try:
         cut(sys.argv[1:])
     except OSError as problem:
-        sys.stderr.write(f"requests queued on {problem.filename or 'a mount'} could not be cut off: {problem}\n")
+        sys.stderr.write(f"requests queued on {problem.filename or 'a mount'!r} could not be cut off: {problem}\n")
         return 1
     return 0
 

@@ -49,7 +49,7 @@ def main() -> int:
             fd = open_regular(path, os.O_RDONLY | os.O_DIRECT)
         except OSError as problem:
             # Gone: what is queued has nowhere to go. Closed to root: there is no other way to ask, and no lock to keep.
-            sys.stderr.write(f"nothing can be said about writes queued for {path}: {problem.strerror}\n")
+            sys.stderr.write(f"nothing can be said about writes queued for {path!r}: {problem.strerror}\n")
             continue
         if os.fstat(fd).st_ino == int(inode):
             drain(fd)

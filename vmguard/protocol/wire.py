@@ -129,7 +129,7 @@ class Connection:
             close_all(fds)
             error = answer.get("error")
             error = error if isinstance(error, dict) else {}
-            raise DaemonError(str(error.get("message", "the daemon refused")), str(error.get("hint", "")))
+            raise DaemonError.passed_on(str(error.get("message", "the daemon refused")), str(error.get("hint", "")))
         return answer, fds
 
 

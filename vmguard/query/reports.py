@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from vmguard.adapters import hypervisors
 from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.linux import host_identity, may_block, proc
-from vmguard.core.locks.plan import DISK, EXCLUSIVE, printable
+from vmguard.core.locks.plan import DISK, EXCLUSIVE
 from vmguard.core.reports.vm_report import DiskReport, DiskStatus, Status, VmReport, worst
+from vmguard.core.words import printable
 from vmguard.errors import VmguardError
 from vmguard.query import ask_daemon, ask_share, judge, other_mounts, wording
 from vmguard.query.answers import FileAnswer, LockOnShare, VmAnswer

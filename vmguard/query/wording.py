@@ -9,9 +9,9 @@ import datetime
 from typing import assert_never
 
 from vmguard.core.locks.guard_states import GuardState
-from vmguard.core.locks.plan import printable
 from vmguard.core.locks.refusal import KEEP_READERS_OUT, ago, reader_words
 from vmguard.core.reports.vm_report import GUARDED, DiskStatus, VmReport
+from vmguard.core.words import printable
 from vmguard.query.answers import FileAnswer, LockOnShare, VmAnswer
 from vmguard.query.judge import Holder
 

@@ -13,7 +13,7 @@ import re
 import signal
 import uuid
 
-from vmguard.adapters.linux import pidfd, proc, programs
+from vmguard.adapters.linux import atomic_file, pidfd, proc, programs
 
 #: the line by which our hook is known, whatever its paths and version
 MARK = b"# vmguard: libvirt's qemu hook"
@@ -65,19 +65,10 @@ def content(path: str) -> bytes:
 
 def write(path: str, data: bytes) -> None:
     """Put the hook there, executable, whole or not at all: libvirt may call it at any moment. Raises OSError."""
-    aside = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.new")
-    try:
-        # libvirt runs every executable file of its folder, hidden ones too: not executable before it is complete.
-        with open(aside, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.rename(aside, path)
-        os.chmod(path, 0o755)
-    except OSError:
-        if os.path.exists(aside):
-            os.unlink(aside)
-        raise
+    folder = os.path.dirname(path)
+    # libvirt runs every executable file of its folder qemu.d, whatever it is called; beside that it looks for one name.
+    aside = os.path.dirname(folder) if folder.endswith(".d") else folder
+    atomic_file.write(path, data, 0o755, aside=aside)
 
 
 def version() -> tuple[int, ...] | None:

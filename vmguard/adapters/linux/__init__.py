@@ -1,5 +1,6 @@
 """The kernel and systemd, as this host has them.
 
+atomic_file         files written in folders that may be somebody else's
 bounded_child       work that may hang on the share, in a child with a deadline
 clock               CLOCK_BOOTTIME, and wall time for people
 configured_mounts   the shares that are to be mounted: fstab, units, netfs pools

@@ -47,7 +47,7 @@ class Child:
             os.close(self._pipe)
             os.waitpid(self._pid, os.WNOHANG)
         if "error" in answer:
-            raise VmguardError(answer["error"], answer["hint"])
+            raise VmguardError.passed_on(answer["error"], answer["hint"])
         return answer["result"]
 
 
@@ -63,7 +63,7 @@ def _child(work: Callable[[], Any], write_end: int) -> None:
         except VmguardError as problem:
             answer = {"error": problem.message, "hint": problem.hint}
         except Exception as problem:
-            answer = {"error": f"{type(problem).__name__}: {problem}", "hint": ""}
+            answer = {"error": VmguardError(f"{type(problem).__name__}: {problem}").message, "hint": ""}
         data = json.dumps(answer).encode()
         while data:
             data = data[os.write(write_end, data) :]

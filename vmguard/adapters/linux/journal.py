@@ -13,6 +13,8 @@ import select
 import socket
 import sys
 
+from vmguard.core.words import printable, printable_lines
+
 _ADDRESS = "/run/systemd/journal/socket"
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 #: of one line on stderr; a pipe that is writable takes that much without waiting (PIPE_BUF)
@@ -21,11 +23,20 @@ _MAX_LINE_BYTES = 4096
 FIELDS = "vmguard"
 
 
+class _OneLine(logging.Formatter):
+    """Makes a line of a message, whatever names it holds; only the traceback of an exception has lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = printable(record.getMessage())
+        return f"{text}\n{printable_lines(self.formatException(record.exc_info))}" if record.exc_info else text
+
+
 class JournalHandler(logging.Handler):
     """A handler that never waits and never raises."""
 
     def __init__(self, address: str = _ADDRESS, stderr: int = 2, native: bool | None = None) -> None:
         super().__init__()
+        self.setFormatter(_OneLine())
         self._address = address
         self._stderr = stderr
         self._native = _leads_to_journal(stderr) if native is None else native
@@ -61,7 +72,7 @@ class JournalHandler(logging.Handler):
             self.dropped += 1
 
     def _put(self, line: str) -> bool:
-        data = line.encode(errors="backslashreplace")[: _MAX_LINE_BYTES - 1] + b"\n"
+        data = line.encode()[: _MAX_LINE_BYTES - 1].decode(errors="ignore").encode() + b"\n"
         poll = select.poll()
         poll.register(self._stderr, select.POLLOUT)
         # A regular file or a terminal is always writable; a full pipe or a hung journal's stream is not.
@@ -91,4 +102,4 @@ def _leads_to_journal(fd: int) -> bool:
 def setup() -> None:
     """Send all log lines of this process that way."""
     logging.raiseExceptions = False
-    logging.basicConfig(handlers=[JournalHandler(stderr=sys.stderr.fileno())], format="%(message)s", level=logging.INFO)
+    logging.basicConfig(handlers=[JournalHandler(stderr=sys.stderr.fileno())], level=logging.INFO)

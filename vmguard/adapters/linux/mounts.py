@@ -47,6 +47,8 @@ _LOCKS_OF = {
     "9p": "locks stay on this host with most of its protocol versions and cache modes",
 }
 
+_OCTAL = frozenset("01234567")
+
 
 class Mount:
     """One line of mountinfo (proc(5))."""
@@ -93,7 +95,8 @@ def unescape(text: str) -> str:
 
 def mounts(pid: int | str = "self") -> Iterator[Mount]:
     """Yield all mounts of a process's mount namespace. Raises OSError if the process is gone."""
-    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+    # A carriage return in a mount point is no end of a line: the kernel escapes those that are.
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
         yield from parse_mountinfo(lines)
 
 
@@ -301,7 +304,7 @@ def _connects(words: list[str]) -> int:
 
 def all_statistics(path: str = MOUNTSTATS) -> list[NfsStatistics]:
     """Return the statistics of every NFS mount. No request is made."""
-    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
         return list(parse_mountstats(lines))
 
 

@@ -1,4 +1,4 @@
-"""Replace JSON files atomically: written aside, then renamed, so that either the old or the new one is there."""
+"""The daemon's own JSON files, replaced atomically: either the old or the new one is there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import logging
 import os
 from typing import Any
+
+from vmguard.adapters.linux import atomic_file
 
 log = logging.getLogger("vmguard.state")
 
@@ -18,17 +20,7 @@ def write(path: str, value: Any, sync: bool = True) -> None:
 
 def write_text(path: str, text: str, sync: bool = True) -> None:
     """Replace a file atomically. Raises OSError; the old one is untouched then."""
-    aside = f"{path}.new"
-    try:
-        with open(aside, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            if sync:
-                os.fsync(stream.fileno())
-        os.replace(aside, path)
-    except OSError:
-        remove(aside)
-        raise
+    atomic_file.write(path, text.encode(), sync=sync)
 
 
 def read(path: str) -> dict[str, Any] | None:

@@ -81,7 +81,7 @@ class ServiceManager:
                 is_stuck = self._now() < self._stuck_until and patience == _NOTIFY_TIMEOUT_S
                 sock.settimeout(0.0 if is_stuck else patience)
                 sock.connect(address)
-                socket.send_fds(sock, [text.encode()], list(fds))
+                socket.send_fds(sock, [text.encode(errors="backslashreplace")], list(fds))
         except OSError as problem:
             if isinstance(problem, TimeoutError):
                 self._stuck_until = self._now() + _STUCK_S

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from vmguard.adapters.linux import atomic_file
 from vmguard.errors import VmguardError
 
 NAME = "vmguard.cfg"
@@ -62,14 +63,8 @@ def _write(path: str, scripts: Mapping[str, Script]) -> None:
         os.unlink(path)
         return
     lines = [f"{vmid} {script.volume} {script.path}\n" for vmid, script in sorted(scripts.items())]
-    aside = f"{path}.tmp.{os.getpid()}"
-    try:
-        with open(aside, "w", encoding="utf-8", errors="surrogateescape") as stream:
-            stream.writelines(lines)
-        os.replace(aside, path)
-    finally:
-        if os.path.exists(aside):
-            os.unlink(aside)
+    # pmxcfs gives each file the mode of its folder, and has written it when it is closed.
+    atomic_file.write(path, "".join(lines).encode(errors="surrogateescape"), None, sync=False)
 
 
 @contextmanager

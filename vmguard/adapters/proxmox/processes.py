@@ -30,6 +30,8 @@ def believes_running(run_dir: str, vmid: str) -> bool:
 
 def is_qemu_of(words: list[str], vmid: str, run_dir: str) -> bool:
     """Return whether these are the arguments of a VM's QEMU, as Proxmox tells it: this very -pidfile (Helpers.pm)."""
+    if not is_vmid(vmid):
+        return False
     wanted = (f"{run_dir}/{vmid}.pid", f"/var{run_dir}/{vmid}.pid")  # Proxmox writes /var/run for /run
     return any(word == "-pidfile" and after in wanted for word, after in zip(words, words[1:], strict=False))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from vmguard.adapters.linux import mounts
+from vmguard.adapters.linux import atomic_file, mounts
 from vmguard.errors import VmguardError
 
 NAME = "vmguard"
@@ -63,20 +63,12 @@ def install(path: str, text: str, packaged: str = PACKAGED) -> None:
 
     Raises VmguardError.
     """
-    aside = f"{path}.new"
     try:
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-        if os.path.lexists(aside):
-            os.unlink(aside)
         if _reads(packaged) == text:
-            os.symlink(packaged, aside)
+            atomic_file.link(path, packaged)
         else:
-            with open(aside, "x", encoding="utf-8") as stream:
-                stream.write(text)
-                os.fchmod(stream.fileno(), 0o755)
-                stream.flush()
-                os.fsync(stream.fileno())
-        os.replace(aside, path)
+            atomic_file.write(path, text.encode(), 0o755)
     except OSError as problem:
         raise VmguardError(f"{path} cannot be written: {problem.strerror}", "run this as root") from problem
 

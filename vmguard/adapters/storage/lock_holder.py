@@ -9,6 +9,7 @@ from vmguard.adapters.storage import files, owner_record
 from vmguard.core.locks import record_match
 from vmguard.core.locks.ranges import WHOLE, Range
 from vmguard.core.locks.refusal import UNSEEN, Holder
+from vmguard.core.words import printable
 
 #: for the search for processes, and how many of them are named
 _SEARCH_S = 2.0
@@ -60,7 +61,7 @@ def _local_lockers(fd: int) -> tuple[str, ...]:
             break
         if any(user.key == key and user.info.locks for user in proc.open_files(pid, {key[1]})):
             uid = proc.user(pid)
-            found.append(f"{proc.name(pid)} (pid {pid}, user {names.get(uid, uid)})")
+            found.append(f"{printable(proc.name(pid))} (pid {pid}, user {names.get(uid, uid)})")
     return tuple(sorted(found)) or ((UNSEEN,) if proc.has_locks(key) else ())
 
 

@@ -196,7 +196,7 @@ def list_disks(disk: str, folder_name: str, vm_id: str, inodes: list[int]) -> No
     try:
         os.symlink(text, name, dir_fd=folder)
     except FileExistsError:
-        new = f"{name}.{os.getpid()}"
+        new = f"{name}.{os.urandom(8).hex()}"
         os.symlink(text, new, dir_fd=folder)
         os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
     finally:

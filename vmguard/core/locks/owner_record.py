@@ -15,12 +15,18 @@ import binascii
 
 from vmguard.core.lean_json import decode, encode
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
 #: size of one slot
 SLOT_BYTES = 1024
 #: longest JSON form of a field that people choose: longer names are cut, never refused
 _MAX_FIELD_BYTES = 120
 
 TEXT_FIELDS = ("host", "machine", "boot", "hypervisor", "vm", "uuid", "path", "claimed", "released", "version", "ended")
+#: whoever may write on the share may write anything into a record; names of people's choice are shown with care
+_OF_PEOPLE = ("host", "vm", "path")
 
 
 class Owner:
@@ -97,7 +103,12 @@ def parse_slot(data: bytes) -> Owner | None:
     if not isinstance(epoch, int) or isinstance(epoch, bool):
         return None
     texts = {name: values.get(name) for name in TEXT_FIELDS}
-    return Owner(epoch, **{name: text for name, text in texts.items() if isinstance(text, str)})
+    return Owner(epoch, **{name: text for name, text in texts.items() if _is_believed(name, text)})
+
+
+def _is_believed(name: str, text: object) -> TypeGuard[str]:
+    """Return whether a field is what vmguard writes there: only people's own words may be other than plain."""
+    return isinstance(text, str) and (name in _OF_PEOPLE or (text.isascii() and text.isprintable()))
 
 
 def next_epoch(size: int) -> int:

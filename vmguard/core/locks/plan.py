@@ -6,6 +6,8 @@ than all of its work (10, 3 and 8 ms, against 6 ms for a bare interpreter). So t
 
 from __future__ import annotations
 
+from vmguard.core.words import printable
+
 EXCLUSIVE = "exclusive"
 SHARED = "shared"
 MODES = (EXCLUSIVE, SHARED)
@@ -28,15 +30,6 @@ MISSING = "missing"
 LOCAL = "local"
 OTHER = "other"
 OTHER_MOUNT = "other_mount"
-
-
-def printable(text: str) -> str:
-    """Return text from outside made harmless for a terminal and a log, on one line.
-
-    A name may hold line feeds and terminal escapes. They are shown as escapes, and then so is every backslash: nothing
-    else reads the same.
-    """
-    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def on_block_device(place: str) -> str:

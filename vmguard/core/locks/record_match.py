@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 
 from vmguard.core.locks.owner_record import Owner
-from vmguard.core.locks.plan import printable
+from vmguard.core.words import printable
 
 _RECORD_TIME = "%Y-%m-%dT%H:%M:%SZ"
 #: by which the clocks of a host and of a server may differ, where the name alone would not tell

@@ -9,8 +9,8 @@ import datetime
 from dataclasses import dataclass
 
 from vmguard.core.locks.owner_record import Owner
-from vmguard.core.locks.plan import printable
 from vmguard.core.locks.ranges import QEMU_RANGE, Range, covers
+from vmguard.core.words import printable
 
 _RECORD_TIME = "%Y-%m-%dT%H:%M:%SZ"
 #: in place of a process of this host
@@ -76,8 +76,10 @@ def ago(since: str, now: datetime.datetime) -> str:
     return f"{seconds} s ago"
 
 
-def in_use(disk: str, vm: str, here: Here, holder: Holder, now: datetime.datetime, waited: float) -> tuple[str, str]:
-    """Return the message and the hint for a disk that somebody else has locked. ``waited`` is in seconds."""
+def in_use(
+    disk: str, vm: str, here: Here, holder: Holder, now: datetime.datetime, waited: float
+) -> tuple[list[str], str]:
+    """Return message, line by line, and hint for a disk that somebody else has locked. ``waited`` is in seconds."""
     title = f"VM '{printable(vm)}' is not started: disk {printable(disk)} is locked"
     lines = [f"{title} by {_who(here, holder)}" + (f" (waited {waited:.0f} s)" if waited >= 1 else "")]
     owner = holder.owner
@@ -93,7 +95,7 @@ def in_use(disk: str, vm: str, here: Here, holder: Holder, now: datetime.datetim
     else:
         lines.append(f"  held by  : unknown ({holder.record_problem or 'nobody wrote an owner record'})")
     lines.append(f"  alive?   : {_alive(here, holder)}")
-    return "\n".join(lines), _what_to_do(here, holder, now)
+    return lines, _what_to_do(here, holder, now)
 
 
 def _last(owner: Owner) -> str:

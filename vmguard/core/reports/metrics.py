@@ -1,7 +1,9 @@
 """The metrics of a host for Prometheus: families of samples, computed from the daemon's answers. Pure.
 
 Names and labels follow Prometheus' conventions: base units, ``_seconds`` and ``_total``, a label for each dimension,
-and never a label with an unbounded set of values.
+and never a label with an unbounded set of values. The names in labels are strangers': they are shown as everywhere
+else (``printable``), which leaves no byte that is not UTF-8, and no two samples of a metric have the same labels. One
+of either would cost a host all of its metrics.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vmguard.core.locks.guard_states import GuardState
+from vmguard.core.words import printable
 
 GAUGE, COUNTER = "gauge", "counter"
 
@@ -176,10 +179,19 @@ def families(answers: Answers) -> list[Family]:
         for (code, level), count in sorted(Counter(answers.history).items())
     ]
     return [
-        Family(f"vmguard_{name}", COUNTER if name in _COUNTERS else GAUGE, help, samples[name])
+        Family(f"vmguard_{name}", COUNTER if name in _COUNTERS else GAUGE, help, _shown(samples[name]))
         for name, help in HELP.items()
         if samples[name]
     ]
+
+
+def _shown(samples: Sequence[tuple[Labels, float]]) -> list[tuple[Labels, float]]:
+    """Make all labels printable; of samples that read the same then, the largest counts."""
+    found: dict[tuple[tuple[str, str], ...], float] = {}
+    for labels, value in samples:
+        shown = tuple((name, printable(text)) for name, text in labels.items())
+        found[shown] = max(value, found.get(shown, value))
+    return [(dict(labels), value) for labels, value in found.items()]
 
 
 def _states(vms: Sequence[VmSample]) -> list[tuple[Labels, float]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vmguard.core.locks.plan import printable
 from vmguard.core.reports.fenced_vms import FencedVm
+from vmguard.core.words import printable
 
 #: names that are listed; of more VMs the number is said
 _MAX_NAMES = 3

@@ -7,6 +7,8 @@ process_arguments   QEMU and its helpers, recognised by program and arguments
 pve_config          Proxmox's VMID.conf
 pve_plan            the storage of a VM on Proxmox
 pve_storage         Proxmox's storage.cfg, and the file of a volume id
+qemu_json           JSON as QEMU reads it in the name of an image
+secrets             what is secret in the name of an image, and in any text
 vm_scope            the control group that a hypervisor makes for one VM
 xml_tree            the few wanted parts of an XML document, within limits
 """

@@ -50,9 +50,9 @@ from vmguard.core.locks.plan import (
     TPM_STATE,
     Unguarded,
     on_block_device,
-    printable,
 )
 from vmguard.core.sources.xml_tree import Node, read_tree
+from vmguard.core.words import printable
 from vmguard.errors import BadInput
 
 FILE = "file"
@@ -205,7 +205,9 @@ def _network(element: Node) -> str:
     if not protocol and not name:
         return ""
     hosts = ", ".join(host.get("name") or host.get("socket") for host in element.all("host"))
-    return f"{protocol} storage {name!r}{' on ' + hosts if hosts else ''} is reached over the network: no file to lock"
+    place, sign, _ = name.partition(":" if protocol == "rbd" else "?")  # behind it: options, a query, so maybe a key
+    shown = place + (sign and f"{sign}***")
+    return f"{protocol} storage {shown!r}{' on ' + hosts if hosts else ''} is reached over the network: no file to lock"
 
 
 def _absolute(path: str, what: str) -> str:
@@ -249,12 +251,8 @@ def _read_chain(node: Node, source: Source) -> None:
 def _read_disk(node: Node, domain: Domain) -> None:
     device = node.get("device", "disk")
     what = f"{device} {node.value('target', 'dev', '?')}"
-    shared = (
-        device == "cdrom"
-        or node.child("readonly") is not None
-        or node.child("shareable") is not None
-        or node.value("transient", "shareBacking") == "yes"
-    )
+    shared = device == "cdrom" or node.value("transient", "shareBacking") == "yes"
+    shared = shared or node.child("readonly") is not None or node.child("shareable") is not None
     mode = SHARED if shared else EXCLUSIVE
     source = _source(node, node.child("source"), what, mode, DISK, node.value("driver", "type") or "raw")
     if source is not None:

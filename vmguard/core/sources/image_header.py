@@ -157,7 +157,9 @@ def _format(raw: bytes) -> str:
 
 def _checked(text: str, what: str) -> str:
     if "\0" in text or not text:
-        raise PlanError(f"its header is damaged: the {what} {text[:80]!r} is empty or holds a NUL byte")
+        from vmguard.core.sources.secrets import public
+
+        raise PlanError(f"its header is damaged: the {what} {public(text)[:80]!r} is empty or holds a NUL byte")
     return text
 
 

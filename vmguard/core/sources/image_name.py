@@ -13,6 +13,7 @@ bdrv_open_backing_file come first, parse_json_protocol overwrites none of them).
 from __future__ import annotations
 
 from vmguard.core.locks.plan import BLOCK, DIRECTORY, NETWORK, OTHER, on_block_device
+from vmguard.core.sources.qemu_json import in_double_quotes
 from vmguard.errors import PlanError
 
 FILE = "file"
@@ -26,6 +27,7 @@ _OTHER = frozenset(("nvme", "nvme-io_uring", "virtio-blk-vhost-vdpa", "virtio-bl
 #: drivers between a format and its file that do not change which file is meant
 _FILTERS = frozenset(("throttle", "copy-on-read", "preallocate", "blkdebug", "snapshot-access"))
 _MAX_NESTING = 16
+_MAX_QUOTED = 80
 _CHILDREN = ("file", "image", "backing", "data-file")
 
 
@@ -82,23 +84,26 @@ def _by_driver(driver: str, text: str) -> ImageName:
     if driver in _OTHER:
         return ImageName(OTHER, f"{public(text)} is a device of this host: no file to lock")
     raise PlanError(
-        f"it names {text[:80]!r}, in which QEMU takes {driver[:40]!r} for a protocol that is not known here",
+        f"it names {_quoted(text)}, in which QEMU takes {driver[:40]!r} for a protocol that is not known here",
         "a file name with a colon needs a path in front of it, for example ./a:b.qcow2",
     )
 
 
 def _absolute(path: str) -> str:
     if not path.startswith("/"):
-        raise PlanError(f"it names the file {path[:80]!r} relative to nothing: only an absolute path is clear here")
+        raise PlanError(f"it names the file {_quoted(path)} relative to nothing: only an absolute path is clear here")
     return path
 
 
 def public(text: str) -> str:
-    """Return a name without its possibly secret parts: user, password, query."""
-    head, mark, rest = text.partition("://")
-    if not mark:
-        return text[:200]
-    return f"{head}://{rest.partition('?')[0].rpartition('@')[2]}"[:200]
+    """Return a name without what is secret in it, for people."""
+    from vmguard.core.sources import secrets  # only such names pay for the import
+
+    return secrets.public(text)
+
+
+def _quoted(text: str) -> str:
+    return repr(public(text)[:_MAX_QUOTED])
 
 
 # --- json: ------------------------------------------------------------------------------------------------------------
@@ -110,31 +115,12 @@ def _options(text: str) -> dict[str, object]:
 
     flat: dict[str, object] = {}
     try:
-        options = json.loads(_in_double_quotes(text), object_pairs_hook=_unique)
+        options = json.loads(in_double_quotes(text), object_pairs_hook=_unique)
         if isinstance(options, dict):
             _flatten(options, "", flat, 0)
     except (ValueError, RecursionError):
-        raise PlanError(f"it names 'json:{text[:80]}', which is not JSON as QEMU reads it") from None
+        raise PlanError(f"it names {_quoted(f'json:{text}')}, which is not JSON as QEMU reads it") from None
     return flat
-
-
-def _in_double_quotes(text: str) -> str:
-    """Return QEMU's JSON, where a string may stand in single quotes, as everybody else's."""
-    if "'" not in text:
-        return text
-    pieces: list[str] = []
-    quote = ""
-    letters = iter(text)
-    for letter in letters:
-        if quote and letter == "\\":
-            escaped = next(letters, "")
-            pieces.append("'" if escaped == "'" else letter + escaped)
-        elif letter == quote or (not quote and letter in "'\""):
-            quote = "" if quote else letter
-            pieces.append('"')
-        else:
-            pieces.append('\\"' if letter == '"' else letter)
-    return "".join(pieces)
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -175,7 +161,7 @@ def _interpret(options: dict[str, object], declared: str | None, text: str, dept
             name.backing, name.ends, name.data_file = chain.backing, chain.ends, chain.data_file
             return name
         if driver is not None and not isinstance(driver, str):
-            raise PlanError(f"it names 'json:{text[:80]}', in which a driver is no word")
+            raise PlanError(f"it names {_quoted(f'json:{text}')}, in which a driver is no word")
         _read_chain(options, chain, text, depth)
         if driver == "raw":
             offset += _number(options.get("offset", 0), text)
@@ -185,7 +171,7 @@ def _interpret(options: dict[str, object], declared: str | None, text: str, dept
         elif driver and driver not in _FILTERS:  # a header inside another format's data cannot be read from the file
             format = f"{format} in {driver}"
         options, driver = child, child.get("driver")
-    raise PlanError(f"it names 'json:{text[:80]}', in which no file can be found")
+    raise PlanError(f"it names {_quoted(f'json:{text}')}, in which no file can be found")
 
 
 def _read_chain(options: dict[str, object], chain: ImageName, text: str, depth: int) -> None:
@@ -195,14 +181,14 @@ def _read_chain(options: dict[str, object], chain: ImageName, text: str, depth: 
     backing, data = _below(options, "backing"), _below(options, "data-file")
     if backing:
         if "file.filename" not in backing:  # QEMU would go on with the name in the image's own header
-            raise PlanError(f"it names 'json:{text[:80]}', which holds a chain of its own without a file")
+            raise PlanError(f"it names {_quoted(f'json:{text}')}, which holds a chain of its own without a file")
         chain.backing = _interpret(backing, None, text, depth + 1)
     if data:
         chain.data_file = _interpret(data, None, text, depth + 1)
     for key, value in options.items():
         word, dot, _ = key.partition(".")
         if (word in _CHILDREN and not dot and value) or (word not in _CHILDREN and key.endswith("filename")):
-            raise PlanError(f"it names 'json:{text[:80]}', in which {key[:40]!r} names more than is read here")
+            raise PlanError(f"it names {_quoted(f'json:{text}')}, in which {key[:40]!r} names more than is read here")
 
 
 def _leaf(options: dict[str, object], format: str | None, offset: int, text: str) -> ImageName:
@@ -214,7 +200,7 @@ def _leaf(options: dict[str, object], format: str | None, offset: int, text: str
         return ImageName(FILE, _absolute(_clean(name.path)), format, offset)
     if isinstance(driver, str) and driver in _NETWORK | _BLOCK | _OTHER | {"vvfat"}:
         return _by_driver(driver, driver)
-    raise PlanError(f"it names 'json:{text[:80]}', in which no file can be found")
+    raise PlanError(f"it names {_quoted(f'json:{text}')}, in which no file can be found")
 
 
 def _clean(path: str) -> str:
@@ -222,9 +208,9 @@ def _clean(path: str) -> str:
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
-        raise PlanError(f"it names the file {path[:80]!r}, which is not UTF-8") from None
+        raise PlanError(f"it names the file {_quoted(path)}, which is not UTF-8") from None
     if "\0" in path:
-        raise PlanError(f"it names the file {path[:80]!r}, which holds a NUL byte")
+        raise PlanError(f"it names the file {_quoted(path)}, which holds a NUL byte")
     return path
 
 
@@ -234,5 +220,5 @@ def _number(value: object, text: str) -> int:
     except ValueError:
         number = -1
     if not 0 <= number < 1 << 62:
-        raise PlanError(f"it names 'json:{text[:80]}', in which an offset is not a number")
+        raise PlanError(f"it names {_quoted(f'json:{text}')}, in which an offset is not a number")
     return number

@@ -10,6 +10,7 @@ from vmguard.adapters import hypervisors
 from vmguard.adapters.linux import proc
 from vmguard.core.locks.claim_states import LIVING, SENTENCES, State
 from vmguard.core.locks.plan import MODES
+from vmguard.core.words import vm_title
 from vmguard.daemon.api.sessions import Handler, Request, Session
 from vmguard.daemon.claim.lifecycle import ClaimLifecycle
 from vmguard.daemon.claim.migration_target import MigrationTarget
@@ -165,7 +166,7 @@ class ClaimRequests:
     def _accept(self, named: NamedVm, session: Session, message: Message) -> None:
         """Hand a complete claim to its lifecycle. Raises DaemonError or BadInput; the files stay the session's then."""
         if self._registry.get(named.id) is not None:
-            raise DaemonError(f"VM {named.name!r} was claimed by another start on this host in the meantime")
+            raise DaemonError(f"{vm_title(named.name)} was claimed by another start on this host in the meantime")
         if proc.is_dead(session.pidfd):
             raise DaemonError("the hook that began this claim is gone")
         vm = GuardedVm(hypervisor=named.hypervisor, name=named.name, uuid=named.uuid, files=session.files)

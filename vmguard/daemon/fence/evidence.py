@@ -14,6 +14,7 @@ from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.watchdog.events import Cause
 from vmguard.core.watchdog.fence_ladder import FencedProcess, FenceEvidence, Life, Others, Rung
 from vmguard.core.watchdog.policy import AfterFence, HostFence, Policy
+from vmguard.core.words import vm_title
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.runtime.loop import Timer
 
@@ -51,7 +52,7 @@ class FenceProgress:
 
     @property
     def title(self) -> str:
-        return f"VM {self.name!r}"
+        return vm_title(self.name)
 
     def as_json(self) -> dict[str, Any]:
         return {

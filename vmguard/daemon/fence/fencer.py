@@ -23,6 +23,7 @@ from vmguard.core.watchdog.events import Cause, Level, Report
 from vmguard.core.watchdog.fence_ladder import Next, Others, Rung, next_rung
 from vmguard.core.watchdog.policy import Policy
 from vmguard.core.watchdog.timing import Rungs
+from vmguard.core.words import file_name
 from vmguard.daemon.fence.evidence import FenceProgress, evidence, has_copies, runs_again
 from vmguard.daemon.fence.signals import Signals
 from vmguard.daemon.registry.guarded_vm import GuardedVm
@@ -310,7 +311,7 @@ class Fencer:
             log.error("%s: its fence cannot be written down (%s); it is begun all the same", fence.title, problem)
 
     def _path(self, fence: FenceProgress) -> str:
-        return os.path.join(self._folder, f"{fence.id}.json")
+        return os.path.join(self._folder, f"{file_name(fence.id)}.json")
 
 
 def _between(before: Rung | None, now: Rung) -> list[Rung]:

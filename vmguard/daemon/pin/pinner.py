@@ -20,10 +20,11 @@ from vmguard.core.locks.claim_states import LIVING
 from vmguard.core.locks.guard_states import GuardState, Origin, Pin
 from vmguard.core.locks.pin import Wish, shares_writes, wish
 from vmguard.core.locks.pin_step import PinStep, needs_frequent_scans, next_full_scan, next_step
-from vmguard.core.locks.plan import DISK, EXCLUSIVE, SHARED, printable
+from vmguard.core.locks.plan import DISK, EXCLUSIVE, SHARED
 from vmguard.core.locks.ranges import Range
 from vmguard.core.locks.retry import RetryNow
 from vmguard.core.sources.process_arguments import Kind
+from vmguard.core.words import printable
 from vmguard.daemon.owner_records.mark_released import MarkReleased
 from vmguard.daemon.pin.fd_copies import FdCopies
 from vmguard.daemon.pin.lock_transfer import Order, Outcome, RivalLock, carry_out, let_go

@@ -11,6 +11,7 @@ from typing import Any
 from vmguard.adapters.linux import clock
 from vmguard.core.locks.claim_states import State, allowed
 from vmguard.core.sources.process_arguments import Kind
+from vmguard.core.words import file_name, vm_title
 from vmguard.daemon.registry.guarded_file import GuardedFile
 
 log = logging.getLogger("vmguard.registry")
@@ -114,7 +115,7 @@ class GuardedVm:
     @property
     def title(self) -> str:
         """Return the VM for people; a hostile name cannot forge a log line."""
-        return f"VM {self.name!r}"
+        return vm_title(self.name)
 
     @property
     def may_have_run(self) -> bool:
@@ -145,7 +146,7 @@ class GuardedVm:
 
     def store_name(self, file: GuardedFile) -> str:
         """Return the name under which systemd stores a file's descriptor, the same for every later daemon."""
-        return f"{self.id}.{file.key[0]:x}.{file.key[1]}"
+        return f"{file_name(self.id)}.{file.key[0]:x}.{file.key[1]}"
 
     def move(self, new: State, why: str) -> None:
         """Change the state and log it. Raises ValueError if the table of claim states does not allow it."""

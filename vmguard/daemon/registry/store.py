@@ -7,7 +7,9 @@ import os
 from collections.abc import Iterator, Set
 
 from vmguard.adapters.linux import statefile
+from vmguard.adapters.linux.atomic_file import UNFINISHED
 from vmguard.adapters.linux.proc import Key
+from vmguard.core.words import file_name
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 
 log = logging.getLogger("vmguard.registry")
@@ -80,7 +82,7 @@ class Registry:
         Unreadable files are logged and left in place for a person.
         """
         for name in sorted(os.listdir(self._folder)):
-            if name.endswith(".new"):  # a daemon was killed while writing it; the old file is intact
+            if name.endswith(UNFINISHED):  # a daemon was killed while writing it; the old file is intact
                 statefile.remove(os.path.join(self._folder, name))
             if not name.endswith(".json"):
                 continue
@@ -96,4 +98,4 @@ class Registry:
         return list(self._vms.values())
 
     def _path(self, vm: GuardedVm) -> str:
-        return os.path.join(self._folder, f"{vm.id}.json")
+        return os.path.join(self._folder, f"{file_name(vm.id)}.json")

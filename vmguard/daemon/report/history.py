@@ -11,8 +11,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from vmguard.adapters.linux import clock, journal
+from vmguard.adapters.linux import atomic_file, clock, journal
 from vmguard.core.watchdog.events import Level, Report
+from vmguard.core.words import in_utf8
 from vmguard.daemon.report.notify_command import Notifier
 from vmguard.errors import VmguardError
 
@@ -43,11 +44,7 @@ class History:
         }
         try:
             self._shorten()
-            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(fd, json.dumps(entry).encode() + b"\n")
-            finally:
-                os.close(fd)
+            atomic_file.append(self._path, f"{json.dumps(in_utf8(entry))}\n".encode())
         except OSError as problem:
             log.debug("history not written: %s", problem)
 
@@ -59,9 +56,7 @@ class History:
             return
         with open(self._path, "rb") as stream:
             lines = stream.readlines()
-        with open(self._path + ".new", "wb") as stream:
-            stream.writelines(lines[len(lines) // 2 :])
-        os.replace(self._path + ".new", self._path)
+        atomic_file.write(self._path, b"".join(lines[len(lines) // 2 :]), sync=False)
 
 
 class Reporter:

@@ -8,6 +8,8 @@ VMGUARD_TEXT       the sentence for people
 VMGUARD_HOST       this host's name
 VMGUARD_VM         the VM's name, VMGUARD_UUID its uuid (only where it is about one VM)
 VMGUARD_DISK, VMGUARD_MOUNT, VMGUARD_VERDICT, VMGUARD_EVIDENCE and so on: the other fields of the report
+
+Each is one line of printable UTF-8: what else a name holds is shown as an escape, and a text without end is cut.
 """
 
 from __future__ import annotations
@@ -25,12 +27,15 @@ from vmguard.adapters.linux import host_identity, oom_and_scheduling
 from vmguard.adapters.linux.spawn import ended, spawn
 from vmguard.adapters.linux.spawn import environment as program_environment
 from vmguard.core.watchdog.events import Level, Report
+from vmguard.core.words import printable
 
 log = logging.getLogger("vmguard.report")
 
 #: longest queue of events; a thousand frozen VMs are a thousand events
 _MAX_WAITING_EVENTS = 2000
 _ORDER = {Level.INFO: 0, Level.WARNING: 1, Level.ERROR: 2}
+#: a longer value is cut
+_MAX_VALUE_CHARS = 4096
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,14 @@ class Notifier:
                 log.warning("notify.command is too slow: it was not told of %d events", self._dropped)
                 self._dropped = 0
             if wanted.command:
-                _call(wanted, variables)
+                try:
+                    _call(wanted, variables)
+                except Exception:  # the next event is wanted all the same
+                    log.exception("notify.command was not told of %s", variables["VMGUARD_EVENT"])
 
 
 def environment(report: Report, fields: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables for one event, without NUL: a value from outside cannot end a variable."""
+    """Return the variables for one event. None is so long that the kernel would refuse to start the command."""
     known = {
         "EVENT": report.code,
         "LEVEL": str(report.level),
@@ -90,7 +98,11 @@ def environment(report: Report, fields: Mapping[str, str]) -> dict[str, str]:
         "VM": fields.get("name", ""),
         **{name.upper(): value for name, value in fields.items() if name not in ("vm", "name")},
     }
-    return program_environment(**{f"VMGUARD_{name}": value.replace("\0", "") for name, value in known.items()})
+    return program_environment(**{f"VMGUARD_{name}": _value(text) for name, text in known.items()})
+
+
+def _value(text: str) -> str:
+    return printable(text[:_MAX_VALUE_CHARS])
 
 
 def _call(wanted: Wanted, variables: Mapping[str, str]) -> None:

@@ -62,7 +62,7 @@ def _follow(loop: Loop, pid: int, said: int, done: Done, deadline: float, pause:
         loop.call_in(pause, functools.partial(_follow, loop, pid, said, done, deadline, again))
         return
     try:
-        for line in os.read(said, 4096).decode(errors="replace").splitlines():
+        for line in filter(None, os.read(said, 4096).decode(errors="replace").split("\n")):
             log.warning("%s", line)
     except BlockingIOError:
         pass  # a child of its own still has the other end
