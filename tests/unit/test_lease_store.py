@@ -59,12 +59,13 @@ def test_a_file_that_is_not_understood_is_no_knowledge(tmp_path: Path, text: str
 
 
 def test_a_file_that_cannot_be_written_leaves_what_is_older(tmp_path: Path) -> None:
-    kept = LeaseStore(str(tmp_path))
+    folder, away = tmp_path / "run", tmp_path / "away"
+    folder.mkdir()
+    kept = LeaseStore(str(folder))
     kept.keep({NAS: 100.25})
-    aside = tmp_path / f"{FILE}.new"
-    aside.mkdir()
+    folder.rename(away)
     kept.keep({NAS: 200.0})
-    assert LeaseStore(str(tmp_path)).before(*NAS) == 100.25
-    aside.rmdir()
+    away.rename(folder)
+    assert LeaseStore(str(folder)).before(*NAS) == 100.25
     kept.keep({NAS: 200.0})
-    assert LeaseStore(str(tmp_path)).before(*NAS) == 200.0
+    assert LeaseStore(str(folder)).before(*NAS) == 200.0

@@ -31,7 +31,7 @@ TOUCHES: dict[str, tuple[set[str], str]] = {
     "vmguard.daemon.pin.lock_transfer": ({"os.close", "os.fstat", "os.open"}, _THREAD),
     "vmguard.daemon.registry.store": ({"os.listdir", "os.makedirs"}, _RUN),
     "vmguard.daemon.release.releaser": ({"os.close"}, f"a pidfd; {_THREAD}"),
-    "vmguard.daemon.report.history": ({"open", "os.close", "os.open", "os.replace", "os.stat", "os.write"}, _RUN),
+    "vmguard.daemon.report.history": ({"open", "os.stat"}, _RUN),
     "vmguard.daemon.report.notify_command": ({"os.close"}, _OWN),
     "vmguard.daemon.runtime.loop": ({"os.close", "os.read", "os.write"}, _OWN),
     "vmguard.daemon.runtime.subprocesses": ({"os.close", "os.read"}, _OWN),

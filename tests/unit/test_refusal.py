@@ -19,7 +19,8 @@ CLAIM = replace(READER, local_users=(), shared=None)
 
 
 def told(holder: Holder) -> tuple[str, str]:
-    return in_use("/srv/vm/web.raw", "web", HERE, holder, NOW, 3.0)
+    lines, hint = in_use("/srv/vm/web.raw", "web", HERE, holder, NOW, 3.0)
+    return "\n".join(lines), hint
 
 
 def test_a_reader_here_is_named_and_the_last_claim_is_not_taken_for_it() -> None:

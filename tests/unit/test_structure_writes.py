@@ -22,6 +22,8 @@ ALLOWED = {
     "vmguard.adapters.storage.owner_record": {"os.symlink", "os.rename", "O_CREAT"},
     # on the share: O_EXCL and O_NOFOLLOW, removed after the attempt
     "vmguard.doctor.scratch": {"O_CREAT"},
+    # a second name of a disk, for a moment, by the descriptor of its folder
+    "vmguard.adapters.storage.delegation": {"os.link", "os.rename", "os.symlink"},
     # in the daemon's own folder: O_EXCL decides which caller comes first; and a pipe by its descriptor
     "vmguard.hook.prefork": {"O_CREAT", "open for writing"},
 }
