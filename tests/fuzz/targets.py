@@ -18,6 +18,9 @@ from vmguard.core import lean_json
 from vmguard.core.locks import owner_record
 from vmguard.core.sources import domain_xml, image_header, image_name, process_arguments, pve_config, pve_plan
 from vmguard.core.sources.pve_storage import parse_storages
+from vmguard.daemon.api.claims import ClaimRequests
+from vmguard.daemon.api.commands import Commands
+from vmguard.daemon.api.questions import Questions
 from vmguard.daemon.api.server import Server
 from vmguard.daemon.api.sessions import Handler
 from vmguard.daemon.registry.guarded_vm import GuardedVm
@@ -170,26 +173,39 @@ def fuzz_state_file(data: bytes) -> None:
 
 
 class _Anyone:
-    """In the place of whatever serves a request that is right."""
+    """In the place of whatever a handler hands a right request to."""
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *_: {}
+        return lambda *_: {} if name in ("health", "as_json") else name == "is_announced"
+
+
+class _FrankLoop(Loop):
+    """A loop that hides no exception of a callback."""
+
+    def _guarded(self, callback: Callable[[], object]) -> None:
+        callback()
 
 
 class _Socket:
-    """A server without a daemon: every request that is right is answered with nothing."""
+    """The daemon's server and all its handlers, without what stands behind them."""
 
     def __init__(self) -> None:
-        self.loop = Loop()
+        self.loop = _FrankLoop()
         self.number = 0
         self.path = os.path.join(_FOLDER.name, wire.SOCKET_NAME)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.bind(self.path)
         listener.listen(wire.BACKLOG)
         anyone: Any = _Anyone()
-        handlers: dict[str, Handler] = {name: lambda request: {} for name in REQUESTS}
-        handlers["ping"] = lambda request: {"ping": request.message.get("number")}
-        Server(self.loop, anyone, handlers, Descriptors(self.loop, anyone)).listen(listener)
+        registry, descriptors = Registry(_FOLDER.name), Descriptors(self.loop, anyone)
+        handlers: dict[str, Handler] = {
+            **ClaimRequests(self.loop, registry, anyone, lambda *_: anyone, anyone).handlers,
+            **Questions(registry, anyone, descriptors).handlers,
+            **Commands(anyone, lambda request, reply: reply([])).handlers,
+            "ping": lambda request: {"ping": request.message.get("number")},
+        }
+        assert handlers.keys() == REQUESTS.keys()
+        Server(self.loop, anyone, handlers, descriptors).listen(listener)
 
     def feed(self, datagrams: list[bytes]) -> None:
         """Send datagrams and a ping, and look for an answer to the ping. Raises AssertionError if there is none."""
@@ -207,6 +223,9 @@ class _Socket:
                 with contextlib.suppress(BlockingIOError):
                     while (received := connection.receive()) is not None:
                         answer = received[0]
+                        for fd in received[1]:
+                            os.close(fd)
+                        assert "failed at this request" not in str(answer), answer
                 if answer.get("ping") == self.number:
                     return
             raise AssertionError(f"no answer to a ping, the last one is {answer}")

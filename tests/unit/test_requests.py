@@ -32,7 +32,7 @@ from vmguard.protocol import wire
 from vmguard.protocol.adoption import AdoptRequest
 from vmguard.protocol.client import Daemon
 from vmguard.protocol.messages import ClaimedFileMessage
-from vmguard.protocol.requests import REQUESTS, Answer, Key, request_of
+from vmguard.protocol.requests import NUMBER, REQUESTS, Answer, Key, request_of
 
 UUID = "6f8b1c9e-0b1d-4b0a-9f0e-2a6f0d1c2b3a"
 VM = {"hypervisor": "libvirt", "name": "web", "uuid": UUID}
@@ -151,6 +151,12 @@ def test_adopt_says_the_same_as_before() -> None:
     read = AdoptRequest.from_message(sent)
     assert (read, read.as_json()) == (AdoptRequest(("web",), dry_run=True, seconds=5.0), sent)
     assert AdoptRequest.from_message({"all": True}) == AdoptRequest(everything=True, seconds=10.0)
+
+
+def test_a_number_is_one_that_can_be_answered_again() -> None:
+    for value in (float("nan"), float("inf"), -float("inf"), 10**400, True, "1"):
+        assert not NUMBER.fits(value), value
+    assert all(map(NUMBER.fits, (0, -1.5, 2**70)))
 
 
 # -- the server, with every wrong type in every key -------------------------------------------------------------------
