@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Callable
 
 from vmguard import faults
@@ -202,7 +203,8 @@ class Pinner:
             is_certain = process in vouched
             for user in fds.full(self.tables):
                 self._scan_state(vm).image_locks |= is_certain and has_image_locks(user)
-                if user.key in ours or (is_certain and self.is_image(process.kind, user)):
+                is_new = is_certain and self.is_image(process.kind, user) and not self._is_only_read(vm, user)
+                if user.key in ours or is_new:
                     found.setdefault(user.key, []).append(user)
             if fds.forbidden and is_certain:
                 for file in vm.files:
@@ -210,15 +212,19 @@ class Pinner:
         return found
 
     def is_image(self, kind: Kind, user: OpenFile) -> bool:
-        """Return whether a file that a process has open is one that a lock should guard.
+        """Return whether a file that a process has open is one that a lock should guard."""
+        return user.key[0] not in self.tables.smb() and may_be_image(kind, user, self.tables.shares())
 
-        One on this host's own file system that is only read is none, unless a claim has named it: no other host can
-        open it, and the header of an image may name any file.
+    def _is_only_read(self, vm: GuardedVm, user: OpenFile) -> bool:
+        """Return whether a file is one that a claim would only read (adapters/storage/reach.py), if no claim named it.
+
+        The header of an image may name any file of this host's own; what lies beside the VM's files is its own.
         """
-        device, shares = user.key[0], self.tables.shares()
-        if not user.info.writable and device not in shares and not self.tables.why_other(device):
+        device = user.key[0]
+        if user.info.writable or device in self.tables.shares() or self.tables.why_other(device):
             return False
-        return device not in self.tables.smb() and may_be_image(kind, user, shares)
+        folders = {os.path.dirname(file.real or file.path) for file in vm.files}
+        return not any(user.path.startswith(f"{folder}/") for folder in folders)
 
     def discovered(self, users: list[OpenFile], hypervisor: str = "") -> GuardedFile:
         """Return an entry for an open file that no hook announced: hot-plugged, an overlay, a copy's target."""
