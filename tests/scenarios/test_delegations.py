@@ -27,7 +27,7 @@ pytestmark = pytest.mark.lab
 
 LEASE = 10
 #: seconds within which something is done that waits for nobody
-AT_ONCE = 4.0
+AT_ONCE = 6.0
 #: an export in whose top folder nobody but the server's root may make a name
 CLOSED = "/srv/closed"
 #: kernel of the server, and of the host that has the delegations
