@@ -24,6 +24,7 @@ BRINGS = (
     "/usr/share/man/man8/vmguard.8",
     "/usr/share/man/man5/vmguard.yaml.5",
     "/usr/share/man/man7/vmguard-hooks.7",
+    "/usr/share/man/man7/vmguard-security.7",
     "/systemd/system/vmguard.service",
     "/systemd/system/vmguard.socket",
 )

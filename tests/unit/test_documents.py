@@ -289,3 +289,15 @@ def test_the_workflow_runs_what_everybody_runs() -> None:
     assert any(command.startswith(".ci/run") for command in commands)
     for job in jobs.values():
         assert str(job["container"]["image"]).startswith("debian:"), "tests/setup knows Debian only"
+
+
+# -- security ---------------------------------------------------------------------------------------------------------
+
+SECURITY = (ROOT / ".github/SECURITY.md").read_text()
+
+
+def test_each_attack_that_is_listed_is_played_by_a_test() -> None:
+    sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = re.findall(r"\| `(test_\w+)` \|$", SECURITY, re.MULTILINE)
+    assert len(named) == len(re.findall(r"^\| [^a]", SECURITY, re.MULTILINE)) > 12
+    assert [name for name in named if f"def {name}(" not in sources] == []

@@ -202,7 +202,8 @@ def _falls_back(args: argparse.Namespace, bad: BadConfig, out: Output) -> bool:
 
     if not last_good.is_usable(args.config):
         return False
-    out.warn(f"the configuration is not taken, the last good one is in force: {bad.message}")
+    for problem in bad.problems:
+        out.warn(f"the configuration is not taken, the last good one is in force: {problem}")
     args.config = [last_good.PATH]
     return True
 

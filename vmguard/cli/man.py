@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 
 from vmguard.cli import main
-from vmguard.cli.manual import pages
+from vmguard.cli.manual import pages, security
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import Status
 
 #: page -> section
-PAGES = {"vmguard": 8, "vmguard.yaml": 5, "vmguard-hooks": 7}
+PAGES = {"vmguard": 8, "vmguard.yaml": 5, "vmguard-hooks": 7, "vmguard-security": 7}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,4 +32,6 @@ def page(name: str) -> str:
         return pages.yaml_5()
     if name == "vmguard-hooks":
         return pages.hooks_7()
+    if name == "vmguard-security":
+        return security.security_7(pages.DATE)
     return pages.vmguard_8(main.top_parser(), main.all_parsers())

@@ -1,5 +1,6 @@
 """The manual pages, made from the program itself: its parsers, its table of settings, its hooks' contract.
 
-pages  the three pages: vmguard(8), vmguard.yaml(5), vmguard-hooks(7)
-roff   writes a page as roff
+pages     vmguard(8), vmguard.yaml(5), vmguard-hooks(7)
+security  vmguard-security(7)
+roff      writes a page as roff
 """

@@ -1,4 +1,4 @@
-"""The three manual pages: vmguard(8), vmguard.yaml(5), vmguard-hooks(7)."""
+"""The manual pages vmguard(8), vmguard.yaml(5) and vmguard-hooks(7)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vmguard.hook import operations
 from vmguard.protocol.requests import REQUESTS, RequestType
 
 #: shown in the last line of each page
-_DATE = "2026-11-21"
+DATE = "2026-11-21"
 _NOT_OPTIONS = ("help",)
 _DESCRIPTION = (
     "vmguard sees to it that at any instant at most one host can run, and write to the disks of, a virtual "
@@ -67,7 +67,7 @@ _PROXMOX_CALL = "SNIPPET VMID PHASE"
 
 def vmguard_8(top: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser]) -> str:
     """Return vmguard(8): every command with its own help text."""
-    page = Page("vmguard", 8, vmguard.__version__, _DATE, "guards the disks of VMs on NFSv4: one host at a time")
+    page = Page("vmguard", 8, vmguard.__version__, DATE, "guards the disks of VMs on NFSv4: one host at a time")
     page.section("synopsis")
     page.literal([_usage(top)])
     page.section("description")
@@ -107,7 +107,7 @@ def vmguard_8(top: argparse.ArgumentParser, commands: Mapping[str, argparse.Argu
     )
     _list(page, _JOURNAL)
     page.section("see also")
-    page.paragraph("vmguard.yaml(5), vmguard-hooks(7), nfs(5), exports(5), fcntl(2)")
+    page.paragraph("vmguard.yaml(5), vmguard-hooks(7), vmguard-security(7), nfs(5), exports(5), fcntl(2)")
     return page.text()
 
 
@@ -150,7 +150,7 @@ def _list(page: Page, entries: dict[str, str]) -> None:
 
 def yaml_5() -> str:
     """Return vmguard.yaml(5): every row of the table of settings."""
-    page = Page("vmguard.yaml", 5, vmguard.__version__, _DATE, "the configuration of vmguard")
+    page = Page("vmguard.yaml", 5, vmguard.__version__, DATE, "the configuration of vmguard")
     page.section("synopsis")
     page.literal(["/etc/vmguard/vmguard.yaml", "/etc/vmguard/conf.d/*.yaml"])
     page.section("description")
@@ -181,7 +181,7 @@ def _setting(row: config.Setting) -> Iterator[str]:
 def hooks_7() -> str:
     """Return vmguard-hooks(7): when each hypervisor calls its hook, what it does, what its failure does."""
     page = Page(
-        "vmguard-hooks", 7, vmguard.__version__, _DATE, "what vmguard does when a hypervisor starts or stops a VM"
+        "vmguard-hooks", 7, vmguard.__version__, DATE, "what vmguard does when a hypervisor starts or stops a VM"
     )
     page.section("description")
     page.paragraph(

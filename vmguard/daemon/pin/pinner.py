@@ -216,10 +216,7 @@ class Pinner:
         return user.key[0] not in self.tables.smb() and may_be_image(kind, user, self.tables.shares())
 
     def _is_only_read(self, vm: GuardedVm, user: OpenFile) -> bool:
-        """Return whether a file is one that a claim would only read (adapters/storage/reach.py), if no claim named it.
-
-        The header of an image may name any file of this host's own; what lies beside the VM's files is its own.
-        """
+        """Return whether a claim would only read it: a header may name any file of this host (storage/reach.py)."""
         device = user.key[0]
         if user.info.writable or device in self.tables.shares() or self.tables.why_other(device):
             return False
