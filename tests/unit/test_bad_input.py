@@ -355,12 +355,12 @@ def no_descriptor_left() -> Iterator[None]:
 @pytest.mark.parametrize("case", DOCUMENTS)
 def test_a_bad_document(case: str) -> None:
     xml, words = DOCUMENTS[case]
-    started = time.process_time()
+    started = time.thread_time()
     with pytest.raises(BadInput) as caught:
         plan_of(xml)
     assert words in caught.value.message
     assert len(caught.value.message) < 400
-    assert time.process_time() - started < 2
+    assert time.thread_time() - started < 2
 
 
 @pytest.mark.parametrize("opener", [ReadOnlyOpener, Opener], ids=["plan", "claim"])

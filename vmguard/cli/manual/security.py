@@ -8,8 +8,8 @@ from vmguard.cli.manual.roff import Page
 _TRUSTED = {
     "root of this host": "With everything: the daemon, the hooks and the configuration are root's.",
     "The hypervisor's own files": "A process is a VM's QEMU or helper only if a pid file that root has written names "
-    "it, with the time at which it started, or if it lies in the VM's own control group, or if such a process has started "
-    "it. What a process says of itself, its name and its arguments, only narrows that.",
+    "it, with the time at which it started, or if it lies in the VM's own control group, or if such a process has "
+    "started it. What a process says of itself, its name and its arguments, only narrows that.",
     "The user that QEMU runs as": "With the VM that its process belongs to. A guest that has broken out of its QEMU "
     "can end its own VM; it can neither freeze, kill nor unguard another one, nor keep one from starting. On a host "
     "without control groups, guests of one user are told apart by pid file and start time alone.",
