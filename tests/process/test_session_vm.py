@@ -15,6 +15,7 @@ import pytest
 from tests.support.guard import Answer, Guard, Vm, locks_on, make_disk, run
 from tests.support.namespaces import Space
 from tests.support.qemu_img import create, overlay
+from vmguard.adapters.linux import proc
 from vmguard.adapters.linux.mounts import Mount
 from vmguard.core.sources.domain_xml import Domain, parse_domain
 from vmguard.errors import DaemonError
@@ -153,7 +154,10 @@ def test_root_that_may_not_use_the_socket_does_not_take_the_daemon_for_absent(
 
 def nfs_at(folder: Path) -> Callable[[], list[Mount]]:
     """Return a reader of mounts to which the file system of a folder is NFS."""
-    return lambda: [Mount(1, folder.stat().st_dev, "/srv/nas", "nfs4", "nas:/vm", "vers=4.2")]
+    fd = os.open(folder, os.O_PATH)
+    share = Mount(proc.fdinfo("self", fd).mount_id, os.fstat(fd).st_dev, "/srv/nas", "nfs4", "nas:/vm", "vers=4.2")
+    os.close(fd)
+    return lambda: [share]
 
 
 def domain(disk: object, os_part: str = "", format: str = "qcow2") -> Domain:

@@ -21,6 +21,7 @@ from vmguard.adapters.linux import bounded_child, mounts
 from vmguard.adapters.storage.backing_chain import resolve
 from vmguard.adapters.storage.files import ReadOnlyOpener
 from vmguard.adapters.storage.libvirt_pools import Pools
+from vmguard.adapters.storage.reach import Reach
 from vmguard.core.sources.domain_xml import FILE, Domain
 from vmguard.core.words import printable
 from vmguard.errors import ConfigError, DaemonError, VmguardError
@@ -100,7 +101,8 @@ def files_on_shares(
     for fd in (0, 1, 2):  # libvirt waits until nobody has its pipes any more
         os.dup2(null, fd)
     try:
-        resolved = resolve(domain, ReadOnlyOpener(trusted), Pools(_pool_directories()))
+        opener = ReadOnlyOpener(trusted, Reach(trusted, read_mounts))
+        resolved = resolve(domain, opener, Pools(_pool_directories()))
     except VmguardError:
         # libvirt and QEMU will say what is wrong; only where there are shares must it be known first.
         if any(mount.is_nfs or mount.type == "autofs" for mount in read_mounts()):

@@ -62,7 +62,13 @@ def _local_lockers(fd: int) -> tuple[str, ...]:
         if any(user.key == key and user.info.locks for user in proc.open_files(pid, {key[1]})):
             uid = proc.user(pid)
             found.append(f"{printable(proc.name(pid))} (pid {pid}, user {names.get(uid, uid)})")
-    return tuple(sorted(found)) or ((UNSEEN,) if proc.has_locks(key) else ())
+    return tuple(sorted(found)) or ((UNSEEN,) if proc.has_locks(key) and not _has_locks_of_ours(key) else ())
+
+
+def _has_locks_of_ours(key: proc.Key) -> bool:
+    """Return whether this claim has a part of the file locked: the kernel does not tell whose a lock is."""
+    ours = (os.getpid(), os.getppid())
+    return any(user.key == key and user.info.locks for pid in ours for user in proc.open_files(pid, {key[1]}))
 
 
 def _user_names() -> dict[int, str]:
