@@ -14,6 +14,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +46,8 @@ def claim(guard: Guard, vm: Vm) -> Answer:
 
 def running(guard: Guard, vm: Vm) -> FakeQemu:
     answer = claim(guard, vm)
-    assert (answer.status, answer.err) == (0, "")
+    assert answer.status == 0, answer.err
+    assert answer.err == ""
     qemu = FakeQemu(guard.libvirt_dir, vm)
     assert eventually(lambda: is_pinned(guard, vm), 10), guard.log
     return qemu
@@ -63,12 +65,14 @@ def process_state(qemu: FakeQemu) -> str:
 
 
 @pytest.fixture
-def small_run(tmp_path: Path) -> Iterator[Guard]:
+def small_run() -> Iterator[Guard]:
     """A daemon whose run directory is a small file system of its own."""
-    run_dir = tmp_path / "guard" / "run"
-    run_dir.mkdir(parents=True)
-    with Space(f"mount -t tmpfs -o size=256k,mode=700 none {run_dir}") as space:
-        guard = Guard(tmp_path / "guard", prefix=space.prefix)
+    with (
+        tempfile.TemporaryDirectory(dir="/var/tmp") as folder,  # the name of a socket has 107 letters at most
+        Space(f"mkdir {folder}/run; mount -t tmpfs -o size=256k,mode=700 none {folder}/run") as space,
+    ):
+        run_dir = Path(folder) / "run"
+        guard = Guard(Path(folder), prefix=space.prefix)
         guard.run_dir = space.root / str(run_dir).lstrip("/")
         with guard:
             yield guard

@@ -201,7 +201,7 @@ def connect(path: str, timeout: float) -> Connection:
         ) from None
     except OSError as problem:
         sock.close()
-        raise DaemonError(f"cannot connect to the vmguard daemon on {path}: {problem.strerror}") from problem
+        raise DaemonError(f"cannot connect to the vmguard daemon on {path}: {problem.strerror or problem}") from problem
     return Connection(sock)
 
 
