@@ -219,7 +219,7 @@ def test_a_reader_that_keeps_a_vm_from_starting_is_named(guard: Guard, share: Pa
     assert guard.hook("prepare", vm.xml()).status == 0  # the record of this claim must not be taken for the reader's
     guard.hook("release", vm.xml())
     assert eventually(lambda: guard.nothing_left(disk))
-    command = [*MALLORY, "python3", "-c", _LOCK_A_BYTE, str(disk)]
+    command = [*MALLORY, "/usr/bin/python3", "-c", _LOCK_A_BYTE, str(disk)]
     with track(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)) as reader:
         assert reader.stdout is not None
         assert reader.stdout.readline() == b"locked\n"
