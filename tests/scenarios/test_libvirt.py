@@ -100,7 +100,7 @@ def test_saved_memory_is_resumed_only_while_nobody_else_has_run_the_vm(cluster: 
     said = refused.value.result.stderr
     assert f"its saved memory does not fit disk {disk} any more" in said
     assert "the VM ran again since: host hyp-b, VM 'saved', epoch 3" in said
-    assert "virsh start --force-boot 'saved'" in said
+    assert "virsh start --force-boot saved" in said
     assert a.check("saved")["summary"] == "free", "a refused restore leaves a lock"
     virsh("start", "--force-boot", "saved")
     wait_beats(a, "saved")

@@ -104,7 +104,7 @@ def test_a_quiet_mount_costs_one_small_request_in_each_interval_and_a_recovery_a
         took = time.monotonic() - began
         print(f"a reboot of the storage, four VMs, {took:.0f} s: {dict(spent)}")
         assert spent["SEEK"] <= took + 8 * len(found), "probes: of the lease each second, and of each lock in doubt"
-        assert spent["GETATTR"] + spent["LOOKUP"] + spent["ACCESS"] <= 4 * len(found), "owner records"
+        assert spent["GETATTR"] + spent["LOOKUP"] + spent["ACCESS"] <= 6 * len(found), "owner records"
         for _, vm in found:
             vm.kill()
 

@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text()
 PARSERS = all_parsers()
 #: options of all commands, and words that stand for something
 _COMMON = {"--json", "--no-color", "--timeout", "--config", "--help"}
-_PLACEHOLDERS = {"VM": "web", "FILE": "/x", "N": "100", "S": "nas"}
+_PLACEHOLDERS = {"VM": "web", "FILE": "/x", "N": "100", "S": "nas", "PID": "4711"}
 
 
 def typed(text: str) -> Iterator[str]:

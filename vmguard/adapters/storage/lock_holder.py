@@ -35,7 +35,10 @@ def describe(path: str, fd: int, folder: str) -> Holder:
             problem = f"its owner record cannot be read: {error.strerror}"
     mount = mounts.mount_of_id(proc.fdinfo("self", fd).mount_id)
     lease = mounts.lease_time(mount.point) if mount is not None and mount.type == "nfs4" else None
-    return Holder(owner, problem, _local_lockers(fd), lease, doubt, _shared(fd))
+    lockers = _local_lockers(fd)
+    if lockers == (UNSEEN,) and owner is not None and not owner.released:
+        lockers = ()  # on the server of a share, its nfsd holds the locks of other hosts
+    return Holder(owner, problem, lockers, lease, doubt, _shared(fd))
 
 
 def _shared(fd: int) -> Range | None:
