@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.guard import Answer, Guard, Vm, locks_on, make_disk, run
 from tests.support.namespaces import Space
+from tests.support.other_users import open_folder
 from tests.support.qemu_img import create, overlay
 from vmguard.adapters.linux import proc
 from vmguard.adapters.linux.mounts import Mount
@@ -44,11 +45,8 @@ def etc() -> Iterator[Space]:
 
 @pytest.fixture
 def open_to_all() -> Iterator[Path]:
-    """A folder whose path all users may walk, unlike pytest's own."""
-    top = Path(tempfile.mkdtemp(dir="/var/tmp"))
-    top.chmod(0o755)
-    yield top
-    shutil.rmtree(top)
+    with open_folder() as top:
+        yield top
 
 
 @pytest.fixture

@@ -6,9 +6,7 @@ A real daemon, and processes of an ordinary user and of the user that QEMU runs 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytest
 from tests.support.control_groups import ControlGroups, libvirt_scope
 from tests.support.fake_qemu import FakeQemu
 from tests.support.guard import Guard, Vm, eventually, make_disk
+from tests.support.other_users import open_folder
 from tests.support.processes import track
 from tests.support.strangers import AS_SET_USER_ID, NOBODY, OPENS, Strangers, users
 from vmguard.query import ask_daemon
@@ -33,11 +32,8 @@ _SETTLED_S = 0.6
 
 @pytest.fixture
 def open_to_all() -> Iterator[Path]:
-    """A folder whose path all users may walk, unlike pytest's own."""
-    top = Path(tempfile.mkdtemp(dir="/var/tmp"))
-    top.chmod(0o755)
-    yield top
-    shutil.rmtree(top)
+    with open_folder() as top:
+        yield top
 
 
 @pytest.fixture

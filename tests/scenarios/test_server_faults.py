@@ -11,7 +11,7 @@ import pytest
 from tests.lab import Lab, NfsServer
 from tests.lab.guest import PYTHON
 from tests.lab.hypervisor import Hypervisor
-from tests.support.guarded_guests import SHARE, Guarded
+from tests.support.guarded_guests import LOCK_WHOLE_FILE, SHARE, Guarded
 from tests.support.watched_guests import clean_up, codes, dead, started, vmguard, wait_until
 
 pytestmark = pytest.mark.lab
@@ -20,14 +20,6 @@ _CONFIG = "hook: {wait: 1s}\n"
 _NFSD = "rpc.nfsd -N 3 -V 4.1 -V 4.2 4"
 _EXPORT = f"exportfs -o rw,sync,insecure,no_subtree_check,no_root_squash,fsid=1 '*:{SHARE}'; exportfs -f"
 _WITHDRAW = f"exportfs -u '*:{SHARE}'; exportfs -f"
-#: a program of the server's own that knows nothing of vmguard
-_LOCK = """
-import fcntl, struct, sys, time
-stream = open(sys.argv[1], "r+b")
-fcntl.fcntl(stream, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
-print("locked", flush=True)
-time.sleep(999)
-"""
 
 Cluster = tuple[Lab, NfsServer, Guarded]
 
@@ -95,10 +87,11 @@ def test_a_vm_on_the_server_itself_does_not_get_a_disk_whose_owner_is_yet_to_com
     server.reboot()
     itself = Guarded(cast(Hypervisor, server), _CONFIG)
     itself.start_daemon()
-    server.spawn([PYTHON, "-c", _LOCK, *robbed.paths]).wait_for("^locked", 10)
+    server.spawn([PYTHON, "-c", LOCK_WHOLE_FILE, *robbed.paths]).wait_for("^locked", 10)
     refused = itself.claim(guest)
     assert refused.returncode == 1
     assert f"this host exports {SHARE} by NFS, and its NFS server is in its grace period" in refused.stderr
+    wait_until("the other one is frozen", lambda: node.check(guest.name)["state"] == "frozen", 12, node.log)
     assert server.in_grace()
     lab.heal(node.host)
     wait_until("the control's VM is dead", lambda: dead(victim), 40, node.log)

@@ -12,21 +12,13 @@ import pytest
 from tests.lab import Lab, NfsServer
 from tests.lab.guest import PYTHON
 from tests.lab.heartbeat import heartbeat_disk
-from tests.support.guarded_guests import VMGUARD, Guarded, Guest, two_nodes
+from tests.support.guarded_guests import LOCK_WHOLE_FILE, VMGUARD, Guarded, Guest, two_nodes
 from tests.support.watched_guests import clean_up, started, vmguard, wait_until
 
 pytestmark = pytest.mark.lab
 
 CONFIG = "hook: {wait: 0s}\n"
 ABSENT, STRANGE = "/srv/absent", "/srv/strange"
-#: a program that knows nothing of vmguard locks a whole file
-LOCK = """
-import fcntl, struct, sys, time
-stream = open(sys.argv[1], "r+b")
-fcntl.fcntl(stream, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
-print("locked", flush=True)
-time.sleep(999)
-"""
 
 Cluster = tuple[NfsServer, Guarded, Guarded]
 
@@ -75,7 +67,7 @@ def test_the_record_of_a_deleted_disk_names_nobody_when_its_number_is_used_again
     [path] = new.paths
     inode = server.run(f"stat -c %i {old.paths[0]}; rm {old.paths[0]}").stdout
     wait_until("its number is used again", lambda: _make(server, path) == inode, 20, a.log)
-    foreign = a.host.spawn([PYTHON, "-c", LOCK, path])
+    foreign = a.host.spawn([PYTHON, "-c", LOCK_WHOLE_FILE, path])
     foreign.wait_for("^locked", 10)
     refused = b.claim(new)
     assert refused.returncode == 1

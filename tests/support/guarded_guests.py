@@ -66,6 +66,16 @@ class Guest:
         )
 
 
+#: a program that knows nothing of vmguard locks the file that it is given, whole, until it is killed
+LOCK_WHOLE_FILE = """
+import fcntl, struct, sys, time
+stream = open(sys.argv[1], "r+b")
+fcntl.fcntl(stream, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
+print("locked", flush=True)
+time.sleep(999)
+"""
+
+
 class Guarded:
     """A hypervisor of the lab with vmguard on it."""
 

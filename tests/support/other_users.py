@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +62,11 @@ def in_a_child(work: Callable[[], object], uid: int = -1, squashed: bool = False
         said = pipe.read().decode()
     os.waitpid(child, 0)
     return said
+
+
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder whose path all users may walk, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as top:
+        os.chmod(top, 0o755)
+        yield Path(top)
