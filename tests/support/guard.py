@@ -111,14 +111,23 @@ def _open_paths(pid: int) -> set[str]:
     return paths
 
 
-def eventually(wanted: Callable[[], bool], seconds: float = 3.0) -> bool:
-    """Wait until a condition holds; return whether it did in time."""
-    deadline = time.monotonic() + seconds
+def eventually(wanted: Callable[[], bool], seconds: float | None = None) -> bool:
+    """Wait until a condition holds; return whether it did in time.
+
+    Without ``seconds`` nothing is said about how long it may take: a machine that is busy with other tests gets longer.
+    """
+    deadline = time.monotonic() + (usual_patience() if seconds is None else seconds)
     while not wanted():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.01)
     return True
+
+
+def usual_patience() -> float:
+    """Return for how many seconds a condition is waited for: 3, and longer where processes wait for a processor."""
+    per_processor = os.getloadavg()[0] / (os.cpu_count() or 1)
+    return 3.0 * min(max(1.0, per_processor), 8.0)
 
 
 def run(command: Sequence[str], stdin: bytes = b"", env: dict[str, str] | None = None, timeout: float = 50.0) -> Answer:

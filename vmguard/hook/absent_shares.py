@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 _RETRY_S = 0.25
 
 
-def missing(paths: list[str]) -> Missing:
-    """Look at this host's mounts; return as ``explain``. It may hang with another share."""
-    table = list(mounts.mounts())
+def missing(paths: list[str], table: list[Mount] | None = None) -> Missing:
+    """Look at this host's mounts, or at a table just read; return as ``explain``. It may hang with another share."""
+    table = list(mounts.mounts()) if table is None else table
     shares = configured_mounts.shares()
     configured_mounts.resolve_points(shares, table)
     return explain(paths, shares, table)

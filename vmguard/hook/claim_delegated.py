@@ -18,7 +18,8 @@ from vmguard.errors import LockUnavailable
 _TRIES = 3
 _CURE = (
     "close what has it open here (qemu-img, a copy); echo 0 > /sys/module/nfsv4/parameters/delegation_watermark;"
-    " head -c1 {path} > /dev/null; sleep 1; start it again. It is no help? On a Linux server: sysctl fs.leases-enable=0"
+    " head -c1 {path} > /dev/null; sleep 1; start it again. If that does not help, on a Linux server: sysctl"
+    " fs.leases-enable=0"
 )
 
 

@@ -45,7 +45,7 @@ def wait(
                 f" period: VMs on other hosts may still reclaim their locks (waited {spent:.0f} s)",
                 "retry when the grace period is over"
                 + (f" (it lasts {length} s from the start of the NFS server)" if length else "")
-                + "; cat /proc/fs/nfsd/v4_end_grace says Y then. It does not end? systemctl status nfs-server",
+                + "; cat /proc/fs/nfsd/v4_end_grace says Y then. If it does not end: systemctl status nfs-server",
             )
         progress.check()
         if vm.speak is not None and boottime() >= next_line:

@@ -132,13 +132,14 @@ def _wait_for_shares(vm: VmToClaim, settings: ClaimSettings, progress: ProgressP
     libvirt's hook waits no longer for them than for a lock: whoever called it waits, too.
     """
     paths = [source.path for source in vm.domain.sources if source.kind == FILE]
-    if not _may_be_bare(paths):
+    table = list(mounts.mounts())
+    if not _may_be_bare(paths, table):
         return
     from vmguard.hook import absent_shares
 
     seconds = settings.mount_wait if vm.speak is not None else settings.wait or 0.0
     progress.stage("looking for the shares below the disks")
-    if absent_shares.missing(paths)[0]:
+    if absent_shares.missing(paths, table)[0]:
         progress.stage("waiting for a share to be mounted", seconds + LOCK_SLACK_S)
         absent_shares.wait(vm.name, paths, seconds, progress.note)
 
@@ -147,15 +148,14 @@ def _refuse_bare_folders(vm: VmToClaim, files: list[ClaimedFile]) -> None:
     """Raise PlanError if a file that only its opening has shown (of a chain, a pool) lies on a share's bare folder."""
     known = {source.path for source in vm.domain.sources}
     paths = [file.real for file in files if file.real not in known]
-    if _may_be_bare(paths):
+    if paths and _may_be_bare(paths, list(mounts.mounts())):
         from vmguard.hook import absent_shares
 
         absent_shares.refuse(paths)
 
 
-def _may_be_bare(paths: list[str]) -> bool:
+def _may_be_bare(paths: list[str], table: list[mounts.Mount]) -> bool:
     """Return whether any path, links aside, does not lie on NFS as it should."""
-    table = list(mounts.mounts())
     return any((mount := mounts.mount_of_path(path, table)) is None or not mount.is_nfs for path in paths)
 
 
@@ -286,7 +286,7 @@ def stay_here(
     before: dict[str, int],
     requests: Callable[[], dict[str, int]] = mounts.lock_requests,
 ) -> list[ClaimedFile]:
-    """Return files whose exclusive locks stayed in this client.
+    """Return the files whose exclusive locks stayed in this client.
 
     ``before``: LOCK requests before they were taken, by mount point; ``requests`` reads them.
     """
@@ -365,7 +365,7 @@ def _list_disks(vm: VmToClaim, settings: ClaimSettings, claimed: ClaimedFiles) -
 
 
 def write_records(vm: VmToClaim, settings: ClaimSettings, claimed: ClaimedFiles) -> tuple[dict[str, int], list[str]]:
-    """Write owner records after the start was released. Return epochs by inode, and errors."""
+    """Write the owner records; return their epochs by inode, and problems in words."""
     fields = {
         **settings.identity.as_json(),
         "hypervisor": vm.hypervisor,
@@ -387,6 +387,6 @@ def write_records(vm: VmToClaim, settings: ClaimSettings, claimed: ClaimedFiles)
 
 
 def _write_record(file: ClaimedFile, folder: str, fields: dict[str, str]) -> int:
-    from vmguard.adapters.storage import owner_record  # after the start was released
+    from vmguard.adapters.storage import owner_record
 
     return owner_record.as_owner(file.real, lambda: owner_record.write_claim(file.real, folder, file.key[1], fields))

@@ -33,7 +33,7 @@ from vmguard.core import LIBVIRT
 from vmguard.core.lean_json import decode, encode
 from vmguard.core.sources import domain_xml
 from vmguard.errors import VmguardError
-from vmguard.hook import claim, claim_incoming, claim_on_share, entry, libvirt, operations
+from vmguard.hook import absent_shares, claim, claim_incoming, claim_on_share, entry, libvirt, operations
 from vmguard.hook.vm_to_claim import ProgressPipe, VmToClaim
 from vmguard.protocol import messages, wire
 
@@ -42,7 +42,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: all that a claim needs, loaded before there is one
-LOADED = (backing_chain, lock_holder, mounts, owner_record, claim, claim_incoming, claim_on_share, messages)
+LOADED = (
+    absent_shares,
+    backing_chain,
+    lock_holder,
+    mounts,
+    owner_record,
+    claim,
+    claim_incoming,
+    claim_on_share,
+    messages,
+)
 
 #: between the end of one process and the start of the next
 _RESTART_DELAY_S = 1.0

@@ -30,6 +30,8 @@ POOL_FOLDERS = ("/run/libvirt/storage", "/etc/libvirt/storage")
 #: in place of a type: whatever the source looks like
 _ANY_TYPE = ("", "auto", "none", "bind")
 _MAX_BYTES = 1 << 20
+#: read at once: most files here are small, and a start waits for each
+_READ_BYTES = 1 << 14
 
 
 class ConfiguredShare:
@@ -176,7 +178,11 @@ def _text(path: str) -> str:
     except OSError:
         return ""
     try:
-        return os.read(fd, _MAX_BYTES).decode("utf-8", "surrogateescape")
+        data = piece = os.read(fd, _READ_BYTES)
+        while piece and len(data) < _MAX_BYTES:
+            piece = os.read(fd, _READ_BYTES)
+            data += piece
+        return data.decode("utf-8", "surrogateescape")
     except OSError:
         return ""
     finally:
