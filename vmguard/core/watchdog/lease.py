@@ -154,8 +154,8 @@ class MountLease:
 
     # -- locks come and go ------------------------------------------------------------------------------------------
 
-    def put(self, info: LockInfo) -> None:
-        """A lock is new, or another description carries it now."""
+    def put(self, info: LockInfo, unjudged: bool = False) -> None:
+        """A lock is new, or another description carries it now; ``unjudged``: a fresh lease may hide an outage."""
         old = self.locks.get(info.id)
         if old is not None and (old.info.through, old.info.mount) == (info.through, info.mount):
             old.info = info
@@ -172,7 +172,7 @@ class MountLease:
         if self.phase is Phase.IDLE:
             self._begin()
         if info.granted is None or self.phase not in ALIVE:
-            self._doubt(lock, "not asked yet", info.granted is None and self.phase not in ALIVE)
+            self._doubt(lock, "not asked yet", info.granted is None and (unjudged or self.phase not in ALIVE))
         self.clock(self.now)
 
     def drop(self, lock_id: LockId) -> None:

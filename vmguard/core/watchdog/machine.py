@@ -47,6 +47,7 @@ from vmguard.core.watchdog.events import (
 )
 from vmguard.core.watchdog.fence_ladder import Others
 from vmguard.core.watchdog.lease import MountLease
+from vmguard.core.watchdog.policy import OnAtRisk
 from vmguard.core.watchdog.stance import (
     Conflict,
     Context,
@@ -223,12 +224,20 @@ class Watch:
             before = gone.pop(lock.id, lock)
             if before.mount != lock.mount:
                 self.mounts[before.mount].drop(lock.id)
-            self.mounts[lock.mount].put(lock)
+            self.mounts[lock.mount].put(lock, self._unjudged(info))
         for lock in gone.values():
             self.mounts[lock.mount].drop(lock.id)
         if policy_before != info.policy:
             vm.back_to_what_is(self.now)
         self._touch(vm)
+
+    def _unjudged(self, info: VmInfo) -> bool:
+        """Return whether a VM may have come through an outage without a verdict on its locks.
+
+        A daemon that died right behind the server's first answer left a fresh lease, and did not read the owner record.
+        """
+        policy = info.policy
+        return info.frozen or policy.log_only or policy.on_at_risk is OnAtRisk.IGNORE or bool(self.disarmed_why)
 
     def _new_vm(self, info: VmInfo) -> Vm:
         vm = Vm(info, since=self.now)
