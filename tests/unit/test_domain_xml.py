@@ -234,6 +234,10 @@ QEMU_ARGUMENTS = {
     ("-drive", "file=/srv/x"): 1,
     ("--blockdev", "{}"): 1,
     ("-object", "memory-backend-file,mem-path=/x"): 1,
+    ("-readconfig", "/etc/qemu/disks.cfg"): 1,
+    ("-mem-path", "/srv/ram"): 1,
+    ("-virtfs", "local,path=/srv,mount_tag=s,security_model=none"): 1,
+    ("-fsdev", "local,id=f,path=/srv"): 1,
     ("-sdl",): 0,
     ("-device", "virtio-rng"): 0,
 }

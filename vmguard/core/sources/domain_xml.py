@@ -65,10 +65,11 @@ _DEVICES = frozenset({"disk", "tpm", "memory", "pstore", "filesystem", "hostdev"
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _COMMANDLINE = f"{_QEMU} commandline"
 _WANTED = {"name": None, "uuid": None, "os": None, "devices": _DEVICES, _COMMANDLINE: None}
-#: options of QEMU's that open a file
+#: options of QEMU's that open a file, share a folder, or read other options from a file
 _STORAGE_OPTIONS = frozenset(
-    ("drive", "blockdev", "hda", "hdb", "hdc", "hdd", "cdrom", "fda", "fdb", "sd", "mtdblock", "pflash")
-)
+    ("drive", "blockdev", "hda", "hdb", "hdc", "hdd", "cdrom", "fda", "fdb", "sd", "mtdblock", "pflash", "mem-path",
+     "fsdev", "virtfs", "readconfig")
+)  # fmt: skip
 
 
 class Source:

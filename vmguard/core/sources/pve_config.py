@@ -6,8 +6,8 @@ sections are recognised and otherwise ignored (qemu-server QemuServer.pm, parse_
 Proxmox drops a drive with a value that it does not take, and starts the VM without it. Which values it takes differs
 from version to version, and locking one file too many does no harm while missing one destroys it. So no drive is
 dropped whose file can be read: with a wrong value, an option that this table does not know, a number beyond the bus's,
-or a path outside /dev it is ``unsure``. That is reported, and if its file is missing, the VM may start all the same.
-A line that is unsure does not undo the line of the same key before it: both files are locked.
+a path outside /dev, or in an unknown section (Proxmox VE 9 skips it, 8 only its header) it is ``unsure``: reported, and
+if its file is missing, the VM may start. It does not undo a line of the same key before it: both files are locked.
 
 The hook reads this on its hot path: no ``re``, no ``dataclasses``.
 """
@@ -83,8 +83,8 @@ _SPECIAL: dict[str, dict[str, str | tuple[str, ...]]] = {
     "unused": {"file": _FILE},
 }  # fmt: skip
 #: pairs of options that exclude each other, unless one of them is 0
-_EXCLUDE = (("mbps_rd", "mbps"), ("mbps_wr", "mbps"), ("iops_rd", "iops"), ("iops_wr", "iops"),
-            ("bps", "mbps"), ("bps_rd", "mbps_rd"), ("bps_wr", "mbps_wr"))  # fmt: skip
+_EXCLUDE = (("mbps_rd", "mbps"), ("mbps_wr", "mbps"), ("iops_rd", "iops"), ("iops_wr", "iops"), ("bps", "mbps"),
+            ("bps_rd", "mbps_rd"), ("bps_wr", "mbps_wr"))  # fmt: skip
 
 
 class Drive:
@@ -127,9 +127,6 @@ class Drive:
         """Whether the guest may not write to it."""
         return boolean(self.options.get("ro", "")) is True
 
-    def __repr__(self) -> str:
-        return f"Drive({self.key}: {self.file!r}, {self.options})"
-
 
 class VmConfig:
     """A VM's configuration, as far as its storage is concerned."""
@@ -139,8 +136,7 @@ class VmConfig:
     def __init__(self, vmid: str) -> None:
         self.vmid = vmid
         self.drives: dict[str, Drive] = {}
-        #: unsure drives whose key has another line before them
-        self.beside: list[Drive] = []
+        self.beside: list[Drive] = []  #: unsure drives whose key has another line before them
         #: other keys of the main section (name, template, args, lock, vmstate, hookscript, virtiofs0...)
         self.options: dict[str, str] = {}
         #: (key, reason) of what Proxmox ignores, or may ignore, with a warning
@@ -177,10 +173,10 @@ def parse_config(data: bytes, vmid: str) -> VmConfig:
         if not text.strip(_SPACE):
             continue
         if text[0] == "[" and text.find("]") == len(text) - 1:
-            section = _section(text[1:-1], config)
+            section = _section(text[1:-1], section, config)
         elif text[0] == "#":
             continue
-        elif section in ("", "pending"):
+        elif section in ("", "pending", "unknown"):
             _line(text, section, config)
         elif section == "snapshot" and text.startswith("hookscript:"):
             config.snapshot_hooks[config.snapshots[-1]] = text.partition(":")[2].strip(_SPACE)
@@ -198,7 +194,7 @@ def boolean(text: str) -> bool | None:
     return True if word in _TRUE else False if word in _FALSE else None
 
 
-def _section(name: str, config: VmConfig) -> str:
+def _section(name: str, before: str, config: VmConfig) -> str:
     """Return the kind of the section that begins. Only the main one, which has no name, decides what a start opens."""
     low = name.lower()
     if low == "pending":
@@ -209,6 +205,8 @@ def _section(name: str, config: VmConfig) -> str:
         return "snapshot"
     if not low.startswith("special:"):
         config.dropped.append((f"[{name}]", "a section that Proxmox does not know"))
+        if before in ("", "unknown"):
+            return "unknown"
     return "other"
 
 
@@ -225,14 +223,15 @@ def _line(text: str, section: str, config: VmConfig) -> None:
         elif key == "delete":
             config.pending += [word for word in value.replace(";", ",").replace(" ", ",").split(",") if _bus(word)]
         return
-    stem = key.rstrip("0123456789")
-    if key != CDROM_DEVICE and stem not in BUSES:
-        _option(key, value, config)
+    name = "ide2" if key == CDROM_DEVICE else key
+    bus = name.rstrip("0123456789")
+    if bus not in BUSES:
+        if section == "":
+            _option(key, value, config)
         return
-    beyond = "" if key == CDROM_DEVICE or _bus(key) else "Proxmox has no drive of this number"
-    bus = "ide" if key == CDROM_DEVICE else stem
+    beyond = "" if _bus(name) else "Proxmox has no drive of this number"
     try:
-        drive = _drive("ide2" if key == CDROM_DEVICE else key, bus, value, config.vmid, beyond)
+        drive = _drive(name, bus, value, config.vmid, "Proxmox may skip its section" if section else beyond)
     except ValueError as problem:
         config.dropped.append((key, f"Proxmox ignores this value: {problem}"))
         return
@@ -281,9 +280,11 @@ def _drive(key: str, bus: str, value: str, vmid: str, beyond: str = "") -> Drive
     """Read one drive; what Proxmox does not take makes it unsure. Raises ValueError when it names no file."""
     known = _options(bus)
     options, problem = read_properties(value, "file", {"volume": "file"})
-    file = options.pop("file", "")
+    named = options.pop("file", "")
+    file = named.strip(_SPACE)
     if not file:
         raise ValueError(problem or "it names no file")
+    problem = problem or ("blanks stand around its file" if file != named else "")
     problem = problem or ("it holds a line break" if "\r" in value else "")
     good: dict[str, str] = {}
     newer = ""
