@@ -62,15 +62,17 @@ class Campaign:
             self.say("WRONG:", text)
 
     def run(self, seconds: float) -> None:
+        """Let faults happen for so many seconds once both VMs run, then mend all and judge."""
         watcher = threading.Thread(target=self._watch, daemon=True)
         watcher.start()
         for guest in self.guests:
             self.start(guest)
+        until = time.time() + seconds  # the guests' boot takes a minute on a busy machine
         faults: list[Callable[[Stored], None]] = [
             *(self._cut, self._heal, self._heal, self._reboot, self._long_reboot, self._kill_daemon, self._kill_vms),
             *(self._stop_daemon, self._start_what_is_down, self._start_what_is_down),
         ]
-        while time.time() - self.began < seconds:
+        while time.time() < until:
             fault, host = self.random.choice(faults), self.random.choice(self.hosts)
             try:
                 fault(host)

@@ -12,12 +12,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 
 from tests.lab import Lab, NfsServer
 from tests.lab.errors import LabUnavailable
+from tests.lab.guest import PYTHON, REPOSITORY
 from tests.lab.kernels import kernel
 from tests.lab.locker import Locker
 from tests.support.guarded_guests import SHARE, VMGUARD, Guarded, Guest
@@ -32,6 +34,15 @@ AT_ONCE = 6.0
 CLOSED = "/srv/closed"
 #: kernel of the server, and of the host that has the delegations
 WORLDS = [("6.12", "6.12"), ("testing", "testing")]
+#: the hook without its look at what has become of a lock
+_CARELESS = f"""
+import os, sys
+sys.path.insert(0, "{REPOSITORY}")
+from vmguard.adapters.linux import ofd
+ofd.stays_here = lambda fd: False
+from vmguard.hook.libvirt import main
+os._exit(main(sys.argv))
+"""
 
 
 @dataclass
@@ -57,6 +68,18 @@ class World:
         path = path or self.new().paths[0]
         self.a.host.run(["qemu-img", "create", "-q", "-f", "raw", path, "4M"])
         return path
+
+    @contextmanager
+    def way_to_a_lock(self, *words: str) -> Iterator[None]:
+        """Have host A take a lock, as inside/delegated.py does, for the length of the block."""
+        script = f"{REPOSITORY}/tests/scenarios/inside/delegated.py"
+        job = self.a.host.spawn([PYTHON, script, *words], stdin=True)
+        try:
+            job.wait_for("^locked", 20)
+            yield
+        finally:
+            job.end_input()
+            job.wait(20)
 
     def names(self) -> set[str]:
         return set(self.server.run(["ls", "-A", SHARE]).stdout.split())
@@ -128,6 +151,44 @@ def test_a_vm_without_a_claim_is_taken_up_with_a_lock_on_the_server(world: World
     time.sleep(2)
     assert world.a.log().count(f"{guest.paths[0]} pinned") == 1, world.a.log()
     vm.kill()
+
+
+@pytest.mark.parametrize("way", ["beside", "again"])
+def test_a_lock_beside_qemu_and_one_taken_again_are_on_the_server(world: World, way: str) -> None:
+    """The first where the kernel does not let the daemon copy QEMU's descriptor; the second of a lock that was lost."""
+    path = world.delegated()
+    with world.way_to_a_lock(way, path):
+        assert world.locked(path)
+
+
+@pytest.mark.parametrize("way", ["beside", "again"])
+def test_control_where_nobody_looks_such_a_lock_stays_in_the_client(world: World, way: str) -> None:
+    path = world.delegated()
+    with world.way_to_a_lock(way, path, "keep"):
+        assert not world.locked(path)
+
+
+def test_the_claim_of_an_incoming_vm_is_on_the_server(world: World) -> None:
+    """Copied storage: the target's libvirt has just made the disk, so the server has delegated it to the target."""
+    guest = world.new()
+    path = world.delegated(guest.paths[0])
+    assert world.a.hook(guest, "migrate").returncode == 0
+    claimed = world.a.claim(guest)
+    assert claimed.returncode == 0, claimed.stderr
+    assert world.locked(path)
+    world.a.hook(guest, "release")
+
+
+def test_control_an_incoming_claim_that_does_not_look_stays_in_the_client_and_is_refused(world: World) -> None:
+    guest = world.new()
+    path = world.delegated(guest.paths[0])
+    world.a.host.put("/root/careless.py", _CARELESS.encode())
+    assert world.a.hook(guest, "migrate").returncode == 0
+    command = [PYTHON, "-IS", "/root/careless.py", guest.name, "prepare", "begin", "-"]
+    refused = world.a.host.run(command, 30, check=False, input=guest.xml)
+    assert refused.returncode != 0
+    assert "it has not left this host's NFS client" in refused.stderr, refused.stderr
+    assert not world.locked(path)
 
 
 def test_what_cannot_be_locked_on_the_server_is_refused_and_never_called_ok(world: World) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from tests.lab import Lab, NfsServer
 from tests.lab.qemu import Vm
+from tests.scenarios.database import restore_database, save_database
 from tests.scenarios.gateway import mount_through, set_mode, start_gateway
 from tests.support.guarded_guests import Guarded, Guest, two_nodes
 from tests.support.watched_guests import clean_up, codes, dead, history, started, wait_until
@@ -30,10 +31,6 @@ ROUNDS = 20 if LONG else 1
 #: long enough for a client on a busy machine to come back in it
 _GRACE = 30
 _CONFIG = "hook: {wait: 0s}\n"
-_SAVE = "rm -rf /var/lib/nfs/old; mkdir -p /var/lib/nfs/old; cp -a {} /var/lib/nfs/old/; sync"
-_RESTORE = "pkill -x nfsdcld; sleep .3; rm -rf {0}; cp -a /var/lib/nfs/old/* /var/lib/nfs/; sync"
-_DATABASES = "/var/lib/nfs/nfsdcld /var/lib/nfs/nfsdcltrack /var/lib/nfs/v4recovery"
-
 Cluster = tuple[Lab, NfsServer, Guarded, Guarded]
 
 
@@ -59,9 +56,9 @@ def take_over(lab: Lab, a: Guarded, b: Guarded, guest: Guest) -> Vm:
 def take_over_behind_an_older_database(cluster: Cluster, guest: Guest, with_records: bool = True) -> Vm:
     """Leave A healed, with a lock that the server gave it back, and B cut off, with the disk; return B's VM."""
     lab, server, a, b = cluster
-    server.run(_SAVE.format(_DATABASES))
+    save_database(server)
     vm = take_over(lab, a, b, guest)
-    server.run(_RESTORE.format(_DATABASES))
+    restore_database(server)
     if not with_records:
         server.run("find /srv -name '*.owner' -delete; sync")
     lab.partition(b.host)  # B is only slower to reconnect

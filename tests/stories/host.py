@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable
 
-from tests.stories.machine import Vm, lock_id
+from tests.stories.machine import Start, Vm, lock_id
 from tests.stories.world import Description, Kernel, Request, Server, Sim
 from vmguard.core.watchdog.events import (
     Act,
@@ -58,6 +58,8 @@ class Host:
         self.epochs: dict[str, int] = {}
         #: this host's watchdog knows the epochs of its claims; without it there is no fencing token
         self.has_records = True
+        #: a start asks for its locks before it runs, if the client's state was set up anew since it took them
+        self.proves_starts = True
         #: why records cannot be read, the errno's name
         self.record_problem = ""
         #: the control: any answer to SEEK counts, whoever gave it
@@ -130,9 +132,9 @@ class Host:
             description = next(vm.locks[path] for path in vm.locks if lock_id(vm.name, path) == ask.lock)
             sent = self.sim.now
 
-            self._ask(description, functools.partial(self._probed, probe.mount, ask, description, sent))
+            self.ask(description, functools.partial(self._probed, probe.mount, ask, description, sent))
 
-    def _ask(self, description: Description, done: Callable[[str, bool, bool], None]) -> None:
+    def ask(self, description: Description, done: Callable[[str, bool, bool], None]) -> None:
         """Probe a lock as adapters/storage/lock_probe.py does; ``done`` takes problem, reached, asked."""
         kernel, server = self.kernel, description.server.name
         by_client = server in kernel.no_seek
@@ -213,23 +215,19 @@ class Host:
         return MountSeen(now, name, self.servers[name].lease, self.confirmed.get(name))
 
     def start(self, vm: Vm, paths: list[str]) -> None:
-        """A start: claim all disks, then run. A disk that somebody else has is tried again each second."""
-        missing = [path for path in paths if path not in vm.locks]
-        if not missing:
-            for path in paths:
-                vm.epochs[path] = self.epochs[path] = self.epochs.get(path, 0) + 1
-            self.vms[vm.name] = vm
-            self._set(vm, "running")
-            self.tell(vm)
-            vm.write()
-            return
-        self.claim(vm, missing[0], lambda: self.start(vm, paths))
+        Start(self, vm, paths).go_on()
+
+    def runs(self, vm: Vm) -> None:
+        """A start is over."""
+        self._set(vm, "running")
+        self.tell(vm)
+        vm.write()
 
     def claim(self, vm: Vm, path: str, then: Callable[[], None]) -> None:
         server_name, _, file = path.partition(":")
         server = self.servers[server_name]
         description = Description(self.kernel, server, file)
-        sent = self.sim.now
+        sent, before = self.sim.now, self.kernel.sessions(server_name)
 
         def done(problem: str, reached: bool) -> None:
             if problem:
@@ -237,6 +235,8 @@ class Host:
                 return
             self.kernel.hold(description)
             vm.locks[path], vm.granted[path] = description, sent
+            # before its first request to a server the client had no state there
+            vm.sessions.setdefault(server_name, before or self.kernel.sessions(server_name))
             self.say(f"   {vm.name} has the lock on {path}")
             then()
 

@@ -5,6 +5,7 @@ events.yaml::
     servers: {nas: {lease: 10, grace: 10, courteous: true}}     # all of it may be left out
     hosts: {A: {margin: 2}, B: {}}                              # wishes of timing.py
     records: false                                              # no owner records, and so no fencing token
+    proves-starts: false                                        # control: a start never asks for its locks again
     believes-all: true                                          # control: any answer to SEEK counts, whoever gave it
     vms: {web: {host: A, disks: [nas:web], pinned: true, policy: {on_lost: fence},
                stakes: {nas:cd: spare}}}            # files that it only reads
@@ -75,6 +76,7 @@ class Story:
         host.peers = lambda path: [vm for other in self.hosts.values() for vm in other.vms.values() if path in vm.locks]
         host.epochs = self.epochs
         host.has_records = self.plot.get("records", True)
+        host.proves_starts = self.plot.get("proves-starts", True)
         host.believes_all = self.plot.get("believes-all", False)
         host.on_fenced = self._after_fence
         return host

@@ -6,6 +6,9 @@ one befalls an honest server: a host that was cut off and comes back is its clie
 RECLAIM_COMPLETE, and the host's kernel finds out about its locks only then. When the server reboots in between, it lets
 that host reclaim locks that it had lost. A campaign on real kernels met this; without owner records it breaks the
 promise here, too.
+
+Slow answers, of 3 s each, leave time for a reboot between a start's lock and its QEMU: a start that does not ask for
+its lock again then runs beside another host.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from tests.stories.play import Story
 from vmguard.core.watchdog.policy import Policy
 
 SEEDS = 400 if os.environ.get("VMGUARD_LONG") else 20
+#: seeds in which the storage reboots between a slow start's lock and its QEMU, and gives the lock to another host
+SLOW_STARTS = (77, 186, 195)
 #: seconds of faults, and of peace after them
 FAULTS, PEACE = 300.0, 90.0
 DISKS = {"web": "nas:web", "db": "nas:db"}
@@ -28,14 +33,17 @@ DISKS = {"web": "nas:web", "db": "nas:db"}
 class Campaign:
     """One seed's story."""
 
-    def __init__(self, seed: int, records: bool = True) -> None:
+    def __init__(self, seed: int, records: bool = True, proves_starts: bool = True) -> None:
         self.random = random.Random(seed)
         vms = {name: {"host": "A", "disks": [path]} for name, path in DISKS.items()}
-        plot = {"hosts": dict.fromkeys("ABC"), "vms": vms, "events": [], "until": FAULTS + PEACE, "records": records}
+        plot = {"hosts": dict.fromkeys("ABC"), "vms": vms, "events": [], "until": FAULTS + PEACE}
+        plot |= {"records": records, "proves-starts": proves_starts}
         self.story = Story(plot)
         self.sim, self.server = self.story.sim, self.story.servers["nas"]
         self.cut: set[str] = set()
         self.made: dict[tuple[str, str], Vm] = {}
+        #: the newest claim of each disk by which a VM ran; a start that is refused late has left a record, too
+        self.newest = dict.fromkeys(DISKS.values(), 0)
         #: what must never be
         self.wrong: set[str] = set()
 
@@ -59,7 +67,7 @@ class Campaign:
         if self.sim.now < FAULTS:
             host = self.random.choice("ABC")
             faults = [self._cut, self._cut, self._heal, self._reboot, self._half_back, self._kill_daemon]
-            faults += [self._set_back, self._hide_records]
+            faults += [self._set_back, self._hide_records, self._slow]
             faults += [self._start] * 4
             self.random.choice(faults)(host)
             self.sim.after(self.random.uniform(0.3, 8.0), self._next)
@@ -108,6 +116,11 @@ class Campaign:
         self._do("unreadable-records EIO")
         self.sim.after(5.0, lambda: self._do("unreadable-records"))
 
+    def _slow(self, _: str) -> None:
+        """Each answer takes seconds, so that much may happen between a start's lock and its QEMU."""
+        self._do("slow nas 3")
+        self.sim.after(self.random.uniform(4.0, 20.0), lambda: self._do("slow nas 0.002"))
+
     def _kill_daemon(self, host: str) -> None:
         if self.story.hosts[host].watch is not None:
             self._do(f"kill-daemon {host}")
@@ -124,11 +137,13 @@ class Campaign:
 
     def _look(self) -> None:
         self.sim.after(0.1, self._look)
-        for host in self.story.hosts.values():
-            for vm in host.vms.values():
-                newest = self.story.epochs.get(DISKS[vm.name], 0)
-                if vm.executing and vm.epochs[DISKS[vm.name]] < newest:
-                    self.wrong.add(f"{vm.name} runs on {host.name} by claim {vm.epochs} after claim {newest}")
+        executing = [vm for host in self.story.hosts.values() for vm in host.vms.values() if vm.executing]
+        for vm in executing:
+            path = DISKS[vm.name]
+            self.newest[path] = max(self.newest[path], vm.epochs[path])
+        for vm in executing:
+            if vm.epochs[DISKS[vm.name]] < self.newest[DISKS[vm.name]]:
+                self.wrong.add(f"{vm.name} runs on {vm.host.name} by claim {vm.epochs} after claim {self.newest}")
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -144,3 +159,19 @@ def test_negative_control_without_owner_records_a_stale_vm_goes_on() -> None:
     for campaign in campaigns:
         campaign.play()
     assert any("after claim" in text for campaign in campaigns for text in campaign.wrong)
+
+
+def test_negative_control_a_start_that_does_not_ask_for_its_lock_again_runs_beside_another_host() -> None:
+    """Slow answers, and a reboot between the lock and QEMU: the lock is another host's by then."""
+    for seed in SLOW_STARTS:
+        campaign = Campaign(seed, proves_starts=False)
+        campaign.play()
+        assert "runs" in campaign.wrong, seed
+
+
+@pytest.mark.parametrize("seed", SLOW_STARTS)
+def test_such_a_start_is_refused(seed: int) -> None:
+    campaign = Campaign(seed)
+    timeline = campaign.play()
+    assert "is refused: the lock on" in timeline, timeline
+    assert not campaign.wrong, f"{campaign.wrong}\n{timeline}"

@@ -108,6 +108,10 @@ class Kernel:
     #: paths whose pages are all dirty or in use: none can be read past the page cache
     busy: set[str] = field(default_factory=set)
 
+    def sessions(self, server: str) -> tuple[int, ...]:
+        """What is counted when the state with a server is set up; empty before the first time."""
+        return tuple(self.counters.get(server, ())[:4])
+
     def send(self, request: Request) -> None:
         self.pending.append(request)
         self.requests[request.server.name] = self.requests.get(request.server.name, 0) + 1
@@ -130,7 +134,16 @@ class Kernel:
             return
         self.pending.remove(request)
         reached = problem != "" and not (request.description is not None and request.description.lost)
-        self.sim.after(server.round_trip / 2, lambda: self.answered(request, problem, reached))
+        boot = server.epoch
+        self.sim.after(server.round_trip / 2, lambda: self._arrived(request, problem, reached, boot))
+
+    def _arrived(self, request: Request, problem: str, reached: bool, boot: int) -> None:
+        """An answer that was on its way when the server went down is lost: the request is repeated."""
+        if request.server.up and request.server.epoch == boot:
+            self.answered(request, problem, reached)
+        else:
+            self.pending.append(request)
+            self.sim.after(RECONNECT, lambda: self.retry(request))
 
     def answered(self, request: Request, problem: str, reached: bool) -> None:
         if self.dead:

@@ -162,6 +162,7 @@ class Parts:
             self.command_lines,
             on_running=lambda vm: self.migration_target.follow(vm),
             explain_released=self.release_marks.explain,
+            on_held=lambda vm: self.observer.tell(vm),
         )
 
     @cached_property

@@ -12,6 +12,7 @@ absent_shares   a share that is configured, but not mounted below a VM's disk
 claim_delegated  the claim of a disk that the NFS server has delegated to this host
 claim_in_grace  the claim on a file system that this host exports, while its NFS server is in its grace period
 claim_other_mount  the claim of a file on a mount whose locks prove nothing
+claim_proof     the proof of a claim's locks where something happened to the NFS client meanwhile
 claim_replaced  the claim on a file that replaced another one
 claim_saved     the claim of a VM that starts from saved memory
 wait_line       one line for the task log while a start waits for a lock

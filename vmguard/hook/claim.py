@@ -147,6 +147,7 @@ def _leave_pipes() -> None:
 
 
 def _claim(vm: VmToClaim, connection: wire.Connection, progress: ProgressPipe) -> None:
+    from vmguard.adapters.linux import mounts
     from vmguard.hook import claim_on_share
     from vmguard.protocol.messages import ClaimSettings
 
@@ -161,6 +162,7 @@ def _claim(vm: VmToClaim, connection: wire.Connection, progress: ProgressPipe) -
         from vmguard.hook import claim_in_grace
 
         claim_in_grace.wait(vm, claimed, settings, progress, NfsServer())
+    sessions = mounts.sessions({file.point for file in claimed.files if file.point})
     if settings.incoming is None:
         claim_on_share.lock_all_or_none(vm, claimed, settings, progress)
     else:
@@ -181,7 +183,9 @@ def _claim(vm: VmToClaim, connection: wire.Connection, progress: ProgressPipe) -
     progress.stage("handing the locks to the vmguard daemon")
     _hand_over(connection, vm.identity(), claimed)
     faults.point("held")
-    _write_records(connection, vm, settings, claimed, progress)
+    sessions = _prove_again(claimed, sessions, settings, {}, progress)
+    epochs = _write_records(connection, vm, settings, claimed, progress)
+    _prove_again(claimed, sessions, settings, epochs, progress)
     claimed.close()
     progress.say({"held": claimed.warnings})
     progress.close()
@@ -206,14 +210,14 @@ def _write_records(
     settings: ClaimSettings,
     claimed: ClaimedFiles,
     progress: ProgressPipe,
-) -> None:
-    """Write the owner records before the start is released.
+) -> dict[str, int]:
+    """Write the owner records before the start is released; return their epochs by inode.
 
-    Their epoch is a fencing token: it must be on the server before the VM can write. A record that cannot be written
-    is no reason to refuse the start.
+    An epoch is a fencing token: it must be on the server before the VM can write. A record that cannot be written is no
+    reason to refuse the start.
     """
     if not settings.record.folder:
-        return
+        return {}
     from vmguard.hook import claim_on_share
 
     progress.stage("writing the owner records")
@@ -223,3 +227,27 @@ def _write_records(
         connection.send({"op": "recorded", "epochs": epochs, "problems": problems})
     except (OSError, DaemonError):
         pass
+    return epochs
+
+
+def _prove_again(
+    claimed: ClaimedFiles,
+    before: dict[str, list[bytes]],
+    settings: ClaimSettings,
+    epochs: dict[str, int],
+    progress: ProgressPipe,
+) -> dict[str, list[bytes]]:
+    """Ask for the locks if anything happened to their mounts' clients that may have cost them; raise LockUnavailable.
+
+    ``before``: what was counted before they were taken, or proven last. Return what is to be compared with next.
+    It is asked twice: before the records, so that a claim that has lost its lock leaves none, and behind them, because
+    whoever reclaims the lock later finds them.
+    """
+    from vmguard.adapters.linux import mounts
+
+    if mounts.sessions(before) == before:
+        return before
+    from vmguard.hook import claim_proof
+
+    progress.stage("asking for the locks again, because the storage was restarted", settings.timeout)
+    return claim_proof.prove(claimed.files, settings.record.folder, epochs)

@@ -1,9 +1,11 @@
 """A gateway in front of nfsd that answers SEEK as another server would, or delays: gateway.py PORT MODE_FILE.
 
 The file says how, and is read anew at each call: ``plain`` (all is nfsd's own), ``absent`` (NFS4ERR_NOTSUPP to SEEK),
-``odd`` (NFS4ERR_INVAL), ``hold`` (nothing gets through behind a client's RECLAIM_COMPLETE, as in an outage that comes
-at that moment). A SEEK goes on as IO_ADVISE, which nfsd does not know either: the compound's answer is as long as one
-to SEEK, and only its numbers are changed.
+``odd`` (NFS4ERR_INVAL), ``hold`` and ``hold-lock`` (nothing gets through behind a client's RECLAIM_COMPLETE or LOCK, as
+in an outage that comes at that moment), ``slow`` (each request waits for 3 s).
+
+A SEEK goes on as IO_ADVISE, which nfsd does not know either: the compound's answer is as long as one to SEEK, and only
+its numbers are changed.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ import time
 from pathlib import Path
 
 _STATUS = {"absent": 10004, "odd": 22}
-_SEEK, _IO_ADVISE, _SEQUENCE, _PUTFH, _RECLAIM_COMPLETE = 69, 63, 53, 22, 58
+_SEEK, _IO_ADVISE, _SEQUENCE, _PUTFH, _RECLAIM_COMPLETE, _LOCK = 69, 63, 53, 22, 58, 12
+#: the operation behind which nothing gets through
+_LAST_BEFORE = {"hold": _RECLAIM_COMPLETE, "hold-lock": _LOCK}
+_SLOW_S = 3.0
 _LAST = 1 << 31
 
 
@@ -76,7 +81,7 @@ def place_of(wanted: int, call: bytearray) -> int | None:
 class Connection:
     """One client's connection, and the one to nfsd behind it."""
 
-    #: the client has sent a RECLAIM_COMPLETE while the mode was ``hold``
+    #: the client has sent the last request that gets through
     holding = False
 
     def __init__(self, client: socket.socket, mode: Path) -> None:
@@ -99,10 +104,11 @@ class Connection:
 
     def _up(self) -> None:
         call = record(self._client)
-        while Connection.holding and self._mode.read_text().strip() == "hold":
+        while Connection.holding and self._mode.read_text().strip() in _LAST_BEFORE:
             time.sleep(0.05)
         mode = self._mode.read_text().strip()
-        if place_of(_RECLAIM_COMPLETE, call) is not None and mode == "hold":
+        time.sleep(_SLOW_S if mode == "slow" else 0.0)
+        if mode in _LAST_BEFORE and place_of(_LAST_BEFORE[mode], call) is not None:
             Connection.holding = True
             print("holding", flush=True)
         at, status = place_of(_SEEK, call), _STATUS.get(mode)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 NFS_TYPES = ("nfs", "nfs4")
 SMB_TYPES = ("cifs", "smb3", "smbfs")
 MOUNTSTATS = "/proc/self/mountstats"
+#: what a client sends when it sets up its state with a server, and when it looks whether that still stands
+_STATE_OPERATIONS = (b"EXCHANGE_ID: ", b"CREATE_SESSION: ", b"RECLAIM_COMPLETE: ", b"TEST_STATEID: ")
 #: of 2**64
 _MOST_DIGITS = 20
 
@@ -319,17 +321,37 @@ def lock_requests(path: str = MOUNTSTATS) -> dict[str, int]:
     Without a point that several NFS mounts lie on. In a claim's way: it reads nothing else of the statistics. Raises
     OSError.
     """
-    with open(path, "rb") as stream:
-        blocks = stream.read().split(b"\ndevice ")
     found: dict[bytes, int] = {}
     several = set()
-    for block in blocks:
-        point = block.partition(b" mounted on ")[2].partition(b" with fstype ")[0]
+    for point, block in _blocks(path):
         count = block.partition(b" LOCK: ")[2]
         if count:
             several.update([point] if point in found else [])
             found[point] = int(count.partition(b" ")[0])
     return {unescape(os.fsdecode(point)): count for point, count in found.items() if point not in several}
+
+
+def sessions(points: Iterable[str], path: str = MOUNTSTATS) -> dict[str, list[bytes]]:
+    """Return how often the clients of NFSv4 mounts have set up, or checked, their state with the server.
+
+    By mount point, for those that are asked for; equal to an earlier answer if nothing happened since that may have
+    cost a lock. In a claim's way, as ``lock_requests``. Raises OSError.
+    """
+    found: dict[str, list[bytes]] = {point: [] for point in points}
+    if not found:
+        return found
+    for point, block in _blocks(path):
+        counts = found.get(unescape(os.fsdecode(point)))
+        if counts is not None:
+            counts += [block.partition(name)[2].partition(b" ")[0] for name in _STATE_OPERATIONS]
+    return found
+
+
+def _blocks(path: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the mount point and the text of each mount of a mountstats."""
+    with open(path, "rb") as stream:
+        for block in stream.read().split(b"\ndevice "):
+            yield block.partition(b" mounted on ")[2].partition(b" with fstype ")[0], block
 
 
 def lease_time(mount_point: str) -> float | None:

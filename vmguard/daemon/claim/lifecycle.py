@@ -67,8 +67,9 @@ class ClaimLifecycle:
         command_lines: CommandLines,
         on_running: Callable[[GuardedVm], None],
         explain_released: Callable[[str, str], None] = lambda vm_id, reason: None,
+        on_held: Callable[[GuardedVm], None] = lambda vm: None,
     ) -> None:
-        """``on_running`` is called with a VM whose QEMU has been found.
+        """``on_running`` is called with a VM whose QEMU has been found, ``on_held`` with one whose locks are here.
 
         ``explain_released`` is called with the id of a VM that is released already, and the reason for its end.
         """
@@ -82,6 +83,7 @@ class ClaimLifecycle:
         self._finder = QemuFinder(command_lines, lambda: timing().run_dirs)
         self._timing = timing
         self.on_running = on_running
+        self._on_held = on_held
 
     @property
     def timing(self) -> Timing:
@@ -107,6 +109,8 @@ class ClaimLifecycle:
             if descriptor is not None and systemd.may_store(descriptor):
                 systemd.store(vm.store_name(file), descriptor)
         faults.point("accepted")
+        # Now, not at the next look: from here on the watchdog sees what may cost the locks, as the hook did so far.
+        self._on_held(vm)
         log.info("%s: %d files locked and held", vm.title, len(vm.files))
 
     def discard(self, files: list[GuardedFile]) -> None:

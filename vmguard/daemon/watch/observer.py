@@ -150,10 +150,11 @@ class Observer:
                 self._feed(MountSeen(now, point, statistics[point].lease))
 
     def _tell_mounts(self, info: VmInfo, statistics: dict[str, NfsStatistics], now: float) -> None:
-        """Tell each mount before the first lock on it."""
+        """Tell each mount before the first lock on it, and what its client has counted so far."""
         for point in {lock.mount for lock in info.locks} & statistics.keys() - self._told_leases.keys():
             lease = self._told_leases[point] = statistics[point].lease
             self._feed(MountSeen(now, point, lease, self._confirmed_before(info, point)))
+            self._feed(_counters(now, statistics[point]))
 
     def _confirmed_before(self, info: VmInfo, point: str) -> float | None:
         """Return when an earlier daemon last knew that the lease of this mount was alive."""
