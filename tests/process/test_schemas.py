@@ -16,6 +16,8 @@ from vmguard.cli import doctor
 from vmguard.cli.main import COMMANDS, main
 from vmguard.cli.output import Output
 from vmguard.cli.schemas import ERROR, SCHEMAS, drawn, wrong
+from vmguard.core.reports.health import Health
+from vmguard.core.reports.status import Status
 from vmguard.doctor.finding import Finding, Level
 
 Capture = pytest.CaptureFixture[str]
@@ -39,7 +41,7 @@ WITH_DAEMON = {
     "check": ["check", "web"],
     "who": ["who", "{disk}"],
     "adopt": ["adopt", "web"],
-    "disarm": ["disarm", "--for", "1m", "--reason", "a test"],
+    "maintenance": ["maintenance", "--for", "1m", "--reason", "a test"],
     "arm": ["arm"],
     "history": ["history"],
     "history --acknowledge": ["history", "--acknowledge"],
@@ -74,7 +76,7 @@ def test_what_it_prints_has_the_shape_of_the_manual(name: str, tmp_path: Path, c
 def test_findings_have_the_shape_of_the_manual(capsys: Capture) -> None:
     out = Output(as_json=True)
     findings = [Finding("host.clock", "host", Level.OK, "it runs")]
-    assert doctor.show(findings, argparse.Namespace(json=True), out) == 0
+    assert doctor.show(findings, argparse.Namespace(json=True), out, Health(Status.OK, "guarding 1 VM")) == 0
     out.flush()
     assert wrong(json.loads(capsys.readouterr().out), SCHEMAS["doctor"]) == []
 
@@ -122,7 +124,7 @@ def test_an_error_has_its_shape_and_its_exit_status(words: list[str], capsys: Ca
 )
 def test_negative_control_what_is_not_of_the_shape_is_seen(change: Callable[[dict[str, Any]], None], says: str) -> None:
     said: dict[str, Any] = {"schema": 1, "daemon": "up", "disarmed": None, "mounts": [], "vms": [], "new": 1}
-    said |= {"config_problems": [], "fenced": []}
+    said |= {"config_problems": [], "fenced": [], "status": "OK", "health": None}
     assert wrong(said, SCHEMAS["status"]) == []
     change(said)
     assert says in wrong(said, SCHEMAS["status"])[0]

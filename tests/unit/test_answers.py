@@ -46,7 +46,7 @@ def test_health_disarm_ping_and_adopt_are_parsed() -> None:
     assert (health.mounts[0].lease, health.fences[0].sentence, health.disarmed) == (10, "b", None)
     answer = DisarmAnswer.from_json({"disarmed": DISARMED, "survives_restart": True})
     assert answer.disarmed is not None
-    assert (answer.disarmed.sentence, answer.survives_restart) == ("DISARMED for 10 s more, by eva: x", True)
+    assert (answer.disarmed.sentence, answer.survives_restart) == ("maintenance for 10 s more, by eva: x", True)
     assert answer.disarmed.json == DISARMED
     assert PingAnswer.from_json(PING) == PingAnswer(version="1", pid=3, json=PING)
     assert AdoptAnswer.from_json({**VM, "result": "adopted"}).result == "adopted"
@@ -89,11 +89,11 @@ def _with_state(tmp_path: Path, content: dict[str, Any]) -> Places:
 
 
 def test_without_a_daemon_its_state_files_answer(tmp_path: Path) -> None:
-    vms, problem = ask_daemon.guarded_vms(_with_state(tmp_path, VM))
+    vms, _, problem = ask_daemon.everything(_with_state(tmp_path, VM))
     assert [vm.json for vm in vms] == [VM]
-    assert "not running" in problem
+    assert "does not run" in problem
 
 
 def test_a_state_file_that_is_not_understood_is_no_silent_gap(tmp_path: Path) -> None:
     with pytest.raises(WireError, match="'state'"):
-        ask_daemon.guarded_vms(_with_state(tmp_path, {**VM, "state": None}))
+        ask_daemon.everything(_with_state(tmp_path, {**VM, "state": None}))

@@ -12,7 +12,7 @@ import pytest
 
 from vmguard.adapters.linux.mounts import Mount, why_other
 from vmguard.cli.main import all_parsers
-from vmguard.core.reports.vm_report import Status
+from vmguard.core.reports.status import Status
 from vmguard.core.watchdog.timing import Wishes
 from vmguard.doctor.catalogue import CHECKS
 from vmguard.doctor.facts import (
@@ -212,7 +212,7 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("host.selinux", "WARN", "virt_hooks_unconfined", selinux("virt_hooks_unconfined", False)),
     ("guard.daemon", "FAIL", "not running", {"guard": GuardFacts(daemon="the daemon is not running")}),
     ("guard.daemon", "WARN", "0.9", {"guard": replace(GUARD, version="0.9")}),
-    ("guard.armed", "WARN", "DISARMED", {"guard": replace(GUARD, disarmed=DISARMED)}),
+    ("guard.armed", "WARN", "maintenance", {"guard": replace(GUARD, disarmed=DISARMED)}),
     ("guard.armed", "WARN", "on_at_risk", {"guard": replace(GUARD, lame=("watch.on_at_risk: ignore",))}),
     ("guard.descriptors", "WARN", "800 of 1024", {"guard": replace(GUARD, descriptors=FEW)}),
     ("guard.boot", "WARN", "does not start", {"guard": replace(GUARD, enabled=False)}),

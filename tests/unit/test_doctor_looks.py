@@ -22,6 +22,8 @@ from vmguard.cli import doctor as command
 from vmguard.cli.output import Output
 from vmguard.config import Config
 from vmguard.core.locks.owner_record import Owner, slot
+from vmguard.core.reports.health import Health
+from vmguard.core.reports.status import Status
 from vmguard.doctor import look_mount, look_proxmox, look_share, mend, scratch
 from vmguard.doctor.examine import Wanted, examine
 from vmguard.doctor.facts import IdentityFacts, MountFacts
@@ -260,9 +262,12 @@ FINDINGS = [
 ]
 
 
+HEALTH = Health(Status.WARNING, "maintenance", "vmguard arm")
+
+
 def show(as_json: bool = False) -> int:
     out = Output(as_json=as_json)
-    status = command.show(FINDINGS, argparse.Namespace(json=as_json, verbose=0), out)
+    status = command.show(FINDINGS, argparse.Namespace(json=as_json, verbose=0), out, HEALTH)
     out.flush()
     return status
 
@@ -270,17 +275,20 @@ def show(as_json: bool = False) -> int:
 def test_findings_stand_by_their_subject_with_why_and_what_mends(capsys: pytest.CaptureFixture[str]) -> None:
     assert show() == 2
     assert capsys.readouterr().out.splitlines() == [
+        "WARNING: maintenance",
+        "",
         "host",
         "  OK: the clock is synchronised",
         "  WARN: it is the host name",
-        f"      why : {FINDINGS[2].why}",
-        "      mend: vmguard doctor --fix identity",
+        f"      why: {FINDINGS[2].why}",
+        "      do now: vmguard doctor --fix identity",
         "/srv/vm",
         "  FAIL: mounted soft",
-        f"      why : {FINDINGS[1].why}",
-        "      mend: umount it",
+        f"      why: {FINDINGS[1].why}",
+        "      do now: umount it",
         "",
         "1 FAIL, 1 WARN, 1 OK",
+        "do now: vmguard arm",
     ]
 
 

@@ -76,8 +76,11 @@ def shown(tmp_path: Path, entries: list[dict[str, Any]], *words: str) -> str:
     args = parser.parse_args(words)
     args.config, args.json, args.timeout = [str(tmp_path / "c.yaml")], False, None
     stream = io.StringIO()
-    assert command.run(args, Output(stream)) == 0
-    return stream.getvalue()
+    assert command.run(args, Output(stream)) == 1  # no daemon runs there
+    first, empty, *lines = stream.getvalue().splitlines()
+    assert (first, empty) == ("WARNING: the vmguard daemon does not run", "")
+    assert lines.pop() == "do now: systemctl start vmguard"
+    return "\n".join(lines)
 
 
 def test_incidents_are_told_apart_and_counted_from_their_beginning(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from vmguard.adapters.linux.mounts import NFSV4, OTHER, OWN, Mount, kind_of
 from vmguard.adapters.proxmox import cluster_view
 from vmguard.cli import metrics
 from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, LOADER, NETWORK, NVRAM, OTHER_MOUNT, SHARED, PlannedFile
-from vmguard.core.reports.vm_report import Status, VmReport
+from vmguard.core.reports.status import Status
+from vmguard.core.reports.vm_report import VmReport
 from vmguard.daemon.scan.process_fds import MountTables
 from vmguard.doctor import examine
 from vmguard.errors import BadInput, LockUnavailable

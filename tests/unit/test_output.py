@@ -174,7 +174,7 @@ def test_a_hostile_name_in_a_warning_or_an_error_stays_on_its_line() -> None:
     out.warn(HOSTILE)
     out.error(f"VM {HOSTILE!r} is not started\n  held by  : \x1b[1mB", "wait", 3)
     assert "\x1b" not in stderr.getvalue()
-    assert stderr.getvalue().splitlines()[2:] == ["  held by  : \\x1b[1mB", "  HINT: wait"]
+    assert stderr.getvalue().splitlines()[2:] == ["  held by  : \\x1b[1mB", "do now: wait"]
 
 
 def test_a_name_that_is_not_utf_8_can_be_printed() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vmguard.core.reports.pve_audit import HOOK, ClusterView, LastClaim, MountUnder, audit
-from vmguard.core.reports.vm_report import Status
+from vmguard.core.reports.status import Status
 from vmguard.core.sources.pve_config import parse_config
 from vmguard.core.sources.pve_storage import parse_storages
 

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 
 from vmguard.core.locks.owner_record import Owner
-from vmguard.core.reports.vm_report import Status
-from vmguard.query.answers import FileAnswer, LockOnShare, VmAnswer
-from vmguard.query.judge import Holder, floor_of, holder_of, status_of
+from vmguard.core.reports.health import health
+from vmguard.core.reports.status import Status
+from vmguard.query import host_state
+from vmguard.query.answers import FileAnswer, Known, LockOnShare, VmAnswer
+from vmguard.query.judge import Holder, holder_of
 from vmguard.query.wording import guard_words, holder_todo, holder_words, stance
 
 NOW = datetime.datetime(2026, 11, 20, 13, 12, 0, tzinfo=datetime.UTC)
@@ -30,7 +32,7 @@ FILE = FileAnswer.from_json(
     ("lock", "holder", "words", "todo"),
     [
         (FREE, Holder.NOBODY, "free: nobody has it locked", ""),
-        (replace(FREE, owner=HERE), Holder.NOBODY, "last held by hyp-a (epoch 3, claimed 2026-11-20T13:00:00Z)", ""),
+        (replace(FREE, owner=HERE), Holder.NOBODY, "last held by hyp-a, claimed 13:00:00 UTC", ""),
         (replace(HELD, local_users=LOCAL), Holder.PROCESS_HERE, "a process of this host: qemu-img (pid 12)", ""),
         (replace(HELD, local_users=LOCAL, owner=THERE), Holder.PROCESS_HERE, "qemu-img (pid 12)", ""),
         (replace(HELD, local_users=LOCAL, owner=HERE), Holder.HOST, "held by hyp-a", "if hyp-a is dead"),
@@ -41,9 +43,20 @@ FILE = FileAnswer.from_json(
             "chmod o-rwx",
         ),
         (replace(HELD, owner=THERE, is_reader=True), Holder.READER, "a shared lock) on another host", "until it ends"),
-        (HELD, Holder.UNKNOWN, "does not use vmguard (no owner record of a present claim)", "look for QEMU"),
-        (replace(HELD, owner=RELEASED, record_problem="torn"), Holder.UNKNOWN, "vmguard (torn)", "look for QEMU"),
-        (replace(HELD, owner=THERE), Holder.HOST, "(12 min ago), epoch 4", "from 13:12:11 UTC on at the latest"),
+        (HELD, Holder.UNKNOWN, "wrote no owner record: it does not use vmguard, or", "look for QEMU"),
+        (
+            replace(HELD, owner=RELEASED, record_problem="torn"),
+            Holder.UNKNOWN,
+            "who it is cannot be told: torn",
+            "look for QEMU",
+        ),
+        (replace(HELD, owner=RELEASED), Holder.UNKNOWN, "the last claim in it was released", "look for QEMU"),
+        (
+            replace(HELD, owner=THERE),
+            Holder.HOST,
+            "held by hyp\\x1b[b since 13:00:00 UTC (12 min ago)",
+            "from 13:12:11 UTC on at the latest",
+        ),
         (replace(HELD, owner=THERE, lease=None), Holder.HOST, "held by hyp\\x1b[b since", ""),
     ],
 )
@@ -55,29 +68,29 @@ def test_who_holds_a_file(lock: LockOnShare, holder: Holder, words: str, todo: s
 
 
 @pytest.mark.parametrize(
-    ("vm", "down", "word", "floor", "status"),
+    ("vm", "word", "status"),
     [
-        (VM, False, "running", Status.OK, Status.OK),
-        (VM, True, "running", Status.WARNING, Status.OK),
-        (replace(VM, frozen=True), False, "frozen", Status.CRITICAL, Status.CRITICAL),
-        (replace(VM, frozen=True, fencing="lost"), False, "fencing", Status.CRITICAL, Status.CRITICAL),
-        (replace(VM, state="conflict"), True, "conflict", Status.CRITICAL, Status.CRITICAL),
-        (replace(VM, state="offered"), False, "offered", Status.WARNING, Status.OK),
-        (replace(VM, incoming="hyp-b"), False, "incoming from hyp-b", Status.OK, Status.OK),
-        (replace(VM, files=(replace(FILE, unpinned_reason="x"),)), False, "running", Status.WARNING, Status.WARNING),
-        (replace(VM, files=(replace(FILE, guard="lost"),)), False, "running", Status.OK, Status.CRITICAL),
+        (VM, "running", Status.OK),
+        (replace(VM, frozen=True), "frozen", Status.CRITICAL),
+        (replace(VM, frozen=True, fencing="lost"), "fencing", Status.CRITICAL),
+        (replace(VM, state="conflict"), "conflict", Status.CRITICAL),
+        (replace(VM, state="offered"), "offered", Status.OK),
+        (replace(VM, incoming="hyp-b"), "incoming from hyp-b", Status.OK),
+        (replace(VM, files=(replace(FILE, unpinned_reason="x"),)), "running", Status.WARNING),
+        (replace(VM, files=(replace(FILE, guard="lost"),)), "running", Status.CRITICAL),
+        (replace(VM, files=(replace(FILE, replaced="gone"),)), "running", Status.CRITICAL),
     ],
 )
-def test_the_word_and_the_status_of_a_vm(vm: VmAnswer, down: bool, word: str, floor: Status, status: Status) -> None:
-    assert (stance(vm), floor_of(vm, down), status_of(vm)) == (word, floor, status)
+def test_the_word_and_the_status_of_a_vm(vm: VmAnswer, word: str, status: Status) -> None:
+    assert (stance(vm), health(host_state.of(Known([vm])), NOW).severity) == (word, status)
 
 
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        (replace(FILE, through="descriptor 3 of pid 7", process="qemu"), "pinned on descriptor 3 of pid 7 (qemu)"),
-        (replace(FILE, guard="held"), "locked here (0-EOF), exclusive, held beside the VM only: no process"),
-        (replace(FILE, guard="held", unpinned_reason="a reason"), "beside the VM only: a reason"),
+        (replace(FILE, through="descriptor 3 of pid 7", process="qemu"), "held by qemu itself (pid 7)"),
+        (replace(FILE, guard="held"), "locked by this host, held beside QEMU only: no process"),
+        (replace(FILE, guard="held", unpinned_reason="a reason"), "beside QEMU only: a reason"),
         (replace(FILE, guard="incoming"), "no third host can take it"),
         (replace(FILE, guard="outgoing"), "left to the host that the VM migrates to"),
         (replace(FILE, guard="lost"), "lost with the daemon"),
@@ -87,3 +100,10 @@ def test_the_word_and_the_status_of_a_vm(vm: VmAnswer, down: bool, word: str, fl
 )
 def test_how_a_file_is_guarded_in_words(file: FileAnswer, words: str) -> None:
     assert words in guard_words(file)
+
+
+def test_ranges_and_descriptors_are_for_those_who_ask() -> None:
+    file = replace(FILE, through="descriptor 3 of pid 7", process="qemu-system-x86")
+    assert guard_words(file, "17:35:10 CET") == "locked by this host since 17:35:10 CET, held by QEMU itself (pid 7)"
+    assert guard_words(file, exact=True).endswith(" (bytes 0-EOF, exclusive, pinned on descriptor 3 of pid 7)")
+    assert guard_words(replace(file, mode="shared")).startswith("locked by this host for reading, ")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vmguard.cli.main import all_parsers
+from vmguard.cli.main import ALIASES, all_parsers
 from vmguard.config import settings
 from vmguard.config.settings import VM_KEYS
 from vmguard.doctor.catalogue import CHECKS
@@ -38,7 +38,8 @@ def problem(command: str) -> str:
     """Why a command of vmguard's does not parse; empty if it does. ``a|b``: each, ``[x]``: with and without."""
     bare = re.sub(r" *\[[^\]]*\]", "", command)
     for variant in {bare, re.sub(r"\[([^\]]*?)(\.\.\.)?\]", r"\1", command)}:
-        _, name, *words = shlex.split(variant)
+        _, given, *words = shlex.split(variant)
+        name = ALIASES.get(given, given)
         if name not in PARSERS:
             return f"there is no command {name!r}"
         words = [_PLACEHOLDERS.get(word, word) for word in words]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from vmguard.cli import check, status, timing
+from vmguard.cli.host import Answers
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import DiskReport, DiskStatus, VmReport
 from vmguard.core.watchdog.timing import Wishes
@@ -31,8 +32,8 @@ def picture(answer: dict[str, Any], problem: str = "") -> str:
     """What is on the screen for a VM, and the daemon's absence."""
     stream = io.StringIO()
     health = HealthAnswer() if problem else HealthAnswer.from_json({"mounts": [MOUNT], "fences": [], "disarmed": None})
-    answers = status.Answers([VmAnswer.from_json({**VM, **answer})], health, problem)
-    status.show(answers, argparse.Namespace(json=False, verbose=0), Output(stream, stream))
+    answers = Answers([VmAnswer.from_json({**VM, **answer})], health, problem)
+    status.show(answers, argparse.Namespace(json=False, verbose=0, watch=False), Output(stream, stream))
     return stream.getvalue()
 
 
@@ -70,7 +71,14 @@ def test_the_timing_says_how_locks_are_probed() -> None:
 @pytest.mark.parametrize(
     ("watch", "words"),
     [
-        (WATCH, ["confirmed 0.4 s ago; 7.6 s until the VM is frozen", "verdict KEPT, 0.4 s ago: answered"]),
+        (
+            WATCH,
+            [
+                "confirmed 0.4 s ago; 7.6 s until the VM is frozen",
+                "locked here, confirmed by the server 0.4 s ago",
+                "verdict KEPT: answered",
+            ],
+        ),
         (SILENT["watch"], ["8.2 s ago: too long for the VM to run", "nas has answered nothing"]),
         ({**WATCH, "lease_age": None, "locks": []}, ["lease not confirmed yet"]),
         ({**WATCH, "fence": "killing QEMU"}, ["running: killing QEMU"]),
@@ -80,6 +88,6 @@ def test_check_tells_the_leases_age_the_time_left_and_the_verdict(watch: dict[st
     report = VmReport("web", "1", "libvirt", "running", "guarded here, running", watch=watch)
     report.disks = [DiskReport("/srv/vm/web.raw", "disk", "exclusive", DiskStatus.GUARDED_HERE, "locked here")]
     stream = io.StringIO()
-    check._print(report, Output(stream))
+    check._print(report, Output(stream), True)
     for text in words:
         assert text in stream.getvalue()

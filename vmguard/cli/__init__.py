@@ -5,6 +5,7 @@ Only ``main`` turns errors into an exit status. Every command prints through ``o
 main            runs a command: global options, the table of commands, errors, exit status
 output          prints text, tables, colours and JSON; shows hostile names harmlessly
 arguments       types of option values for argparse
+host            the first and the last line of each command: how this host stands, what to do now
 places          directories and timeout for ``vmguard.query``, from the configuration
 steps           the steps that a command took, for commands that change this host
 schemas         the JSON that each command prints with --json
@@ -12,8 +13,8 @@ check           ``check VM``: is it guarded, by which host, and what to do
 status          ``status``: every VM that this host guards, and its leases
 history         ``history``: what the watchdog saw and did
 timing          ``timing``: what happens when in an outage
-disarm          ``disarm``: the watchdog only reports for a while
-arm             ``arm``: ends a disarm early
+maintenance     ``maintenance`` (``disarm``): the watchdog only reports for a while
+arm             ``arm``: ends a maintenance early
 who             ``who FILE``: who holds a disk image
 adopt           ``adopt``: guards VMs that run already
 doctor          ``doctor``: what is unsafe on this host, and how to mend it

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vmguard.cli import places
+from vmguard.cli.arguments import UsageError
 from vmguard.cli.output import Output
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.reports.vm_report import Status, worst
+from vmguard.core.reports.status import Status, worst
 from vmguard.core.words import shell_word
-from vmguard.errors import BadInput, VmguardError
+from vmguard.errors import VmguardError
 from vmguard.query import ask_daemon, reports
 from vmguard.query.answers import AdoptAnswer, FileAnswer
 from vmguard.query.ask_daemon import AdoptRequest
@@ -73,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     if not (args.vms or args.all or args.pid):
-        raise BadInput("no VM given", "vmguard adopt --all --dry-run shows what runs unguarded on this host")
+        raise UsageError("no VM given", "vmguard adopt --all --dry-run shows what runs unguarded on this host")
     where = places.of(args)
     request = AdoptRequest(tuple(args.vms), args.all, args.pid, args.dry_run, where.timeout)
     answers = ask_daemon.adopt(where.run_dir, request)

@@ -1,4 +1,4 @@
-"""Types of option values for argparse, which reports what is wrong with a value."""
+"""Types of option values for argparse, which reports what is wrong with a value; and the error for wrong usage."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import argparse
 from collections.abc import Callable
 
 from vmguard.config.values import parse_duration
+from vmguard.errors import BadInput
+
+
+class UsageError(BadInput):
+    """The arguments of a command are invalid."""
+
+    exit_code = 2
 
 
 def duration(least: float = 0.0) -> Callable[[str], float]:

@@ -1,13 +1,14 @@
-"""``vmguard arm``: ends ``vmguard disarm`` before its time is over."""
+"""``vmguard arm``: ends ``vmguard maintenance`` before its time is over."""
 
 from __future__ import annotations
 
 import argparse
 
 from vmguard.cli import places
-from vmguard.cli.disarm import who
+from vmguard.cli.maintenance import who
 from vmguard.cli.output import Output
-from vmguard.core.reports.vm_report import Status
+from vmguard.core.reports.local_time import local_time
+from vmguard.core.reports.status import Status
 from vmguard.query.ask_daemon import DaemonQuery
 
 
@@ -21,7 +22,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
     if args.json:
         out.json({"schema": 1, "disarmed": None, "was": was.json if was is not None else None})
     elif was is None:
-        out.status("OK", "armed: it was not disarmed")
+        out.status("OK", "there was no maintenance: the watchdog acts")
     else:
-        out.status("OK", f"armed again; it was disarmed since {was.since} by {was.by}: {was.reason}")
+        since = f"maintenance since {local_time(was.since)} by {was.by}: {was.reason}"
+        out.status("OK", f"the watchdog acts again; {since}")
     return Status.OK

@@ -9,7 +9,7 @@ from vmguard.adapters.proxmox import cluster_view, snippets
 from vmguard.cli.output import Output
 from vmguard.config import load
 from vmguard.core.reports.pve_audit import HOOK, AuditFinding, ClusterView, audit
-from vmguard.core.reports.vm_report import Status, worst
+from vmguard.core.reports.status import Status, worst
 from vmguard.core.sources.pve_config import parse_config
 from vmguard.core.sources.pve_storage import parse_storages
 from vmguard.errors import BadInput, VmguardError

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from vmguard.cli import places
+from vmguard.cli import host, places
 from vmguard.cli.output import Output
 from vmguard.core.reports.vm_report import VmReport
-from vmguard.daemon.report import acknowledged
 from vmguard.query import reports
 from vmguard.query.answers import LockAnswer, WatchAnswer
 
@@ -18,19 +17,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     where = places.of(args)
-    report = reports.check(args.vm, where)
-    report.fenced = [killed for killed in acknowledged.fenced_lately(where.run_dir) if killed.uuid == report.uuid]
+    answers = host.ask(where)
+    report = reports.check(args.vm, where, answers.known, answers.fenced)
+    found = report.health
     if args.json:
         out.json(report.as_json())
     else:
-        _print(report, out)
-        for killed in report.fenced:
-            out.warn(f"{killed.sentence}, on this host: vmguard history {killed.name}")
-    return report.status
+        host.begin(found, out)
+        _print(report, out, args.verbose > 0)
+        host.end(found, out, report.state == "frozen")
+    return found.severity
 
 
-def _print(report: VmReport, out: Output) -> None:
-    out.status(report.status.name, f"VM '{report.name}' ({report.uuid}): {report.summary}")
+def _print(report: VmReport, out: Output, exact: bool) -> None:
+    out.line(f"VM '{report.name}' ({report.uuid}): {report.summary}")
     locks = {}
     if report.watch is not None:
         watch = WatchAnswer.from_json(report.watch)
@@ -38,13 +38,17 @@ def _print(report: VmReport, out: Output) -> None:
         if watch.need != "none" or watch.fence:
             out.line(f"  {watch.stance}: {watch.fence or watch.why}")
         locks = {lock.path: lock for lock in watch.locks}
+    todo = report.health.do_now
     for disk in report.disks:
         out.line(f"  {disk.role or 'disks'} {disk.path}".rstrip())
-        out.line(f"      {disk.text}")
-        if disk.path in locks:
-            out.line(f"      {_verdict(locks[disk.path])}")
-        if disk.todo:
-            out.line(f"      do now: {disk.todo}")
+        lock = locks.get(disk.path)
+        out.line(f"      {disk.text}{_proof(lock) if lock is not None else ''}")
+        if exact and disk.exact:
+            out.line(f"      {disk.exact}")
+        if exact and lock is not None:
+            out.line(f"      verdict {lock.verdict.upper()}: {lock.evidence or 'not asked yet'}")
+        if disk.todo and disk.todo != todo:
+            out.line(f"      {disk.todo}")
     for item in report.unguarded:
         out.warn(f"{item['source']} is not guarded: {item['reason']}")
     if report.daemon != "up":
@@ -61,6 +65,10 @@ def _lease(age: float | None, left: float | None, disarmed: str) -> str:
     return f"lease confirmed {age:.1f} s ago; {left:.1f} s until the VM is frozen if the server is silent from now on"
 
 
-def _verdict(lock: LockAnswer) -> str:
-    age = f", {lock.kept_age:.1f} s ago" if lock.kept_age is not None else ""
-    return f"verdict {lock.verdict.upper()}{age}: {lock.evidence or 'not asked yet'}"
+def _proof(lock: LockAnswer) -> str:
+    """Say what the server last said about a lock."""
+    if lock.verdict == "kept" and lock.kept_age is not None:
+        return f", confirmed by the server {lock.kept_age:.1f} s ago"
+    if lock.verdict == "lost":
+        return f", but LOST: {lock.evidence}"
+    return f", not confirmed: {lock.evidence or 'the server has not answered yet'}"

@@ -9,7 +9,7 @@ from vmguard.adapters.linux import statefile
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.cli import main, places
 from vmguard.cli.output import Output
-from vmguard.core.reports.vm_report import Status
+from vmguard.core.reports.status import Status
 from vmguard.errors import VmguardError
 from vmguard.query.places import Places
 

@@ -6,7 +6,7 @@ import argparse
 
 from vmguard import config
 from vmguard.cli.output import Output
-from vmguard.core.reports.vm_report import Status
+from vmguard.core.reports.status import Status
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,14 +6,16 @@ import argparse
 import os
 from typing import Any
 
-from vmguard.cli import places
+from vmguard.cli import host, places
 from vmguard.cli.output import Output
 from vmguard.cli.steps import ALREADY, DONE, WOULD, Steps
 from vmguard.config import BadConfig, Config, load_or_kept
+from vmguard.core.reports.health import Health
+from vmguard.core.reports.status import Status, worst
 from vmguard.doctor import look_host, look_mount, mend
 from vmguard.doctor.examine import Wanted, by_level, examine
 from vmguard.doctor.finding import Finding, Level, status_of
-from vmguard.errors import BadInput, VmguardError
+from vmguard.errors import BadInput, VmguardError, WireError
 
 #: how long a storage may take to answer, unless --timeout says otherwise
 _STORAGE_TIMEOUT_S = 5.0
@@ -31,22 +33,25 @@ def run(args: argparse.Namespace, out: Output) -> int:
     if args.fix:
         return _fix(args, out)
     findings = _examine(args.config, args.subject, args.timeout, not args.no_proof)
-    return show(findings, args, out)
+    return show(findings, args, out, _health(args.config))
 
 
-def show(findings: list[Finding], args: argparse.Namespace, out: Output) -> int:
-    """Print the findings, for people or as JSON; return the exit status."""
+def show(findings: list[Finding], args: argparse.Namespace, out: Output, found: Health) -> int:
+    """Print the findings, for people or as JSON; return the exit status. ``found``: the health of this host."""
     if args.json:
-        out.json(_as_json(findings))
+        out.json(_as_json(findings, found))
     else:
+        host.begin(found, out)
+        out.line()
         _print(findings, out, args.verbose > 0)
-    return status_of(findings)
+        host.end(found, out)
+    return worst([found.severity, status_of(findings)])
 
 
 def answer(config_paths: list[str] | None) -> dict[str, Any]:
     """Return what ``vmguard doctor --json --no-proof`` prints."""
     _require_root()
-    return _as_json(_examine(config_paths, "", None, prove=False))
+    return _as_json(_examine(config_paths, "", None, prove=False), _health(config_paths))
 
 
 def _require_root() -> None:
@@ -60,9 +65,18 @@ def _examine(config_paths: list[str] | None, subject: str, timeout: float | None
     return examine(config, places.of_config(config, seconds), Wanted(subject, seconds, prove, config_paths))
 
 
-def _as_json(findings: list[Finding]) -> dict[str, Any]:
+def _health(config_paths: list[str] | None) -> Health:
+    where = places.of_config(_config(config_paths), _STORAGE_TIMEOUT_S)
+    try:
+        return host.ask(where).with_other_mounts().line()
+    except WireError as problem:  # a daemon of another version: the doctor has a finding about it
+        return Health(Status.UNKNOWN, problem.message, problem.hint)
+
+
+def _as_json(findings: list[Finding], health: Health) -> dict[str, Any]:
     found = [finding.as_json() for finding in findings]
-    return {"schema": 1, "status": status_of(findings).name, "findings": found}
+    status = worst([health.severity, status_of(findings)])
+    return {"schema": 1, "status": status.name, "health": health.as_json(), "findings": found}
 
 
 def _config(paths: list[str] | None) -> Config:
@@ -79,9 +93,9 @@ def _print(findings: list[Finding], out: Output, verbose: bool) -> None:
         for finding in [finding for finding in findings if finding.subject == subject]:
             out.status(f"  {finding.level}", f"{finding.text}" + (f"  [{finding.check}]" if verbose else ""))
             if finding.level is not Level.OK or verbose:
-                out.line(f"      why : {finding.why}")
+                out.line(f"      why: {finding.why}")
             if finding.mend:
-                out.line(f"      mend: {finding.mend}")
+                out.line(f"      do now: {finding.mend}")
     counts = by_level(findings)
     out.line()
     out.line(f"{counts[Level.FAIL]} FAIL, {counts[Level.WARN]} WARN, {counts[Level.OK]} OK")

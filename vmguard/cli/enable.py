@@ -8,9 +8,9 @@ from typing import Any
 
 from vmguard.adapters import hypervisors
 from vmguard.cli import enroll
+from vmguard.cli.arguments import UsageError
 from vmguard.cli.output import Output
 from vmguard.core import LIBVIRT, PROXMOX
-from vmguard.errors import BadInput
 
 #: hypervisor -> module with ``enable(args, out)`` and ``disable(args, out)``
 HYPERVISORS = {LIBVIRT: "vmguard.cli.enable_libvirt", PROXMOX: "vmguard.cli.enroll"}
@@ -30,5 +30,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
 def module(args: argparse.Namespace) -> Any:
     """Return the hypervisor's module. Raises BadInput when an option belongs to another hypervisor."""
     if not hypervisors.by_name(args.hypervisor).hook_per_vm and enroll.chosen(args):
-        raise BadInput("--vmid, --storage, --all and --hook-only belong to proxmox", "libvirt has one hook for all VMs")
+        raise UsageError(
+            "--vmid, --storage, --all and --hook-only belong to proxmox", "libvirt has one hook for all VMs"
+        )
     return importlib.import_module(HYPERVISORS[args.hypervisor])

@@ -7,9 +7,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vmguard.cli import places
+from vmguard.cli import host, places
 from vmguard.cli.output import Output
-from vmguard.core.reports.vm_report import Status
+from vmguard.core.reports.local_time import local_time
+from vmguard.core.reports.status import Status
 from vmguard.core.words import in_utf8
 from vmguard.daemon.report import acknowledged
 from vmguard.daemon.report.history import read
@@ -22,12 +23,14 @@ _MARKS = {"error": "!!", "warning": " !", "info": "  "}
 #: how the evidence begins when the server does not know a lock any more, and no other host is named
 _FORGOTTEN = "EIO"
 _FORGOTTEN_HELP = (
-    "why : the server does not know a lock any more. Either another host has the disk (vmguard who FILE names it), or",
-    "      the server has forgotten the lock: it came back without its records, or before its exports (ESTALE)",
-    "mend: on the server, nfs-server must start after the exported file systems: systemctl edit nfs-server, [Unit]",
-    "      RequiresMountsFor=/the/export; /var/lib/nfs must survive a reboot",
-    "next: if nobody has the disk, start the VM again. watch.after_fence: restart does so by itself, and is safe here:",
-    "      it must claim the disks like any start, and is refused while another host has one",
+    "why: the server does not know a lock any more. Either another host has the disk",
+    "  (vmguard who FILE names it), or the server has forgotten the lock: it came back",
+    "  without its records, or before its exports (ESTALE)",
+    "do now: if nobody has the disk, start the VM again. watch.after_fence: restart",
+    "  does so by itself, and is safe here: it must claim the disks like any start",
+    "  and is refused while another host has one. On the server, nfs-server must start",
+    "  after the exported file systems: systemctl edit nfs-server, [Unit]",
+    "  RequiresMountsFor=/the/export; /var/lib/nfs must survive a reboot",
 )
 
 
@@ -72,21 +75,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    run_dir = places.of(args).run_dir
+    where = places.of(args)
+    run_dir = where.run_dir
     if args.acknowledge:
         return _acknowledge(run_dir, out)
+    answers = host.ask(where)
+    names = [(vm.name, vm.uuid) for vm in answers.vms] + [(vm.name, vm.uuid) for vm in answers.fenced]
+    uuids = [uuid for name, uuid in names if args.vm in (name, uuid)]
+    health = answers.line(uuids if args.vm else None)
     entries = [Entry.from_json(value) for value in read(run_dir)]
     wanted = in_utf8(args.vm)  # as the history has it
     found = [chosen for incident in incidents(entries) if (chosen := _of_vm(incident, wanted))][-max(args.last, 1) :]
     if args.json:
-        out.json({"schema": 1, "incidents": [[entry.json for entry in incident] for incident in found]})
-    elif not found:
+        incidents_json = [[entry.json for entry in incident] for incident in found]
+        out.json({"schema": 1, "health": health.as_json(), "incidents": incidents_json})
+    else:
+        host.begin(health, out)
+        out.line()
+    if not found:
         out.line("nothing since the last boot" + (f" about VM '{args.vm}'" if args.vm else ""))
     for number, incident in enumerate(found):
         if number:
             out.line()
         _print(incident, out)
-    return Status.OK
+    host.end(health, out)
+    return health.severity
 
 
 def _acknowledge(run_dir: str, out: Output) -> int:
@@ -126,7 +139,7 @@ def _of_vm(incident: list[Entry], wanted: str) -> list[Entry]:
 def _print(incident: Sequence[Entry], out: Output) -> None:
     first, last = incident[0], incident[-1]
     length = last.boottime - first.boottime
-    out.line(f"{first.at.replace('T', ' ').replace('Z', ' UTC')}, {length:.1f} s")
+    out.line(f"{local_time(first.at)}, {length:.1f} s")
     for _, group in itertools.groupby(incident, key=lambda entry: (entry.code, entry.text)):
         same = list(group)
         times = f" ({len(same)} times)" if len(same) > 1 else ""

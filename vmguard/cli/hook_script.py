@@ -9,7 +9,7 @@ import sys
 import vmguard
 from vmguard.cli.output import Output
 from vmguard.core import LIBVIRT, PROXMOX
-from vmguard.core.reports.vm_report import Status
+from vmguard.core.reports.status import Status
 from vmguard.errors import VmguardError
 
 _NAMES = {LIBVIRT: "qemu", PROXMOX: "vmguard-hookscript"}

@@ -27,11 +27,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import vmguard
-from vmguard.cli.arguments import duration
+from vmguard.cli.arguments import UsageError, duration
 from vmguard.cli.output import Output, OutputClosed
 from vmguard.config.problems import BadConfig, did_you_mean, quoted
-from vmguard.core.reports.vm_report import Status
-from vmguard.errors import BadInput, VmguardError
+from vmguard.core.reports.status import Status
+from vmguard.errors import VmguardError
 
 
 class Command(NamedTuple):
@@ -47,8 +47,8 @@ COMMANDS = (
     Command("status", "every VM that this host guards", "vmguard.cli.status"),
     Command("history", "what the watchdog saw and did, incident by incident", "vmguard.cli.history"),
     Command("timing", "when what happens in an outage, for each mount", "vmguard.cli.timing"),
-    Command("disarm", "for a while nothing is done to VMs: everything is reported only", "vmguard.cli.disarm"),
-    Command("arm", "the watchdog acts again", "vmguard.cli.arm"),
+    Command("maintenance", "for a while nothing is done to VMs: all is reported only", "vmguard.cli.maintenance"),
+    Command("arm", "ends a maintenance early: the watchdog acts again", "vmguard.cli.arm"),
     Command("who", "who holds a disk image, here or on another host", "vmguard.cli.who"),
     Command("adopt", "guard VMs that run already, without touching them", "vmguard.cli.adopt"),
     Command("doctor", "what is unsafe on this host, why, and how to mend it", "vmguard.cli.doctor"),
@@ -65,7 +65,12 @@ COMMANDS = (
     Command("daemon", "hold the locks of this host (systemd starts it)", "vmguard.cli.daemon"),
 )
 
-_EXIT_STATUS = "Exit status: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN (also: could not be done)."
+#: older names of commands
+ALIASES = {"disarm": "maintenance"}
+#: what ``vmguard`` alone does
+_WITHOUT_A_COMMAND = "status"
+
+_EXIT_STATUS = "Exit status: 0 OK, 1 WARNING, 2 CRITICAL (also: wrong usage), 3 UNKNOWN (also:\ncould not be done)."
 _GLOBALS = "Every command takes --json, --no-color, --config FILE, --timeout TIME, -q and -v\n(see: vmguard --help)."
 
 _FLAG = re.compile(r"--(json|no-color|quiet|verbose)|-[qv]+")
@@ -74,14 +79,6 @@ _VALUED = ("--config", "--timeout")
 #: exit statuses of a shell for a program that was ended by SIGINT, and by SIGPIPE
 _SIGINT_STATUS = 130
 _SIGPIPE_STATUS = 141
-
-
-class UsageError(BadInput):
-    """The arguments are invalid.
-
-    Exit status 3: argparse's own 2 means CRITICAL to a monitoring system, and a typing mistake in a check must not
-    page anybody about a VM.
-    """
 
 
 class _TextRequested(Exception):
@@ -173,9 +170,7 @@ def _run(words: list[str], commands: Sequence[Command]) -> int:
 def _run_command(words: list[str], commands: Sequence[Command]) -> int:
     ours, rest = _split(words)
     args = top_parser().parse_args(ours)
-    if not rest:
-        raise UsageError("no command given", "vmguard --help lists them")
-    first, *own = rest
+    first, *own = rest or [_WITHOUT_A_COMMAND]
     if first in ("-h", "--help") or rest == ["help"]:
         raise _TextRequested(top_parser().format_help())
     if first == "--version":
@@ -268,7 +263,7 @@ def _option_names() -> list[str]:
 
 def _command(name: str, commands: Sequence[Command]) -> Command:
     for command in commands:
-        if command.name == name:
+        if command.name == ALIASES.get(name, name):
             return command
     names = [command.name for command in commands]
     raise UsageError(f"unknown command {quoted(name)}{did_you_mean(name, names)}", f"the commands: {', '.join(names)}")

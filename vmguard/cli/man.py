@@ -7,7 +7,7 @@ import argparse
 from vmguard.cli import main
 from vmguard.cli.manual import pages, security
 from vmguard.cli.output import Output
-from vmguard.core.reports.vm_report import Status
+from vmguard.core.reports.status import Status
 
 #: page -> section
 PAGES = {"vmguard": 8, "vmguard.yaml": 5, "vmguard-hooks": 7, "vmguard-security": 7}

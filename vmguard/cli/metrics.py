@@ -13,17 +13,18 @@ from typing import Any
 
 from vmguard.adapters.linux import atomic_file
 from vmguard.cli import places
-from vmguard.cli.arguments import duration
+from vmguard.cli.arguments import UsageError, duration
+from vmguard.cli.host import Answers
 from vmguard.cli.output import Output
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.reports import metrics
-from vmguard.core.reports.vm_report import Status
+from vmguard.core.reports.status import Status
 from vmguard.daemon.report import acknowledged
 from vmguard.daemon.report.history import read
-from vmguard.errors import BadInput, DaemonError, VmguardError
+from vmguard.errors import DaemonError, VmguardError
 from vmguard.protocol.client import Daemon
-from vmguard.query import other_mounts
-from vmguard.query.answers import VmAnswer
+from vmguard.query import ask_daemon, other_mounts, running
+from vmguard.query.answers import HealthAnswer, Known, VmAnswer
 from vmguard.query.json_fields import not_understood
 from vmguard.query.places import Places
 
@@ -44,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     if args.listen and (args.output or args.every):
-        raise BadInput("--listen serves, --output writes: only one of them", "vmguard metrics --help")
+        raise UsageError("--listen serves, --output writes: only one of them", "vmguard metrics --help")
     if args.every and not args.output:
-        raise BadInput("--every needs --output", "vmguard metrics --output FILE --every 15s")
+        raise UsageError("--every needs --output", "vmguard metrics --output FILE --every 15s")
     where = places.of(args)
     if args.listen:
         return _serve(args.listen, where)
@@ -69,19 +70,20 @@ def look(where: Places) -> metrics.Answers:
 
     Raises WireError when an answer is not understood.
     """
-    return _look(where)._replace(fenced=len(acknowledged.fenced_lately(where.run_dir)))
-
-
-def _look(where: Places) -> metrics.Answers:
-    history = read(where.run_dir)
+    history, fenced = read(where.run_dir), acknowledged.fenced_lately(where.run_dir)
     try:
+        running.require(where.run_dir)
         with Daemon(where.run_dir, where.timeout) as daemon:
             version, status, health = str(daemon.ping()["version"]), daemon.status(), daemon.health()
-        return metrics.Answers.of(version, list(map(_with_mounts, status)), health, history)
+        found = metrics.Answers.of(version, list(map(_with_mounts, status)), health, history)
+        known = Known(list(map(VmAnswer.from_json, status)), HealthAnswer.from_json(health))
     except DaemonError as problem:
-        return metrics.Answers.without_daemon(problem.message, history)
+        known = Known(ask_daemon.last_guarded(where), problem=problem.message)
+        found = metrics.Answers.without_daemon(problem.message, history)
     except (KeyError, TypeError, ValueError) as problem:
         raise not_understood(repr(problem)) from None
+    line = Answers(known.vms, known.health, known.problem, fenced).with_other_mounts().line()
+    return found._replace(fenced=len(fenced), severity=int(line.severity))
 
 
 def _with_mounts(vm: dict[str, Any]) -> dict[str, Any]:
@@ -145,5 +147,5 @@ def registry(ask: Callable[[], metrics.Answers]) -> Any:
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
-        raise BadInput(f"{text!r} is not [HOST:]PORT", "vmguard metrics --listen 9797")
+        raise UsageError(f"{text!r} is not [HOST:]PORT", "vmguard metrics --listen 9797")
     return host.strip("[]") or "127.0.0.1", int(port)

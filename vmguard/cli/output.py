@@ -65,6 +65,10 @@ class Output:
             _rich_console(self._stdout, self.width) if self._terminal and not plain and not as_json else None
         )
 
+    @property
+    def is_terminal(self) -> bool:
+        return self._terminal
+
     # -- for people -------------------------------------------------------------------------------------------------
 
     def line(self, text: str = "") -> None:
@@ -108,8 +112,10 @@ class Output:
 
     # -- for machines -----------------------------------------------------------------------------------------------
 
-    def json(self, value: Any) -> None:
-        self._print(json.dumps(in_utf8(value), indent=2, ensure_ascii=True, allow_nan=False))
+    def json(self, value: Any, compact: bool = False) -> None:
+        """Print one document; ``compact``: on a line of its own, for a stream of them."""
+        indent = None if compact else 2
+        self._print(json.dumps(in_utf8(value), indent=indent, ensure_ascii=True, allow_nan=False))
 
     def document(self, text: str) -> None:
         """Print a text of our own whose encoding is a part of its format: UTF-8, whatever the locale says."""
@@ -131,7 +137,7 @@ class Output:
             return
         self._complain(f"vmguard: {printable_lines(message)}")
         if hint:
-            self._complain(f"  HINT: {printable(hint)}")
+            self._complain(f"do now: {printable(hint)}")
 
     def flush(self) -> None:
         self._write(self._stdout, "")

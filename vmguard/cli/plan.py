@@ -12,7 +12,7 @@ from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.config import load
-from vmguard.core.reports.vm_report import Status
+from vmguard.core.reports.status import Status
 from vmguard.core.sources.domain_xml import Domain, parse_domain
 from vmguard.core.sources.pve_config import is_vmid, parse_config
 from vmguard.core.sources.pve_plan import PveVm, plan_vm

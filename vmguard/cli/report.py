@@ -16,7 +16,7 @@ from vmguard import config as configuration
 from vmguard.adapters.linux import atomic_file, bounded_child, programs
 from vmguard.cli import doctor
 from vmguard.cli.output import Output
-from vmguard.core.reports.vm_report import Status
+from vmguard.core.reports.status import Status
 from vmguard.core.sources.secrets import without_secrets
 from vmguard.core.words import file_name, in_utf8
 from vmguard.errors import VmguardError

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import datetime
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from vmguard.cli import places
+from vmguard.cli import host, places
+from vmguard.cli.host import Answers
 from vmguard.cli.output import Output
-from vmguard.core.reports.fenced_vms import FencedVm
-from vmguard.core.reports.vm_report import Status, worst
-from vmguard.daemon.report import acknowledged
-from vmguard.query import ask_daemon, other_mounts
-from vmguard.query.answers import HealthAnswer, MountAnswer, VmAnswer
-from vmguard.query.judge import status_of
+from vmguard.core.locks.plan import EXCLUSIVE, SHARED
+from vmguard.core.reports.health import Health
+from vmguard.core.reports.local_time import local_time
+from vmguard.core.words import vm_title
+from vmguard.query import ask_share
+from vmguard.query.answers import MountAnswer, VmAnswer
 from vmguard.query.other_mounts import OnOtherMount
 from vmguard.query.places import Places
 from vmguard.query.wording import guard_words, stance
@@ -26,111 +28,95 @@ _CLEAR = "\033[H\033[J"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--watch", action="store_true", help="show it again each second, until interrupted")
+    parser.add_argument(
+        "--watch", action="store_true", help="again each second, until interrupted; with --json one document a line"
+    )
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
     where = places.of(args)
-    if not args.watch or args.json:
+    if not args.watch:
         return show(ask(where), args, out)
     while True:
-        out.block(_CLEAR + time.strftime("%H:%M:%S"))
+        if not args.json:
+            out.block((_CLEAR if out.is_terminal else "\n") + time.strftime("%H:%M:%S %Z"))
         show(ask(where), args, out)
+        out.flush()
         time.sleep(_REFRESH_S)
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What the daemon says: its VMs, its health, and why it cannot be asked (empty when it can).
-
-    ``fenced``: VMs that were fenced, which nobody has acknowledged yet.
-    """
-
-    vms: Sequence[VmAnswer]
-    health: HealthAnswer
-    problem: str = ""
-    fenced: Sequence[FencedVm] = ()
-
-
 def ask(where: Places) -> Answers:
-    """Ask the daemon, or its state files while it is down."""
-    vms, problem = ask_daemon.guarded_vms(where)
-    health = HealthAnswer() if problem else ask_daemon.health(where)
-    return Answers(vms, health, problem, acknowledged.fenced_lately(where.run_dir))
+    """Ask the daemon, or its state files while it is down; and the storage, whether the disks are at their paths."""
+    answers = host.ask(where)
+    if answers.problem:
+        return answers
+    healthy = {mount.mount for mount in answers.health.mounts if mount.phase == "healthy"}
+    asked = [vm for vm in answers.vms if vm.watch is None or {lock.mount for lock in vm.watch.locks} <= healthy]
+    replaced = ask_share.replaced_now(asked, where)
+    return dataclasses.replace(answers, vms=[ask_share.with_replaced(vm, replaced) for vm in answers.vms])
 
 
 def show(answers: Answers, args: argparse.Namespace, out: Output) -> int:
     """Print the answers, for people or as JSON; return the exit status."""
-    vms, health, problem, fenced = answers.vms, answers.health, answers.problem, answers.fenced
-    disarmed = health.disarmed
+    others = host.on_other_mounts(answers)
+    found = answers.with_other_mounts(others).line()
     if args.json:
-        out.json(_as_json(vms, health, problem, fenced))
-    elif not vms:
-        out.line("this host guards no VM")
-    else:
-        _print(vms, health.mounts, out)
-        for vm in vms if args.verbose else []:
-            _details(vm, out)
-        for vm in vms:
-            if vm.state == "conflict":
-                frozen = "; it is frozen" if vm.stopped else ""
-                out.status(Status.CRITICAL.name, f"VM '{vm.name}' (pid {vm.pid}) {vm.why}{frozen}")
-    others = {vm.name: other_mounts.of_vm(vm, not problem) for vm in vms}
-    if not args.json:
-        _warn_of(others, out)
-    for killed in fenced if not args.json else []:
-        out.status(Status.CRITICAL.name, killed.sentence)
-    if fenced and not args.json:
-        out.line("  do now: vmguard history says why; vmguard history --acknowledge when it is settled")
-    for fence in health.fences:
-        out.line(f"fencing VM '{fence.name}': {fence.sentence}")
-    if disarmed:
-        out.warn(disarmed.sentence)
-    for text in health.config_problems:
-        out.warn(f"the daemon does not take the configuration, the last good one is in force: {text}")
-    few = health.descriptors is not None and health.descriptors.alarm
-    if health.descriptors is not None and few:
-        out.warn(health.descriptors.sentence)
-    if problem:
-        out.warn(f"{problem}; this is what it guarded when it was last alive")
-        return Status.CRITICAL if vms else Status.WARNING
-    if fenced:
-        return Status.CRITICAL
-    weaker = Status.WARNING if disarmed or few or health.config_problems or any(others.values()) else Status.OK
-    return worst([status_of(vm) for vm in vms] + [weaker])
+        out.json(_as_json(answers, found), compact=args.watch)
+        return found.severity
+    host.begin(found, out)
+    if answers.vms:
+        out.line()
+        _print(answers, out)
+    for vm in answers.vms if args.verbose else []:
+        _details(vm, out)
+    _remarks(answers, others, out)
+    host.end(found, out, any(vm.frozen for vm in answers.vms))
+    return found.severity
 
 
-def _warn_of(others: Mapping[str, Sequence[OnOtherMount]], out: Output) -> None:
+def _remarks(answers: Answers, others: Mapping[str, Sequence[OnOtherMount]], out: Output) -> None:
+    """Print what the first line has no room for."""
+    for vm in answers.vms:
+        if why := _why(vm):
+            out.line(f"{vm_title(vm.name)}: {why}")
     for name, found in others.items():
         for item in found:
             out.warn(f"VM '{name}': {item.path} is not guarded against other hosts: {item.why}")
+    for fence in answers.health.fences:
+        out.line(f"fencing VM '{fence.name}': {fence.sentence}")
+    for text in answers.health.config_problems:
+        out.warn(f"the daemon does not take the configuration, the last good one is in force: {text}")
+    if answers.problem and answers.vms:
+        out.warn(f"{answers.problem}; this is what it guarded when it was last alive")
 
 
-def _as_json(
-    vms: Sequence[VmAnswer], health: HealthAnswer, problem: str, fenced: Sequence[FencedVm]
-) -> dict[str, object]:
+def _as_json(answers: Answers, found: Health) -> dict[str, object]:
+    health = answers.health
     return {
         "schema": 1,
-        "daemon": problem or "up",
+        "status": found.severity.name,
+        "health": found.as_json(),
+        "daemon": answers.problem or "up",
         "disarmed": health.disarmed.json if health.disarmed is not None else None,
         "config_problems": list(health.config_problems),
         "mounts": [mount.json for mount in health.mounts],
-        "fenced": [killed.as_json() for killed in fenced],
-        "vms": [vm.json for vm in vms],
+        "fenced": [killed.as_json() for killed in answers.fenced],
+        "vms": [vm.json for vm in answers.vms],
     }
 
 
-def _print(vms: Sequence[VmAnswer], mounts: Sequence[MountAnswer], out: Output) -> None:
+def _print(answers: Answers, out: Output) -> None:
     rows = [
-        [vm.name, _state(vm), str(vm.pid or "-"), vm.claimed, _files(vm), *_health(vm), _why(vm)]
-        for vm in sorted(vms, key=lambda vm: vm.name)
+        [vm.name, _state(vm), str(vm.pid or "-"), _since(vm), _files(vm), _verdict(vm)]
+        for vm in sorted(answers.vms, key=lambda vm: vm.name)
     ]
-    out.table(["vm", "state", "pid", "claimed", "files", "verdict", "freeze in", "why"], rows)
+    out.table(["vm", "state", "pid", "guarded since", "files", "locks"], rows)
+    mounts = answers.health.mounts
     if not mounts:
         return
     out.line()
-    columns = ["mount", "server", "lease", "state", "age", "freeze in", "locks"]
-    out.table(columns, [_mount(mount) for mount in mounts])
+    columns = ["mount", "server", "lease", "state", "answered", "freeze in", "locks"]
+    out.table(columns, [_mount(mount, answers.health.disarmed is not None) for mount in mounts])
     for mount in mounts:
         if mount.probes not in ("", "SEEK"):
             out.line(f"{mount.mount}: probes: {mount.probes}")
@@ -141,15 +127,19 @@ def _state(vm: VmAnswer) -> str:
     return word.upper() if word in ("frozen", "fencing") else word
 
 
-def _mount(mount: MountAnswer) -> list[str]:
+def _since(vm: VmAnswer) -> str:
+    return local_time(vm.claimed, datetime.datetime.now(datetime.UTC)) if vm.claimed else "-"
+
+
+def _mount(mount: MountAnswer, in_maintenance: bool) -> list[str]:
     locks = f"{mount.locks}" + (f", {mount.unsure} asked" if mount.unsure else "")
     return [
         mount.mount,
         mount.source,
         f"{mount.lease:g} s",
         mount.phase,
-        _seconds(mount.lease_age),
-        _seconds(mount.freeze_in),
+        "-" if mount.lease_age is None else f"{mount.lease_age:.1f} s ago",
+        "-" if in_maintenance or mount.freeze_in is None else f"{mount.freeze_in:.1f} s",
         locks + (f", {mount.lost} LOST" if mount.lost else ""),
     ]
 
@@ -157,31 +147,26 @@ def _mount(mount: MountAnswer) -> list[str]:
 def _details(vm: VmAnswer, out: Output) -> None:
     processes = ", ".join(f"{process.name} (pid {process.pid})" for process in vm.processes)
     out.line()
-    out.line(f"VM '{vm.name}' ({vm.uuid}): {processes or 'no process'}")
+    out.line(f"{vm_title(vm.name)} ({vm.uuid}): {processes or 'no process'}")
     for file in vm.files:
         out.line(f"  {file.role} {file.path}")
-        out.line(f"      {guard_words(file)}")
+        out.line(f"      {guard_words(file, exact=True)}")
 
 
 def _files(vm: VmAnswer) -> str:
     modes = [file.mode for file in vm.files]
-    return f"{modes.count('exclusive')} exclusive, {modes.count('shared')} shared"
+    shared = modes.count(SHARED)
+    return f"{modes.count(EXCLUSIVE)} own" + (f", {shared} shared" if shared else "")
 
 
-def _health(vm: VmAnswer) -> list[str]:
-    if vm.watch is None:
-        return ["-", "-"]
-    verdicts = {lock.verdict for lock in vm.watch.locks}
-    worst = next((word for word in ("lost", "unknown", "kept") if word in verdicts), "-")
-    return [worst, _seconds(vm.watch.freeze_in)]
+def _verdict(vm: VmAnswer) -> str:
+    verdicts = {lock.verdict for lock in vm.watch.locks} if vm.watch is not None else set()
+    return next((word for word in ("lost", "unknown", "kept") if word in verdicts), "-")
 
 
 def _why(vm: VmAnswer) -> str:
+    """Say what there is to say about a VM beyond its state; empty when there is nothing."""
     watch = vm.watch
-    if watch is None:
-        return vm.why
-    return watch.fence or (watch.why if watch.need != "none" else vm.why)
-
-
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f} s"
+    if watch is not None and (watch.fence or watch.need != "none"):
+        return watch.fence or watch.why
+    return vm.why if vm.state not in ("running", "incoming") else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmguard.cli.output import Output
-from vmguard.core.reports.vm_report import Status, worst
+from vmguard.core.reports.status import Status, worst
 from vmguard.errors import DaemonError
 from vmguard.query.ask_daemon import DaemonQuery
 
@@ -52,7 +52,7 @@ def daemon_runs(run_dir: str, steps: Steps, without: str) -> bool:
     except DaemonError as problem:
         if not steps.dry_run:
             raise DaemonError(f"{problem.message}; {without}", _START_DAEMON) from None
-        steps.add("daemon", FAILED, f"{problem.message}; first: {_START_DAEMON}")
+        steps.add("daemon", FAILED, f"{problem.message}; do now: {_START_DAEMON}")
         return False
     steps.add("daemon", ALREADY, f"vmguard {answer.version} is running (pid {answer.pid})")
     return True

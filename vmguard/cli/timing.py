@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Mapping
 
 from vmguard.adapters.linux import mounts
-from vmguard.cli import places
+from vmguard.cli import host, places
 from vmguard.cli.output import Output
 from vmguard.config import load
-from vmguard.core.reports.vm_report import Status
+from vmguard.core.reports.health import Health
+from vmguard.core.reports.status import Status, worst
 from vmguard.core.watchdog.timing import ImpossibleTiming, Timeline, Wishes, timeline
-from vmguard.query import ask_daemon
 
 _WIDTH_COLUMNS = 72
 
@@ -24,22 +24,36 @@ def run(args: argparse.Namespace, out: Output) -> int:
     watch = load(args.config).watch
     wishes = Wishes(margin=watch.margin or None, probe=watch.probe or None, slow_round=watch.slow_round)
     leases = {f"a lease of {args.lease:g} s": args.lease} if args.lease else _leases()
-    probes = {} if args.lease else {mount.mount: mount.probes for mount in ask_daemon.health(places.of(args)).mounts}
-    return show(leases, probes, wishes, args.json, out)
+    if args.lease:
+        return show(leases, {}, wishes, args.json, out)  # about a server, not about this host
+    answers = host.ask(places.of(args))
+    probes = {mount.mount: mount.probes for mount in answers.health.mounts}
+    return show(leases, probes, wishes, args.json, out, answers.line())
 
 
-def show(leases: Mapping[str, float], probes: Mapping[str, str], wishes: Wishes, as_json: bool, out: Output) -> int:
+def show(
+    leases: Mapping[str, float],
+    probes: Mapping[str, str],
+    wishes: Wishes,
+    as_json: bool,
+    out: Output,
+    found: Health | None = None,
+) -> int:
     """Print the timeline of each lease, for people or as JSON; return the exit status.
 
-    ``probes``: how the locks of a mount are probed, as far as that is known.
+    ``probes``: how the locks of a mount are probed, as far as that is known. ``found``: the health of this host.
     """
     answers: list[dict[str, object]] = []
     status = Status.OK
+    if found is not None:
+        status = found.severity
+        host.begin(found, out)
+        out.line()
     for number, (name, lease) in enumerate(leases.items()):
         try:
             line = timeline(lease, wishes)
         except ImpossibleTiming as problem:
-            status = Status.CRITICAL
+            status = worst([status, Status.CRITICAL])
             answers.append({"mount": name, "lease": lease, "problem": str(problem)})
             out.status("CRITICAL", f"{name}: {problem}; the daemon goes by its defaults there")
             continue
@@ -51,9 +65,12 @@ def show(leases: Mapping[str, float], probes: Mapping[str, str], wishes: Wishes,
             out.line()
         _draw(name, line, out, how)
     if as_json:
-        out.json({"schema": 1, "mounts": answers})
+        health = {"health": found.as_json()} if found is not None else {}
+        out.json({"schema": 1, **health, "mounts": answers})
     elif not leases:
         out.line("no NFSv4 mount on this host; try: vmguard timing --lease 90")
+    if found is not None:
+        host.end(found, out)
     return status
 
 

@@ -19,6 +19,7 @@ from vmguard.daemon.adopt.adopter import Adopter
 from vmguard.daemon.adopt.unclaimed_qemu import UnclaimedQemus
 from vmguard.daemon.api.claims import ClaimRequests
 from vmguard.daemon.api.commands import Commands
+from vmguard.daemon.api.host_view import HostView
 from vmguard.daemon.api.questions import Questions
 from vmguard.daemon.api.server import Server
 from vmguard.daemon.api.unit_status import UnitStatus
@@ -93,9 +94,7 @@ class Parts:
         self.command_lines = command_lines or CommandLines(loop)
         self.release_marks = ReleaseMarks(loop, self.settings.record)
         self.watch = Watch(self.settings.wishes())
-        self.unit_status = UnitStatus(
-            loop, run_dir, lambda: self.registry, self.watch, lambda: self.maintenance, config_problems
-        )
+        self.unit_status = UnitStatus(loop, lambda: self.host_view.state())
         notifier = Notifier(self.settings.notify)
         self.report = Reporter(History(run_dir), notifier, self.registry.about, self.unit_status.renew)
         self.signals = Signals(loop, self.registry)
@@ -268,6 +267,26 @@ class Parts:
     def maintenance(self) -> MaintenanceMode:
         return MaintenanceMode(self._run_dir, self.driver.feed, self.loop.now)
 
+    # -- what it says -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def watchdog_status(self) -> WatchdogStatus:
+        return WatchdogStatus(
+            self.watch, self.observer, self.maintenance, self.fencer, self.loop.now, self._config_problems
+        )
+
+    @cached_property
+    def host_view(self) -> HostView:
+        return HostView(
+            self._run_dir,
+            lambda: self.registry,
+            self.watch,
+            self.watchdog_status,
+            self.maintenance,
+            self.descriptors,
+            self._config_problems,
+        )
+
     # -- the socket -------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -280,11 +299,8 @@ class Parts:
             self.driver.feed,
             self.settings.locks_local_files,
         )
-        status = WatchdogStatus(
-            self.watch, self.observer, self.maintenance, self.fencer, self.loop.now, self._config_problems
-        )
         claims = ClaimRequests(self.loop, self.registry, self.lifecycle, self.settings.claim, self.migration_target)
-        questions = Questions(self.registry, status, self.descriptors)
+        questions = Questions(self.registry, self.watchdog_status, self.descriptors)
         commands = Commands(self.maintenance, adopter.adopt)
         handlers = {**claims.handlers, **questions.handlers, **commands.handlers}
         return Server(self.loop, self.lifecycle, handlers, self.descriptors)

@@ -30,7 +30,7 @@ from vmguard.doctor.judge_host import judge_host
 from vmguard.doctor.judge_mount import judge_mount, judge_mounts
 from vmguard.doctor.judge_storage import judge_scratch, judge_share
 from vmguard.errors import BadInput, StorageTimeout, VmguardError
-from vmguard.query import other_mounts, reports
+from vmguard.query import ask_daemon, other_mounts, reports
 from vmguard.query.places import Places
 
 
@@ -155,7 +155,7 @@ def _subject(
         if mount is None:
             raise BadInput(f"{path} is on no NFS mount of this host", "findmnt -t nfs,nfs4 shows those it has")
         return None, [mount], []
-    report = reports.check(wanted.subject, places)
+    report = reports.check(wanted.subject, places, ask_daemon.everything(places))
     paths = [disk.path for disk in report.disks if disk.path]
     locked_in_vain = tuple((disk.path, disk.text) for disk in report.disks if disk.verdict is DiskStatus.OTHER_MOUNT)
     if not report.state:

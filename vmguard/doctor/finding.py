@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from vmguard.core.reports.vm_report import Status, worst
+from vmguard.core.reports.status import Status, worst
 from vmguard.doctor.catalogue import CHECKS
 
 #: the command that mends every finding about the NFS client id

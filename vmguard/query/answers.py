@@ -6,7 +6,9 @@ field. A field that an older daemon does not send has a default.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from vmguard.core.locks.owner_record import Owner
 from vmguard.query.json_fields import KEY, JsonObject
@@ -52,6 +54,7 @@ class LockAnswer(JsonObject, what="a lock"):
     #: a word: kept, lost or unknown
     verdict: str
     evidence: str
+    mount: str = ""
     #: seconds since the lock was last proven; None when it never was
     kept_age: float | None = None
 
@@ -88,6 +91,8 @@ class VmAnswer(JsonObject, what="a VM"):
     #: of its QEMU; 0 while there is none
     pid: int = 0
     frozen: bool = False
+    #: since when: UTC, ISO; empty: not known
+    frozen_since: str = ""
     #: why it is being fenced; empty while it is not
     fencing: str = ""
     #: why it was frozen over a conflict; empty when it was not
@@ -175,7 +180,7 @@ class DisarmedAnswer(JsonObject, what="the disarming"):
     @property
     def sentence(self) -> str:
         """Say for how long, by whom and why; for people."""
-        return f"DISARMED for {self.seconds:.0f} s more, by {self.by}: {self.reason}"
+        return f"maintenance for {self.seconds:.0f} s more, by {self.by}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +222,17 @@ class HealthAnswer(JsonObject, what="the health"):
     config_problems: tuple[str, ...] = ()
     #: None: a daemon of an older version does not tell
     descriptors: DescriptorsAnswer | None = None
+
+
+NO_HEALTH = HealthAnswer()
+
+
+class Known(NamedTuple):
+    """All that the daemon says, or its state files while it is down; ``problem`` says why, empty when it is not."""
+
+    vms: Sequence[VmAnswer] = ()
+    health: HealthAnswer = NO_HEALTH
+    problem: str = ""
 
 
 # -- the share ------------------------------------------------------------------------------------------------------

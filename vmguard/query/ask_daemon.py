@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from vmguard.adapters.linux import statefile
 from vmguard.errors import DaemonError, DaemonForbidden
 from vmguard.protocol.client import Daemon
+from vmguard.query import running
 from vmguard.query.answers import (
     AdoptAnswer,
     ArmAnswer,
     DisarmAnswer,
     DisarmedAnswer,
     HealthAnswer,
+    Known,
     PingAnswer,
     VmAnswer,
 )
@@ -83,28 +85,25 @@ class DaemonQuery:
         return ArmAnswer.from_json(self._daemon.arm(by)).was
 
 
-def guarded_vms(places: Places) -> tuple[list[VmAnswer], str]:
-    """Return all VMs that this host guards, and why the daemon could not be asked (empty when it could).
+def everything(places: Places) -> Known:
+    """Return all that the daemon knows; while it is down its state files tell what it guarded when it was last alive.
 
-    Without the daemon its state files answer: what it guarded when it was last alive. Raises WireError when an answer
-    or a state file is not understood, DaemonForbidden when this user may not ask.
+    A daemon that was stopped is not started by the question. Raises WireError when an answer or a state file is not
+    understood, DaemonForbidden when this user may not ask.
     """
     try:
+        running.require(places.run_dir)
         with DaemonQuery(places.run_dir) as daemon:
-            return daemon.guarded_vms(), ""
+            return Known(daemon.guarded_vms(), daemon.health())
     except DaemonForbidden:
         raise  # nor may its state files be read: "no VM" would be a lie
     except DaemonError as problem:
-        return list(_from_state_files(places.run_dir)), problem.message
+        return Known(last_guarded(places), problem=problem.message)
 
 
-def health(places: Places) -> HealthAnswer:
-    """Return the state of the watchdog; empty while the daemon is down."""
-    try:
-        with DaemonQuery(places.run_dir) as daemon:
-            return daemon.health()
-    except DaemonError:
-        return HealthAnswer()
+def last_guarded(places: Places) -> list[VmAnswer]:
+    """Return what the daemon guarded when it was last alive, from its state files. Raises WireError."""
+    return list(_from_state_files(places.run_dir))
 
 
 def adopt(run_dir: str, request: AdoptRequest) -> list[AdoptAnswer]:

@@ -6,12 +6,14 @@ comes through a pipe as JSON; its shape is known to this module alone.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from vmguard.adapters.linux import bounded_child, mounts, ofd
+from vmguard.adapters.linux import bounded_child, mounts, ofd, proc
 from vmguard.adapters.storage import lock_holder, owner_record
 from vmguard.adapters.storage.files import Opener
 from vmguard.adapters.storage.replaced import why_replaced
@@ -69,18 +71,32 @@ def records_of(wanted: str, places: Places) -> list[FoundRecord]:
     return [FoundRecord(owner, folder) for owner, folder in records if owner is not None]
 
 
-def replaced_now(vm: VmAnswer, places: Places) -> dict[str, str]:
-    """Return why a VM's disks are not what their paths lead to now, by path. A storage that is slow says nothing."""
-    own = {file.inode for file in vm.files}
+def replaced_now(vms: Sequence[VmAnswer], places: Places) -> dict[str, str]:
+    """Return why disks of VMs are not what their paths lead to now, by path. A storage that is slow says nothing."""
     asked = [
-        (file.path, str(file.json.get("real") or file.path), file.inode) for file in vm.files if file.mode == EXCLUSIVE
+        _Asked(
+            file.path, str(file.json.get("real") or file.path), file.inode, [file.inode for file in vm.files], vm.pid
+        )
+        for vm in vms
+        for file in vm.files
+        if file.mode == EXCLUSIVE
     ]
+    if not asked:
+        return {}
     seconds = min(_AT_ONCE_S, places.timeout)
     try:
-        found = bounded_child.run(functools.partial(_replaced, asked, own), seconds, "looking at the disks' paths")
+        found = bounded_child.run(functools.partial(_replaced, asked), seconds, "looking at the disks' paths")
     except VmguardError:
         return {}
     return {str(path): str(why) for path, why in found.items()}
+
+
+def with_replaced(vm: VmAnswer, replaced: Mapping[str, str]) -> VmAnswer:
+    """Return a VM with what was just found about its disks."""
+    if not any(file.path in replaced for file in vm.files):
+        return vm
+    files = (dataclasses.replace(file, replaced=file.replaced or replaced.get(file.path, "")) for file in vm.files)
+    return dataclasses.replace(vm, files=tuple(files))
 
 
 def _owner(value: Any) -> Owner | None:
@@ -130,13 +146,29 @@ def _search(wanted: str, folder_name: str) -> list[dict[str, object]]:
     return found
 
 
-def _replaced(asked: list[tuple[str, str, int]], own: set[int]) -> dict[str, str]:
+class _Asked(NamedTuple):
+    """A disk, the inodes that its VM has open, and the pid of its QEMU; 0 if that is not known."""
+
+    path: str
+    real: str
+    inode: int
+    own: list[int]
+    pid: int
+
+
+def _replaced(asked: Sequence[_Asked]) -> dict[str, str]:
     found = {}
-    for path, real, inode in asked:
+    for file in asked:
         try:
-            why = why_replaced(real, inode, own)
+            why = why_replaced(file.real, file.inode, file.own, _link(file))
         except OSError:
             continue
         if why:
-            found[path] = why
+            found[file.path] = why
     return found
+
+
+def _link(file: _Asked) -> str:
+    """Return the link of a descriptor through which QEMU has the file open; empty if there is none."""
+    users = proc.open_files(file.pid, {file.inode}) if file.pid else ()
+    return next((f"/proc/{file.pid}/fd/{user.fd}" for user in users), "")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import enum
 
-from vmguard.core.locks.guard_states import GuardState
-from vmguard.core.reports.vm_report import GUARDED, DiskStatus, Status
-from vmguard.query.answers import FileAnswer, LockOnShare, VmAnswer
+from vmguard.core.reports.vm_report import GUARDED, DiskStatus
+from vmguard.query.answers import FileAnswer, LockOnShare
 
 
 class Holder(enum.Enum):
@@ -51,20 +50,3 @@ def verdict_here(file: FileAnswer) -> DiskStatus:
     if file.replaced:
         return DiskStatus.UNGUARDED_HERE
     return GUARDED.get(file.guard, DiskStatus.UNGUARDED_HERE)
-
-
-def floor_of(vm: VmAnswer, daemon_down: bool) -> Status:
-    """Return the least status of a guarded VM, whatever its disks say: a claim without QEMU, a weaker lock, ..."""
-    if vm.fencing or vm.frozen or vm.state == "conflict" or any(file.replaced for file in vm.files):
-        return Status.CRITICAL
-    if daemon_down or vm.state not in ("running", "incoming"):
-        return Status.WARNING
-    return Status.WARNING if any(file.unpinned_reason for file in vm.files) else Status.OK
-
-
-def status_of(vm: VmAnswer) -> Status:
-    """Return a guarded VM's share in the status of this host."""
-    unlocked = any(file.guard in (GuardState.LOST, GuardState.CONFLICT) or file.replaced for file in vm.files)
-    if vm.state == "conflict" or vm.fencing or vm.frozen or unlocked:
-        return Status.CRITICAL
-    return Status.WARNING if any(file.unpinned_reason for file in vm.files) else Status.OK

@@ -11,29 +11,40 @@ from dataclasses import dataclass
 from vmguard.adapters import hypervisors
 from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.linux import host_identity, may_block, proc
+from vmguard.core.locks.claim_states import LIVING
 from vmguard.core.locks.plan import DISK, EXCLUSIVE
-from vmguard.core.reports.vm_report import DiskReport, DiskStatus, Status, VmReport, worst
-from vmguard.core.words import printable
+from vmguard.core.reports.fenced_vms import FencedVm
+from vmguard.core.reports.health import REPLACED_TODO, Finding, Health, findings, of_findings
+from vmguard.core.reports.local_time import local_time
+from vmguard.core.reports.status import Status
+from vmguard.core.reports.vm_report import DiskReport, DiskStatus, VmReport
+from vmguard.core.words import printable, vm_title
 from vmguard.errors import VmguardError
-from vmguard.query import ask_daemon, ask_share, judge, other_mounts, wording
-from vmguard.query.answers import FileAnswer, LockOnShare, VmAnswer
+from vmguard.query import ask_share, host_state, judge, other_mounts, wording
+from vmguard.query.answers import FileAnswer, Known, LockOnShare, VmAnswer
 from vmguard.query.lookup import Found, find
 from vmguard.query.places import Places
 
-_REPLACED_TODO = "end the VM here if its disk was replaced on purpose; else move the old file back while it runs"
 
-
-def check(wanted: str, places: Places) -> VmReport:
-    """Report on one VM, by id, name or uuid.
+def check(wanted: str, places: Places, known: Known, fenced: Sequence[FencedVm] = ()) -> VmReport:
+    """Report on one VM, by id, name or uuid. ``known``: what the daemon says; ``fenced``: VMs that were killed lately.
 
     Raises BadInput when nobody knows it, StorageTimeout when the search for it on the shares takes too long.
     """
-    vms, daemon_problem = ask_daemon.guarded_vms(places)
-    found = find(wanted, vms, places)
-    report = VmReport(found.name, found.uuid, found.hypervisor, "", "", daemon=daemon_problem or "up")
+    found = find(wanted, known.vms, places)
+    if found.guarded is not None and not known.problem:
+        now = ask_share.with_replaced(found.guarded, ask_share.replaced_now([found.guarded], places))
+        found = dataclasses.replace(found, guarded=now)
+        known = known._replace(vms=[now if vm.uuid == now.uuid else vm for vm in known.vms])
+    report = VmReport(found.name, found.uuid, found.hypervisor, "", "", daemon=known.problem or "up")
     report.unguarded = found.plan.unguarded
+    report.fenced = [killed for killed in fenced if killed.uuid == found.uuid]
+    state = host_state.of(known, fenced).only([found.uuid])
+    report.findings = findings(state, datetime.datetime.now(datetime.UTC))
+    if known.health.disarmed is not None:
+        report.disarmed = known.health.disarmed.sentence
     if found.guarded is not None:
-        _report_guarded(report, found.guarded, bool(daemon_problem), places)
+        _report_guarded(report, found.guarded, bool(known.problem), places)
         _name_targets(report, places)
     else:
         _report_from_share(report, found, places)
@@ -53,22 +64,20 @@ def elsewhere(file: FileAnswer, places: Places) -> str:
 
 def _report_guarded(report: VmReport, vm: VmAnswer, daemon_down: bool, places: Places) -> None:
     others = {item.path: item for item in other_mounts.of_vm(vm, not daemon_down)}
-    replaced = {} if daemon_down else ask_share.replaced_now(vm, places)
     for file in vm.files:
-        if file.path in replaced and not file.replaced:
-            file = dataclasses.replace(file, replaced=replaced[file.path])
         verdict = judge.verdict_here(file)
-        todo = _REPLACED_TODO if file.replaced else "vmguard adopt"
-        since = f", since {vm.claimed}" if verdict is DiskStatus.GUARDED_HERE else ""
+        todo = REPLACED_TODO if file.replaced else "vmguard adopt"
+        text = wording.guard_words(file, local_time(vm.claimed, datetime.datetime.now(datetime.UTC)))
         if file.path in others and verdict is DiskStatus.GUARDED_HERE:
-            verdict, since = DiskStatus.OTHER_MOUNT, f"{since}; but {others[file.path].why}"
+            verdict, text = DiskStatus.OTHER_MOUNT, f"{text}; but {others[file.path].why}"
         report.disks.append(
             DiskReport(
                 path=file.path,
                 role=file.role,
                 mode=file.mode,
                 verdict=verdict,
-                text=wording.guard_words(file) + since,
+                text=text,
+                exact=wording.exact_words(file) if verdict is DiskStatus.GUARDED_HERE else "",
                 todo=todo if verdict is DiskStatus.UNGUARDED_HERE else "",
                 ranges=file.ranges,
                 guard=file.guard,
@@ -82,10 +91,10 @@ def _report_guarded(report: VmReport, vm: VmAnswer, daemon_down: bool, places: P
         if not item.is_locked
     ]
     report.watch = vm.watch.json if vm.watch is not None else None
-    report.floor = worst([judge.floor_of(vm, daemon_down), *([Status.WARNING] if others else [])])
     report.state = wording.stance(vm)
-    disarmed = ask_daemon.health(places).disarmed if not daemon_down else None
-    report.disarmed = disarmed.sentence if disarmed is not None else ""
+    if vm.state not in LIVING:
+        text = f"{vm_title(vm.name)} has no QEMU that runs: {vm.why or vm.state}"
+        report.findings = [*report.findings, Finding(Status.WARNING, text)]
 
 
 def _name_targets(report: VmReport, places: Places) -> None:
@@ -134,6 +143,7 @@ def _disk_on_share(path: str, mode: str, role: str, lock: LockOnShare) -> DiskRe
         verdict=verdict,
         text=text,
         todo=wording.holder_todo(holder, lock, now),
+        exact=wording.exact_holder(lock),
         owner=lock.owner,
     )
 
@@ -160,12 +170,15 @@ class FileReport:
     disk: DiskReport
     vms: Sequence[VmAnswer]
     processes: Sequence[OpenHere]
+    health: Health
     #: why the daemon could not be asked; ``up`` when it could
     daemon: str
 
     def as_json(self) -> dict[str, object]:
         return {
             "schema": 1,
+            "status": self.health.severity.name,
+            "health": self.health.as_json(),
             **self.disk.as_json(),
             "vms": [vm.json for vm in self.vms],
             "processes": [process.as_json() for process in self.processes],
@@ -173,12 +186,14 @@ class FileReport:
         }
 
 
-def who(path: str, places: Places) -> FileReport:
-    """Report who holds one file. Raises VmguardError when it cannot be opened, or in time."""
+def who(path: str, places: Places, known: Known, fenced: Sequence[FencedVm] = ()) -> FileReport:
+    """Report who holds one file. ``known``, ``fenced``: as for ``check``.
+
+    Raises VmguardError when it cannot be opened, or in time.
+    """
     lock = ask_share.lock_of(path, EXCLUSIVE, places)
     disk = _disk_on_share(path, EXCLUSIVE, DISK, lock)
-    vms, problem = ask_daemon.guarded_vms(places)
-    here = [vm for vm in vms if any(file.inode == lock.inode for file in vm.files)]
+    here = [vm for vm in known.vms if any(file.inode == lock.inode for file in vm.files)]
     users = [
         OpenHere(user.pid, proc.name(user.pid), user.info.writable)
         for pid in proc.pids()
@@ -190,4 +205,7 @@ def who(path: str, places: Places) -> FileReport:
         disk.text = f"{word} here by " + ", ".join(f"VM '{printable(vm.name)}' ({wording.stance(vm)})" for vm in here)
         disk.text += f"; but {lock.other_mount}" if lock.other_mount else ""
         disk.todo = ""
-    return FileReport(disk, here, users, problem or "up")
+    found = findings(host_state.of(known, fenced).only(vm.uuid for vm in here), datetime.datetime.now(datetime.UTC))
+    if not found and disk.status is not Status.OK:
+        found.append(Finding(disk.status, f"{disk.path}: {disk.text}", disk.todo))
+    return FileReport(disk, here, users, of_findings(found, f"{disk.path}: {disk.text}"), known.problem or "up")

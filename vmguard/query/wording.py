@@ -9,7 +9,9 @@ import datetime
 from typing import assert_never
 
 from vmguard.core.locks.guard_states import GuardState
+from vmguard.core.locks.plan import SHARED
 from vmguard.core.locks.refusal import KEEP_READERS_OUT, ago, reader_words
+from vmguard.core.reports.local_time import local_time
 from vmguard.core.reports.vm_report import GUARDED, DiskStatus, VmReport
 from vmguard.core.words import printable
 from vmguard.query.answers import FileAnswer, LockOnShare, VmAnswer
@@ -28,8 +30,8 @@ def stance(vm: VmAnswer) -> str:
     return f"incoming from {vm.incoming}" if vm.incoming else vm.state
 
 
-def guard_words(file: FileAnswer) -> str:
-    """Say how one file is guarded: ranges, mode, guard, and through which descriptor of which process."""
+def guard_words(file: FileAnswer, since: str = "", exact: bool = False) -> str:
+    """Say how one file is guarded. ``since``: when it was locked. ``exact``: with ranges and descriptors."""
     if file.replaced:
         return f"locked here, but NOT the disk any more: {file.replaced}"
     if file.guard == GuardState.INCOMING:
@@ -40,12 +42,24 @@ def guard_words(file: FileAnswer) -> str:
         return "its lock was lost with the daemon that held it"
     if file.guard not in GUARDED:
         return f"NOT locked here: {file.conflict or file.unpinned_reason or 'the storage has not answered yet'}"
-    words = f"locked here ({file.ranges}), {file.mode}, {file.guard}"
+    purpose = " for reading" if file.mode == SHARED else ""
+    words = f"locked by this host{purpose}{f' since {since}' if since else ''}"
+    detail = f" ({exact_words(file)})" if exact else ""
     if file.guard == GuardState.RELEASED:
-        return f"{words}: it is being let go of"
+        return f"{words}; it is being let go of{detail}"
     if file.through:
-        return f"{words} on {file.through}" + (f" ({file.process})" if file.process else "")
-    return f"{words} beside the VM only: {file.unpinned_reason or 'no process of the VM has it open'}"
+        return f"{words}, held by {_program(file.process)} itself (pid {file.through.rpartition(' ')[2]}){detail}"
+    why = file.unpinned_reason or "no process of the VM has it open"
+    return f"{words}, held beside QEMU only: {why}{detail}"
+
+
+def exact_words(file: FileAnswer) -> str:
+    """Return ranges, mode, state and descriptor of a file's lock."""
+    return f"bytes {file.ranges}, {file.mode}, {file.guard}" + (f" on {file.through}" if file.through else "")
+
+
+def _program(name: str) -> str:
+    return "QEMU" if not name or name.startswith(("qemu-system", "kvm")) else printable(name)
 
 
 def holder_words(holder: Holder, lock: LockOnShare, now: datetime.datetime) -> str:
@@ -55,21 +69,30 @@ def holder_words(holder: Holder, lock: LockOnShare, now: datetime.datetime) -> s
         case Holder.NOBODY:
             if owner is None:
                 return "free: nobody has it locked" + (f" ({lock.record_problem})" if lock.record_problem else "")
-            last = f"last held by {printable(owner.host)} (epoch {owner.epoch}, claimed {owner.claimed})"
+            last = f"last held by {printable(owner.host)}, claimed {local_time(owner.claimed, now)}"
             return f"free: nobody has it locked; {last}{_but(lock)}"
         case Holder.PROCESS_HERE:
             return "locked by a process of this host: " + ", ".join(lock.local_users)
         case Holder.READER:
             return f"locked by {reader_words(lock.local_users)}"
         case Holder.UNKNOWN:
-            why = lock.record_problem or "no owner record of a present claim"
-            return f"locked by somebody who does not use vmguard ({why})"
+            if lock.record_problem:
+                return f"locked by somebody else; who it is cannot be told: {lock.record_problem}"
+            if owner is not None:
+                return "locked by somebody who wrote no owner record: the last claim in it was released"
+            return "locked by somebody who wrote no owner record: it does not use vmguard, or starts just now"
         case Holder.HOST:
             assert owner is not None
-            since = f"{owner.claimed} ({ago(owner.claimed, now)})"
-            return f"held by {printable(owner.host)} since {since}, epoch {owner.epoch}{_but(lock)}"
+            since = f"{local_time(owner.claimed, now)} ({ago(owner.claimed, now)})"
+            return f"held by {printable(owner.host)} since {since}{_but(lock)}"
         case _:
             assert_never(holder)
+
+
+def exact_holder(lock: LockOnShare) -> str:
+    """Return what the owner record says beyond that; empty without one."""
+    owner = lock.owner
+    return f"epoch {owner.epoch}, claimed {owner.claimed}" if owner is not None else ""
 
 
 def _but(lock: LockOnShare) -> str:
@@ -84,14 +107,14 @@ def holder_todo(holder: Holder, lock: LockOnShare, now: datetime.datetime) -> st
         case Holder.READER:
             return f"a start is refused until it ends; {KEEP_READERS_OUT}"
         case Holder.UNKNOWN:
-            return "look for QEMU or qemu-img on the other hosts that mount this share"
+            return "look for QEMU and qemu-img on the other hosts that mount this share"
         case Holder.HOST:
             if lock.owner is None or lock.lease is None:
                 return ""
             free = now + datetime.timedelta(seconds=lock.lease + _AFTER_LEASE_S)
             return (
                 f"if {printable(lock.owner.host)} is dead, its lock ends {lock.lease:.0f} s after its last contact with"
-                f" the server: a start can succeed from {free:%H:%M:%S} UTC on at the latest"
+                f" the server: a start can succeed from {free.astimezone():%H:%M:%S %Z} on at the latest"
             )
         case _:
             assert_never(holder)

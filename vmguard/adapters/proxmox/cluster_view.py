@@ -13,7 +13,7 @@ from vmguard.adapters.proxmox import chained_hookscripts
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.adapters.storage import owner_record
 from vmguard.core.reports.pve_audit import AuditFinding, ClusterView, LastClaim, MountUnder, is_guarded
-from vmguard.core.reports.vm_report import Status
+from vmguard.core.reports.status import Status
 from vmguard.core.sources.pve_plan import plan_vm
 from vmguard.errors import VmguardError
 

@@ -31,6 +31,8 @@ def describe(path: str, fd: int, folder: str) -> Holder:
                 doubt = record_match.doubt(owner, real, born)
                 problem = record_match.why_another(owner, real, born)
                 owner = None if problem else owner
+            elif owner_record.is_damaged(real, folder, info.st_ino):
+                problem = "its owner record is damaged, no claim in it can be read"
         except OSError as error:
             problem = f"its owner record cannot be read: {error.strerror}"
     mount = mounts.mount_of_id(proc.fdinfo("self", fd).mount_id)

@@ -238,6 +238,18 @@ def read_claims(disk: str, folder_name: str, inode: int, count: int) -> list[Own
         os.close(fd)
 
 
+def is_damaged(disk: str, folder_name: str, inode: int) -> bool:
+    """Return whether there is a record in which no claim can be read. Raises OSError."""
+    try:
+        fd = _open_record(disk, folder_name, inode, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return os.fstat(fd).st_size > 0
+    finally:
+        os.close(fd)
+
+
 def last_slots(path: str, count: int, dir_fd: int | None = None) -> list[Owner]:
     """Return the claims in the last slots of a record, the oldest first; none if it is no record, or unreadable."""
     try:

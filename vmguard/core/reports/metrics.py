@@ -84,6 +84,8 @@ class Answers(NamedTuple):
     config_valid: bool = True
     #: VMs that a fence has killed in the last day, and that nobody has acknowledged
     fenced: int = 0
+    #: of the first line of ``vmguard status``; None: not known
+    severity: int | None = None
     #: in use, and the limit; None where the daemon does not tell
     descriptors: tuple[float, float] | None = None
     #: (code, level) of each entry of the history, which needs no daemon
@@ -133,6 +135,7 @@ _MOUNT_NUMBERS = {
 #: name without the prefix -> help; the manual and the tests are made from it
 HELP = {
     "up": "Whether the vmguard daemon answers.",
+    "severity": "How this host stands, as the first line of vmguard status: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.",
     "build_info": "The version of the daemon that answers.",
     "vms": "VMs that this host guards, by the state of their claim.",
     "vm_frozen": "Whether a VM is stopped because nobody knows whether its locks still stand.",
@@ -161,6 +164,8 @@ def families(answers: Answers) -> list[Family]:
     samples: dict[str, list[tuple[Labels, float]]] = {name: [] for name in HELP}
     samples["up"].append(({}, float(not answers.problem)))
     samples["fenced_lately"].append(({}, float(answers.fenced)))
+    if answers.severity is not None:
+        samples["severity"].append(({}, float(answers.severity)))
     if not answers.problem:
         samples["build_info"].append(({"version": answers.version}, 1.0))
         samples["vms"] += _states(answers.vms)

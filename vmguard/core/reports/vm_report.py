@@ -6,21 +6,15 @@ The words are part of the JSON schema (schema 1).
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.owner_record import Owner
 from vmguard.core.reports.fenced_vms import FencedVm
-
-
-class Status(enum.IntEnum):
-    """The exit code of `check`, following the convention of monitoring plugins."""
-
-    OK = 0
-    WARNING = 1
-    CRITICAL = 2
-    UNKNOWN = 3
+from vmguard.core.reports.health import Finding, Health, of_findings
+from vmguard.core.reports.status import Status
+from vmguard.core.words import printable
 
 
 class DiskStatus(enum.StrEnum):
@@ -50,14 +44,6 @@ _STATUS = {
     DiskStatus.UNKNOWN: Status.UNKNOWN,
 }
 
-#: rank of each status when the worst of several is taken
-_WEIGHT = {Status.OK: 0, Status.WARNING: 1, Status.UNKNOWN: 2, Status.CRITICAL: 3}
-
-
-def worst(statuses: list[Status]) -> Status:
-    """Return the worst of several statuses; UNKNOWN for none."""
-    return max(statuses, key=lambda status: _WEIGHT[status], default=Status.UNKNOWN)
-
 
 @dataclass
 class DiskReport:
@@ -76,6 +62,8 @@ class DiskReport:
     #: why the lock is held beside the VM only
     weaker: str = ""
     owner: Owner | None = None
+    #: ranges, descriptors, epochs: for those who ask for more (-v)
+    exact: str = ""
 
     @property
     def status(self) -> Status:
@@ -115,25 +103,32 @@ class VmReport:
     fenced: list[FencedVm] = field(default_factory=list)
     #: what the watchdog knows, as the daemon sent it: see Oversight.of_vm; None when it watches nothing of this VM
     watch: Mapping[str, object] | None = None
-    #: a status that the disks alone do not show (a claim without QEMU, a lost descriptor)
-    floor: Status = Status.OK
+    #: what is to be said about it besides its disks
+    findings: Sequence[Finding] = ()
+
+    @property
+    def health(self) -> Health:
+        """Return how it stands: what is to be said about it, and each disk that is worse than that."""
+        found = list(self.findings)
+        told = max((finding.severity.weight for finding in found), default=Status.OK.weight)
+        found += [
+            Finding(disk.status, f"VM '{printable(self.name)}': {disk.path or 'its disks'}: {disk.text}", disk.todo)
+            for disk in self.disks
+            if disk.status.weight > told
+        ]
+        if not self.disks:
+            found.append(Finding(Status.UNKNOWN, f"VM '{printable(self.name)}' has no disk that is known"))
+        return of_findings(found, f"VM '{printable(self.name)}': {self.summary}")
 
     @property
     def status(self) -> Status:
-        found = [disk.status for disk in self.disks] + [self.floor]
-        if self.disarmed:
-            found.append(Status.WARNING)
-        if self.fenced:
-            found.append(Status.WARNING if self._runs_again() else Status.CRITICAL)
-        return worst(found if self.disks else [*found, Status.UNKNOWN])
-
-    def _runs_again(self) -> bool:
-        return self.state == "running" or any(disk.verdict is DiskStatus.HELD_ELSEWHERE for disk in self.disks)
+        return self.health.severity
 
     def as_json(self) -> dict[str, object]:
         return {
             "schema": 1,
             "status": self.status.name,
+            "health": self.health.as_json(),
             "name": self.name,
             "uuid": self.uuid,
             "hypervisor": self.hypervisor,

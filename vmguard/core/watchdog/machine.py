@@ -269,7 +269,7 @@ class Watch:
 
     def _disarm(self, event: Disarm) -> None:
         self.disarmed_until, self.disarmed_why = event.until, event.reason
-        text = f"DISARMED for {event.until - self.now:.0f} s: {event.reason}; no VM is frozen or fenced"
+        text = f"maintenance for {event.until - self.now:.0f} s: {event.reason}; no VM is frozen or fenced"
         self._say(Level.WARNING, "watch.disarmed", text, reason=event.reason)
 
     def _arm(self, reason: str) -> None:

@@ -6,6 +6,7 @@ claims           the requests of the hooks
 questions        the command line's questions: status, who, health, ping
 commands         the command line's orders: adopt, disarm, arm
 watchdog_status  what the watchdog knows, as JSON
+host_view        the state of this host, for its health line
 unit_status      the line that `systemctl status` shows
 hook_prefork     keeps processes of the hook ready for the next start
 """

@@ -1,46 +1,33 @@
-"""What `systemctl status vmguard` shows: one line that follows the state of the VMs (STATUS= of sd_notify(3)).
+"""What `systemctl status vmguard` shows: the health line of this host (STATUS= of sd_notify(3)), as it is now.
 
 Renewed shortly after each report, and now and then; sent only when it says something else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import datetime
+from collections.abc import Callable
 
 from vmguard.adapters.linux import systemd
-from vmguard.core.reports.unit_line import VmLine, unit_line
-from vmguard.core.watchdog.machine import Watch
-from vmguard.core.watchdog.stance import Stance
-from vmguard.daemon.registry.guarded_vm import GuardedVm
-from vmguard.daemon.report import acknowledged
+from vmguard.core.reports.health import HostState, health
 from vmguard.daemon.runtime.loop import Loop
-from vmguard.daemon.watch.maintenance_mode import MaintenanceMode
 
 #: between two looks without a report: a VM that started or ended is not reported
 _INTERVAL_S = 30.0
 #: after a report, so that of a hundred VMs that are frozen at once not each is a message of its own
 _SOON_S = 0.3
+#: characters of the line: systemd takes it as it is
+_MAX_LINE = 400
 
 
 class UnitStatus:
-    """The line, and what it was made from; for the loop's thread."""
+    """The line, and what it is made from; for the loop's thread."""
 
     def __init__(
-        self,
-        loop: Loop,
-        run_dir: str,
-        vms: Callable[[], Iterable[GuardedVm]],
-        watch: Watch,
-        maintenance: Callable[[], MaintenanceMode],
-        config_problems: Callable[[], Sequence[object]],
-        notify: Callable[[str], object] = systemd.notify,
+        self, loop: Loop, state: Callable[[], HostState], notify: Callable[[str], object] = systemd.notify
     ) -> None:
         self._loop = loop
-        self._run_dir = run_dir
-        self._vms = vms
-        self._watch = watch
-        self._maintenance = maintenance
-        self._config_problems = config_problems
+        self._state = state
         self._notify = notify
         self._sent = ""
         self._is_due = False
@@ -65,15 +52,6 @@ class UnitStatus:
 
     def line(self) -> str:
         """Return the line as of now."""
-        mode = self._maintenance().as_json()
-        return unit_line(
-            [self._seen(vm) for vm in self._vms()],
-            acknowledged.fenced_lately(self._run_dir),
-            str(mode["reason"]) if mode else None,
-            bool(self._config_problems()),
-        )
-
-    def _seen(self, vm: GuardedVm) -> VmLine:
-        known = self._watch.vms.get(vm.id)
-        real = known.real if known is not None else Stance.RUNNING
-        return VmLine(vm.name, str(vm.state), real is Stance.FROZEN, real is Stance.FENCING)
+        found = health(self._state(), datetime.datetime.now(datetime.UTC), kept=True)
+        todo = f". Do now: {found.do_now}" if found.do_now else ""
+        return f"{found.line}{todo}"[:_MAX_LINE]

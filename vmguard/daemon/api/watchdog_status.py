@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vmguard.core.reports.health import MountState
 from vmguard.core.watchdog.lease import MountLease
 from vmguard.core.watchdog.machine import Watch
 from vmguard.core.watchdog.states import DANGER
@@ -73,10 +74,29 @@ class WatchdogStatus:
             ],
         }
 
+    def leases(self) -> list[MountState]:
+        """Return the lease of each mount that a guarded VM depends on."""
+        now = self._now()
+        sources = self._sources()
+        return [
+            MountState(
+                mount.name,
+                sources.get(mount.name, ""),
+                str(mount.phase),
+                _number(now - mount.confirmed),
+                _number(_freeze_in(mount, now)),
+            )
+            for mount in self._watch.mounts.values()
+            if mount.locks
+        ]
+
+    def _sources(self) -> dict[str, str]:
+        return {mount.point: mount.source for mount in self._observer.mounts.values()}
+
     def health(self) -> Message:
         """Return the leases of all mounts, fences under way, whether it is disarmed, and a configuration not taken."""
         watch, now = self._watch, self._now()
-        sources = {mount.point: mount.source for mount in self._observer.mounts.values()}
+        sources = self._sources()
         return {
             "mounts": [
                 {

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable
 
 from vmguard import faults
-from vmguard.adapters.linux import pidfd, proc
+from vmguard.adapters.linux import clock, pidfd, proc
 from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
@@ -51,7 +51,8 @@ class Signals:
 
     def freeze(self, vm: GuardedVm, done: Done) -> None:
         """Stop all of the VM's processes, QEMU first. The state is persisted first, for a later daemon."""
-        vm.frozen = True
+        if not vm.frozen:
+            vm.frozen, vm.frozen_since = True, clock.wall()
         self._registry.save(vm)
         faults.point("freeze-saved")
         self._stop(vm)
@@ -64,7 +65,7 @@ class Signals:
         for fd in reversed(vm.pidfds):
             pidfd.send(fd, signal.SIGCONT)
         faults.point("thaw-sent")
-        vm.frozen = False
+        vm.frozen, vm.frozen_since = False, ""
         self._registry.save(vm)
         faults.point("thaw-saved")
         done("")

@@ -101,6 +101,8 @@ class GuardedVm:
     looking: bool = False
     #: stopped by the watchdog (SIGSTOP)
     frozen: bool = False
+    #: since when: UTC, ISO; empty while it is not
+    frozen_since: str = ""
     #: why it is being fenced; empty while it is not
     fencing: str = ""
     #: called once its locks are released
@@ -175,6 +177,7 @@ class GuardedVm:
             "incoming": self.incoming,
             "stopped": self.held_for_person,
             "frozen": self.frozen,
+            **({"frozen_since": self.frozen_since} if self.frozen_since else {}),
             "fencing": self.fencing,
             "files": [file.as_json() for file in self.files],
         }
@@ -199,5 +202,6 @@ class GuardedVm:
             incoming=str(value.get("incoming", "")),
             held_for_person=str(value.get("stopped", "")),
             frozen=bool(value.get("frozen")),
+            frozen_since=str(value.get("frozen_since") or ""),
             fencing=str(value.get("fencing", "")),
         )

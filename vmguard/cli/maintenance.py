@@ -1,16 +1,17 @@
-"""``vmguard disarm --for 30m --reason TEXT``: the watchdog only reports for a while. It arms itself again."""
+"""``vmguard maintenance --for 30m --reason TEXT``: the watchdog only reports for a while. It ends by itself."""
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 import pwd
 
 from vmguard.cli import places
 from vmguard.cli.arguments import duration
 from vmguard.cli.output import Output
-from vmguard.config import format_duration
-from vmguard.core.reports.vm_report import Status
+from vmguard.core.reports.local_time import after, local_time
+from vmguard.core.reports.status import Status
 from vmguard.query.ask_daemon import DaemonQuery
 
 
@@ -28,11 +29,12 @@ def run(args: argparse.Namespace, out: Output) -> int:
         disarmed = answer.disarmed.json if answer.disarmed is not None else None
         out.json({"schema": 1, "disarmed": disarmed, "survives_restart": answer.survives_restart})
         return Status.WARNING
-    length = format_duration(args.seconds)
-    out.status("WARNING", f"disarmed for {length}: no VM of this host is frozen or fenced; locks are held all the same")
-    out.line("  VMs that are frozen now stay so until their locks are proven; to end it early: vmguard arm")
+    until = local_time(after(now := datetime.datetime.now(datetime.UTC), args.seconds), now)
+    out.status("WARNING", f"maintenance until {until}: no VM of this host is frozen or fenced")
+    out.line("locks are held all the same; VMs that are frozen now stay so until their locks are proven")
     if not answer.survives_restart:
-        out.warn("this could not be written down: a restart of the daemon will arm it again")
+        out.warn("this could not be written down: a restart of the daemon will end it")
+    out.line("do now: vmguard arm, once it is over")
     return Status.WARNING
 
 
