@@ -154,9 +154,14 @@ def _refuse_bare_folders(vm: VmToClaim, files: list[ClaimedFile]) -> None:
 
 
 def _may_be_bare(paths: list[str]) -> bool:
-    """Return whether any path, links aside, does not lie on NFS as it should."""
+    """Return whether any path, links aside, does not lie on NFS as it should, or lies on the wrong share."""
     table = list(mounts.mounts())
-    return any((mount := mounts.mount_of_path(path, table)) is None or not mount.is_nfs for path in paths)
+    if any((mount := mounts.mount_of_path(path, table)) is None or not mount.is_nfs for path in paths):
+        return True
+    from vmguard.adapters.linux import configured_mounts
+
+    shares = configured_mounts.shares() if paths else []  # one may be to be mounted on a folder of another
+    return any(configured_mounts.absent_below(path, shares, table) is not None for path in paths)
 
 
 def free_excluded_ranges(claimed: ClaimedFiles, settings: ClaimSettings) -> None:
