@@ -129,9 +129,11 @@ def open_files(vm: VmToClaim, settings: ClaimSettings, progress: ProgressPipe) -
 def _wait_for_shares(vm: VmToClaim, settings: ClaimSettings, progress: ProgressPipe) -> None:
     """Wait until the shares below which the VM's files lie are mounted; raise PlanError when they are not in time.
 
-    libvirt's hook waits no longer for them than for a lock: whoever called it waits, too.
+    libvirt's hook waits no longer for them than for a lock: whoever called it waits, too. Nobody waits for a medium
+    without which the VM may start.
     """
-    paths = [source.path for source in vm.domain.sources if source.kind == FILE]
+    files = [source for source in vm.domain.sources if source.kind == FILE]
+    paths = [source.path for source in files if source.mode == EXCLUSIVE or not source.is_optional]
     if not _may_be_bare(paths):
         return
     from vmguard.hook import absent_shares
