@@ -61,3 +61,22 @@ def test_a_backing_image_there_is_refused_once_it_is_known(tmp_path: Path, folde
     assert status == 1
     assert f"{base} lies below {folder}" in words
     assert start(tmp_path, vm, "true")[0] == 0, "negative control"
+
+
+@pytest.mark.parametrize(
+    ("policy", "device", "status"), [("optional", "cdrom", 0), ("mandatory", "cdrom", 1), ("optional", "disk", 1)]
+)
+def test_a_medium_that_may_be_missing_is_not_waited_for(
+    tmp_path: Path, folder: Path, policy: str, device: str, status: int
+) -> None:
+    vm = Vm("web", [make_disk(tmp_path / "local.raw")])
+    if status:
+        make_disk(folder / "x.iso")
+    medium = (
+        f"<disk type='file' device='{device}'><source file='{folder}/x.iso' startupPolicy='{policy}'/>"
+        "<target dev='sda'/></disk>"
+    )
+    xml = vm.xml(medium)
+    vm.xml = lambda inside="": xml  # type: ignore[method-assign]
+    found, words = start(tmp_path, vm, f"mount --bind {tmp_path}/fstab /etc/fstab")
+    assert (found, "lies below" in words) == (status, bool(status)), words

@@ -80,6 +80,37 @@ def test_a_domain_that_libvirt_has_yet_to_define_needs_no_uuid(tmp_path: Path, c
     assert [file["path"] for file in json.loads(capsys.readouterr().out)["files"]] == [str(path)]
 
 
+def test_a_domain_without_a_name_is_planned_too(tmp_path: Path, capsys: Capture) -> None:
+    path = make_disk(tmp_path / "disk.raw")
+    xml = f"<domain><devices><disk type='file'><source file='{path}'/></disk></devices></domain>"
+    (tmp_path / "vm.xml").write_text(xml)
+    assert main(["plan", "--domain-xml", str(tmp_path / "vm.xml"), "--json"]) == 0
+    assert [file["path"] for file in json.loads(capsys.readouterr().out)["files"]] == [str(path)]
+    with pytest.raises(BadInput, match="names no VM"):  # negative control: the hook's is defined
+        parse_domain(xml.encode())
+
+
+@pytest.mark.parametrize("word", ["--name", "--uuid", "--vmid", "--domain-xml", "--pve-config"])
+def test_an_empty_word_is_nobodys_name(capsys: Capture, word: str) -> None:
+    assert main(["plan", word, ""]) == 3
+    assert "''" in capsys.readouterr().err
+
+
+def test_a_configuration_without_storages_says_where_they_come_from(
+    files: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "vmguard.yaml").write_text(f"proxmox: {{config_dir: {tmp_path}/none}}\n")
+    (tmp_path / "vmguard.yaml").chmod(0o644)
+    assert main(["plan", *files[:2], "--config", str(tmp_path / "vmguard.yaml")]) == 3
+    assert "--storage-cfg FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["--domain-xml", "--pve-config"])
+def test_a_file_without_end_is_not_read_to_its_end(capsys: Capture, word: str) -> None:
+    assert main(["plan", word, "/dev/zero"]) == 3
+    assert "'/dev/zero': " in capsys.readouterr().err
+
+
 def test_a_hook_needs_the_uuid_and_so_does_no_nonsense_pass(tmp_path: Path, capsys: Capture) -> None:
     """Negative control: libvirt has given a VM its uuid before it calls a hook."""
     with pytest.raises(BadInput, match="holds no <uuid>"):

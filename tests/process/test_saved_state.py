@@ -15,7 +15,7 @@ from tests.support.fake_qemu import FakeQemu
 from tests.support.guard import Answer, Guard, Vm, eventually, make_disk, run
 from vmguard.adapters.linux import host_identity
 from vmguard.adapters.storage import owner_record
-from vmguard.core.locks.owner_record import Owner
+from vmguard.core.locks.owner_record import Owner, slot
 from vmguard.hook.claim_saved import image_time
 
 pytestmark = pytest.mark.process
@@ -104,6 +104,40 @@ def test_a_restore_that_failed_is_tried_again(hosts: tuple[Guard, Guard, Vm]) ->
     end(alpha, vm, ENDED)  # there was no QEMU
     assert last(vm).ended == "failed"
     live(alpha, vm, ("end", "saved"), restored=True)
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_a_disk_that_was_replaced_since_the_save(hosts: tuple[Guard, Guard, Vm], swept: bool) -> None:
+    """A backup was restored by rename; ``swept``: the old file's record is gone, too. The control is the last line."""
+    alpha, _, vm = hosts
+    live(alpha, vm, ("end", "saved"))
+    disk = vm.disks[0]
+    old = disk.rename(disk.with_name("old.raw"))
+    make_disk(disk)
+    if swept:
+        (disk.parent / ".vmguard" / f"{old.stat().st_ino}.owner").unlink()
+        old.unlink()
+    refused = start(alpha, vm, restored=True)
+    assert (refused.status, "it was replaced since" in refused.err) == (1, True), refused.err
+    assert "virsh start --force-boot web" in refused.err
+    if not swept:
+        old.rename(disk)
+    assert start(alpha, vm, restored=not swept).status == 0
+
+
+def test_a_disk_that_was_made_anew_under_its_inode_number(hosts: tuple[Guard, Guard, Vm]) -> None:
+    alpha, _, vm = hosts
+    live(alpha, vm, ("end", "saved"))
+    disk = vm.disks[0]
+    record = disk.parent / ".vmguard" / f"{disk.stat().st_ino}.owner"
+    (owner,) = owner_record.last_slots(str(record), 1)
+    owner.claimed = owner.released = "2026-01-01T00:00:00Z"  # before the file was made
+    record.write_bytes(slot(owner))
+    refused = start(alpha, vm, restored=True)
+    assert (refused.status, "made anew" in refused.err) == (1, True), refused.err
+    owner.uuid = "77777777-7777-4777-8777-777777777777"  # the control: a deleted disk of another VM says nothing
+    record.write_bytes(slot(owner))
+    assert start(alpha, vm, restored=True).status == 0
 
 
 def test_libvirtd_has_the_image_open(hosts: tuple[Guard, Guard, Vm], tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from tests.support.guard import Answer, Guard, Vm, locks_on, make_disk, run
 from tests.support.namespaces import Space
 from tests.support.other_users import open_folder
 from tests.support.qemu_img import create, overlay
-from vmguard.adapters.linux import proc
+from vmguard.adapters.linux import configured_mounts, proc
+from vmguard.adapters.linux.configured_mounts import ConfiguredShare
 from vmguard.adapters.linux.mounts import Mount
 from vmguard.core.sources.domain_xml import Domain, parse_domain
 from vmguard.errors import DaemonError
@@ -196,6 +197,18 @@ def test_a_vm_with_a_file_on_a_share_is_refused_with_the_right_cure(
 
 def test_a_vm_beside_a_share_starts(tmp_path: Path, other_file_system: Path) -> None:
     session_vm.refuse_unless_allowed(domain(create(tmp_path / "top")), "desk", nfs_at(other_file_system))
+
+
+def test_a_file_on_the_bare_folder_of_a_share_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vm = domain(create(tmp_path / "top"))
+    root = Mount(1, os.stat(tmp_path).st_dev, "/", "ext4", "/dev/vda1", "rw")
+    share = ConfiguredShare(str(tmp_path), "nas:/vm", "/etc/fstab")
+    monkeypatch.setattr(configured_mounts, "shares", lambda: [share])
+    with pytest.raises(DaemonError, match="where nas:/vm is not mounted") as refused:
+        session_vm.refuse_unless_allowed(vm, "desk", lambda: [root])
+    assert refused.value.hint.startswith("mount ")
+    monkeypatch.setattr(configured_mounts, "shares", list)  # negative control: nothing is to be mounted there
+    session_vm.refuse_unless_allowed(vm, "desk", lambda: [root])
 
 
 def test_files_that_cannot_be_determined_are_refused_only_where_there_are_shares(

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from vmguard.adapters.linux import configured_mounts, mounts
 from vmguard.adapters.linux.configured_mounts import ConfiguredShare, absent_below, resolve_points, shares
 from vmguard.adapters.linux.mounts import Mount
 from vmguard.errors import PlanError
-from vmguard.hook import absent_shares
+from vmguard.hook import absent_shares, claim_on_share
 
 ROOT = Mount(1, 5, "/", "ext4", "/dev/vda1", "rw")
 
@@ -43,6 +44,12 @@ def configured(
         ("nas:/vm /srv/vm auto defaults", "/srv/vm"),
         ("/dev/vg/shared /srv/vm gfs2 defaults", "/srv/vm"),
         ("nas:/vm /mnt/nas nfs4\n/mnt/nas/images /srv/vm none bind 0 0", "/srv/vm"),
+        ("/mnt/a/b /srv/vm none bind\n/mnt/nas/images /mnt/a none rbind\nnas:/vm /mnt/nas nfs4", "/srv/vm"),
+        ("nas:/vm /mnt/nas nfs4\noverlay /srv/vm overlay lowerdir=/l,upperdir=/mnt/nas/up,workdir=/w", "/srv/vm"),
+        ("nas:/vm /mnt/n\\040s nfs4\n/mnt/n\\040s/x /srv/vm ecryptfs defaults", "/srv/vm"),
+        ("nas:/vm /srv/vm nfs4,nfs defaults", "/srv/vm"),
+        ("nas:/vm /srv/v\u00a0m\u2028x nfs4 defaults", "/srv/v\u00a0m\u2028x"),
+        ("nas:/vm /srv/vm nfs4 defaults\r", "/srv/vm"),
     ],
 )
 def test_a_share_of_fstab_that_is_not_mounted(tmp_path: Path, line: str, point: str) -> None:
@@ -66,6 +73,9 @@ def test_a_share_of_fstab_that_is_not_mounted(tmp_path: Path, line: str, point: 
         "#nas:/vm /srv/vm nfs4 defaults",
         "nas:/vm /srv/vm",
         "overlay /srv/vm overlay upperdir=/u",
+        "nas:/vm /mnt/nas nfs4\noverlay /srv/vm overlay lowerdir=/mnt/nas/l,upperdir=/u",
+        "/dev/vdb1 /srv/vm ext4,xfs defaults",
+        "/a /srv/vm none bind\n/srv/vm /a none bind",
     ],
 )
 def test_control_what_is_no_share_is_nobodys_business(tmp_path: Path, line: str) -> None:
@@ -91,6 +101,15 @@ def test_a_mount_unit(tmp_path: Path, line: str) -> None:
     absent = absent_below("/srv/vm/web.raw", found, [ROOT])
     assert absent is not None
     assert absent.file == str(tmp_path / "etc/srv-vm.mount")
+
+
+@pytest.mark.parametrize(
+    ("name", "point"),
+    [("srv-vm", "/srv/vm"), (r"srv-v\x2dm", "/srv/v-m"), (r"srv-\xc3\xbc", "/srv/\u00fc"), (r"srv-\xzz", "")],
+)
+def test_a_mount_unit_that_is_only_named_after_its_mount_point(tmp_path: Path, name: str, point: str) -> None:
+    found = configured(tmp_path, units={f"etc/{name}.mount": "[Mount]\nWhat=nas:/vm\nType=nfs4\n"})
+    assert [share.point for share in found] == ([point] if point else [])
 
 
 def test_of_two_units_of_one_name_the_first_counts_and_a_masked_one_is_none(tmp_path: Path) -> None:
@@ -137,3 +156,21 @@ def test_a_start_waits_for_the_share_and_refuses_when_it_does_not_come(tmp_path:
     assert refused.value.hint.startswith("mount /srv/vm;")
     with pytest.raises(PlanError, match="lies below /srv/vm"):
         absent_shares.refuse(["/var/x", "/srv/vm/base.raw"], look)
+
+
+def test_a_share_that_is_to_be_mounted_on_a_folder_of_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder lies on NFS, and is bare all the same. Control: nothing is to be mounted there, or it is mounted."""
+    outer, inner = "nas:/ /srv nfs4 defaults\n", "vault:/vm /srv/vm nfs4 defaults\n"
+    for fstab, table, bare in (
+        (outer + inner, [ROOT, mounted("/srv")], True),
+        (outer, [ROOT, mounted("/srv")], False),
+        (outer + inner, [ROOT, mounted("/srv"), mounted("/srv/vm")], False),
+    ):
+        found = configured(tmp_path, fstab)
+        monkeypatch.setattr(configured_mounts, "shares", lambda found=found: found)
+        monkeypatch.setattr(mounts, "mounts", lambda pid="self", table=table: iter(table))
+        assert claim_on_share._may_be_bare(["/srv/vm/web.raw"]) is bare
+        assert claim_on_share._may_be_bare(["/srv/other.raw"]) is False
+        assert bool(absent_shares.missing(["/srv/vm/web.raw"])[0]) is bare

@@ -325,6 +325,8 @@ def at(source: str, option: str, device: int, fsid: str = "") -> MountFacts:
         (at("nas:/vm", _V6, 1), at("[fd00:0::5]:/vm", _V6, 2)),
         (at("[fd00::5]:/vm", "rw", 1), at("[fd00:0:0::5]:/vm", "rw", 2)),
         (at("nas:/", _V4, 1), at("10.0.0.5:/", _V4, 2)),
+        (at("nas:/vm", _V4, 1), at("[::ffff:10.0.0.5]:/vm", "addr=::ffff:10.0.0.5", 2)),
+        (at("NAS.example.org:/vm", "rw", 1), at("nas.example.org.:/vm", "port=2049", 2)),
         (at("nas:/vm", _V4, 1, _FSID), at("[fd00::5]:/vm", _V6, 2, _FSID)),
     ],
 )
@@ -340,6 +342,7 @@ def test_one_server_under_two_names_is_one_share(one: MountFacts, other: MountFa
     [
         (at("nas:/vm", _V4, 1), at("other:/vm", "addr=10.0.0.6", 2)),
         (at("nas:/vm", _V4, 1), at("nas:/iso", _V4, 2)),
+        (at("localhost:/vm", "port=20490", 1), at("localhost:/vm", "port=20491", 2)),
         (at("nas:/", _V4, 1), at("nas:/vm", _V4, 2)),
         (at("nas:/vm", _V4, 1, _SMALL), at("other:/vm", "addr=10.0.0.6", 2, _SMALL)),
         (at("[fe80::5%eth0]:/vm", "addr=fe80::5%eth0", 1), at("[fe80::5%eth1]:/vm", "addr=fe80::5%eth1", 2)),

@@ -42,6 +42,15 @@ NAMES = {
         "/b",
         "qcow2",
     ),
+    'json:{"driver":"compress","file":{"driver":"qcow2","file":{"filename":"/b"}}}': ("file", "/b", "qcow2"),
+    'json:{"driver":"replication","mode":"primary","file.driver":"qcow2","file.file.filename":"/b"}': (
+        "file",
+        "/b",
+        "qcow2",
+    ),
+    'json:{"driver":"blkreplay","image":{"driver":"qcow2","file":{"filename":"/b"}}}': ("file", "/b", "qcow2"),
+    "null-co://": ("other", "zeros", None),
+    'json:{"driver":"raw","file":{"driver":"null-co","size":1048576}}': ("other", "zeros", None),
     'json:{"driver":"raw","file":{"driver":"host_device","filename":"/dev/sda"}}': ("block", "host_device", None),
     'json:{"driver":"qcow2","file":{"driver":"nbd","host":"h"}}': ("network", "nbd", None),
     'json:{"driver":"nvme","device":"0000:01:00.0","namespace":1}': ("other", "nvme", None),
@@ -64,6 +73,12 @@ def test_where_a_name_leads(text: str) -> None:
 def test_a_slice_of_a_file() -> None:
     name = parse_name('json:{"driver":"qcow2","file":{"driver":"raw","offset":4096,"file":{"filename":"/b"}}}')
     assert (name.path, name.format, name.offset) == ("/b", "qcow2", 4096)
+
+
+@pytest.mark.parametrize("size", ["4096", "4k", "4K", "0x1000", "4096b", "4096B"])
+def test_an_offset_may_be_a_size_as_qemu_writes_it(size: str) -> None:
+    name = parse_name(f'json:{{"driver":"qcow2","file":{{"driver":"raw","offset":"{size}","file.filename":"/b"}}}}')
+    assert name.offset == 4096
 
 
 def test_a_slice_above_a_format_is_no_place_in_the_file() -> None:
@@ -141,7 +156,9 @@ NO_NAMES = [
     'json:{"driver":7,"file":{"filename":"/a"}}',
     'json:{"driver":"qcow2","file":"a-node-name"}',
     'json:{"driver":"raw","offset":-1,"file":{"filename":"/a"}}',
-    'json:{"driver":"raw","offset":"x","file":{"filename":"/a"}}',
+    *(f'json:{{"driver":"raw","offset":"{bad}","file.filename":"/a"}}' for bad in ("x", "", "k", "-4k", "0xg", "4kk")),
+    'json:{"driver":"raw","offset":"9999999999E","file.filename":"/a"}',
+    f'json:{{"driver":"raw","offset":"{"9" * 5000}","file.filename":"/a"}}',
     'json:{"driver":"qcow2","backing":{"filename":"/x"},"file":{"filename":"/a"}}',
     'json:{"driver":"quorum","children":[]}',
     'json:{"driver":"quorum","children":[{"file":{"filename":"/a"}}]}',

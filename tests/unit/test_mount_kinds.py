@@ -78,14 +78,51 @@ def test_nfs_is_guarded_only_where_a_lost_lock_is_noticed(kind: str, options: st
     assert kind_of(mount(kind, options)) == wanted
 
 
-@pytest.mark.parametrize(("below", "wanted"), [("ext4", OWN), ("cifs", OTHER), ("nfs4", NFSV4), ("fuse.x", OTHER)])
-def test_a_stacked_file_system_is_what_it_writes_to(below: str, wanted: str) -> None:
+@pytest.mark.parametrize(("below", "wanted"), [("ext4", OWN), ("cifs", OTHER), ("nfs4", OTHER), ("fuse.x", OTHER)])
+def test_a_stacked_file_system_keeps_its_locks_to_itself(below: str, wanted: str) -> None:
+    """Neither hands a lock to the file below (fs/overlayfs/file.c, fs/ecryptfs/file.c): on NFSv4 it reaches nobody."""
     table = [mount("ext4", point="/"), mount(below, "rw,vers=4.2" if below == "nfs4" else "rw", "/mnt/a b")]
     stacked = [
         mount("overlay", "rw,lowerdir=/l,upperdir=/mnt/a\\040b/upper,workdir=/w", "/srv/vm", "overlay"),
         mount("ecryptfs", "rw", "/srv/vm", "/mnt/a b/secret"),
     ]
     assert {kind_of(top, [*table, top]) for top in stacked} == {wanted}
+    upon = mount("overlay", "rw,upperdir=/srv/vm/upper", "/srv/more", "overlay")
+    assert {kind_of(upon, [*table, top, upon]) for top in stacked} == {wanted}, "one upon the other"
+    itself = mount("overlay", "rw,upperdir=/srv/vm/upper", "/srv/vm", "overlay")
+    assert kind_of(itself, [*table, itself]) == OWN, "its folder is the one that it hides"
+    assert kind_of(mount("overlay", "ro,lowerdir=/mnt/a\\040b"), table) == OWN, "nothing is written"
+
+
+@pytest.mark.parametrize(("below", "wanted"), [("ext4", OWN), ("nfs4", OTHER), ("nfs", OTHER), ("cifs", OTHER)])
+def test_a_file_system_in_an_image_is_this_hosts_own_if_the_image_is(below: str, wanted: str) -> None:
+    table = [mount("ext4", point="/"), mount(below, "rw,vers=4.2" if below == "nfs4" else "rw", "/mnt/nas")]
+    top = mount("ext4", source="/dev/loop7")
+    assert kind_of(top, [*table, top]) == OWN, "control: no loop device is known"
+    top.image = "/mnt/nas/images/vms.img"
+    assert kind_of(top, [*table, top]) == wanted
+    assert "/mnt/nas/images/vms.img" in mounts.why_other(top)
+
+
+def test_the_kernel_names_the_file_behind_a_loop_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounts, "_LOOP_FILE", f"{tmp_path}/{{}}")
+    (tmp_path / "loop7").write_text("/mnt/nas/a b.img\n")
+    lines = [
+        f"30 1 0:9 / /m{number} rw - {kind} {source} rw\n"
+        for number, (kind, source) in enumerate(
+            [("ext4", "/dev/loop7"), ("btrfs", "/dev/loop7p2"), ("iso9660", "/dev/loop7"), ("ext4", "/dev/loop8"),
+             ("ext4", "/dev/loop-x"), ("ext4", "/dev/vda1")]
+        )
+    ]  # fmt: skip
+    (tmp_path / "mountinfo").write_text("".join(lines))
+    real_open = open
+    monkeypatch.setattr(
+        "builtins.open",
+        lambda path, *rest, **more: real_open(
+            tmp_path / "mountinfo" if str(path).startswith("/proc/") else path, *rest, **more
+        ),
+    )
+    assert [one.image for one in mounts.mounts()] == ["/mnt/nas/a b.img", "/mnt/nas/a b.img", "", "", "", ""]
 
 
 def test_a_path_lies_on_the_deepest_mount_and_the_later_of_two() -> None:

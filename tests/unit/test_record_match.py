@@ -123,6 +123,27 @@ def test_lists_go_with_the_last_trace_of_their_disks_and_no_sooner(tmp_path: Pat
     assert left == {"libvirt-kept.disks", "libvirt-used.disks", "notes.disks.txt"}
 
 
+def test_what_strangers_put_beside_the_records_keeps_nothing_from_being_removed(tmp_path: Path) -> None:
+    kept, deleted = make_disk(tmp_path / "kept.raw"), make_disk(tmp_path / "deleted.raw")
+    number = kept.stat().st_ino
+    claim(kept)
+    claim(deleted)
+    owner_record.list_disks(str(kept), FOLDER, "libvirt-gone", [1 << 40])
+    records = tmp_path / FOLDER
+    for name in ("1.owner", "a.disks"):
+        (records / name).mkdir()
+    (records / "2.owner").symlink_to("1.owner")
+    os.link(records / file_name(number), records / "3.owner")
+    for name in ("\u00b2.owner", "\u0663.owner", ".owner", "-1.owner", "b.disks", "4.owner"):
+        (records / name).touch()
+    os.symlink("1099511627776,x,\u00b2", records / "c.disks.0123456789abcdef")  # a crash before its rename
+    deleted.unlink()
+    assert sweep(str(kept), FOLDER, number) == 3
+    left = os.listdir(records)
+    assert not {"libvirt-gone.disks", "c.disks.0123456789abcdef"} & set(left)
+    assert sum(name.endswith(".owner") for name in left) == 9
+
+
 def test_a_record_does_not_grow_and_its_size_tells_the_epoch(tmp_path: Path) -> None:
     disk = make_disk(tmp_path / "web.raw")
     for _ in range(400):

@@ -7,7 +7,7 @@ import datetime
 import pytest
 
 from vmguard.core.locks.owner_record import Owner
-from vmguard.core.locks.saved_state import why_stale
+from vmguard.core.locks.saved_state import MAX_FAILED, why_stale
 
 UUID, OTHER = "66666666-6666-4666-8666-666666666666", "77777777-7777-4777-8777-777777777777"
 HERE, THERE = "a" * 32, "b" * 32
@@ -34,6 +34,10 @@ FITS = {
     "the host went down before the release was written": ([run(10)], at(19)),
     "the image was edited later": ([run(10, 20, "saved")], at(50)),
     "a restore that failed is tried again": ([run(30, 31, "failed"), run(10, 20, "saved")], at(19)),
+    "it failed as often as is looked for": (
+        [*(run(40, 41, "failed") for _ in range(MAX_FAILED)), run(10, 20, "saved")],
+        at(19),
+    ),
     "it failed twice": ([run(40, 41, "failed"), run(30, 31, "failed"), run(10, 20)], at(19)),
     "saved there, restored here": ([run(10, 20, "saved", machine=THERE)], at(19)),
     "saved there, by an older libvirt": ([run(10, 20, machine=THERE)], at(19)),
@@ -50,6 +54,10 @@ STALE = {
     "an older image, copied here with a new time": ([run(10, 20, "saved", machine=THERE)], at(50)),
     "another VM": ([run(30, 40, "saved", uuid=OTHER), run(10, 20, "saved")], at(39)),
     "another VM failed to start": ([run(30, 40, "failed", uuid=OTHER), run(10, 20, "saved")], at(19)),
+    "it failed so often that nobody knows who ran it before": (
+        [run(40, 41, "failed") for _ in range(MAX_FAILED + 1)],
+        at(19),
+    ),
     "failed, after another host ran it": (
         [run(50, 51, "failed"), run(30, 40, machine=THERE, host="beta"), run(10, 20, "saved")],
         at(19),

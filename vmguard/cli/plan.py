@@ -24,6 +24,9 @@ from vmguard.query.lookup import unknown_to_cluster
 #: for a configuration whose file is not named after a VM: the last number, which hardly any VM has
 _NO_VMID = "999999999"
 
+#: more than any parser here takes: /dev/zero has no end
+_MOST_BYTES = 16 << 20
+
 T = TypeVar("T")
 
 
@@ -41,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     timeout, trusted = places.timeout_of(args), load(args.config).storage.trusted_folders
-    if args.vmid or args.pve_config:
+    if args.vmid is not None or args.pve_config is not None:
         vm = _proxmox(args)
         plan = start_plan.of_domain(vm.domain, timeout, trusted)
         for note in vm.notes:
@@ -61,7 +64,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
 def _proxmox(args: argparse.Namespace) -> PveVm:
     """Read a VM of Proxmox VE: one of this cluster, or a configuration file. Raises VmguardError."""
     config_dir = load(args.config).proxmox.config_dir
-    if args.vmid:
+    if args.vmid is not None:
         proxmox_host.require_answer(config_dir, places.timeout_of(args))
         node = args.node or next((node for _, node in proxmox_host.owners(config_dir, args.vmid)), "")
         if not node:
@@ -69,7 +72,10 @@ def _proxmox(args: argparse.Namespace) -> PveVm:
         return proxmox_host.read_vm(config_dir, args.vmid, node)
     vmid = _vmid_in(os.path.basename(args.pve_config))
     config = _read(args.pve_config, lambda data: parse_config(data, vmid))
-    storages = _read(args.storage_cfg or os.path.join(config_dir, "storage.cfg"), parse_storages)
+    default = os.path.join(config_dir, "storage.cfg")
+    if args.storage_cfg is None and not os.path.exists(default):
+        raise BadInput(f"there is no {default!r} on this host", "--storage-cfg FILE names a copy of the cluster's")
+    storages = _read(args.storage_cfg or default, parse_storages)
     return plan_vm(config, storages, args.node or "")
 
 
@@ -84,9 +90,9 @@ def _vmid_in(name: str) -> str:
 
 def _domain(args: argparse.Namespace) -> Domain:
     """Read a domain XML: a file, standard input, or a VM of this host's libvirt. Raises BadInput."""
-    if args.domain_xml:
+    if args.domain_xml is not None:
         return _read(args.domain_xml, lambda xml: parse_domain(xml, defined=False))
-    wanted = args.name or args.uuid
+    wanted = args.uuid if args.name is None else args.name
     config = load(args.config)
     for folder in (config.libvirt.run_dir, config.libvirt.config_dir):
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
@@ -96,7 +102,7 @@ def _domain(args: argparse.Namespace) -> Domain:
                 domain = _read(os.path.join(folder, name), parse_domain)
             except VmguardError:
                 continue
-            if wanted == (domain.name if args.name else domain.uuid):
+            if wanted == (domain.uuid if args.name is None else domain.name):
                 return domain
     raise BadInput(f"libvirt on this host has no VM {wanted!r}", "virsh list --all shows those it has")
 
@@ -105,9 +111,9 @@ def _read(path: str, parse: Callable[[bytes], T]) -> T:
     """Return what a file holds, or standard input for ``-``. Raises BadInput, which names the file."""
     try:
         if path == "-":
-            return parse(sys.stdin.buffer.read())
+            return parse(sys.stdin.buffer.read(_MOST_BYTES))
         with open(path, "rb") as stream:
-            data = stream.read()
+            data = stream.read(_MOST_BYTES)
         return parse(data)
     except OSError as problem:
         raise BadInput(f"cannot read {path!r}: {problem.strerror}") from problem

@@ -25,6 +25,7 @@ _SLOW_NOTICE_S = 18.0
 _GRACE_MARGIN_S = 12.0
 #: of each half of an id that was made from a UUID
 _UNIQUE_FSID_DIGITS = 8
+_NFS_PORT = "2049"
 #: with a longer lease people wait long after a host has died
 _LONG_LEASE_S = 120.0
 
@@ -68,7 +69,7 @@ def _two_ways(mounts: list[MountFacts]) -> list[Finding]:
 
 def _is_same_share(one: MountFacts, other: MountFacts) -> bool:
     """Return whether two mounts are of one export, whatever names and addresses its server has."""
-    if one.export.rstrip("/") != other.export.rstrip("/"):
+    if one.export.rstrip("/") != other.export.rstrip("/") or _port(one) != _port(other):
         return False
     # An id that an admin chose (fsid=1) is mostly zeros, and other servers have it, too; one of a UUID is unique.
     unique = one.fsid if min(map(len, one.fsid.split(":"))) >= _UNIQUE_FSID_DIGITS else ""
@@ -78,10 +79,19 @@ def _is_same_share(one: MountFacts, other: MountFacts) -> bool:
 def _address(mount: MountFacts) -> str:
     """Return the server's address as the kernel uses it (addr=), else its name."""
     text = mount.option("addr") or mount.server
+    plain, *zone = text.partition("%")
     try:
-        return str(ipaddress.ip_address(text.partition("%")[0])) + "".join(text.partition("%")[1:])
+        address = ipaddress.ip_address(plain)
     except ValueError:
-        return text.lower()
+        return text.lower().rstrip(".")
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped) if mapped is not None else str(address) + "".join(zone)
+
+
+def _port(mount: MountFacts) -> str:
+    """Return the server's port, empty for the usual one: behind one address there may be several servers (a tunnel)."""
+    port = mount.option("port")
+    return "" if port in ("0", _NFS_PORT) else port
 
 
 def judge_others(others: Sequence[OtherMountFacts]) -> list[Finding]:

@@ -129,9 +129,11 @@ def open_files(vm: VmToClaim, settings: ClaimSettings, progress: ProgressPipe) -
 def _wait_for_shares(vm: VmToClaim, settings: ClaimSettings, progress: ProgressPipe) -> None:
     """Wait until the shares below which the VM's files lie are mounted; raise PlanError when they are not in time.
 
-    libvirt's hook waits no longer for them than for a lock: whoever called it waits, too.
+    libvirt's hook waits no longer for them than for a lock: whoever called it waits, too. Nobody waits for a medium
+    without which the VM may start.
     """
-    paths = [source.path for source in vm.domain.sources if source.kind == FILE]
+    files = [source for source in vm.domain.sources if source.kind == FILE]
+    paths = [source.path for source in files if source.mode == EXCLUSIVE or not source.is_optional]
     table = list(mounts.mounts())
     if not _may_be_bare(paths, table):
         return
@@ -155,8 +157,13 @@ def _refuse_bare_folders(vm: VmToClaim, files: list[ClaimedFile]) -> None:
 
 
 def _may_be_bare(paths: list[str], table: list[mounts.Mount]) -> bool:
-    """Return whether any path, links aside, does not lie on NFS as it should."""
-    return any((mount := mounts.mount_of_path(path, table)) is None or not mount.is_nfs for path in paths)
+    """Return whether any path, links aside, does not lie on NFS as it should, or lies on the wrong share."""
+    if any((mount := mounts.mount_of_path(path, table)) is None or not mount.is_nfs for path in paths):
+        return True
+    from vmguard.adapters.linux import configured_mounts
+
+    shares = configured_mounts.shares() if paths else []  # one may be to be mounted on a folder of another
+    return any(configured_mounts.absent_below(path, shares, table) is not None for path in paths)
 
 
 def free_excluded_ranges(claimed: ClaimedFiles, settings: ClaimSettings) -> None:

@@ -21,7 +21,7 @@ from vmguard.errors import VmguardError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmguard.core.locks.owner_record import Owner
-    from vmguard.hook.claim_on_share import ClaimedFiles
+    from vmguard.hook.claim_on_share import ClaimedFile, ClaimedFiles
     from vmguard.hook.vm_to_claim import ProgressPipe, VmToClaim
     from vmguard.protocol.messages import ClaimSettings
 
@@ -49,14 +49,14 @@ def refuse_stale(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettings, 
         try:
             claims = _last_claims(file.real, folder, file.key[1])
             born = statx.birth_time(file.fd)
-            claims = [owner for owner in claims if not why_another(owner, file.real, born)]
+            own = [owner for owner in claims if not why_another(owner, file.real, born)]
+            why = why_stale(own, vm.uuid, here, saved_at) if own else _why_replaced(vm, file, claims, folder)
         except OSError as problem:
             claimed.warnings.append(
                 f"nobody can tell whether the saved memory is older than {file.plan.path}:"
                 f" its owner record cannot be read ({problem.strerror})"
             )
             continue
-        why = why_stale(claims, vm.uuid, here, saved_at)
         if why:
             raise VmguardError(
                 f"VM '{printable(vm.name)}' is not started: its saved memory does not fit disk"
@@ -68,6 +68,24 @@ def refuse_stale(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettings, 
 
 def _last_claims(disk: str, folder: str, inode: int) -> list[Owner]:
     return owner_record.as_owner(disk, lambda: owner_record.read_claims(disk, folder, inode, 1 + MAX_FAILED))
+
+
+def _why_replaced(vm: VmToClaim, file: ClaimedFile, strangers: list[Owner], folder: str) -> str:
+    """Return why a disk that has no claim is not the file that the VM had in its place when it ran last.
+
+    ``strangers``: claims of a deleted file that had the same inode number. Raises OSError.
+    """
+    if any(owner.uuid == vm.uuid for owner in strangers):
+        return "it was made anew since: the VM's last claim is of a deleted file that had its inode number"
+    inode, name = file.key[1], os.path.basename(file.plan.path)
+    listed = owner_record.listed_disks(file.real, folder, vm.id)
+    for other in listed if inode not in listed else ():
+        last = next(iter(_last_claims(file.real, folder, other)), None)
+        if last is None or (last.uuid == vm.uuid and os.path.basename(last.path) == name):
+            return (
+                f"it was replaced since: when the VM ran last, its disk was another file (inode {other}, not {inode})"
+            )
+    return ""
 
 
 def _written(path: str) -> float:

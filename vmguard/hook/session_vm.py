@@ -113,8 +113,19 @@ def files_on_shares(
     for source in domain.sources:
         if source.kind == FILE and source.path not in found and source.late:
             found[source.path] = _device_around(source.path)
+    _refuse_bare_folders(list(found), list(read_mounts()))
     points = {mount.device: mount.point for mount in read_mounts() if mount.is_nfs}  # only now: automounts
     return sorted((path, points[device]) for path, device in found.items() if device in points)
+
+
+def _refuse_bare_folders(paths: list[str], table: list[mounts.Mount]) -> None:
+    """Raise PlanError if a file lies where a share is to be mounted, and is not."""
+    from vmguard.adapters.linux import configured_mounts
+    from vmguard.hook import absent_shares
+
+    shares = configured_mounts.shares()
+    configured_mounts.resolve_points(shares, table)
+    absent_shares.refuse(paths, lambda files: absent_shares.explain(files, shares, table))
 
 
 def _device_around(path: str) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from vmguard.adapters.linux.mounts import Mount, is_share_type, mount_of_path, unescape
+from vmguard.adapters.linux.mounts import Mount, is_share_type, mount_of_path, unescape, written_to
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,16 +53,21 @@ def shares(
     fstab: str = FSTAB, unit_folders: Iterable[str] = UNIT_FOLDERS, pool_folders: Iterable[str] = POOL_FOLDERS
 ) -> list[ConfiguredShare]:
     """Return all shares that are configured, mounted or not. A file that cannot be read configures none."""
-    found, binds = [], []
+    found = []
+    #: what lies on another mount, with the folder there: binds, stacked file systems
+    above: list[tuple[ConfiguredShare, str]] = []
     entries = (*_of_fstab(fstab), *_of_units(unit_folders))
     for point, source, kind, options, file in entries:
         share = ConfiguredShare(point, source, file)
         share.is_by_hand = "noauto" in options
         if kind in ("none", "bind") or "bind" in options or "rbind" in options:
-            binds.append(share)
+            above.append((share, source))
+        elif folder := written_to(kind, source, options):
+            above.append((share, folder))
         elif _is_share(kind, source):
             found.append(share)
-    found += [share for share in binds if _covering(share.source, found) is not None]
+    while more := [share for share, folder in above if share not in found and _covering(folder, found) is not None]:
+        found += more
     return found + list(_of_pools(pool_folders))
 
 
@@ -100,13 +105,13 @@ def _covering(path: str, among: list[ConfiguredShare]) -> ConfiguredShare | None
 def _is_share(kind: str, source: str) -> bool:
     if kind in _ANY_TYPE:
         return ":/" in source or source.startswith("//")
-    return kind not in ("swap", "ignore") and is_share_type(kind)
+    return kind not in ("swap", "ignore") and any(map(is_share_type, kind.split(",")))
 
 
 def _of_fstab(path: str) -> Iterator[tuple[str, str, str, list[str], str]]:
     """Yield (mount point, source, type, options, file) of each line; fstab(5) escapes as the kernel does."""
-    for line in _text(path).splitlines():
-        words = line.split()
+    for line in _text(path).split("\n"):
+        words = [word for word in line.replace("\t", " ").rstrip("\r").split(" ") if word]
         if len(words) >= 3 and not words[0].startswith("#") and words[1].startswith("/"):
             options = words[3].split(",") if len(words) > 3 else []
             yield unescape(words[1]), unescape(words[0]), words[2], options, path
@@ -125,16 +130,27 @@ def _of_units(folders: Iterable[str]) -> Iterator[tuple[str, str, str, list[str]
                 continue
             seen.add(name)  # of two files of one name the first counts, also when it masks the unit
             unit = _section(_text(os.path.join(folder, name)), "[Mount]")
-            point = unit.get("Where", "")
+            point = unit.get("Where", "") or (_point_of(name) if unit.get("What") else "")
             if point.startswith("/"):
                 options = unit.get("Options", "").split(",")
                 yield point, unit.get("What", ""), unit.get("Type", ""), options, os.path.join(folder, name)
 
 
+def _point_of(name: str) -> str:
+    """Return the mount point in the name of a unit, which counts where the unit has no Where= (unit_name_to_path)."""
+    head, *rest = name.removesuffix(".mount").replace("-", "/").split("\\x")
+    try:
+        raw = head.encode("utf-8", "surrogateescape")
+        raw += b"".join(bytes([int(word[:2], 16)]) + word[2:].encode("utf-8", "surrogateescape") for word in rest)
+    except ValueError:
+        return ""
+    return "/" + raw.decode("utf-8", "surrogateescape").lstrip("/")
+
+
 def _section(text: str, wanted: str) -> dict[str, str]:
     """Return the settings of one section of a unit; the last of several lines with one key counts."""
     found, inside = {}, False
-    for line in text.replace("\\\n", " ").splitlines():
+    for line in text.replace("\\\n", " ").split("\n"):
         line = line.strip()
         if line.startswith("["):
             inside = line == wanted

@@ -47,7 +47,14 @@ _LOCKS_OF = {
     "beegfs": "locks stay on this host unless tuneUseGlobalFileLocks is set",
     "virtiofs": "locks stay in this guest unless virtiofsd has posix_lock",
     "9p": "locks stay on this host with most of its protocol versions and cache modes",
+    "overlay": "it keeps locks to itself, and the folder that it writes to lies on a share",
+    "ecryptfs": "it keeps locks to itself, and its folder lies on a share",
 }
+#: a loop device, and where the kernel names its file (it asks nobody: drivers/block/loop.c)
+_LOOP = "/dev/loop"
+_LOOP_FILE = "/sys/block/{}/loop/backing_file"
+#: file systems in files that nobody can write to: there is nothing to lock
+_ONLY_READ = ("squashfs", "iso9660", "erofs", "cramfs", "romfs")
 
 _OCTAL = frozenset("01234567")
 
@@ -55,7 +62,7 @@ _OCTAL = frozenset("01234567")
 class Mount:
     """One line of mountinfo (proc(5))."""
 
-    __slots__ = ("device", "id", "options", "point", "read_only", "source", "type")
+    __slots__ = ("device", "id", "image", "options", "point", "read_only", "source", "type")
 
     def __init__(
         self, mount_id: int, device: int, point: str, kind: str, source: str, options: str, read_only: bool = False
@@ -69,6 +76,8 @@ class Mount:
         self.options = options.split(",")
         #: this mount of it, whatever the file system's own options say
         self.read_only = read_only
+        #: the file behind the loop device that it lies on; empty for none
+        self.image = ""
 
     def option(self, name: str) -> str:
         """Return the value of ``name=value``, empty if there is none."""
@@ -99,7 +108,20 @@ def mounts(pid: int | str = "self") -> Iterator[Mount]:
     """Yield all mounts of a process's mount namespace. Raises OSError if the process is gone."""
     # A carriage return in a mount point is no end of a line: the kernel escapes those that are.
     with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
-        yield from parse_mountinfo(lines)
+        for mount in parse_mountinfo(lines):
+            if mount.source.startswith(_LOOP) and mount.type not in _ONLY_READ:
+                mount.image = _image_behind(mount.source)
+            yield mount
+
+
+def _image_behind(source: str) -> str:
+    """Return the file behind a loop device, or a partition of one; empty if the kernel does not tell."""
+    number = source.removeprefix(_LOOP).partition("p")[0]
+    try:
+        with open(_LOOP_FILE.format(f"loop{int(number)}"), encoding="utf-8", errors="surrogateescape") as stream:
+            return stream.read().rstrip("\n")
+    except (OSError, ValueError):
+        return ""
 
 
 def parse_mountinfo(lines: Iterable[str]) -> Iterator[Mount]:
@@ -170,17 +192,27 @@ def why_unsafe(mount: Mount) -> str:
 def kind_of(mount: Mount, table: Iterable[Mount] = ()) -> str:
     """Return NFSV4, OWN or OTHER. Pure.
 
-    ``table``: all mounts, where the folder below a stacked file system (overlay) is looked up. A type that is not known
-    is OTHER, and so is NFS whose locks prove nothing.
+    ``table``: all mounts, where the folder below a stacked file system (overlay), or the file behind a loop device, is
+    looked up. Locks on these never reach it, so that one on a share is OTHER. A type that is not known is OTHER, and so
+    is NFS whose locks prove nothing.
     """
     if mount.is_nfs:
         return OTHER if why_unsafe(mount) else NFSV4
-    option = _STACKED.get(mount.type)
+    if mount.type not in _OWN_TYPES and mount.type not in _STACKED:
+        return OTHER
+    written = mount.image or written_to(mount.type, mount.source, mount.options)
+    others = [other for other in table if other is not mount] if written.startswith("/") else []
+    below = mount_of_path(written, others)
+    return OWN if below is None or kind_of(below, others) == OWN else OTHER
+
+
+def written_to(kind: str, source: str, options: Iterable[str]) -> str:
+    """Return the folder that a stacked file system writes to; empty for any other, and where nothing is written."""
+    option = _STACKED.get(kind)
     if option is None:
-        return OWN if mount.type in _OWN_TYPES else OTHER
-    written = unescape(mount.option(option)) if option else mount.source
-    below = mount_of_path(written, table) if written.startswith("/") else None
-    return OWN if below is None or below.type in _STACKED else kind_of(below)
+        return ""
+    values = (unescape(word[len(option) + 1 :]) for word in options if option and word.startswith(option + "="))
+    return next(values, "") if option else source
 
 
 def is_share_type(kind: str) -> bool:
@@ -193,6 +225,8 @@ def why_other(mount: Mount) -> str:
     if mount.is_nfs:
         return why_unsafe(mount)
     where = f"{mount.point} is a {mount.type} file system"
+    if mount.image:
+        return f"{where} in the image {mount.image}, which lies on a share: locks stay on this host"
     if mount.type in SMB_TYPES:
         return f"{where}: SMB's locks are mandatory, so a lock beside QEMU would stop QEMU's own I/O"
     why = _LOCKS_OF.get(mount.type, "")

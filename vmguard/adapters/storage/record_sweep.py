@@ -3,10 +3,12 @@
 A record goes only if its last claim was released and no file of the folder has its inode number. So the record of a
 file that is deleted, but still in use, stays: its claim stands. A disk that was moved to another folder gets a new
 record there with its next claim. The directory is opened anew, so that an NFS client asks for its present contents.
+What strangers put beside the records, and what another host removes meanwhile, is passed over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -23,7 +25,7 @@ _MAX_LISTS = 20
 _SUFFIX = ".owner"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: a list, or one that a crash kept from taking the place of the one before it
-_LIST = re.compile(rf".+{re.escape(owner_record.LIST)}(\.\d+)?")
+_LIST = re.compile(rf".+{re.escape(owner_record.LIST)}(\.[0-9a-f]+)?")
 
 
 def sweep(disk: str, folder_name: str, inode: int) -> int:
@@ -48,12 +50,15 @@ def _sweep_records(records: int, disk: str, folder_name: str, present: set[int])
     removed = 0
     for name in sorted(_entries(records)):
         number = name.removesuffix(_SUFFIX)
-        if name == number or not number.isdigit() or int(number) in present:
+        if name == number or not (number.isascii() and number.isdigit()) or int(number) in present:
             continue
-        last = owner_record.read_owner(disk, folder_name, int(number))
-        if last is None or not last.released or int(number) in _inodes(os.path.dirname(disk)).values():
+        try:
+            last = owner_record.read_owner(disk, folder_name, int(number))
+            if last is None or not last.released or int(number) in _inodes(os.path.dirname(disk)).values():
+                continue
+            os.unlink(name, dir_fd=records)
+        except OSError:
             continue
-        os.unlink(name, dir_fd=records)
         removed += 1
         if removed == _MAX_REMOVED:
             break
@@ -64,9 +69,11 @@ def _sweep_lists(records: int, present: set[int]) -> int:
     names, removed = _entries(records), 0
     lists = [name for name in names if _LIST.fullmatch(name)]
     for name in random.sample(lists, min(len(lists), _MAX_LISTS)):
-        if not any(inode in present or file_name(inode) in names for inode in owner_record.read_list(name, records)):
-            os.unlink(name, dir_fd=records)
-            removed += 1
+        with contextlib.suppress(OSError):
+            listed = owner_record.read_list(name, records)
+            if not any(inode in present or file_name(inode) in names for inode in listed):
+                os.unlink(name, dir_fd=records)
+                removed += 1
     return removed
 
 

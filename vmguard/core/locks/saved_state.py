@@ -19,7 +19,8 @@ the image was written, where that is known:
   earlier run, copied to another host, must not pass by accident.
 
 A start that failed before the VM ran leaves a claim, too (``failed``). It has written nothing, so that the claim before
-it counts: a restore that did not succeed can be tried again. A disk without a record was never claimed: it fits.
+it counts: a restore that did not succeed can be tried again. A disk without a record was never claimed: it fits, unless
+another file lay in its place when the VM ran last (hook/claim_saved.py).
 
 Not checked, because memory and disks are turned back together: snapshots with memory (virsh snapshot-revert, qm
 rollback). No hook is told of them either.
@@ -34,8 +35,8 @@ from vmguard.core.locks.owner_record import Owner
 #: how a run ended, in a record: saved, and never begun; libvirt's other reasons stand there as they are
 SAVED = "saved"
 FAILED = "failed"
-#: claims of starts that failed which are looked behind
-MAX_FAILED = 8
+#: claims of starts that failed which are looked behind; more would not be kept (owner_record.KEPT_SLOTS)
+MAX_FAILED = 14
 #: a record's times are whole seconds
 _RESOLUTION_S = 1.0
 #: between the end of a save and the release of its claim, and between the clocks of two hosts
@@ -50,8 +51,12 @@ def why_stale(claims: list[Owner], uuid: str, here: tuple[str, str], saved_at: f
     another. ``saved_at``: when the image was written, in seconds since the
     epoch; 0: not known.
     """
+    failed = 0
     while claims and claims[0].uuid == uuid and claims[0].ended == FAILED:
         claims = claims[1:]
+        failed += 1
+    if failed > MAX_FAILED:
+        return f"its last {failed} starts failed, and who ran it before them is not looked for any more"
     if not claims:
         return ""
     last = claims[0]

@@ -130,10 +130,10 @@ class Domain:
 def parse_domain(xml: bytes, defined: bool = True) -> Domain:
     """Read the XML that libvirt passes to a hook: ``<domain>``, or the ``<domstatus>`` around one. Raises BadInput.
 
-    One that is not ``defined`` yet may lack the uuid: it is empty then.
+    One that is not ``defined`` yet may lack name and uuid: they are empty then.
     """
     root = read_tree(xml, "domain", _WANTED, wrappers=("domstatus",))
-    domain = Domain(_name(root), _uuid(root, defined))
+    domain = Domain(_name(root, defined), _uuid(root, defined))
     for os_node in root.all("os"):
         _read_os(os_node, domain)
     for devices in root.all("devices"):
@@ -143,11 +143,12 @@ def parse_domain(xml: bytes, defined: bool = True) -> Domain:
     return domain
 
 
-def _name(root: Node) -> str:
+def _name(root: Node, wanted: bool) -> str:
     node = root.child("name")
-    if node is None or not node.text.strip():
+    name = "" if node is None or not node.text.strip() else node.text
+    if wanted and not name:
         raise BadInput("domain XML names no VM: <name> is missing or empty")
-    return node.text
+    return name
 
 
 def _uuid(root: Node, wanted: bool) -> str:

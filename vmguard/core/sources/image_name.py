@@ -25,7 +25,13 @@ _NETWORK = frozenset(
 _BLOCK = frozenset(("host_device", "host_cdrom"))
 _OTHER = frozenset(("nvme", "nvme-io_uring", "virtio-blk-vhost-vdpa", "virtio-blk-vhost-user", "virtio-blk-vfio-pci"))
 #: drivers between a format and its file that do not change which file is meant
-_FILTERS = frozenset(("throttle", "copy-on-read", "preallocate", "blkdebug", "snapshot-access"))
+_FILTERS = frozenset(
+    ("throttle", "copy-on-read", "preallocate", "blkdebug", "snapshot-access", "compress", "replication", "blkreplay")
+)
+#: drivers without any storage
+_NOTHING = frozenset(("null-co", "null-aio"))
+#: suffix of a size -> its power of two (QEMU util/cutils.c, qemu_strtosz)
+_UNITS = {"b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
 _MAX_NESTING = 16
 _MAX_QUOTED = 80
 _CHILDREN = ("file", "image", "backing", "data-file")
@@ -83,6 +89,8 @@ def _by_driver(driver: str, text: str) -> ImageName:
         )
     if driver in _OTHER:
         return ImageName(OTHER, f"{public(text)} is a device of this host: no file to lock")
+    if driver in _NOTHING:
+        return ImageName(OTHER, f"{public(text)} is nothing but zeros: no file to lock")
     raise PlanError(
         f"it names {_quoted(text)}, in which QEMU takes {driver[:40]!r} for a protocol that is not known here",
         "a file name with a colon needs a path in front of it, for example ./a:b.qcow2",
@@ -198,7 +206,7 @@ def _leaf(options: dict[str, object], format: str | None, offset: int, text: str
         if name.kind != FILE:
             return name
         return ImageName(FILE, _absolute(_clean(name.path)), format, offset)
-    if isinstance(driver, str) and driver in _NETWORK | _BLOCK | _OTHER | {"vvfat"}:
+    if isinstance(driver, str) and driver in _NETWORK | _BLOCK | _OTHER | _NOTHING | {"vvfat"}:
         return _by_driver(driver, driver)
     raise PlanError(f"it names {_quoted(f'json:{text}')}, in which no file can be found")
 
@@ -215,10 +223,22 @@ def _clean(path: str) -> str:
 
 
 def _number(value: object, text: str) -> int:
+    """Return an offset: a number, or a text as QEMU reads a size, ``4096``, ``0x1000``, ``4k``. Raises PlanError."""
     try:
-        number = int(value) if isinstance(value, (int, str)) else -1
+        number = _size(value) if isinstance(value, str) else value if isinstance(value, int) else -1
     except ValueError:
         number = -1
     if not 0 <= number < 1 << 62:
         raise PlanError(f"it names {_quoted(f'json:{text}')}, in which an offset is not a number")
     return number
+
+
+def _size(text: str) -> int:
+    """Read a size without a fraction. Raises ValueError."""
+    if text[:2] in ("0x", "0X"):
+        return int(text, 16)
+    power = _UNITS.get(text[-1:].lower(), 0)
+    digits = text[:-1] if text[-1:].lower() in _UNITS else text
+    if not (digits.isascii() and digits.isdigit()):
+        raise ValueError("no number")
+    return int(digits) << power
