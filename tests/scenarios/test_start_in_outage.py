@@ -22,7 +22,7 @@ from tests.support.watched_guests import LEASE, codes, dead, started, wait_until
 
 pytestmark = pytest.mark.lab
 
-_CONFIG = "hook: {wait: 0s, timeout: 120s}\n"
+_CONFIG = "hook: {wait: 0s, timeout: 100s}\n"
 #: the hook of before: it believes that nothing can have happened behind its locks
 _BELIEVES = f"""
 import os, sys
