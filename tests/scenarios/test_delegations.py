@@ -23,7 +23,7 @@ from tests.lab.guest import PYTHON, REPOSITORY
 from tests.lab.kernels import kernel
 from tests.lab.locker import Locker
 from tests.support.guarded_guests import SHARE, VMGUARD, Guarded, Guest
-from tests.support.watched_guests import wait_until
+from tests.support.watched_guests import codes, dead, start, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -139,6 +139,43 @@ def test_a_qemu_with_a_cache_is_pinned_on_the_server(world: World) -> None:
     assert world.a.log().count(f"{guest.paths[0]} pinned") == 1, world.a.log()
     assert world.a.check(guest.name)["exit"] == 0
     vm.kill()
+
+
+def test_a_qemu_with_a_cache_is_frozen_when_it_is_cut_off_and_fenced_once_another_host_had_its_disk(
+    world: World,
+) -> None:
+    a, b = world.a, world.b
+    guest = world.new()
+    world.delegated(guest.paths[0])
+    a.make_disks(guest)
+    vm = start(a, guest, cache="writeback")
+    world.lab.partition(a.host)
+    try:
+        wait_until("it is frozen", lambda: "vm.freeze" in codes(a, guest), LEASE, a.log)
+        wait_until("B has the disk", lambda: not b.claim(guest).returncode, 4 * LEASE, b.log)
+    finally:
+        world.lab.heal(a.host)
+    wait_until("it is fenced", lambda: dead(vm), 40, a.log)
+    assert "lock.lost" in codes(a, guest)
+    assert "vm.thaw" not in codes(a, guest)
+    b.hook(guest, "release")
+    b.wait_released(guest)
+    a.wait_released(guest, 30)
+
+
+def test_a_qemu_with_a_cache_goes_on_after_a_reboot_of_the_storage(world: World) -> None:
+    guest = world.new()
+    world.delegated(guest.paths[0])
+    world.a.make_disks(guest)
+    vm = start(world.a, guest, cache="writeback")
+    world.server.reboot(down=LEASE)
+    wait_until("it goes on", lambda: "vm.thaw" in codes(world.a, guest), 6 * LEASE, world.a.log)
+    assert world.locked(guest.paths[0])
+    before = vm.beats().count(".")
+    wait_until("it writes", lambda: vm.beats().count(".") > before, 20, world.a.log)
+    assert not {"lock.lost", "vm.fence"} & set(codes(world.a, guest))
+    vm.kill()
+    world.a.wait_released(guest, 30)
 
 
 def test_a_vm_without_a_claim_is_taken_up_with_a_lock_on_the_server(world: World) -> None:

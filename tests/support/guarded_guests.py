@@ -146,11 +146,11 @@ class Guarded:
         machine = ["-accel", "tcg", "-m", "16", "-nodefaults", "-display", "none", "-serial", "stdio"]
         return Vm(self.host.spawn([EMULATOR, *identity, *machine, *drives]))
 
-    def start_vm(self, guest: Guest, locking: str = "auto", pinned: bool = True) -> Vm:
+    def start_vm(self, guest: Guest, locking: str = "auto", pinned: bool = True, cache: str = "none") -> Vm:
         """Start a VM: the hook's claim, QEMU, its first beats, the pin."""
         claimed = self.claim(guest)
         assert claimed.returncode == 0, claimed.stderr
-        vm = self.run_vm(guest, locking)
+        vm = self.run_vm(guest, locking, cache)
         vm.wait_beats(2)
         if pinned:
             self.wait_for(guest, lambda found: all(file["guard"] == "pinned" for file in found["files"]))

@@ -109,8 +109,8 @@ def started(node: Guarded, name: str, locking: str = "off", pinned: bool = True)
     return guest, start(node, guest, locking, pinned)
 
 
-def start(node: Guarded, guest: Guest, locking: str = "off", pinned: bool = True) -> Vm:
-    vm = node.start_vm(guest, locking, pinned)
+def start(node: Guarded, guest: Guest, locking: str = "off", pinned: bool = True, cache: str = "none") -> Vm:
+    vm = node.start_vm(guest, locking, pinned, cache)
     node.wait_for(guest, lambda found: found["watch"] and {k["verdict"] for k in found["watch"]["locks"]} == {"kept"})
     return vm
 

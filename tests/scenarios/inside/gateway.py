@@ -1,8 +1,8 @@
 """A gateway in front of nfsd that answers SEEK as another server would, or delays: gateway.py PORT MODE_FILE.
 
 The file says how, and is read anew at each call: ``plain`` (all is nfsd's own), ``absent`` (NFS4ERR_NOTSUPP to SEEK),
-``odd`` (NFS4ERR_INVAL), ``hold`` and ``hold-lock`` (nothing gets through behind a client's RECLAIM_COMPLETE or LOCK, as
-in an outage that comes at that moment), ``slow`` (each request waits for 3 s).
+``odd`` (NFS4ERR_INVAL), ``hold`` and ``hold-lock`` (nothing gets through behind a client's RECLAIM_COMPLETE, or behind
+the LOCK that it gets, as in an outage that comes at that moment).
 
 A SEEK goes on as IO_ADVISE, which nfsd does not know either: the compound's answer is as long as one to SEEK, and only
 its numbers are changed.
@@ -20,9 +20,7 @@ from pathlib import Path
 
 _STATUS = {"absent": 10004, "odd": 22}
 _SEEK, _IO_ADVISE, _SEQUENCE, _PUTFH, _RECLAIM_COMPLETE, _LOCK = 69, 63, 53, 22, 58, 12
-#: the operation behind which nothing gets through
-_LAST_BEFORE = {"hold": _RECLAIM_COMPLETE, "hold-lock": _LOCK}
-_SLOW_S = 3.0
+_HOLDS = ("hold", "hold-lock")
 _LAST = 1 << 31
 
 
@@ -90,6 +88,8 @@ class Connection:
         self._mode = mode
         #: SEEKs on their way: the status that each is answered with
         self._changed: dict[bytes, int] = {}
+        #: LOCKs on their way
+        self._locks: set[bytes] = set()
         for run in (self._up, self._down):
             threading.Thread(target=self._until_it_ends, args=(run,), daemon=True).start()
 
@@ -104,22 +104,31 @@ class Connection:
 
     def _up(self) -> None:
         call = record(self._client)
-        while Connection.holding and self._mode.read_text().strip() in _LAST_BEFORE:
+        while Connection.holding and self._mode.read_text().strip() in _HOLDS:
             time.sleep(0.05)
         mode = self._mode.read_text().strip()
-        time.sleep(_SLOW_S if mode == "slow" else 0.0)
-        if mode in _LAST_BEFORE and place_of(_LAST_BEFORE[mode], call) is not None:
-            Connection.holding = True
-            print("holding", flush=True)
+        if mode == "hold" and place_of(_RECLAIM_COMPLETE, call) is not None:
+            self._hold()
+        elif mode == "hold-lock" and place_of(_LOCK, call) is not None:
+            self._locks.add(bytes(call[:4]))
         at, status = place_of(_SEEK, call), _STATUS.get(mode)
         if at is not None and status is not None:
             self._changed[bytes(call[:4])] = status
             struct.pack_into(">I", call, at, _IO_ADVISE)
         self._server.sendall(struct.pack(">I", len(call) | _LAST) + call)
 
+    @staticmethod
+    def _hold() -> None:
+        Connection.holding = True
+        print("holding", flush=True)
+
     def _down(self) -> None:
         answer = record(self._server)
         is_reply = struct.unpack_from(">I", answer, 4)[0] == 1
+        if is_reply and bytes(answer[:4]) in self._locks:
+            self._locks.discard(bytes(answer[:4]))
+            if struct.unpack_from(">I", answer, 24)[0] == 0:
+                self._hold()
         status = self._changed.pop(bytes(answer[:4]), None) if is_reply else None
         if status is not None and struct.unpack_from(">I", answer, len(answer) - 8)[0] == _IO_ADVISE:
             struct.pack_into(">2I", answer, len(answer) - 8, _SEEK, status)
