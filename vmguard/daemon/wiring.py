@@ -6,10 +6,12 @@ again. There one of the two gets a function of this module's, which looks the ot
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
+from vmguard.adapters.linux import first_use
 from vmguard.adapters.linux.hardware_watchdog import HardwareWatchdog
 from vmguard.adapters.linux.mount_table import MountTable
 from vmguard.config.settings import Config, Unguarded
@@ -161,6 +163,7 @@ class Parts:
             self.command_lines,
             on_running=lambda vm: self.migration_target.follow(vm),
             explain_released=self.release_marks.explain,
+            report=self.report,
         )
 
     @cached_property
@@ -191,7 +194,8 @@ class Parts:
         )
 
     def _unguarded(self) -> Unguarded:
-        return self._config().unguarded
+        chosen = self._config().unguarded
+        return dataclasses.replace(chosen, take_up=False) if first_use.is_awaited(self._run_dir) else chosen
 
     @cached_property
     def replaced_disks(self) -> ReplacedDisks:
