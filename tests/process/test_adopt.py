@@ -127,7 +127,7 @@ def test_running_vms_are_pinned_without_being_touched(corner: Corner, tmp_path: 
     assert "guarded here by VM 'vm0'" in text
     assert "exclusive, pinned on descriptor 3 of pid" in text
     text = corner.guard.vmguard("status", "-v").out
-    assert text.count("locked here (0, 2-99, 300-EOF), exclusive, pinned on descriptor") == 3
+    assert text.count("locked by this host, held by ") == 3
     assert corner.guard.vmguard("check", "vm0").status == 0
     corner.space.end()
     assert eventually(lambda: not locks_on(*disks))

@@ -66,19 +66,19 @@ def told(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Told]:
 
 def test_all_is_well(told: Told) -> None:
     assert eventually(lambda: told.exit_codes() == (0, 0, 0))
-    assert eventually(lambda: told.unit_line().startswith("guarding"))
+    assert eventually(lambda: told.unit_line() == "OK: guarding 1 VM")
     assert "vmguard_fenced_lately 0" in told.metrics()
 
 
 def test_disarmed(told: Told) -> None:
-    told.guard.vmguard("disarm", "--for", "10m", "--reason", "disks move")
+    told.guard.vmguard("maintenance", "--for", "10m", "--reason", "disks move")
     check, status, _ = told.exit_codes()
     assert (check, status) == (1, 1)
     assert "until the VM is frozen" not in told.said("check", "web")
-    assert "DISARMED" in json.loads(told.guard.vmguard("check", "web", "--json").out)["disarmed"]
-    assert eventually(lambda: "DISARMED, no VM is frozen or fenced: disks move" in told.unit_line())
+    assert "maintenance for" in json.loads(told.guard.vmguard("check", "web", "--json").out)["disarmed"]
+    assert eventually(lambda: "no VM is frozen or fenced (disks move, by root)" in told.unit_line())
     told.guard.vmguard("arm")
-    assert eventually(lambda: "DISARMED" not in told.unit_line())
+    assert eventually(lambda: "maintenance" not in told.unit_line())
 
 
 def test_frozen_over_a_conflict(told: Told) -> None:
@@ -86,7 +86,7 @@ def test_frozen_over_a_conflict(told: Told) -> None:
     assert eventually(lambda: told.state == "T")
     assert told.exit_codes() == (2, 2, 2)
     assert "guarded here by VM 'web' (running)" not in told.said("who", str(told.vm.disks[0]))
-    assert eventually(lambda: "CRITICAL: 1 VM in conflict with another host (web)" in told.unit_line())
+    assert eventually(lambda: "CRITICAL: VM 'web' in conflict, frozen since " in told.unit_line())
     assert 'vmguard_vm_frozen{vm="web"' in told.metrics()
 
 
@@ -98,9 +98,9 @@ def test_killed_by_a_fence_until_it_is_acknowledged(told: Told) -> None:
     told.rival.let_go()
     assert eventually(lambda: "fence.done" in told.codes(), 10)
     assert told.guard.vmguard("status").status == 2
-    assert "VM 'web' was killed by a fence at " in told.said("status")
+    assert "CRITICAL: VM 'web' killed (fenced) at " in told.said("status")
     assert [vm["name"] for vm in json.loads(told.guard.vmguard("status", "--json").out)["fenced"]] == ["web"]
-    assert eventually(lambda: "1 VM killed (fenced) in the last day (web)" in told.unit_line())
+    assert eventually(lambda: "VM 'web' killed (fenced) at " in told.unit_line())
     assert "vmguard_fenced_lately 1" in told.metrics()
 
     assert "VM 'web' was killed" in told.said("history", "--acknowledge")

@@ -114,7 +114,7 @@ LINES = {
     ),
     "unguarded": (
         HostState([WEB._replace(unlocked=True)]),
-        "CRITICAL: VM 'web' runs UNGUARDED: a disk of it has no lock",
+        "CRITICAL: VM 'web' UNGUARDED: a disk has no lock",
         "vmguard check web",
     ),
     "held": (

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from vmguard.cli import places
 from vmguard.cli.arguments import UsageError
 from vmguard.cli.output import Output
+from vmguard.cli.steps import put_to_use
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.reports.status import Status, worst
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     if not (args.vms or args.all or args.pid):
         raise UsageError("no VM given", "vmguard adopt --all --dry-run shows what runs unguarded on this host")
     where = places.of(args)
+    put_to_use(where.run_dir, args.dry_run)
     request = AdoptRequest(tuple(args.vms), args.all, args.pid, args.dry_run, where.timeout)
     answers = ask_daemon.adopt(where.run_dir, request)
     results = [_Result(answer, [_rival(answer, file, where) for file in answer.vm.files]) for answer in answers]

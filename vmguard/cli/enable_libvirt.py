@@ -14,9 +14,10 @@ from collections.abc import Callable
 
 from vmguard.adapters.libvirt import hook_file as libvirt_hook
 from vmguard.adapters.libvirt.hook_file import CALLED, NOT_CALLED, UNKNOWN, Proof
+from vmguard.adapters.linux import first_use
 from vmguard.cli import hook_script, places
 from vmguard.cli.output import Output
-from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps, daemon_runs
+from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps, daemon_runs, put_to_use
 from vmguard.config import load
 from vmguard.core import LIBVIRT
 from vmguard.core.words import shell_word
@@ -42,6 +43,7 @@ def enable(args: argparse.Namespace, out: Output) -> int:
     guard = daemon_runs(config.daemon.run_dir, steps, "with the hook in place no VM could start")
     path = _place(config.libvirt.hooks_dir)
     changed = _install(path, args.dry_run, steps)
+    put_to_use(config.daemon.run_dir, args.dry_run)
     _make_seen(CALLED, changed, args.dry_run, steps)
     if guard:
         _running_vms(config.daemon.run_dir, args, steps)
@@ -57,6 +59,8 @@ def disable(args: argparse.Namespace, out: Output) -> int:
         _remove(path, args.dry_run, steps)
     if not found:
         steps.add("hook", ALREADY, f"no hook of vmguard in {config.libvirt.hooks_dir}")
+    if not args.dry_run:
+        _take_none_up(config.daemon.run_dir, steps)
     if libvirt_hook.version() is not None:
         _make_seen(NOT_CALLED, bool(found), args.dry_run, steps)
     _still_guarded(config.daemon.run_dir, steps)
@@ -210,6 +214,16 @@ def _running_vms(run_dir: str, args: argparse.Namespace, steps: Steps) -> None:
             WOULD if args.adopt else UNSURE,
             f"run unguarded: {names}; to guard them as they run: vmguard adopt --all",
         )
+
+
+def _take_none_up(run_dir: str, steps: Steps) -> None:
+    try:
+        first_use.end(run_dir)
+    except OSError as problem:
+        text = f"VMs that start unguarded are guarded again within seconds: {problem.strerror}"
+        steps.add("take-up", UNSURE, text)
+    else:
+        steps.add("take-up", DONE, "VMs that start from now on are left alone: vmguard adopt guards one")
 
 
 def _still_guarded(run_dir: str, steps: Steps) -> None:

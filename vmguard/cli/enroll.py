@@ -19,7 +19,7 @@ from vmguard.adapters.proxmox.chained_hookscripts import Script
 from vmguard.adapters.proxmox.cluster_view import mount_finder, unusable
 from vmguard.cli import hook_script, places
 from vmguard.cli.output import Output
-from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps, daemon_runs
+from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps, daemon_runs, put_to_use
 from vmguard.config import load
 from vmguard.config.problems import did_you_mean
 from vmguard.core import PROXMOX
@@ -83,6 +83,7 @@ def enable(args: argparse.Namespace, out: Output) -> int:
     _unreadable(cluster, steps)
     _elsewhere("enable", [vm for vm in vms if vm.node != cluster.node and vm.script != HOOK], steps)
     _other_nodes(cluster, steps)
+    put_to_use(config.daemon.run_dir, args.dry_run)
     return steps.end()
 
 

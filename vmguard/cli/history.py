@@ -20,6 +20,9 @@ from vmguard.errors import VmguardError
 _INCIDENT_GAP_S = 120.0
 _MARKS = {"error": "!!", "warning": " !", "info": "  "}
 
+_LATE, _HEALTHY, _RECOVERING = "mount.late", "mount.healthy", "mount.recovering"
+_LOST, _NEW_SESSION = "lock.lost", "mount.new-session"
+
 #: how the evidence begins when the server does not know a lock any more, and no other host is named
 _FORGOTTEN = "EIO"
 _FORGOTTEN_HELP = (
@@ -116,13 +119,32 @@ def _acknowledge(run_dir: str, out: Output) -> int:
 
 
 def incidents(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Group entries that lie close together."""
+    """Group entries that lie close together. A server that falls silent once more begins another incident."""
     found: list[list[Entry]] = []
     for before, entry in zip([None, *entries], entries, strict=False):
-        if before is None or abs(entry.boottime - before.boottime) > _INCIDENT_GAP_S:
+        is_far = before is None or abs(entry.boottime - before.boottime) > _INCIDENT_GAP_S
+        if is_far or (entry.code == _LATE and _is_over(found[-1], entry.field("mount"))):
             found.append([])
         found[-1].append(entry)
     return found
+
+
+def _is_over(incident: Sequence[Entry], mount: str) -> bool:
+    """Return whether a mount fell silent in an incident and answers again."""
+    codes = [entry.code for entry in incident if entry.field("mount") == mount and entry.code.startswith("mount.")]
+    return _LATE in codes and _HEALTHY in codes[codes.index(_LATE) :]
+
+
+def kind_of(incident: Sequence[Entry]) -> str:
+    """Say what kind of outage an incident was; empty when the storage was not silent, or is so still."""
+    codes = [entry.code for entry in incident]
+    if _LATE not in codes or not {_HEALTHY, _RECOVERING} & set(codes[codes.index(_LATE) :]):
+        return ""
+    if _LOST in codes:
+        return "the storage came back, and a lock was lost"
+    if _NEW_SESSION in codes[codes.index(_LATE) :]:
+        return "the storage was restarted, or had given this host up; no lock was lost"
+    return "the way to the storage was cut; it kept this host's session"
 
 
 def _of_vm(incident: list[Entry], wanted: str) -> list[Entry]:
@@ -139,12 +161,13 @@ def _of_vm(incident: list[Entry], wanted: str) -> list[Entry]:
 def _print(incident: Sequence[Entry], out: Output) -> None:
     first, last = incident[0], incident[-1]
     length = last.boottime - first.boottime
-    out.line(f"{local_time(first.at)}, {length:.1f} s")
+    kind = kind_of(incident)
+    out.line(f"{local_time(first.at)}, {length:.1f} s" + (f": {kind}" if kind else ""))
     for _, group in itertools.groupby(incident, key=lambda entry: (entry.code, entry.text)):
         same = list(group)
         times = f" ({len(same)} times)" if len(same) > 1 else ""
         mark = _MARKS.get(same[0].level, "  ")
         out.line(f"  {same[0].boottime - first.boottime:+8.2f} s {mark} {same[0].text}{times}")
-    if any(entry.code == "lock.lost" and entry.field("evidence").startswith(_FORGOTTEN) for entry in incident):
+    if any(entry.code == _LOST and entry.field("evidence").startswith(_FORGOTTEN) for entry in incident):
         for line in _FORGOTTEN_HELP:
             out.line(f"      {line}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from vmguard.adapters.linux import first_use
 from vmguard.cli.output import Output
 from vmguard.core.reports.status import Status, worst
-from vmguard.errors import DaemonError
+from vmguard.errors import DaemonError, VmguardError
 from vmguard.query.ask_daemon import DaemonQuery
 
 DONE = "done"
@@ -56,3 +57,13 @@ def daemon_runs(run_dir: str, steps: Steps, without: str) -> bool:
         return False
     steps.add("daemon", ALREADY, f"vmguard {answer.version} is running (pid {answer.pid})")
     return True
+
+
+def put_to_use(run_dir: str, dry_run: bool) -> None:
+    """Let the daemon take up VMs that run without their hook, from now on. Raises VmguardError."""
+    try:
+        if not dry_run:
+            first_use.begin(run_dir)
+    except OSError as problem:
+        text = f"{first_use.mark(run_dir)} cannot be removed: {problem.strerror}"
+        raise VmguardError(text, "run this as root") from problem

@@ -6,10 +6,12 @@ again. There one of the two gets a function of this module's, which looks the ot
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
+from vmguard.adapters.linux import first_use
 from vmguard.adapters.linux.hardware_watchdog import HardwareWatchdog
 from vmguard.adapters.linux.mount_table import MountTable
 from vmguard.config.settings import Config, Unguarded
@@ -162,6 +164,7 @@ class Parts:
             on_running=lambda vm: self.migration_target.follow(vm),
             explain_released=self.release_marks.explain,
             on_held=lambda vm: self.observer.tell(vm),
+            report=self.report,
         )
 
     @cached_property
@@ -192,7 +195,8 @@ class Parts:
         )
 
     def _unguarded(self) -> Unguarded:
-        return self._config().unguarded
+        chosen = self._config().unguarded
+        return dataclasses.replace(chosen, take_up=False) if first_use.is_awaited(self._run_dir) else chosen
 
     @cached_property
     def replaced_disks(self) -> ReplacedDisks:

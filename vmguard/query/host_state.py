@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from vmguard.core.locks.claim_states import LIVING
 from vmguard.core.reports.fenced_vms import FencedVm
 from vmguard.core.reports.health import Finding, HostState, Maintenance, MountState, VmState, few_descriptors
-from vmguard.core.reports.vm_report import GUARDED
+from vmguard.core.reports.vm_report import is_unlocked
 from vmguard.query.answers import HealthAnswer, Known, VmAnswer
 
 _LOST = "lost"
@@ -31,7 +31,7 @@ def of(known: Known, fenced: Sequence[FencedVm] = (), more: Sequence[Finding] = 
 
 def _vm(vm: VmAnswer) -> VmState:
     locks = vm.watch.locks if vm.watch is not None else ()
-    unlocked = any(lock.verdict == _LOST for lock in locks) or any(file.guard not in GUARDED for file in vm.files)
+    lost = any(lock.verdict == _LOST for lock in locks)
     return VmState(
         name=vm.name,
         state=vm.state,
@@ -43,7 +43,7 @@ def _vm(vm: VmAnswer) -> VmState:
         mounts=tuple(sorted({lock.mount for lock in locks})),
         held=bool(vm.stopped),
         replaced=any(file.replaced for file in vm.files),
-        unlocked=unlocked and vm.state in LIVING,
+        unlocked=lost or is_unlocked((file.guard for file in vm.files), vm.state in LIVING),
         beside=next((file.unpinned_reason for file in vm.files if file.unpinned_reason), ""),
         incoming=vm.incoming,
     )

@@ -5,6 +5,7 @@ bounded_child       work that may hang on the share, in a child with a deadline
 clock               CLOCK_BOOTTIME, and wall time for people
 configured_mounts   the shares that are to be mounted: fstab, units, netfs pools
 descriptors         how many this process has, and may have
+first_use           whether the admin has put vmguard to use
 fs_user             file system calls as another user
 hardware_watchdog   the reset of the host
 host_identity       host name, machine id, boot id

@@ -235,7 +235,7 @@ class _Telling:
         return Finding(Status.CRITICAL, text, REPLACED_TODO)
 
     def _unlocked(self, vms: Sequence[VmState]) -> Finding:
-        text = f"{_names(vms)} {_run(vms)} UNGUARDED: a disk of it has no lock"
+        text = f"{_names(vms)} UNGUARDED: a disk has no lock"
         return Finding(Status.CRITICAL, text, f"vmguard check {_one(vms)}")
 
     def _beside(self, vms: Sequence[VmState]) -> Finding:

@@ -6,7 +6,7 @@ The words are part of the JSON schema (schema 1).
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vmguard.core.locks.guard_states import GuardState
@@ -143,6 +143,13 @@ class VmReport:
         }
 
 
+def is_unlocked(guards: Iterable[str], runs: bool) -> bool:
+    """Return whether a VM lacks a lock. ``guards``: the daemon's word for each of its files."""
+    return any(guard in _NO_LOCK or (runs and guard not in GUARDED) for guard in guards)
+
+
+#: whatever the VM does
+_NO_LOCK = (GuardState.LOST, GuardState.CONFLICT)
 #: the daemon's word for a guarded file -> its status
 GUARDED: dict[str, DiskStatus] = {
     GuardState.PINNED: DiskStatus.GUARDED_HERE,

@@ -273,6 +273,10 @@ def _ignore(vm: Vm, found: Case, context: Context) -> None:
         _say(vm, Level.ERROR, "vm.ignored", f"UNGUARDED by policy, nothing is done: {found.why}", context, found)
 
 
+#: people look at the hypervisor first, and see nothing there
+_UNKNOWN_TO_IT = "; its hypervisor goes on calling it running, and a suspend or shutdown there waits"
+
+
 def _acts(vm: Vm, context: Context) -> bool:
     return not context.disarmed and not vm.info.policy.log_only
 
@@ -281,7 +285,7 @@ def _freeze(vm: Vm, found: Case, context: Context) -> None:
     if not vm.info.process:
         return
     acts = _acts(vm, context)
-    _say(vm, Level.WARNING, "vm.freeze", f"{_will(acts)} frozen: {found.why}", context, found)
+    _say(vm, Level.WARNING, "vm.freeze", f"{_will(acts)} frozen: {found.why}{_UNKNOWN_TO_IT}", context, found)
     if found.lock is not None and not found.lock.info.pinned:
         path = found.lock.info.path
         _say(vm, Level.WARNING, "vm.not-pinned", f"not pinned: what it has queued for {path} can land", context, found)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from vmguard.core.locks.claim_states import LIVING
 from vmguard.core.reports.health import Finding, HostState, Maintenance, VmState, few_descriptors
-from vmguard.core.reports.vm_report import GUARDED
+from vmguard.core.reports.vm_report import is_unlocked
 from vmguard.core.watchdog.machine import Watch
 from vmguard.daemon.api.watchdog_status import WatchdogStatus
 from vmguard.daemon.registry.guarded_vm import GuardedVm
@@ -66,7 +66,7 @@ class HostView:
             mounts=tuple(sorted(points)),
             held=bool(vm.held_for_person),
             replaced=any(file.replaced for file in vm.files),
-            unlocked=vm.state in LIVING and (lost or any(file.guard.state not in GUARDED for file in vm.files)),
+            unlocked=lost or is_unlocked((file.guard.state for file in vm.files), vm.state in LIVING),
             beside=next((why for file in vm.files if (why := file.guard.unpinned_reason)), ""),
             incoming=vm.incoming,
         )

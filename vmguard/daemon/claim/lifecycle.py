@@ -20,6 +20,8 @@ from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import RESERVATION, Range, covers
 from vmguard.core.sources.process_arguments import Kind
+from vmguard.core.watchdog.events import Level, Report
+from vmguard.core.words import printable
 from vmguard.daemon.claim.kinship import Families
 from vmguard.daemon.claim.processes import Processes
 from vmguard.daemon.claim.qemu_finder import QemuFinder
@@ -68,12 +70,14 @@ class ClaimLifecycle:
         on_running: Callable[[GuardedVm], None],
         explain_released: Callable[[str, str], None] = lambda vm_id, reason: None,
         on_held: Callable[[GuardedVm], None] = lambda vm: None,
+        report: Callable[[Report], None] = lambda report: None,
     ) -> None:
         """``on_running`` is called with a VM whose QEMU has been found, ``on_held`` with one whose locks are here.
 
         ``explain_released`` is called with the id of a VM that is released already, and the reason for its end.
         """
         self._explain_released = explain_released
+        self._report = report
         self._loop = loop
         self._registry = registry
         self._pinner = pinner
@@ -288,6 +292,10 @@ class ClaimLifecycle:
     def _process_ended(self, vm: GuardedVm, process: GuardedProcess) -> None:
         if process.pid == vm.pid and vm.state in LIVING:
             vm.move(State.ENDED, f"{process.title} is proven dead")
+            if not vm.fencing:  # whose steps are reported
+                why = f"; its hypervisor says: {printable(vm.ended)}" if vm.ended else ""
+                text = f"{vm.title} has ended: {process.title} is gone{why}"
+                self._report(Report(Level.INFO, "vm.ended", text, {"vm": vm.id}))
             faults.point("ended")
         else:
             log.info("%s: its helper %s has ended", vm.title, process.title)

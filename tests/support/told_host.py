@@ -1,0 +1,231 @@
+"""A host with one guarded VM in simulated time, and what is told of it at every place where people look.
+
+The daemon's own parts run in the test's loop, over a made-up NFS mount whose server answers as the test says. QEMU is a
+real process, so that a freeze is a freeze. The commands run as another process and ask the daemon over its socket.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.support.guard import REPOSITORY
+from tests.support.processes import track
+from tests.support.simulated_loop import SimulatedLoop
+from vmguard.adapters.linux import clock, pidfd
+from vmguard.adapters.linux.mount_table import MountTable
+from vmguard.adapters.linux.mounts import Mount, NfsStatistics
+from vmguard.config.settings import Config
+from vmguard.core.locks.claim_states import State
+from vmguard.core.locks.plan import DISK, EXCLUSIVE
+from vmguard.core.sources.process_arguments import Kind
+from vmguard.core.watchdog.events import Answer, Ask, Probe
+from vmguard.daemon import wiring
+from vmguard.daemon.registry.guarded_file import GuardedFile
+from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
+from vmguard.daemon.report import history
+from vmguard.daemon.watch.probes import Probes
+from vmguard.protocol import wire
+
+POINT, SERVER, LEASE_S = "/srv/vm", "10.77.0.11", 10.0
+UUID = "0d8a2c0c-76ab-5d58-9a63-3b9e4f4b2f05"
+#: runs every command of a list in one interpreter, as a shell would one after the other
+_RUN_ALL = """
+import contextlib, io, json, sys
+from vmguard.cli.main import main
+found = {}
+for name, words in json.loads(sys.argv[1]).items():
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(words)
+    found[name] = [status, out.getvalue(), err.getvalue()]
+print(json.dumps(found))
+"""
+#: a process that has the lock of a running daemon, which a process does not see of itself
+_KEEPER = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.lockf(f, 2); print(flush=True); time.sleep(999)"
+
+
+class Said(NamedTuple):
+    """What a command printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def first(self) -> str:
+        return (self.out or self.err).partition("\n")[0]
+
+
+class _Table(MountTable):
+    """The made-up mount."""
+
+    def __init__(self, device: int) -> None:
+        self._mount = Mount(1, device, POINT, "nfs4", f"{SERVER}:/vm", "vers=4.2,hard")
+        self._statistics = NfsStatistics(POINT)
+        self._statistics.lease = LEASE_S
+
+    def mounts(self) -> Iterator[Mount]:
+        return iter([self._mount])
+
+    def statistics(self) -> dict[str, NfsStatistics]:
+        return {POINT: self._statistics}
+
+
+class ToldHost:
+    """The host. ``patch`` puts the clock and the server in the place of the real ones."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, config_problems: tuple[str, ...] = ()) -> None:
+        self.folder = folder
+        self.loop = SimulatedLoop(100_000.0)
+        self._began = datetime.datetime.now(datetime.UTC)
+        patch.setattr(clock, "boottime", lambda: self.loop.time)
+        patch.setattr(clock, "wall", self._wall)
+        patch.setattr(Probes, "ask", lambda _, effect: self._asked(effect))
+        patch.setattr(pidfd, "send", self._send)
+        #: what the server says of a lock: the name of an errno, empty for yes; None: it is silent
+        self.server: str | None = ""
+        #: whether a process obeys SIGKILL: one that waits for a dead storage does not
+        self.dies = True
+        self._owed: list[tuple[Ask, float]] = []
+        self.run_dir = folder / "run"
+        self.disk = folder / "web.raw"
+        self.disk.write_bytes(bytes(8192))
+        self.run_dir.mkdir(mode=0o700)
+        (folder / "c.yaml").write_text(json.dumps(self._config()))
+        table = _Table(folder.stat().st_dev)
+        self.parts = wiring.Parts(
+            self.loop, str(self.run_dir), Config, table=table, config_problems=lambda: config_problems
+        )
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(str(self.run_dir / wire.SOCKET_NAME))
+        listener.listen(wire.BACKLOG)
+        self.parts.server.listen(listener)
+        self.keeper = track(
+            subprocess.Popen([sys.executable, "-c", _KEEPER, str(self.run_dir / "daemon.lock")], stdout=subprocess.PIPE)
+        )
+        assert self.keeper.stdout is not None
+        self.keeper.stdout.readline()
+        self.qemu = track(subprocess.Popen(["sleep", "999"]))
+        self._vms: list[GuardedVm] = []
+
+    def _config(self) -> dict[str, Any]:
+        places = {"run_dir": str(self.folder / "libvirt"), "config_dir": str(self.folder / "domains")}
+        return {"daemon": {"run_dir": str(self.run_dir)}, "libvirt": {**places, "hooks_dir": str(self.folder)}}
+
+    # -- the world --------------------------------------------------------------------------------------------------
+
+    def _wall(self) -> str:
+        passed = datetime.timedelta(seconds=self.loop.time - 100_000.0)
+        return (self._began + passed).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def _asked(self, effect: Probe) -> None:
+        self._owed += [(ask, self.loop.time) for ask in effect.asks]
+        if self.server is not None:
+            self.answer(self.server)
+
+    def answer(self, problem: str) -> None:
+        """Have the server answer what it was asked, and what it is asked from now on."""
+        self.server = problem
+        owed, self._owed = self._owed, []
+        for ask, sent in owed:
+            answer = Answer(self.loop.time, POINT, ask.lock, ask.serial, sent, problem, reached=problem != "EIO")
+            self.parts.driver.feed(answer)
+
+    def _send(self, fd: int, number: signal.Signals) -> None:
+        if number != signal.SIGKILL or self.dies:
+            signal.pidfd_send_signal(fd, number)
+
+    def vm(self, state: State = State.RUNNING, incoming: str = "") -> GuardedVm:
+        """Have the VM guarded, and watched."""
+        fd = os.open(self.disk, os.O_RDWR)
+        status = self.disk.stat()
+        file = GuardedFile(str(self.disk), EXCLUSIVE, DISK, "", (status.st_dev, status.st_ino), [(0, 0)])
+        file.guard.received(fd)
+        pid = self.qemu.pid
+        process = GuardedProcess(pid, Kind.QEMU, "qemu-system-x86", pidfd=os.pidfd_open(pid))
+        vm = GuardedVm("libvirt", "web", UUID, [file], state, clock.wall(), "QEMU runs", pid, [process])
+        vm.incoming = incoming
+        self.parts.registry.add(vm)
+        self.parts.registry.save(vm)
+        self._vms.append(vm)
+        self.look()
+        return vm
+
+    def vm_without_its_lock(self) -> GuardedVm:
+        """Have the VM taken up by a daemon that has lost its descriptor."""
+        vm = self.vm()
+        self.parts.registry.remove(vm)
+        [again] = self.parts.registry.load()
+        again.processes = vm.processes
+        again.files[0].guard.taken_over(None)
+        self.look()
+        return again
+
+    def stop(self) -> None:
+        """Have the daemon end."""
+        self.keeper.kill()
+        self.keeper.wait()
+
+    def wait_for_storage(self) -> None:
+        """Wait for what the file systems' threads have in hand."""
+        while self.parts.storage_threads.busy():
+            self.loop.turn()
+            time.sleep(0.001)
+        self.pass_by(0.1)
+
+    def look(self) -> None:
+        """Have the watchdog see what has changed."""
+        for vm in self.parts.registry:
+            self.parts.observer.tell(vm)
+        self.parts.driver.start()
+        self.loop.pass_by(0.05, 0.01)
+
+    def pass_by(self, seconds: float) -> None:
+        self.loop.pass_by(seconds, 0.05)
+
+    # -- what is said -----------------------------------------------------------------------------------------------
+
+    def say(self, words: dict[str, list[str]], user: int = 0, turning: bool = True) -> dict[str, Said]:
+        """Run commands, by name, while the daemon turns and its clock stands still."""
+        every = {name: ["--config", str(self.folder / "c.yaml"), *given] for name, given in words.items()}
+        prefix = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups"] if user else []
+        program = [*prefix, sys.executable, "-c", _RUN_ALL, json.dumps(every)]
+        done: list[subprocess.CompletedProcess[str]] = []
+
+        def run() -> None:
+            done.append(subprocess.run(program, capture_output=True, text=True, cwd=REPOSITORY))
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        while thread.is_alive():
+            if turning:
+                self.loop.turn()
+            thread.join(0.002)
+        assert done[0].returncode == 0, done[0].stderr
+        return {name: Said(*found) for name, found in json.loads(done[0].stdout).items()}
+
+    def journal(self) -> str:
+        return "\n".join(str(entry["text"]) for entry in history.read(str(self.run_dir)))
+
+    def end(self) -> None:
+        self.server, self.dies = "", True
+        for process in (self.qemu, self.keeper):
+            process.kill()
+            process.wait()
+        for vm in self._vms:
+            for fd in vm.pidfds:
+                os.close(fd)
+        self.loop.close()
