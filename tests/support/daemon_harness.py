@@ -119,8 +119,8 @@ class FolderInside(proc.FdFolder):
         super().__init__(pid)
         self._inside = inside
 
-    def links(self, most: int) -> list[tuple[str, str]]:
-        return [item for item in super().links(most) if item[1].startswith(self._inside)] or [("0", "")]
+    def links(self, most: int, characters: int = 1 << 20) -> list[tuple[str, str]]:
+        return [item for item in super().links(most, characters) if item[1].startswith(self._inside)] or [("0", "")]
 
     def has(self, links: list[tuple[str, str]]) -> bool:
         return self.links(len(links) + 1) == links
@@ -130,7 +130,7 @@ class Corner:
     """One loop and one registry, with the test's folder as the share."""
 
     def __init__(
-        self, folder: Path, command_line: Callable[[int], proc.CommandLine | None] = may_block.command_line
+        self, folder: Path, command_line: Callable[[int, bool], proc.CommandLine | None] = may_block.command_line
     ) -> None:
         self.folder = folder
         self.config = dataclasses.replace(
@@ -234,7 +234,7 @@ class Rival:
 
 
 def open_corner(
-    folder: Path, command_line: Callable[[int], proc.CommandLine | None] = may_block.command_line
+    folder: Path, command_line: Callable[[int, bool], proc.CommandLine | None] = may_block.command_line
 ) -> Iterator[Corner]:
     """Yield a corner and end it afterwards; for use in a fixture."""
     corner = Corner(folder, command_line)
