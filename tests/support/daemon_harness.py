@@ -21,7 +21,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.support.processes import track
@@ -68,7 +68,13 @@ while True:
 class Writer:
     """A process that looks like QEMU, or like one of its helpers, and writes like one."""
 
-    def __init__(self, *arguments: str, program: str = "qemu-system-x86_64", user: int | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        program: str = "qemu-system-x86_64",
+        user: int | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         command = [program, "-IS", "-c", _CODE, *arguments]
         pipe, groups = subprocess.PIPE, None if user is None else ()
         self.process = track(
@@ -81,6 +87,7 @@ class Writer:
                 user=user,
                 group=user,
                 extra_groups=groups,
+                pass_fds=pass_fds,
             )
         )
 

@@ -247,7 +247,7 @@ class UnclaimedQemus:
         """Return whether a process writes to an image on NFS."""
         shares = self._pinner.tables.shares()
         return any(
-            user.key[0] in shares and user.info.writable and self._pinner.is_image(process.kind, user)
+            user.key[0] in shares and user.info.writable and self._pinner.unannounced.is_image(process.kind, user)
             for user in process.files
         )
 
@@ -346,14 +346,16 @@ class UnclaimedQemus:
         """
         self._refresh(process.pid)
         named = named_files(process.arguments) if local else set()
-        shares = self._pinner.tables.shares()
-        smb = self._pinner.tables.smb()
-        chosen = [
+        shares, unannounced = self._pinner.tables.shares(), self._pinner.unannounced
+        may_be = [
             user
             for user in once(process.files)
-            if user.path in named or ((local or user.key[0] in shares) and self._pinner.is_image(process.kind, user))
+            if user.key[0] not in self._pinner.tables.smb()
+            and (user.path in named or ((local or user.key[0] in shares) and unannounced.is_image(process.kind, user)))
         ]
-        return [self._pinner.discovered([user]) for user in chosen if user.key[0] not in smb]
+        own = [self._pinner.discovered([user]) for user in may_be if user.path in named or user.key[0] in shares]
+        near = [user for user in may_be if user.path not in named and user.key[0] not in shares]
+        return own + [self._pinner.discovered([user]) for user in near if unannounced.is_within(user, own)]
 
     def _join(self, process: UnclaimedProcess) -> bool:
         """Follow a process with the VM that it belongs to, or says it helps (claim/kinship.py). False if there is none.
