@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from vmguard.adapters.hypervisor import Hypervisor, RunDirs
 from vmguard.adapters.libvirt.hypervisor import Libvirt
-from vmguard.adapters.linux import pid_file, standing
+from vmguard.adapters.linux import pid_file, roots_file, standing
 from vmguard.adapters.linux.proc import CommandLine
 from vmguard.adapters.proxmox.hypervisor import Proxmox
 from vmguard.core import BARE
@@ -134,7 +134,7 @@ def candidate(run_dirs: RunDirs, hypervisor: str, name: str, uuid: str) -> int:
 def why_not_believed(run_dirs: RunDirs, hypervisor: str, name: str, uuid: str) -> str:
     """Return, in words, why a VM's pid file proves nothing; empty if it does, or if there is none."""
     path = by_name(hypervisor).pid_file(run_dirs, name, uuid)
-    return pid_file.why_not(path) if path else ""
+    return roots_file.why_not(path) if path else ""
 
 
 def qemu_pid(run_dirs: RunDirs, hypervisor: str, name: str, uuid: str, read: Callable[[int], list[str]]) -> int | None:
