@@ -32,7 +32,6 @@ NAMES = {
     "https://host/x#GEHEIM": "https://host/x?***",
     "https://host/x;token=GEHEIM": "https://host/x;token=***",
     "me:GEHEIM@host:/x": "***@host:/x",
-    "ssh:me:GEHEIM@host": "ssh:***@host",
     "/srv/vm/a:b@c.raw": "/srv/vm/a:b@c.raw",
     "iqn.2019-01.com:storage.x": "iqn.2019-01.com:storage.x",
     'json:{"driver":"rbd","pool":"p","=keyvalue-pairs":"[\\"key\\",\\"GEHEIM\\"]"}': (

@@ -55,11 +55,6 @@ def is_qemu_of(words: list[str], uuid: str) -> bool:
     return any(word == "-uuid" and following == uuid for word, following in zip(words, words[1:], strict=False))
 
 
-def manages(words: list[str]) -> bool:
-    """Return whether a QEMU's arguments are libvirt's: each VM has a folder of libvirt's for its sockets and keys."""
-    return any("/libvirt/qemu/" in word for word in words)
-
-
 def believes_running(run_dir: str, name: str) -> bool:
     """Return whether libvirt has a status file of a VM: from its start until libvirt has noticed its end."""
     return "/" not in name and os.path.exists(os.path.join(run_dir, name + ".xml"))
