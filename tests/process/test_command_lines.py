@@ -39,7 +39,7 @@ class Readers:
     def started(self, pid: int) -> int:
         return self.births.get(pid, pid)
 
-    def _read(self, pid: int) -> CommandLine | None:
+    def _read(self, pid: int, is_trusted: bool) -> CommandLine | None:
         self.reads.append(pid)
         time.sleep(self.slow)
         if pid in self.silent:
@@ -161,7 +161,7 @@ def test_a_process_that_is_gone_is_told_of_too(readers: Readers) -> None:
 
 
 def test_a_reader_that_fails_is_an_answer(readers: Readers) -> None:
-    def fail(pid: int) -> CommandLine:
+    def fail(pid: int, is_trusted: bool) -> CommandLine:
         raise MemoryError
 
     readers.lines = CommandLines(readers.loop, fail, readers.started)

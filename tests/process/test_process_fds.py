@@ -18,7 +18,7 @@ from tests.support.processes import track
 from vmguard.adapters.linux import proc
 from vmguard.adapters.linux.proc import FdFolder, FdInfo, OpenFile
 from vmguard.daemon.release.file_users import FileUsers
-from vmguard.daemon.scan.process_fds import OF_A_STRANGER, OF_A_VM, Limits, MountTables, ProcessFds
+from vmguard.daemon.scan.process_fds import OF_A_STRANGER, OF_A_VM, MountTables, ProcessFds
 
 pytestmark = pytest.mark.process
 
@@ -157,8 +157,8 @@ def test_each_name_is_looked_at_before_more_of_the_same(writer: Writer, files: t
     writer.open(files[1])
     fds = ProcessFds(writer.pid)
     names = {user.path for user in fds.full(MountTables())}
-    assert {user.path for user in fds.full(MountTables(), Limits(1000, len(names)))} == names
-    assert len(fds.full(MountTables(), Limits(1000, 1))) == 1
+    assert {user.path for user in fds.full(MountTables(), OF_A_VM._replace(files=len(names)))} == names
+    assert len(fds.full(MountTables(), OF_A_VM._replace(files=1))) == 1
     assert fds.is_cut
     fds.close()
 

@@ -41,7 +41,7 @@ class Silence:
         self.over = threading.Event()
         self.reads: list[int] = []
 
-    def read(self, pid: int) -> CommandLine | None:
+    def read(self, pid: int, is_trusted: bool) -> CommandLine | None:
         self.reads.append(pid)
         if pid in self.pids:
             self.over.wait(60)

@@ -21,7 +21,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.support.processes import track
@@ -68,7 +68,13 @@ while True:
 class Writer:
     """A process that looks like QEMU, or like one of its helpers, and writes like one."""
 
-    def __init__(self, *arguments: str, program: str = "qemu-system-x86_64", user: int | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        program: str = "qemu-system-x86_64",
+        user: int | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         command = [program, "-IS", "-c", _CODE, *arguments]
         pipe, groups = subprocess.PIPE, None if user is None else ()
         self.process = track(
@@ -81,6 +87,7 @@ class Writer:
                 user=user,
                 group=user,
                 extra_groups=groups,
+                pass_fds=pass_fds,
             )
         )
 
@@ -119,8 +126,8 @@ class FolderInside(proc.FdFolder):
         super().__init__(pid)
         self._inside = inside
 
-    def links(self, most: int) -> list[tuple[str, str]]:
-        return [item for item in super().links(most) if item[1].startswith(self._inside)] or [("0", "")]
+    def links(self, most: int, characters: int = 1 << 20) -> list[tuple[str, str]]:
+        return [item for item in super().links(most, characters) if item[1].startswith(self._inside)] or [("0", "")]
 
     def has(self, links: list[tuple[str, str]]) -> bool:
         return self.links(len(links) + 1) == links
@@ -130,7 +137,7 @@ class Corner:
     """One loop and one registry, with the test's folder as the share."""
 
     def __init__(
-        self, folder: Path, command_line: Callable[[int], proc.CommandLine | None] = may_block.command_line
+        self, folder: Path, command_line: Callable[[int, bool], proc.CommandLine | None] = may_block.command_line
     ) -> None:
         self.folder = folder
         self.config = dataclasses.replace(
@@ -234,7 +241,7 @@ class Rival:
 
 
 def open_corner(
-    folder: Path, command_line: Callable[[int], proc.CommandLine | None] = may_block.command_line
+    folder: Path, command_line: Callable[[int, bool], proc.CommandLine | None] = may_block.command_line
 ) -> Iterator[Corner]:
     """Yield a corner and end it afterwards; for use in a fixture."""
     corner = Corner(folder, command_line)

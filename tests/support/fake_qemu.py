@@ -47,12 +47,20 @@ sys.stdin.read()
 class FakeQemu:
     """A fake QEMU that runs from its construction on.
 
-    ``locking``: take QEMU's image locks, as stock QEMU does; QEMU of Proxmox takes none.
+    ``locking``: take QEMU's image locks, as stock QEMU does; QEMU of Proxmox takes none. ``words``: more arguments.
     """
 
-    def __init__(self, run_dir: Path, vm: Vm, read_only: tuple[Path, ...] = (), locking: bool = True) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        vm: Vm,
+        read_only: tuple[Path, ...] = (),
+        locking: bool = True,
+        words: tuple[str, ...] = (),
+    ) -> None:
         self.vm = vm
-        command = [sys.executable, "-IS", "-c", _CODE.format(bytes=_BYTES, locking=locking), "-uuid", vm.uuid]
+        code = _CODE.format(bytes=_BYTES, locking=locking)
+        command = [sys.executable, "-IS", "-c", code, "-uuid", vm.uuid, *words]
         pipe = subprocess.PIPE
         self.process = track(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
         for disk in vm.disks:

@@ -52,6 +52,8 @@ class Strangers:
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[str]] = []
+        #: the folder that the latest one has made for itself, if it says so
+        self.place = ""
 
     def start(self, user: int, program: str, *arguments: str, code: str = OPENS) -> subprocess.Popen[str]:
         """Start one; it has its files open when this returns."""
@@ -72,7 +74,10 @@ class Strangers:
         )
         self._processes.append(process)
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        line = process.stdout.readline()
+        if line.startswith("/"):
+            self.place, line = line.rstrip("\n"), process.stdout.readline()
+        assert line == "ready\n"
         return process
 
     def end(self) -> None:

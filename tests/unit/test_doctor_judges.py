@@ -18,6 +18,7 @@ from vmguard.doctor.catalogue import CHECKS
 from vmguard.doctor.facts import (
     AbsentShareFacts,
     ConfinementFacts,
+    DisbelievedFacts,
     DiskFacts,
     GuardFacts,
     HostFacts,
@@ -35,9 +36,10 @@ from vmguard.doctor.facts import (
 )
 from vmguard.doctor.finding import Finding, Level, status_of
 from vmguard.doctor.judge_confinement import judge_confinement
-from vmguard.doctor.judge_guard import judge_guard, judge_libvirt, judge_proxmox, judge_qemus, judge_vm
+from vmguard.doctor.judge_guard import judge_guard, judge_libvirt, judge_proxmox, judge_vm
 from vmguard.doctor.judge_host import judge_host
 from vmguard.doctor.judge_mount import judge_mount, judge_mounts, kernel_version, renewals_fixed
+from vmguard.doctor.judge_qemus import judge_qemus
 from vmguard.doctor.judge_storage import judge_scratch, judge_share
 from vmguard.query.answers import DescriptorsAnswer, DisarmedAnswer
 
@@ -86,6 +88,7 @@ GUARD = GuardFacts(version="1.0", own_version="1.0", enabled=True, descriptors=F
 LIBVIRT = LibvirtFacts(
     version=(11, 3, 0), hooks=(("/etc/libvirt/hooks/qemu.d/50-vmguard", True, ""),), proof="called", running=True
 )
+STRANGE = DisbelievedFacts(9, "user 65534", "/tmp/qemu", "web", "no hypervisor of this host names it")
 QEMU = QemuFacts(pid=7, name="web", libvirt=True, image_locks=True)
 PROXMOX = ProxmoxFacts(version=(9, 1), hooked=3)
 VM = VmFacts("web", (DiskFacts("/srv/vm/web.raw", "/srv/vm/web.raw"),))
@@ -104,7 +107,7 @@ def all_findings(**bad: Any) -> list[Finding]:
         *judge_share(mount, bad.get("share", ShareFacts()), host.identity),
         *judge_guard(bad.get("guard", GUARD)),
         *judge_libvirt(bad.get("libvirt", LIBVIRT)),
-        *judge_qemus(bad.get("qemus", [QEMU])),
+        *judge_qemus(bad.get("qemus", [QEMU]), bad.get("doubted", ())),
         *judge_proxmox(bad.get("proxmox", PROXMOX)),
         *judge_vm(bad.get("vm", VM)),
     ]
@@ -234,6 +237,9 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("libvirt.version", "WARN", "one hook only", {"libvirt": replace(LIBVIRT, version=(6, 0, 0))}),
     ("libvirt.windows", "FAIL", "is off", {"libvirt": replace(LIBVIRT, closed_windows=(("windows.qemu", "QEMU"),))}),
     ("qemu.locking", "WARN", "web (pid 7)", {"qemus": [replace(QEMU, image_locks=False)]}),
+    ("qemu.believed", "WARN", "pid 9 (user 65534, /tmp/qemu) looks like", {"doubted": [STRANGE]}),
+    ("qemu.believed", "WARN", "\\x1b[2J", {"doubted": [replace(STRANGE, program="/tmp/\x1b[2Jqemu")]}),
+    ("qemu.believed", "WARN", "its pid file is not believed", {"doubted": [replace(STRANGE, pid=0)]}),
     ("proxmox.hook", "FAIL", "starts unguarded", {"proxmox": replace(PROXMOX, unhooked=(("101", "web"),))}),
     ("proxmox.hook", "FAIL", "not executable", {"proxmox": replace(PROXMOX, script_problem="it is not executable")}),
     ("proxmox.hook", "WARN", "could not be read", {"proxmox": replace(PROXMOX, problem="no answer")}),

@@ -29,6 +29,14 @@ NAMES = {
     "https://host/x?token=GEHEIM": "https://host/x?***",
     "https://host/x?X-Signature=GEHEIM&password=GEHEIM": "https://host/x?***",
     "https://web/images/a@2.raw": "https://web/images/a@2.raw",
+    "https://host/x#GEHEIM": "https://host/x?***",
+    "https://host/x;token=GEHEIM": "https://host/x;token=***",
+    "me:GEHEIM@host:/x": "***@host:/x",
+    "/srv/vm/a:b@c.raw": "/srv/vm/a:b@c.raw",
+    "iqn.2019-01.com:storage.x": "iqn.2019-01.com:storage.x",
+    'json:{"driver":"rbd","pool":"p","=keyvalue-pairs":"[\\"key\\",\\"GEHEIM\\"]"}': (
+        'json:{"driver": "rbd", "pool": "p", "=keyvalue-pairs": "***"}'
+    ),
     "https://[fe80::1]:443/x": "https://[fe80::1]:443/x",
     # nobody escaped the password, so that QEMU itself reads the name otherwise
     "ftp://me:GE/HEIM@host/x": "ftp://***@host/x",
@@ -102,6 +110,11 @@ TEXTS = {
     'it names \'json:{"password": "GEHEIM", "a": 1}\', which': 'it names \'json:{"password": "***", "a": 1}\', which',
     "ceph --key GEHEIMNO key=GEHEIM user=me": "ceph --key GEHEIMNO key=*** user=***",
     "password: GE HEIM": "password: ***",
+    "-object secret,id=s0,data=GEHEIM,format=raw": "-object secret,id=s0,data=***,format=raw",
+    "Authorization: Bearer GEHEIM": "Authorization: ***",
+    "mounted from //me:GEHEIM@host/x, twice": "mounted from //***@host/x, twice",
+    'json:{"driver":"http","headers":["X-Any: GEHEIM"]} is': 'json:{"driver":"http","headers":"***"} is',
+    '{"=keyvalue-pairs":"[\\"key\\",\\"GEHEIM\\"]", torn': '{"=keyvalue-pairs":"***", torn',
     "nas:/vm /srv/vm nfs4 rw,vers=4.2,sec=sys": "nas:/vm /srv/vm nfs4 rw,vers=4.2,sec=sys",
     "monkey=1 keyring=/etc/x sign=2": "monkey=1 keyring=/etc/x sign=2",
 }

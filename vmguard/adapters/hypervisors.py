@@ -7,12 +7,14 @@ must name the VM, and are no proof by themselves. A hypervisor's VM without that
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from vmguard.adapters.hypervisor import Hypervisor, RunDirs
 from vmguard.adapters.libvirt.hypervisor import Libvirt
-from vmguard.adapters.linux import pid_file, standing
+from vmguard.adapters.linux import pid_file, roots_file, standing
 from vmguard.adapters.linux.proc import CommandLine
+from vmguard.adapters.linux.standing import Standing
 from vmguard.adapters.proxmox.hypervisor import Proxmox
 from vmguard.core import BARE
 from vmguard.core.sources.process_arguments import Identity, Kind, Served, identity
@@ -134,7 +136,33 @@ def candidate(run_dirs: RunDirs, hypervisor: str, name: str, uuid: str) -> int:
 def why_not_believed(run_dirs: RunDirs, hypervisor: str, name: str, uuid: str) -> str:
     """Return, in words, why a VM's pid file proves nothing; empty if it does, or if there is none."""
     path = by_name(hypervisor).pid_file(run_dirs, name, uuid)
-    return pid_file.why_not(path) if path else ""
+    return roots_file.why_not(path) if path else ""
+
+
+def why_nobodys(run_dirs: RunDirs, line: CommandLine, found: Standing) -> str:
+    """Return why a QEMU is taken for nobody's, although it may well be meant for a VM's; else nothing.
+
+    One of root's that claims to be no hypervisor's is nobody's by right.
+    """
+    if manager_of(run_dirs, line).has_hook:
+        return ""
+    about = identity(line.arguments)
+    for known in TABLE.values():
+        uuid = known.id_of(about)
+        if known.has_hook and uuid and known.is_qemu_of(run_dirs, line.arguments, uuid):
+            path = known.pid_file(run_dirs, about.name, uuid)
+            if (path and os.path.lexists(path)) or not found.is_root:
+                return _why_not_named(path, line.pid) or f"for {known.name} it is another VM's"
+    return "" if found.is_root else f"it is of {found.owner}, and no hypervisor of this host names it"
+
+
+def _why_not_named(path: str, pid: int) -> str:
+    written = pid_file.read(path)
+    if written is None:
+        return roots_file.why_not(path) or f"there is no pid file {path} that names it"
+    if written.pid != pid:
+        return f"{path} names pid {written.pid}"
+    return f"it began after {path} was written" if pid_file.named_by(written) is None else ""
 
 
 def qemu_pid(run_dirs: RunDirs, hypervisor: str, name: str, uuid: str, read: Callable[[int], list[str]]) -> int | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from vmguard.adapters.libvirt import hook_file as libvirt_hook
 from vmguard.adapters.libvirt.hook_file import CALLED, NOT_CALLED, UNKNOWN, Proof
-from vmguard.adapters.linux import first_use
+from vmguard.adapters.linux import first_use, roots_file
 from vmguard.cli import hook_script, places
 from vmguard.cli.output import Output
 from vmguard.cli.steps import ALREADY, DONE, FAILED, UNSURE, WOULD, Steps, daemon_runs, put_to_use
@@ -100,7 +100,8 @@ def _install(path: str, dry_run: bool, steps: Steps) -> bool:
     missing = _missing_folders(os.path.dirname(path))
     made = missing or _made(there)
     wanted = hook_script.text(LIBVIRT).encode() + f"{_TRAILER}{' '.join(made) or 'none'}\n".encode()
-    if there == wanted and os.access(path, os.X_OK):
+    roots_file.require_folder(os.path.dirname(path))
+    if there == wanted and os.access(path, os.X_OK) and not roots_file.why_not(path):
         steps.add("hook", ALREADY, f"{path} is there and up to date")
         return False
     verb = "replaced by this version's" if there else "installed"

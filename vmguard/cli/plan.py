@@ -96,7 +96,7 @@ def _domain(args: argparse.Namespace) -> Domain:
     config = load(args.config)
     for folder in (config.libvirt.run_dir, config.libvirt.config_dir):
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-            if not name.endswith(".xml"):
+            if not name.endswith(".xml") or not os.path.isfile(os.path.join(folder, name)):
                 continue
             try:
                 domain = _read(os.path.join(folder, name), parse_domain)

@@ -128,6 +128,7 @@ class Parts:
             on_pinned=self._pinned,
             tables=self._tables,
             fds_of=self._fds_of,
+            trusted_folders=lambda: self._config().storage.trusted_folders,
         )
 
     def _pinned(self, vm: GuardedVm, file: GuardedFile) -> None:

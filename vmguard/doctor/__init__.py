@@ -12,13 +12,15 @@ look_modes     looks at who else may read or write the images
 look_mount     looks at NFS mounts through /proc alone
 look_share     looks through a share: owner records, images written to without a lock
 scratch        tries locks with a scratch file on a share
-look_guard     looks at vmguard itself, libvirt and the running QEMUs
+look_guard     looks at vmguard itself and at libvirt
+look_qemus     looks at the running QEMUs, and whose each is
 look_confinement  looks at what Yama, SELinux and AppArmor forbid
 look_proxmox   looks at Proxmox VE: version, hookscript, VMs without it
 judge_host     findings about this host
 judge_mount    findings about a mount, from its options and counters
 judge_storage  findings about what a storage did with the scratch file, and about what lies on it
 judge_confinement  findings about what Yama, SELinux and AppArmor forbid
-judge_guard    findings about vmguard, libvirt, Proxmox VE, QEMUs and one VM
+judge_guard    findings about vmguard, libvirt, Proxmox VE and one VM
+judge_qemus    findings about the running QEMUs
 mend           mends the NFS client id (``--fix identity``)
 """

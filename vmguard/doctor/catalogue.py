@@ -80,6 +80,8 @@ CHECKS: dict[str, str] = {
     "libvirt.apparmor": "libvirt's hook is confined as its daemon is, which may run the system's own programs only",
     "qemu.locking": "a QEMU with image locks of its own keeps copies of its descriptors from being held for long; one "
     "without (Proxmox) is shielded all the time",
+    "qemu.believed": "a process is a VM's by what root and the kernel say of it, never by its own words: any user can "
+    "start one that calls itself a VM's QEMU. One that is not believed is not guarded, and holds nothing up",
     "proxmox.hook": "Proxmox asks only the hookscript that a VM's own configuration names: a VM without it starts "
     "unguarded",
     "proxmox.version": "some versions have traps that an admin should know of",

@@ -7,12 +7,22 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.linux import bounded_child, mounts
 from vmguard.adapters.linux.bounded_child import Child
 from vmguard.config import Config
 from vmguard.core.reports.vm_report import DiskStatus
 from vmguard.core.watchdog.timing import Wishes
-from vmguard.doctor import look_confinement, look_guard, look_host, look_mount, look_proxmox, look_share, scratch
+from vmguard.doctor import (
+    look_confinement,
+    look_guard,
+    look_host,
+    look_mount,
+    look_proxmox,
+    look_qemus,
+    look_share,
+    scratch,
+)
 from vmguard.doctor.facts import (
     AbsentShareFacts,
     DiskFacts,
@@ -25,9 +35,10 @@ from vmguard.doctor.facts import (
 )
 from vmguard.doctor.finding import Finding, Level
 from vmguard.doctor.judge_confinement import judge_confinement
-from vmguard.doctor.judge_guard import judge_guard, judge_libvirt, judge_proxmox, judge_qemus, judge_vm
+from vmguard.doctor.judge_guard import judge_guard, judge_libvirt, judge_proxmox, judge_vm
 from vmguard.doctor.judge_host import judge_host
 from vmguard.doctor.judge_mount import judge_mount, judge_mounts
+from vmguard.doctor.judge_qemus import judge_qemus
 from vmguard.doctor.judge_storage import judge_scratch, judge_share
 from vmguard.errors import BadInput, StorageTimeout, VmguardError
 from vmguard.query import ask_daemon, other_mounts, reports
@@ -76,7 +87,7 @@ def _guard(config: Config, wanted: Wanted) -> list[Finding]:
         *judge_guard(guard),
         *judge_libvirt(libvirt),
         *judge_proxmox(look_proxmox.look(config, wanted.seconds)),
-        *judge_qemus(look_guard.look_qemus()),
+        *judge_qemus(*look_qemus.look_qemus(RunDirs(config.libvirt.run_dir, config.proxmox.run_dir))),
     ]
 
 

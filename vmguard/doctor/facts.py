@@ -257,6 +257,19 @@ class QemuFacts:
 
 
 @dataclass(frozen=True)
+class DisbelievedFacts:
+    """A process that looks like a VM's QEMU, or a pid file that should name one, and why that is not believed."""
+
+    #: 0: the pid file names no process that is there
+    pid: int
+    owner: str
+    program: str
+    #: of the VM, as the process or the file calls it
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
 class DiskFacts:
     """One file of the VM that was asked for."""
 

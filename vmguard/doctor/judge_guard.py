@@ -1,9 +1,9 @@
-"""Findings about vmguard itself, libvirt, Proxmox VE, the running QEMUs and one VM. Pure."""
+"""Findings about vmguard itself, libvirt, Proxmox VE and one VM. Pure."""
 
 from __future__ import annotations
 
 from vmguard.core.words import shell_word
-from vmguard.doctor.facts import DiskFacts, GuardFacts, LibvirtFacts, ProxmoxFacts, QemuFacts, VmFacts
+from vmguard.doctor.facts import DiskFacts, GuardFacts, LibvirtFacts, ProxmoxFacts, VmFacts
 from vmguard.doctor.finding import Finding, fail, ok, warn
 
 #: before this version `virsh destroy` may report success while QEMU hangs in the kernel
@@ -148,25 +148,6 @@ def _windows(libvirt: LibvirtFacts) -> list[Finding]:
     ]
     return found or [
         ok("libvirt.windows", "libvirt", "the bytes that QEMU and libvirt lock themselves are left to them")
-    ]
-
-
-def judge_qemus(qemus: list[QemuFacts]) -> list[Finding]:
-    """Judge how the running QEMUs lock their images themselves."""
-    if not qemus:
-        return []
-    off = [qemu for qemu in qemus if qemu.libvirt and not qemu.image_locks]
-    if off:
-        names = ", ".join(f"{qemu.name} (pid {qemu.pid})" for qemu in off)
-        text = f"QEMU's own image locks are off, although libvirt manages it: {names}"
-        return [warn("qemu.locking", "QEMU", text, "remove locking=off from the domain's <qemu:commandline>")]
-    count = sum(qemu.image_locks for qemu in qemus)
-    return [
-        ok(
-            "qemu.locking",
-            "QEMU",
-            f"{count} of {len(qemus)} QEMUs lock their images themselves, as their hypervisor has it",
-        )
     ]
 
 

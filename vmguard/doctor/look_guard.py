@@ -1,4 +1,4 @@
-"""Looks at vmguard itself, at libvirt and at the running QEMUs. Nothing here touches a share."""
+"""Looks at vmguard itself, and at libvirt. Nothing here touches a share."""
 
 from __future__ import annotations
 
@@ -9,20 +9,15 @@ import vmguard
 from vmguard import config as configuration
 from vmguard.adapters.libvirt import hook_file as libvirt_hook
 from vmguard.adapters.libvirt import host as libvirt_host
-from vmguard.adapters.linux import may_block, proc, programs
+from vmguard.adapters.linux import programs
 from vmguard.config import Config
-from vmguard.doctor.facts import GuardFacts, LibvirtFacts, QemuFacts
+from vmguard.doctor.facts import GuardFacts, LibvirtFacts
 from vmguard.errors import DaemonError, WireError
 from vmguard.query.answers import VmAnswer
 from vmguard.query.ask_daemon import AdoptRequest, DaemonQuery
 from vmguard.query.wording import stance
 
-#: first and last byte of QEMU's own image locks (block/file-posix.c)
-_QEMU_FIRST_BYTE = 100
-_QEMU_LAST_BYTE = 299
 _SYSTEMCTL_TIMEOUT_S = 5.0
-#: for the arguments of all QEMUs: such a read may hang
-_ARGUMENTS_TIMEOUT_S = 10.0
 _ASSIGNMENT = re.compile(rb"^(VMGUARD_PYTHON|VMGUARD_LIB)=(.*)$", re.M)
 
 
@@ -145,28 +140,3 @@ def _closed_windows(config: Config) -> tuple[tuple[str, str], ...]:
     if windows.virtlockd == "off" and libvirt_host.uses_virtlockd():
         found.append(("windows.virtlockd", "this host's libvirt uses virtlockd, which locks byte 0"))
     return tuple(found)
-
-
-# -- QEMU ---------------------------------------------------------------------------------------------------------
-
-
-def look_qemus() -> list[QemuFacts]:
-    """Return every QEMU of this host that has an image open for writing."""
-    qemus = {}
-    for pid in proc.pids():
-        if not proc.name(pid).startswith(("qemu-", "kvm")):
-            continue
-        files = [file for file in proc.open_files(pid) if file.info.writable and not file.info.appends]
-        if files:
-            ranges = [start for file in files for _, start, _ in file.locks]
-            qemus[pid] = any(_QEMU_FIRST_BYTE <= start <= _QEMU_LAST_BYTE for start in ranges)
-    lines = may_block.cmdlines_within(_ARGUMENTS_TIMEOUT_S, list(qemus))
-    return [QemuFacts(pid, _name(lines[pid]), libvirt_host.manages(lines[pid]), locks) for pid, locks in qemus.items()]
-
-
-def _name(words: list[str]) -> str:
-    """Return the VM's name from QEMU's ``-name``."""
-    for word, following in zip(words, words[1:], strict=False):
-        if word == "-name":
-            return following.removeprefix("guest=").partition(",")[0]
-    return "?"

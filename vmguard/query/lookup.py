@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from vmguard.adapters.linux import roots_file
 from vmguard.adapters.proxmox import host as proxmox_host
 from vmguard.core import LIBVIRT, PROXMOX
 from vmguard.core.locks.plan import DISK, EXCLUSIVE, Plan, PlannedFile
@@ -17,6 +18,9 @@ from vmguard.query.answers import VmAnswer
 from vmguard.query.ask_share import FoundRecord
 from vmguard.query.places import Places
 from vmguard.query.start_plan import StartPlan
+
+#: of a domain's XML; the kernel reads no more at once than 2 GiB
+_MOST_XML_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,7 @@ def _domain_files(wanted: str, places: Places) -> Iterator[bytes]:
             continue
         for name in sorted(names, key=lambda name: name != f"{wanted}.xml"):
             try:
-                with open(os.path.join(folder, name), "rb") as stream:
-                    yield stream.read()
+                yield roots_file.read(os.path.join(folder, name), _MOST_XML_BYTES)[0]
             except OSError:
                 continue
 

@@ -29,32 +29,30 @@ def name_of(run_dir: str, uuid: str) -> str:
     for file in files:
         if not file.endswith(".xml"):
             continue
-        try:
-            with open(os.path.join(run_dir, file), "rb") as stream:
-                if wanted in stream.read(_STATUS_BYTES):
-                    return file.removesuffix(".xml")
-        except OSError:
-            continue
+        if wanted in _status(os.path.join(run_dir, file)):
+            return file.removesuffix(".xml")
     return ""
 
 
 def disowns(run_dir: str, name: str, uuid: str) -> bool:
     """Return whether the status file of the VM of that name has another uuid."""
+    status = _status(os.path.join(run_dir, name + ".xml"))
+    return bool(status) and f"<uuid>{uuid}</uuid>".encode() not in status
+
+
+def _status(path: str) -> bytes:
+    """Return the beginning of a status file; nothing if there is none, or not libvirt (root) has written it."""
+    from vmguard.adapters.linux import roots_file
+
     try:
-        with open(os.path.join(run_dir, name + ".xml"), "rb") as stream:
-            return f"<uuid>{uuid}</uuid>".encode() not in stream.read(_STATUS_BYTES)
-    except OSError:
-        return False
+        return roots_file.read(path, _STATUS_BYTES)[0]
+    except (OSError, ValueError):
+        return b""
 
 
 def is_qemu_of(words: list[str], uuid: str) -> bool:
     """Return whether these are the arguments of a VM's QEMU, by ``-uuid``."""
     return any(word == "-uuid" and following == uuid for word, following in zip(words, words[1:], strict=False))
-
-
-def manages(words: list[str]) -> bool:
-    """Return whether a QEMU's arguments are libvirt's: each VM has a folder of libvirt's for its sockets and keys."""
-    return any("/libvirt/qemu/" in word for word in words)
 
 
 def believes_running(run_dir: str, name: str) -> bool:

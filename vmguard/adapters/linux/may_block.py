@@ -25,24 +25,32 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+#: bytes and words of arguments that are read: a VM of 500 disks has half of that, a process may have 6 MiB
+_MOST_BYTES, _MOST_WORDS = 1 << 20, 16384
+#: the same for a process that anybody may have started, and as many of these as he likes
+STRANGERS_BYTES, _STRANGERS_WORDS = 1 << 16, 1024
 #: children that read side by side, and their time
 _AT_ONCE = 64
 _PATIENCE_S = 1.0
 
 
-def cmdline(pid: int) -> list[str]:
-    """Return the arguments of a process; none if it is gone, a kernel thread, or past its own exit."""
+def cmdline(pid: int, is_trusted: bool = True) -> list[str]:
+    """Return the arguments of a process; none if it is gone, a kernel thread, or past its own exit.
+
+    Of very many only the first ones, which in a QEMU's are those that say which VM it runs.
+    """
+    bytes_most, words_most = (_MOST_BYTES, _MOST_WORDS) if is_trusted else (STRANGERS_BYTES, _STRANGERS_WORDS)
     try:
-        data = proc.read_small(f"/proc/{pid}/cmdline")
+        data = proc.read_small(f"/proc/{pid}/cmdline", bytes_most)[:bytes_most]
     except OSError:
         return []
-    return [word.decode(errors="surrogateescape") for word in data.split(b"\0")[:-1]]
+    return [word.decode(errors="surrogateescape") for word in data.split(b"\0", words_most)[:-1]]
 
 
-def command_line(pid: int) -> CommandLine | None:
+def command_line(pid: int, is_trusted: bool = True) -> CommandLine | None:
     """Return which process has this pid, and what it runs; None if it is gone, or the pid another's by now."""
     started = proc.started(pid)
-    found = CommandLine(pid, started, proc.program(pid), cmdline(pid))
+    found = CommandLine(pid, started, proc.program(pid), cmdline(pid, is_trusted))
     return found if started and proc.started(pid) == started else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 TYPE_CHECKING = False
@@ -160,9 +161,20 @@ def mount_of_id(mount_id: int) -> Mount | None:
     return None
 
 
-def devices(pid: int | str = "self") -> dict[int, int]:
-    """Map mount ids to device numbers, for a process's mount namespace."""
-    return {mount.id: mount.device for mount in mounts(pid)}
+def devices(pid: int | str = "self", most: int | None = None) -> dict[int, int]:
+    """Map mount ids to device numbers, for a process's mount namespace. Raises OSError if the process is gone.
+
+    ``most``: of so many mounts at most. Whoever may make a namespace of his own has a hundred thousand in it.
+    """
+    with open(f"/proc/{pid}/mountinfo", "rb") as lines:
+        return dict(_device(line) for line in itertools.islice(lines, most))
+
+
+def _device(line: bytes) -> tuple[int, int]:
+    """Read the first fields of a line of the kernel's; as a Mount it would take ten times as long."""
+    number, _, device, _ = line.split(b" ", 3)
+    major, _, minor = device.partition(b":")
+    return int(number), os.makedev(int(major), int(minor))
 
 
 def keeps_locks_here(mount: Mount) -> bool:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _OUR_LACK = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 #: descriptors of one name in one process that are looked at
 _LOOKS_PER_NAME = 64
+#: bytes of fdinfo that are read: some hundred locks; whoever runs the process can take a hundred thousand
+_MOST_OF_FDINFO = 1 << 15
 #: device number and inode
 Key = tuple[int, int]
 
@@ -84,7 +86,8 @@ def fdinfo(pid: int | str, fd: int) -> FdInfo:
     """Read what the kernel says of a descriptor. Raises OSError if the process or the descriptor is gone."""
     flags = mount_id = inode = 0
     locks = []
-    for line in read_small(f"/proc/{pid}/fdinfo/{fd}").decode("ascii", "replace").splitlines():
+    text = read_small(f"/proc/{pid}/fdinfo/{fd}", _MOST_OF_FDINFO).decode("ascii", "replace")
+    for line in text[: text.rfind("\n") + 1].splitlines():
         name, _, value = line.partition(":")
         if name == "flags":
             flags = int(value, 8)
@@ -97,12 +100,15 @@ def fdinfo(pid: int | str, fd: int) -> FdInfo:
     return FdInfo(flags, mount_id, inode, locks)
 
 
-def read_small(path: str) -> bytes:
-    """Read a small file of /proc; open() with its buffers would cost three times as much. Raises OSError."""
+def read_small(path: str, most: int = 1 << 31) -> bytes:
+    """Read a small file of /proc; open() with its buffers would cost three times as much. Raises OSError.
+
+    ``most``: about so many bytes at most.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        data = os.read(fd, 65536)
-        while len(data) % 4096 == 0 and data:
+        data = os.read(fd, min(most, 65536))
+        while len(data) % 4096 == 0 and data and len(data) < most:
             more = os.read(fd, 65536)
             if not more:
                 break
@@ -210,8 +216,10 @@ class FdFolder:
             return False
         return True
 
-    def links(self, most: int) -> list[tuple[str, str]]:
+    def links(self, most: int, characters: int) -> list[tuple[str, str]]:
         """Return number and link of each descriptor, of the first ``most``; none if the process is gone.
+
+        Beyond so many ``characters`` of their links none is read.
 
         Raises PermissionError, and OSError when we have no descriptor left to look with.
         """
@@ -220,12 +228,13 @@ class FdFolder:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if len(found) == most:
+                    if len(found) == most or characters < 0:
                         break
                     try:
                         # Interned: a thousand QEMUs have sixty descriptors each, and most are called alike.
                         link = os.readlink(entry.name, dir_fd=folder)
                         found.append((sys.intern(entry.name), sys.intern(link)))
+                        characters -= len(link)
                     except FileNotFoundError:
                         continue  # closed just now
         except (FileNotFoundError, ProcessLookupError):

@@ -7,9 +7,10 @@ installation elsewhere it is a copy with that one's paths filled in.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 
-from vmguard.adapters.linux import atomic_file, mounts
+from vmguard.adapters.linux import atomic_file, mounts, roots_file
 from vmguard.errors import VmguardError
 
 NAME = "vmguard"
@@ -34,6 +35,8 @@ def what_is_there(path: str, packaged: str = PACKAGED) -> str:
     if os.path.islink(path) and os.readlink(path) == packaged:
         return OURS  # also while the package is away
     try:
+        if not os.path.isfile(path):
+            return FOREIGN
         with open(path, encoding="utf-8", errors="replace") as stream:
             return OURS if _MARK in stream.read(4096) else FOREIGN
     except OSError as problem:
@@ -42,10 +45,20 @@ def what_is_there(path: str, packaged: str = PACKAGED) -> str:
 
 def is_current(path: str, text: str) -> bool:
     """Return whether the hookscript there is this installation's and Proxmox may run it."""
-    if not os.access(path, os.X_OK):
+    if not os.access(path, os.X_OK) or not (_is_link_to_package(path) or _is_roots(path)):
         return False
     with open(path, encoding="utf-8", errors="replace") as stream:
         return stream.read() == text
+
+
+def _is_link_to_package(path: str) -> bool:
+    return os.path.islink(path) and os.readlink(path) == PACKAGED
+
+
+def _is_roots(path: str) -> bool:
+    """Return whether it is a regular file that only root can change: somebody else's copy reads the same today."""
+    status = os.lstat(path)
+    return stat.S_ISREG(status.st_mode) and roots_file.is_roots(status)
 
 
 def why_not_here(folder: str, table: Iterable[mounts.Mount]) -> str:
@@ -63,6 +76,7 @@ def install(path: str, text: str, packaged: str = PACKAGED) -> None:
 
     Raises VmguardError.
     """
+    roots_file.require_folder(os.path.dirname(path))
     try:
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
         if _reads(packaged) == text:

@@ -6,6 +6,7 @@ import enum
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 
 class Kind(enum.StrEnum):
@@ -27,9 +28,16 @@ _STAND_INS = ("python", "perl", "ld-", "ld.so")
 #: the longest VM name in a helper's paths (libvirt conf/domain_conf.c, virDomainDefGetShortName)
 _SHORT_NAME_CHARS = 20
 
+_SHORT_NAME = re.compile(r"/domain-\d+-([^/\n]+)/")
 #: Proxmox's files of a VM: sockets and pid files of its QEMU, its swtpm and its qemu-storage-daemon
 _PVE_FILE = re.compile(r"/qemu-server/(?:qsd-)?([1-9]\d{2,8})\.(?:pid|qmp|swtpm)\b")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+#: options of QEMU's that say which VM it runs
+_TELLING_OPTIONS = frozenset({"name", "uuid", "smbios", "pidfile", "id", "incoming"})
+#: what a word costs beyond its characters, and a word that is longer than any of those
+_WORD_COSTS, _LONGEST_WORD = 64, 4096
+#: VMs that a helper can serve
+_MOST_SERVED = 16
 #: file=, filename= and path= of a -drive or -blockdev, in both forms; a comma in a path is doubled
 _NAMED_FILE = re.compile(
     r'(?:^|,)(?:[\w.-]+\.)?(?:file|filename|path)=((?:[^,]|,,)+)|"filename"\s*:\s*"((?:[^"\\]|\\.)+)"'
@@ -97,6 +105,26 @@ def identity(arguments: Sequence[str]) -> Identity:
     )
 
 
+def telling(arguments: Sequence[str], most: int) -> list[str]:
+    """Return what of a process's arguments fits into ``most`` bytes, first of all what says which VM it runs.
+
+    A stranger has a thousand processes with megabytes of arguments each, and all of them call themselves QEMU.
+    """
+    words = len(arguments)
+    if sum(map(len, arguments)) + _WORD_COSTS * words <= most:
+        return list(arguments)
+    told = [at for at in range(words - 1) if arguments[at].lstrip("-") in _TELLING_OPTIONS]
+    others = sorted(set(range(1, words)).difference(told, (at + 1 for at in told)))
+    kept: set[int] = set()
+    for group in ([0], *([at, at + 1] for at in told), *([at] for at in others)):
+        fresh = [at for at in group if at not in kept]
+        costs = sum(len(arguments[at]) + _WORD_COSTS for at in fresh)
+        if all(len(arguments[at]) <= _LONGEST_WORD for at in fresh) and costs <= most:
+            most -= costs
+            kept.update(fresh)
+    return [arguments[at] for at in sorted(kept)]
+
+
 def _name(value: str) -> str:
     """Read ``guest=web,debug-threads=on``, ``web`` or ``web,process=...``; a comma in a name is doubled."""
     parts = value.replace(",,", "\0").split(",")
@@ -138,9 +166,9 @@ class Served:
 def served(arguments: Sequence[str]) -> Served:
     """Return the VMs that a helper's arguments name."""
     words = "\n".join(arguments)
-    uuids = frozenset(match[0] for match in _UUID.finditer(words.lower()))
-    short_names = frozenset(re.findall(r"/domain-\d+-([^/\n]+)/", words))
-    return Served(uuids, short_names, frozenset(_PVE_FILE.findall(words)))
+    uuids = frozenset(match[0] for match in islice(_UUID.finditer(words.lower()), _MOST_SERVED))
+    short_names = frozenset(match[1] for match in islice(_SHORT_NAME.finditer(words), _MOST_SERVED))
+    return Served(uuids, short_names, frozenset(match[1] for match in islice(_PVE_FILE.finditer(words), _MOST_SERVED)))
 
 
 def short_name(name: str) -> str:

@@ -21,9 +21,13 @@ CUT = "***"
 _MAX_SHOWN = 200
 
 #: what the name of a secret has in it, or ends in; all that may repeat is bounded: strangers write these texts
-_HAS = r"passw|passphrase|pwd|secret|token|credential|cookie|signature|(?:api|access|private)[_-]?key"
+_HAS = (
+    r"passw|passphrase|pwd|secret|token|credential|cookie|signature|authorization|header"
+    r"|(?:api|access|private)[_-]?key"
+)
 _KEY = rf"(?:[\w.-]{{0,60}}?(?:{_HAS})[\w.-]{{0,60}}|(?:[\w.-]{{0,60}}[._-])?(?:key|sig|user|username))"
-_IS_SECRET = re.compile(_KEY, re.I)
+#: rbd's own options come as one text (``"=keyvalue-pairs": "[\"key\", ...]"``, block/rbd.c)
+_IS_SECRET = re.compile(rf"=keyvalue-pairs|{_KEY}", re.I)
 #: host and port, or nothing: what an authority without user and password looks like
 _PLAIN_AUTHORITY = re.compile(r"(?:[\w.~-]*|\[[0-9A-Fa-f:.%\w]*\])(?::\d*)?")
 #: a URL in a text ends at a blank, a quote or a bracket
@@ -32,14 +36,21 @@ _URL = re.compile(r"""\b[A-Za-z][\w+.-]{0,30}://[^\s"'<>\\]+""")
 _RBD = re.compile(r"""(\brbd:(?:\\.|[^:\s"'\\,])+):(?:[^\s"',]|,,)+""")
 #: a key and its value in JSON, whose quotes may be escaped when it is itself a text in JSON
 _IN_JSON = re.compile(
-    rf"""(\\{{0,8}}["'])({_KEY})\1(\s*:\s*)(?:(\\{{0,8}}["'])(?:(?!\4)(?:\\.|.))*(?:\4|$)|[^\s,}}\]]+)""", re.I | re.S
+    rf"""(\\{{0,8}}["'])({_KEY}|=keyvalue-pairs)\1(\s*:\s*)(?:(\\{{0,8}}["'])(?:(?!\4)(?:\\.|.))*(?:\4|$)|\[[^\]]*(?:\]|$)|[^\s,}}\]]+)""",
+    re.I | re.S,
 )
 #: an option of QEMU's, or of a query
 _OPTION = re.compile(rf"""(?<![\w.-])({_KEY})=(?:[^\s,&;"']|,,)+""", re.I)
 #: the same in a name, where a blank is a part of the value
 _OPTION_OF_NAME = re.compile(rf"(?<![\w.-])({_KEY})=(?:[^,&;]|,,)+", re.I)
-#: what people write: all that follows on the line
-_SAID = re.compile(r"(?i)((?:passw(?:or)?d|passwd|secret|token|api[_-]?key|credential\w{0,9})\s*[:=]\s*)\S.*")
+#: what people write, and headers of HTTP: all that follows on the line
+_SAID = re.compile(
+    r"(?i)((?:passw(?:or)?d|passwd|secret|token|api[_-]?key|credential\w{0,9}|cookie|authorization)\s*[:=]\s*)\S.*"
+)
+#: the data of a secret object of QEMU's (``secret,id=s0,data=...``)
+_SECRET_DATA = re.compile(r"""(?i)(\bsecret,(?:[^\s"']*,)?data=)(?:[^\s,"']|,,)+""")
+#: ``user:word@host`` without a scheme. Not in a path: there a colon is only a colon
+_LOGIN = re.compile(r"""(?<![\w./-])(//|)[\w.+-]{1,60}:[^\s/@:"'<>]{1,200}@(?=[\w\[])""")
 
 
 def public(name: str) -> str:
@@ -47,7 +58,7 @@ def public(name: str) -> str:
     if name.startswith("json:"):
         shown = f"json:{_json(name[5:])}"
     elif "://" in name:
-        shown = _url(name)
+        shown = _OPTION.sub(rf"\1={CUT}", _url(name))
     elif name.startswith("rbd:"):
         shown = re.sub(r"(?s)^(rbd:(?:\\.|[^:\\])*):.*", rf"\1:{CUT}", name)
     else:
@@ -101,12 +112,16 @@ def _patterns(text: str) -> str:
     text = _IN_JSON.sub(rf"\1\2\1\3\1{CUT}\1", text)
     text = _URL.sub(lambda found: _url(found[0]), text)
     text = _RBD.sub(rf"\1:{CUT}", text)
+    text = _SECRET_DATA.sub(rf"\1{CUT}", text)
+    text = _LOGIN.sub(rf"\1{CUT}@", text)
     return _OPTION.sub(rf"\1={CUT}", text)
 
 
 def _url(text: str) -> str:
     scheme, _, rest = text.partition("://")
     body, mark, _ = rest.partition("?")
+    if "@" not in body and "#" in body:  # what a server never sees has no place in an image's name
+        body, mark = body.partition("#")[0], "?"
     authority, slash, path = body.partition("/")
     if "@" in authority or not _PLAIN_AUTHORITY.fullmatch(authority):
         # A password may hold any sign, if only because somebody forgot to escape it.

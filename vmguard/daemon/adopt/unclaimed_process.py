@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from vmguard.adapters.linux.proc import CommandLine, Key, OpenFile
 from vmguard.adapters.linux.standing import Standing
 from vmguard.core.sources.process_arguments import Identity, Kind, Served, identity, served
-from vmguard.daemon.scan.process_fds import ProcessFds
+from vmguard.daemon.scan.process_fds import OF_A_STRANGER, OF_A_VM, Limits, ProcessFds
 
 
 @dataclass
@@ -36,6 +36,13 @@ class UnclaimedProcess:
     def arguments(self) -> list[str]:
         return self.line.arguments
 
+    @property
+    def limits(self) -> Limits:
+        """How much of it is looked at, and kept: what runs as QEMU's user may be a thousand of a guest's."""
+        if self.standing.is_root:
+            return OF_A_VM
+        return OF_A_STRANGER if self.standing.scope is None else OF_A_VM._replace(names=1 << 14)
+
     @functools.cached_property
     def about(self) -> Identity:
         """What it says it is, if it is a QEMU."""
@@ -50,6 +57,13 @@ class UnclaimedProcess:
     def title(self) -> str:
         """Return what it calls itself."""
         return self.about.name or self.about.vmid or self.about.uuid
+
+
+def most_kept(found: Standing) -> int:
+    """Return the bytes of a process's arguments that are kept, by who can have a thousand of its kind."""
+    if found.is_root:
+        return 1 << 20
+    return 1 << 14 if found.scope is not None else 1 << 13
 
 
 def once(files: list[OpenFile]) -> list[OpenFile]:

@@ -38,8 +38,10 @@ from vmguard.core.sources.process_arguments import (
     kind_of,
     likelihood,
     named_files,
+    telling,
 )
-from vmguard.daemon.adopt.unclaimed_process import UnclaimedProcess, once
+from vmguard.daemon.adopt.other_processes import MAX_PAUSE_ROUNDS, OtherProcesses, has_kvm_vm
+from vmguard.daemon.adopt.unclaimed_process import UnclaimedProcess, most_kept, once
 from vmguard.daemon.claim.kinship import Families, is_named_helper, may_serve
 from vmguard.daemon.claim.lifecycle import ClaimLifecycle
 from vmguard.daemon.pin.pinner import Pinner
@@ -49,15 +51,13 @@ from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.command_lines import CommandLines, Lane
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.scan.periodic import MAX_INTERVAL_S
-from vmguard.daemon.scan.process_fds import OF_A_STRANGER, OF_A_VM, descriptions
+from vmguard.daemon.scan.process_fds import descriptions
 from vmguard.daemon.scan.turns import Turns
 
 log = logging.getLogger("vmguard.adopt")
 
 #: interval of the counts: a VM's first file on a share must be pinned within the promise, too
 _INTERVAL_S = MAX_INTERVAL_S
-#: longest pause, in counts, before the program of a process that is no QEMU is read again: exec may have changed it
-_MAX_PAUSE_ROUNDS = 8
 #: by likelihood, and whether a stranger could have started the process
 _LANES = {
     (Likelihood.LIKELY, False): Lane.TRUSTED,
@@ -96,8 +96,7 @@ class UnclaimedQemus:
         self._settings = settings
         self._qemu_users = qemu_users
         self._unclaimed: dict[int, UnclaimedProcess] = {}
-        #: by pid: its birth, the round in which its program is read again, and the pause after that
-        self._others: dict[int, tuple[int, int, int]] = {}
+        self._others = OtherProcesses()
         #: by pid: birth and lane of the processes whose arguments are being read
         self._asked: dict[int, tuple[int, Lane]] = {}
         #: pid and birth of processes whose read hangs, which was logged
@@ -123,7 +122,7 @@ class UnclaimedQemus:
 
     def _is_due(self, process: UnclaimedProcess) -> bool:
         """Return whether to look at a process in this round: rarely at an ordinary user's, who can have many."""
-        return process.is_trusted or (self._rounds + process.pid) % _MAX_PAUSE_ROUNDS == 0
+        return process.is_trusted or (self._rounds + process.pid) % MAX_PAUSE_ROUNDS == 0
 
     def _consider(self, process: UnclaimedProcess) -> None:
         if self._join(process):
@@ -149,6 +148,7 @@ class UnclaimedQemus:
         """Find new unclaimed processes, refresh the known ones, forget those that ended."""
         self._rounds += 1
         self._families = Families(self._registry)
+        self._others.begin_round(self._run_dirs)
         guarded = {process.pid for vm in self._registry for process in vm.processes}
         births = proc.births()
         for pid, birth in births:
@@ -161,8 +161,7 @@ class UnclaimedQemus:
         alive = {pid for pid, _ in births}
         for pid in self._unclaimed.keys() - alive:
             self._forget(pid)
-        for pid in self._others.keys() - alive:
-            del self._others[pid]
+        self._others.only(alive)
         for pid in self._asked.keys() - alive:
             del self._asked[pid]
         due = [pid for pid, process in self._unclaimed.items() if self._is_due(process)]
@@ -185,19 +184,18 @@ class UnclaimedQemus:
         """Look at what a process has open. A user's process can have as much as it likes, only to be looked at."""
         process = self._unclaimed[pid]
         if process.fds.changed():
-            limits = OF_A_VM if process.is_trusted else OF_A_STRANGER
-            process.files = process.fds.full(self._pinner.tables, limits)
+            process.files = process.fds.full(self._pinner.tables, process.limits)
 
     def _ask(self, pid: int, birth: int) -> None:
-        before, due, _ = self._others.get(pid, (-1, 0, 0))
-        if before == birth and self._rounds < due:
+        if self._others.rests(pid, birth, self._rounds) or self._asked.get(pid, (-1,))[0] == birth:
             return
-        if self._asked.get(pid, (-1,))[0] == birth:
-            return
-        looks = likelihood(proc.program(pid), proc.name(pid))
+        program = proc.program(pid)
+        looks = likelihood(program, proc.name(pid))
+        if looks is not Likelihood.LIKELY and self._others.may_run_a_vm(pid, birth, program):
+            looks = Likelihood.LIKELY
         found = standing.of(pid) if looks is not Likelihood.NONE else None
         if found is None:
-            self._is_other(pid, birth)
+            self._others.note(pid, birth, self._rounds, program)
             return
         lane = _LANES[looks, not self._is_trusted(found)]
         self._asked[pid] = (birth, lane)
@@ -207,11 +205,6 @@ class UnclaimedQemus:
     def _is_trusted(self, found: Standing) -> bool:
         return found.is_root or found.scope is not None or found.runs_as(self._qemu_users())
 
-    def _is_other(self, pid: int, birth: int) -> None:
-        before, _, pause = self._others.get(pid, (-1, 0, 0))
-        pause = min(2 * pause, _MAX_PAUSE_ROUNDS) if before == birth and pause else 1
-        self._others[pid] = (birth, self._rounds + pause, pause)
-
     def _answered(self, pid: int, birth: int, line: CommandLine | None) -> None:
         """Take in a process's arguments; ``line`` is None when it is gone."""
         if self._asked.get(pid, (-1,))[0] != birth:
@@ -219,14 +212,15 @@ class UnclaimedQemus:
         del self._asked[pid]
         if line is None or any(vm.process(pid) for vm in self._registry):
             return
-        kind = kind_of(line.program, line.arguments) if line.arguments else None
+        kind = self._kind_of(line)
         if kind is None:
-            self._is_other(pid, birth)
+            self._others.note(pid, birth, self._rounds, line.program)
             return
         found = standing.of(pid)
         if found is None or found.started != line.started:
             return
-        self._others.pop(pid, None)
+        line = CommandLine(pid, line.started, line.program, telling(line.arguments, most_kept(found)))
+        self._others.forget(pid)
         if not self._has_room():
             return
         try:
@@ -239,6 +233,13 @@ class UnclaimedQemus:
         if self._turns.look(pid, self._refresh):  # else in one of the next rounds
             self._consider(process)
 
+    def _kind_of(self, line: CommandLine) -> Kind | None:
+        """Return what a process does for a VM: by its names, else by what no other process can have."""
+        kind = kind_of(line.program, line.arguments) if line.arguments else None
+        if kind is None and (hypervisors.manager_of(self._run_dirs, line).has_hook or has_kvm_vm(line.pid)):
+            return Kind.QEMU
+        return kind
+
     def _forget(self, pid: int) -> None:
         self._unclaimed.pop(pid).fds.close()
 
@@ -246,7 +247,7 @@ class UnclaimedQemus:
         """Return whether a process writes to an image on NFS."""
         shares = self._pinner.tables.shares()
         return any(
-            user.key[0] in shares and user.info.writable and self._pinner.is_image(process.kind, user)
+            user.key[0] in shares and user.info.writable and self._pinner.unannounced.is_image(process.kind, user)
             for user in process.files
         )
 
@@ -345,14 +346,16 @@ class UnclaimedQemus:
         """
         self._refresh(process.pid)
         named = named_files(process.arguments) if local else set()
-        shares = self._pinner.tables.shares()
-        smb = self._pinner.tables.smb()
-        chosen = [
+        shares, unannounced = self._pinner.tables.shares(), self._pinner.unannounced
+        may_be = [
             user
             for user in once(process.files)
-            if user.path in named or ((local or user.key[0] in shares) and self._pinner.is_image(process.kind, user))
+            if user.key[0] not in self._pinner.tables.smb()
+            and (user.path in named or ((local or user.key[0] in shares) and unannounced.is_image(process.kind, user)))
         ]
-        return [self._pinner.discovered([user]) for user in chosen if user.key[0] not in smb]
+        own = [self._pinner.discovered([user]) for user in may_be if user.path in named or user.key[0] in shares]
+        near = [user for user in may_be if user.path not in named and user.key[0] not in shares]
+        return own + [self._pinner.discovered([user]) for user in near if unannounced.is_within(user, own)]
 
     def _join(self, process: UnclaimedProcess) -> bool:
         """Follow a process with the VM that it belongs to, or says it helps (claim/kinship.py). False if there is none.

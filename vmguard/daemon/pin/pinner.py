@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from vmguard import faults
 from vmguard.adapters.linux import systemd
@@ -24,11 +23,11 @@ from vmguard.core.locks.pin_step import PinStep, needs_frequent_scans, next_full
 from vmguard.core.locks.plan import DISK, EXCLUSIVE, SHARED
 from vmguard.core.locks.ranges import Range
 from vmguard.core.locks.retry import RetryNow
-from vmguard.core.sources.process_arguments import Kind
 from vmguard.core.words import printable
 from vmguard.daemon.owner_records.mark_released import MarkReleased
 from vmguard.daemon.pin.fd_copies import FdCopies
 from vmguard.daemon.pin.lock_transfer import Order, Outcome, RivalLock, carry_out, let_go
+from vmguard.daemon.pin.unannounced import Unannounced
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
@@ -38,7 +37,7 @@ from vmguard.daemon.runtime.storage_threads import StorageThreads
 from vmguard.daemon.scan.burst import ScanBursts
 from vmguard.daemon.scan.open_events import OpenEvents
 from vmguard.daemon.scan.periodic import PeriodicScan
-from vmguard.daemon.scan.process_fds import MountTables, ProcessFds, descriptions, has_image_locks, may_be_image
+from vmguard.daemon.scan.process_fds import MountTables, ProcessFds, descriptions, has_image_locks
 from vmguard.daemon.scan.settling_files import STEADY_S
 from vmguard.daemon.scan.vm_scan_state import VmScanState
 
@@ -67,6 +66,7 @@ class Pinner:
         on_pinned: Callable[[GuardedVm, GuardedFile], None],
         tables: MountTables,
         fds_of: Callable[[int], ProcessFds],
+        trusted_folders: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         """``pieces_of`` returns the locked ranges by hypervisor. ``on_conflict`` is called when another holder has the
         lock of a file that a VM writes to, ``on_pinned`` for each new pin. ``fds_of`` opens a process's descriptors."""
@@ -80,6 +80,7 @@ class Pinner:
         self.periodic_scan = PeriodicScan(loop, registry, self._glance, interval)
         self.fd_copies = FdCopies(threads, registry, self._look_at_all)
         self.tables = tables
+        self.unannounced = Unannounced(tables, trusted_folders)
         self.fds_of = fds_of
         self.pieces_of = pieces_of
         self.on_conflict = on_conflict
@@ -103,6 +104,7 @@ class Pinner:
         """Stop watching the files of a VM that is gone."""
         self._open_events.forget(vm)
         self._bursts.forget(vm)
+        self.unannounced.forget(vm)
         state = self._scan_states.pop(vm.id, None)
         for fds in state.fds_by_pid.values() if state is not None else ():
             fds.close()
@@ -203,25 +205,12 @@ class Pinner:
             is_certain = process in vouched
             for user in fds.full(self.tables):
                 self._scan_state(vm).image_locks |= is_certain and has_image_locks(user)
-                is_new = is_certain and self.is_image(process.kind, user) and not self._is_only_read(vm, user)
-                if user.key in ours or is_new:
+                if user.key in ours or (is_certain and self.unannounced.may_lock(vm, process.kind, user)):
                     found.setdefault(user.key, []).append(user)
             if fds.forbidden and is_certain:
                 for file in vm.files:
                     self._not_pinned(vm, file, f"the daemon may not look into {process.title} (needs CAP_SYS_PTRACE)")
         return found
-
-    def is_image(self, kind: Kind, user: OpenFile) -> bool:
-        """Return whether a file that a process has open is one that a lock should guard."""
-        return user.key[0] not in self.tables.smb() and may_be_image(kind, user, self.tables.shares())
-
-    def _is_only_read(self, vm: GuardedVm, user: OpenFile) -> bool:
-        """Return whether a claim would only read it: a header may name any file of this host (storage/reach.py)."""
-        device = user.key[0]
-        if user.info.writable or device in self.tables.shares() or self.tables.why_other(device):
-            return False
-        folders = {os.path.dirname(file.real or file.path) for file in vm.files}
-        return not any(user.path.startswith(f"{folder}/") for folder in folders)
 
     def discovered(self, users: list[OpenFile], hypervisor: str = "") -> GuardedFile:
         """Return an entry for an open file that no hook announced: hot-plugged, an overlay, a copy's target."""

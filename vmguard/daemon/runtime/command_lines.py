@@ -53,6 +53,7 @@ class Lane(enum.StrEnum):
     POSSIBLE = "possible"
 
 
+_TRUSTED = frozenset({Lane.NAMED, Lane.TRUSTED, Lane.TRUSTED_POSSIBLE})
 #: lane, pid and start: a process that hangs in one lane does not keep its place in another one
 _Key = tuple[Lane, int, int]
 
@@ -75,10 +76,12 @@ class CommandLines:
     def __init__(
         self,
         loop: Loop,
-        read: Callable[[int], CommandLine | None] = may_block.command_line,
+        read: Callable[[int, bool], CommandLine | None] = may_block.command_line,
         started: Callable[[int], int] = proc.started,
     ) -> None:
-        """``read`` is called in a thread and may hang; ``started`` tells one process from the next with its pid."""
+        """``read`` is called in a thread and may hang; it is told whether its lane keeps strangers out. ``started``
+        tells one process from the next with its pid.
+        """
         self._loop = loop
         self._read = read
         self._started = started
@@ -151,7 +154,7 @@ class CommandLines:
             read.began = self._loop.now()
             answer: CommandLine | None = None
             try:
-                answer = self._read(read.key[1])
+                answer = self._read(read.key[1], lane in _TRUSTED)
             except Exception:
                 log.exception("the arguments of pid %d cannot be read; please report it as a bug", read.key[1])
             self._loop.call_from_thread(functools.partial(self._answered, lane, read, answer))

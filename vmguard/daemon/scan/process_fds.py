@@ -11,9 +11,9 @@ The number alone would not do: a close hides an open. When it is unchanged and e
 link, no other one can be open. That leaves a file that was closed and opened again and got its old number back: inotify
 reports it (scan/open_events.py), and in the end the full scan finds it.
 
-Whoever runs a process decides how many descriptors it has, and a million of them must not keep the loop. So there
-are limits, within which each name is looked at before more of the same. What is cut short proves nothing closed
-(``shows``).
+Whoever runs a process decides how many descriptors it has, what their files are called, and how many mounts it sees:
+neither a million of them nor megabytes of names must keep the loop or its memory. So there are limits, within which
+each name is looked at before more of the same. What is cut short proves nothing closed (``shows``).
 
 Not chosen: lstat of the links instead of reading them. It costs the same, and shows neither another file nor another
 description: /proc keeps the inode of a number, with its times, as long as anything refers to it.
@@ -21,6 +21,7 @@ description: /proc keeps the inode of a number, with its times, as long as anyth
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -36,20 +37,28 @@ _NO_IMAGES = ("/dev/", "/proc/", "/sys/", "/memfd:", "/anon_hugepage", "/[")
 
 
 class Limits(NamedTuple):
-    """How many descriptors of one process have their links read, and how many of its files are looked at."""
+    """How much of one process is looked at."""
 
+    #: descriptors whose links are read, and the characters of those
     links: int
+    characters: int
+    #: files that are looked at, and the characters of their names
     files: int
+    names: int
+    #: mounts of its namespace
+    mounts: int
+    #: CPU time for its files: the kernel takes 30 ms for one that has ten thousand locks
+    seconds: float
 
 
-#: 60 ms at most. A QEMU has two descriptors for each disk, and two or three for each queue of each device
-OF_A_VM = Limits(16384, 1024)
-#: 10 ms at most: of a process that is no guarded VM's; a user may run thousands of these
-OF_A_STRANGER = Limits(2048, 64)
-#: more links than that are not kept, only their hash
-_MOST_KEPT = 1024
-#: lifetime of the cached mount tables; a pin reads the table anew
-_FRESH_S = 1.0
+#: 60 ms as a rule. A QEMU has two descriptors for each disk, and two or three for each queue of each device
+OF_A_VM = Limits(16384, 1 << 20, 1024, 1 << 18, 32768, 0.1)
+#: 10 ms as a rule: of a process that is no guarded VM's; a user may run thousands of these
+OF_A_STRANGER = Limits(2048, 1 << 17, 64, 1 << 13, 2048, 0.01)
+#: more links, or longer ones, are not kept, only their hash
+_MOST_KEPT, _MOST_CHARACTERS = 1024, 1 << 13
+#: lifetime of the cached mount tables, and how soon one without a wanted mount is read again; a pin reads it anew
+_FRESH_S, _MISSED_S = 1.0, 0.05
 
 
 class MountTables:
@@ -60,22 +69,27 @@ class MountTables:
     ) -> None:
         self._now = now
         self._read = read
-        self._tables: dict[str, tuple[float, dict[int, int]]] = {}
+        #: by namespace, and the limit within which it was read: when, and the devices
+        self._tables: dict[tuple[str, int], tuple[float, dict[int, int]]] = {}
         self._shares: frozenset[int] = frozenset()
         self._smb: frozenset[int] = frozenset()
         self._others: dict[int, str] = {}
         self._shares_until = 0.0
 
-    def key(self, pid: int, info: FdInfo) -> Key:
-        """Return device and inode of an open file. Raises OSError when the process is gone."""
-        namespace = proc.mount_namespace(pid)
+    def key(self, pid: int, info: FdInfo, most: int = OF_A_VM.mounts) -> Key:
+        """Return device and inode of an open file; its device is 0 if that is not among the first ``most`` mounts.
+
+        Raises OSError when the process is gone.
+        """
+        place = proc.mount_namespace(pid), most
         now = self._now()
-        until, table = self._tables.get(namespace, (0.0, {}))
-        if now >= until or info.mount_id not in table:
+        read, table = self._tables.get(place, (-_FRESH_S, {}))
+        # A file whose mount was cut off (MNT_DETACH) is in no table, however often that is read.
+        if now >= read + (_FRESH_S if info.mount_id in table else _MISSED_S):
             if len(self._tables) > 64:
                 self._tables.clear()
-            table = mounts.devices(pid)
-            self._tables[namespace] = (now + _FRESH_S, table)
+            table = mounts.devices(pid, most)
+            self._tables[place] = (now, table)
         return table.get(info.mount_id, 0), info.inode
 
     def shares(self) -> frozenset[int]:
@@ -143,15 +157,22 @@ class ProcessFds:
         self.is_cut = False
         self._count = self._folder.count()  # before the links: an open in between must change it
         links = self._look()
-        self._hash = hash(tuple(links)) if len(links) > _MOST_KEPT else 0
+        kept = len(links) <= _MOST_KEPT and _characters(links) <= _MOST_CHARACTERS
+        self._hash = 0 if kept else hash(tuple(links)) or 1
         self._links = [] if self._hash else links
         named = [(number, path) for number, path in links if path.startswith("/") and not path.startswith(_NO_IMAGES)]
-        self.is_cut |= len(links) == limits.links or len(named) > most
-        found = []
+        self.is_cut |= len(links) == limits.links or _characters(links) > limits.characters or len(named) > most
+        found: list[OpenFile] = []
+        left, end = limits.names, time.thread_time() + limits.seconds
         for number, path in _each_name(named, most) if len(named) > most else named:
+            left -= len(path)
+            if left < 0 or (found and time.thread_time() > end):
+                self.is_cut = True
+                break
             try:
                 info = proc.fdinfo(self.pid, int(number))
-                found.append(OpenFile(self.pid, int(number), path, tables.key(self.pid, info), info))
+                key = tables.key(self.pid, info, limits.mounts)
+                found.append(OpenFile(self.pid, int(number), path, key, info))
             except (FileNotFoundError, ProcessLookupError):
                 continue
             except OSError:  # we have no descriptor left to look with
@@ -165,12 +186,16 @@ class ProcessFds:
     def _look(self) -> list[tuple[str, str]]:
         try:
             self.forbidden = False
-            return self._folder.links(self._limits.links)
+            return self._folder.links(self._limits.links, self._limits.characters)
         except PermissionError:
             self.forbidden = True
         except OSError:
             self.is_cut = True
         return []
+
+
+def _characters(links: list[tuple[str, str]]) -> int:
+    return sum(len(link) for _, link in links)
 
 
 def _each_name(links: list[tuple[str, str]], most: int) -> list[tuple[str, str]]:
