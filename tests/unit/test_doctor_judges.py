@@ -31,6 +31,7 @@ from vmguard.doctor.facts import (
     RecordFacts,
     ScratchFacts,
     ShareFacts,
+    UnitFacts,
     VmFacts,
 )
 from vmguard.doctor.finding import Finding, Level, status_of
@@ -39,6 +40,7 @@ from vmguard.doctor.judge_guard import judge_guard, judge_libvirt, judge_proxmox
 from vmguard.doctor.judge_host import judge_host
 from vmguard.doctor.judge_mount import judge_mount, judge_mounts, kernel_version, renewals_fixed
 from vmguard.doctor.judge_storage import judge_scratch, judge_share
+from vmguard.doctor.per_server import per_server
 from vmguard.query.answers import DescriptorsAnswer, DisarmedAnswer
 
 _V4, _V6 = "addr=10.0.0.5", "addr=fd00::5"
@@ -82,7 +84,7 @@ DISARMED = DisarmedAnswer(seconds=9, since="", reason="x", by="eva")
 CONFINED = ConfinementFacts(1, (("deny_ptrace", False), ("virt_use_nfs", True)), ("libvirtd",))
 FILES = DescriptorsAnswer(used=40, limit=65536, alarm=False)
 FEW = DescriptorsAnswer(used=800, limit=1024, alarm=True)
-GUARD = GuardFacts(version="1.0", own_version="1.0", enabled=True, descriptors=FILES)
+GUARD = GuardFacts(version="1.0", own_version="1.0", enabled=True, units=(), descriptors=FILES)
 LIBVIRT = LibvirtFacts(
     version=(11, 3, 0), hooks=(("/etc/libvirt/hooks/qemu.d/50-vmguard", True, ""),), proof="called", running=True
 )
@@ -187,6 +189,8 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("storage.root", "FAIL", "neither root", {"scratch": ScratchFacts(error=("EACCES", "Permission denied"))}),
     ("storage.foreign-writers", "FAIL", "b.qcow2", {"share": ShareFacts(unlocked_writes=("/srv/vm/b.qcow2",))}),
     ("storage.foreign-writers", "WARN", "could not be looked", {"share": ShareFacts(problem="it is too slow")}),
+    ("storage.space", "WARN", "1.0% of its space", {"share": ShareFacts(free_space=0.01)}),
+    ("storage.space", "WARN", "0.0% of its inodes", {"share": ShareFacts(free_inodes=0.0)}),
     ("storage.modes", "FAIL", "everybody may write to: /srv/vm, /srv/vm/a", modes(writable=("/srv/vm", "/srv/vm/a"))),
     ("storage.modes", "WARN", "a, b, c and 1 more", modes(readable=("a", "b", "c", "d"))),
     ("storage.modes", "WARN", "user 1000", modes(owned=("/srv/vm/a.qcow2 (user 1000)",))),
@@ -216,6 +220,13 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("guard.armed", "WARN", "on_at_risk", {"guard": replace(GUARD, lame=("watch.on_at_risk: ignore",))}),
     ("guard.descriptors", "WARN", "800 of 1024", {"guard": replace(GUARD, descriptors=FEW)}),
     ("guard.boot", "WARN", "does not start", {"guard": replace(GUARD, enabled=False)}),
+    (
+        "guard.units",
+        "WARN",
+        "no folder /lib/x",
+        {"guard": replace(GUARD, units=(UnitFacts("m", "", ("/lib/x",)),))},
+    ),
+    ("guard.units", "WARN", "exit-code", {"guard": replace(GUARD, units=(UnitFacts("vmguard.service", "exit-code"),))}),
     ("guard.config", "FAIL", "line 3", {"guard": replace(GUARD, config_problems=("x.yaml: line 3",))}),
     ("guard.vms", "FAIL", "without its locks", {"guard": replace(GUARD, unguarded=("web",))}),
     ("guard.vms", "WARN", "weaker", {"guard": replace(GUARD, weaker=(("web", "not pinned"),))}),
@@ -396,3 +407,27 @@ def test_every_command_of_ours_that_mends_is_one_that_there_is(check: str, facts
         for name, *words in commands_of_ours(finding.mend):
             own = [word for word in words if word not in ("--json", "-v")]
             parsers[name].parse_args(own)  # raises UsageError
+
+
+# -- several mounts of one server -------------------------------------------------------------------------------------
+
+
+def test_what_is_wrong_with_a_server_is_told_once_and_not_for_each_of_its_mounts() -> None:
+    mounts = [replace(MOUNT, point=f"/srv/{name}", source=f"nas:/{name}") for name in ("a", "b")]
+    hung = [finding for one in mounts for finding in judge_scratch(one, ScratchFacts(hung=5.0))]
+    fine = [finding for one in mounts for finding in judge_scratch(one, SCRATCH)]
+    [told] = [finding for finding in per_server([*hung, *fine], mounts) if finding.level is not Level.OK]
+    assert told.subject == "nas (/srv/a, /srv/b)"
+    assert told.text.startswith("nas did not answer within 5 s")
+    assert len(per_server([*hung, *fine], mounts)) == 1 + len(fine)
+
+
+def test_control_what_two_servers_or_two_mounts_have_of_their_own_stays_apart() -> None:
+    one, other = replace(MOUNT, point="/srv/a"), replace(MOUNT, point="/srv/b", source="other:/vm")
+    hung = [finding for mount in (one, other) for finding in judge_scratch(mount, ScratchFacts(hung=5.0))]
+    assert len(per_server(hung, [one, other])) == 2
+    full = [replace(MOUNT, point=f"/srv/{name}") for name in ("a", "b")]
+    shares = (ShareFacts(free_space=0.01), ShareFacts(free_space=0.02))
+    scarce = [f for mount, share in zip(full, shares, strict=True) for f in judge_share(mount, share, IDENTITY)]
+    told = [finding for finding in per_server(scarce, full) if finding.level is not Level.OK]
+    assert [finding.subject for finding in told] == ["/srv/a", "/srv/b"]

@@ -20,6 +20,7 @@ from vmguard.daemon.adopt.unclaimed_qemu import UnclaimedQemus
 from vmguard.daemon.api.claims import ClaimRequests
 from vmguard.daemon.api.commands import Commands
 from vmguard.daemon.api.questions import Questions
+from vmguard.daemon.api.refused_starts import RefusedStarts
 from vmguard.daemon.api.server import Server
 from vmguard.daemon.api.unit_status import UnitStatus
 from vmguard.daemon.api.watchdog_status import WatchdogStatus
@@ -283,7 +284,8 @@ class Parts:
             self.watch, self.observer, self.maintenance, self.fencer, self.loop.now, self._config_problems
         )
         claims = ClaimRequests(self.loop, self.registry, self.lifecycle, self.settings.claim, self.migration_target)
+        refused = RefusedStarts(self.report)
         questions = Questions(self.registry, status, self.descriptors)
         commands = Commands(self.maintenance, adopter.adopt)
-        handlers = {**claims.handlers, **questions.handlers, **commands.handlers}
+        handlers = {**claims.handlers, **refused.handlers, **questions.handlers, **commands.handlers}
         return Server(self.loop, self.lifecycle, handlers, self.descriptors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from vmguard.adapters.linux import statefile
 from vmguard.errors import DaemonError, DaemonForbidden
@@ -95,7 +96,7 @@ def guarded_vms(places: Places) -> tuple[list[VmAnswer], str]:
     except DaemonForbidden:
         raise  # nor may its state files be read: "no VM" would be a lie
     except DaemonError as problem:
-        return list(_from_state_files(places.run_dir)), problem.message
+        return [VmAnswer.from_json(vm) for vm in state_files(places.run_dir)], problem.message
 
 
 def health(places: Places) -> HealthAnswer:
@@ -113,7 +114,8 @@ def adopt(run_dir: str, request: AdoptRequest) -> list[AdoptAnswer]:
         return daemon.adopt(request)
 
 
-def _from_state_files(run_dir: str) -> Iterator[VmAnswer]:
+def state_files(run_dir: str) -> Iterator[dict[str, Any]]:
+    """Yield what the daemon's state files hold: the VMs that it guards, or guarded when it was last alive."""
     folder = os.path.join(run_dir, "vms")
     try:
         names = sorted(os.listdir(folder))
@@ -122,4 +124,4 @@ def _from_state_files(run_dir: str) -> Iterator[VmAnswer]:
     for name in names:
         value = statefile.read(os.path.join(folder, name)) if name.endswith(".json") else None
         if value is not None and isinstance(value.get("files"), list):
-            yield VmAnswer.from_json(value)
+            yield value
