@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 
 from vmguard.core.locks.claim_states import WITHOUT_HOOK, State
 from vmguard.core.locks.guard_states import GuardState
-from vmguard.core.watchdog.states import Phase
 from vmguard.core.words import printable
 
 GAUGE, COUNTER = "gauge", "counter"
 
 Labels = dict[str, str]
 
+#: of a lease (core/watchdog/states.py, which reports may not know)
+PHASES = ("idle", "healthy", "late", "at-risk", "expired", "recovering")
 #: what a rule may ask for: told as 0 from the beginning, so that increase() sees the first one
 EVENTS = (
     "config.invalid",
@@ -279,7 +280,7 @@ def _add_mount(mount: MountSample, now: float, samples: dict[str, list[tuple[Lab
             samples[name].append((labels, values[key]))
     if mount.lease_age is not None:
         samples["mount_confirmed_timestamp_seconds"].append((labels, round(now - mount.lease_age, 3)))
-    phases = dict.fromkeys([*map(str, Phase), mount.phase], 0.0) | {mount.phase: 1.0}
+    phases = dict.fromkeys([*PHASES, mount.phase], 0.0) | {mount.phase: 1.0}
     samples["mount_phase"] += [({**labels, "phase": phase}, value) for phase, value in phases.items()]
 
 
