@@ -21,6 +21,7 @@ from vmguard.core.sources.pve_storage import parse_storages
 from vmguard.daemon.api.claims import ClaimRequests
 from vmguard.daemon.api.commands import Commands
 from vmguard.daemon.api.questions import Questions
+from vmguard.daemon.api.refused_starts import RefusedStarts
 from vmguard.daemon.api.server import Server
 from vmguard.daemon.api.sessions import Handler
 from vmguard.daemon.registry.guarded_vm import GuardedVm
@@ -200,6 +201,7 @@ class _Socket:
         registry, descriptors = Registry(_FOLDER.name), Descriptors(self.loop, anyone)
         handlers: dict[str, Handler] = {
             **ClaimRequests(self.loop, registry, anyone, lambda *_: anyone, anyone).handlers,
+            **RefusedStarts(anyone).handlers,
             **Questions(registry, anyone, descriptors).handlers,
             **Commands(anyone, lambda request, reply: reply([])).handlers,
             "ping": lambda request: {"ping": request.message.get("number")},

@@ -19,12 +19,15 @@ from tests.unit.test_doctor_looks import DPKG
 from vmguard.cli import doctor
 from vmguard.cli.main import main
 from vmguard.cli.output import Output
+from vmguard.cli.schemas import SCHEMAS, wrong
 from vmguard.config import Config
 from vmguard.config.proxmox import Proxmox
-from vmguard.doctor import look_host, look_proxmox
+from vmguard.core.reports.health import Health
+from vmguard.core.reports.status import Status
+from vmguard.doctor import look_guard, look_host, look_proxmox, muted
 from vmguard.doctor.examine import ShareTrial
-from vmguard.doctor.facts import MountFacts
-from vmguard.doctor.finding import Level
+from vmguard.doctor.facts import MountFacts, UnitFacts
+from vmguard.doctor.finding import Finding, Level
 
 
 @pytest.mark.parametrize("name", ["web", "two words", "it's", "$(reboot)"])
@@ -87,3 +90,95 @@ def test_storages_that_hang_are_given_up_together_and_not_one_after_the_other() 
     assert time.monotonic() - began < 2
     away = [finding for finding in found if finding.check == "storage.answers"]
     assert [(finding.subject, finding.level) for finding in away] == [(f"/srv/{n}", Level.FAIL) for n in range(5)]
+
+
+# -- what is printed --------------------------------------------------------------------------------------------------
+
+FINDINGS = [
+    Finding("host.clock", "host", Level.OK, "it runs"),
+    Finding("host.name", "host", Level.WARN, "a name that many have", "hostnamectl hostname NAME"),
+    Finding("mount.hard", "/srv/vm", Level.FAIL, "mounted soft", "umount /srv/vm"),
+]
+
+
+HEALTH = Health(Status.OK, "guarding 1 VM")
+
+
+def shown(capsys: pytest.CaptureFixture[str], until: dict[str, str], verbose: int = 0) -> tuple[int, list[str]]:
+    out = Output()
+    status = doctor.show(FINDINGS, argparse.Namespace(json=False, verbose=verbose), out, HEALTH, until)
+    out.flush()
+    return status, capsys.readouterr().out.splitlines()
+
+
+def test_problems_come_first_the_worst_of_them_at_the_top_and_what_is_fine_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status, lines = shown(capsys, {})
+    assert (status, lines[0]) == (2, "FAIL: /srv/vm: mounted soft  [mount.hard]")
+    assert lines[2] == "      do now: umount /srv/vm"
+    assert [line for line in lines if line.startswith("WARN")] == ["WARN: host: a name that many have  [host.name]"]
+    assert lines[-3:] == ["OK: host.clock (-v tells more)", "", "1 FAIL, 1 WARN, 1 OK"]
+    assert "OK: host: it runs  [host.clock]" in shown(capsys, {}, verbose=1)[1]
+
+
+def test_what_is_muted_is_one_line_and_does_not_count(capsys: pytest.CaptureFixture[str]) -> None:
+    status, lines = shown(capsys, {"mount.hard": "2026-12-24 12:00"})
+    assert status == 1
+    assert "muted until 2026-12-24 12:00: /srv/vm: mounted soft  [mount.hard]" in lines
+    assert lines[-1] == "0 FAIL, 1 WARN, 1 OK, 1 muted"
+    assert shown(capsys, {"mount.hard": "x", "host.name": "x", "host.clock": "x"})[0] == 0
+
+
+@needs_root
+def test_a_check_is_muted_for_a_while_and_made_loud_again(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(muted, "PATH", str(tmp_path / "new/muted.json"))
+    assert main(["doctor", "--mute", "mount.lease", "--for", "30d", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert wrong(said, SCHEMAS["doctor --mute"]) == []
+    assert muted.read() == {"mount.lease": said["muted"]}
+    kept = json.loads((tmp_path / "new/muted.json").read_text())
+    assert abs(kept["mount.lease"] - time.time() - 30 * 86400) < 60
+    assert main(["doctor", "--mute", "host.clock", "--for", "1s"]) == 0
+    assert set(muted.read()) == {"mount.lease", "host.clock"}
+    assert main(["doctor", "--unmute", "mount.lease"]) == 0
+    assert set(muted.read()) <= {"host.clock"}
+    assert main(["doctor", "--mute", "no.such"]) == 3
+    assert main(["doctor", "--for", "30d"]) == 3
+
+
+def test_a_file_of_muted_checks_that_is_garbage_mutes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "muted.json"
+    for text in (
+        "",
+        "[]",
+        '{"mount.lease": "long"}',
+        '{"mount.lease": 1e400}',
+        '{"no.such": 4e9}',
+        '{"mount.lease": 1}',
+    ):
+        path.write_text(text)
+        assert muted.read(str(path)) == {}
+
+
+@pytest.mark.parametrize(
+    ("shown_by_systemd", "expected"),
+    [
+        ("Id=a.service\nActiveState=active\nResult=success\nUnitFileState=enabled", UnitFacts("a.service")),
+        ("Id=a.service\nActiveState=failed\nResult=exit-code", UnitFacts("a.service", "exit-code")),
+        (
+            "Id=a.service\nActiveState=activating\nSubState=auto-restart\nResult=exit-code\n"
+            "ReadWritePaths=/no/such -/nor/this /",
+            UnitFacts("a.service", "exit-code", ("/no/such",)),
+        ),
+        ("Id=a.service\nActiveState=inactive\nUnitFileState=disabled\nReadWritePaths=/no/such", UnitFacts("a.service")),
+        (
+            "Id=a.service\nActiveState=inactive\nUnitFileState=enabled\nReadWritePaths=/no/such",
+            UnitFacts("a.service", "", ("/no/such",)),
+        ),
+    ],
+)
+def test_a_unit_that_cannot_start_is_seen(shown_by_systemd: str, expected: UnitFacts) -> None:
+    assert look_guard.unit_of(shown_by_systemd) == expected

@@ -54,7 +54,7 @@ WITH_DAEMON = {
 
 def test_every_command_has_its_shape_and_every_shape_is_tested() -> None:
     assert {name.split()[0] for name in SCHEMAS} == {command.name for command in COMMANDS} - {"daemon"}
-    assert set(ANYWHERE) | set(WITH_DAEMON) | {"doctor"} == set(SCHEMAS)
+    assert set(ANYWHERE) | set(WITH_DAEMON) | {"doctor", "doctor --mute"} == set(SCHEMAS)
 
 
 @pytest.mark.parametrize("name", ANYWHERE)
@@ -76,7 +76,8 @@ def test_what_it_prints_has_the_shape_of_the_manual(name: str, tmp_path: Path, c
 def test_findings_have_the_shape_of_the_manual(capsys: Capture) -> None:
     out = Output(as_json=True)
     findings = [Finding("host.clock", "host", Level.OK, "it runs")]
-    assert doctor.show(findings, argparse.Namespace(json=True), out, Health(Status.OK, "guarding 1 VM")) == 0
+    health = Health(Status.OK, "guarding 1 VM")
+    assert doctor.show(findings, argparse.Namespace(json=True), out, health, {}) == 0
     out.flush()
     assert wrong(json.loads(capsys.readouterr().out), SCHEMAS["doctor"]) == []
 

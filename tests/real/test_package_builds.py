@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 #: what both packages must bring, besides the Python package
 BRINGS = (
+    "/usr/share/doc/vmguard/README.md",
+    *(f"/usr/share/doc/vmguard/{path.name}" for path in sorted((REPOSITORY / "packaging/docs").glob("*.md"))),
     "/usr/bin/vmguard",
     "/etc/vmguard/vmguard.yaml",
     "/usr/share/vmguard/hooks/qemu",
@@ -66,6 +70,17 @@ def test_the_deb_runs_from_where_it_was_unpacked(tmp_path: Path) -> None:
     done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True, cwd="/")
     assert done.stdout == f"vmguard {vmguard.__version__}\n"
     said(*command, "config", "check", str(tmp_path / "etc/vmguard/vmguard.yaml"))
+
+
+def test_the_links_of_the_installed_documents_lead_to_installed_documents(tmp_path: Path) -> None:
+    """They lie beside each other there, and not in the folders of this tree."""
+    said("packaging/layout", str(tmp_path), "/lib", sys.executable)
+    folder = tmp_path / "usr/share/doc/vmguard"
+    pages = {path.name: path.read_text() for path in folder.glob("*.md")}
+    assert len(pages) > 12
+    links = [(name, link) for name, text in pages.items() for link in re.findall(r"\]\(([^)\s#:]+)(?:#[^)]*)?\)", text)]
+    assert len(links) > 40
+    assert [(name, link) for name, link in links if link not in pages] == []
 
 
 def test_rpmbuild_builds_the_spec() -> None:

@@ -32,6 +32,7 @@ from vmguard.doctor.facts import (
     RecordFacts,
     ScratchFacts,
     ShareFacts,
+    UnitFacts,
     VmFacts,
 )
 from vmguard.doctor.finding import Finding, Level, status_of
@@ -84,7 +85,7 @@ DISARMED = DisarmedAnswer(seconds=9, since="", reason="x", by="eva")
 CONFINED = ConfinementFacts(1, (("deny_ptrace", False), ("virt_use_nfs", True)), ("libvirtd",))
 FILES = DescriptorsAnswer(used=40, limit=65536, alarm=False)
 FEW = DescriptorsAnswer(used=800, limit=1024, alarm=True)
-GUARD = GuardFacts(version="1.0", own_version="1.0", enabled=True, descriptors=FILES)
+GUARD = GuardFacts(version="1.0", own_version="1.0", enabled=True, units=(), descriptors=FILES)
 LIBVIRT = LibvirtFacts(
     version=(11, 3, 0), hooks=(("/etc/libvirt/hooks/qemu.d/50-vmguard", True, ""),), proof="called", running=True
 )
@@ -190,6 +191,8 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("storage.root", "FAIL", "neither root", {"scratch": ScratchFacts(error=("EACCES", "Permission denied"))}),
     ("storage.foreign-writers", "FAIL", "b.qcow2", {"share": ShareFacts(unlocked_writes=("/srv/vm/b.qcow2",))}),
     ("storage.foreign-writers", "WARN", "could not be looked", {"share": ShareFacts(problem="it is too slow")}),
+    ("storage.space", "WARN", "1.0% of its space", {"share": ShareFacts(free_space=0.01)}),
+    ("storage.space", "WARN", "0.0% of its inodes", {"share": ShareFacts(free_inodes=0.0)}),
     ("storage.modes", "FAIL", "everybody may write to: /srv/vm, /srv/vm/a", modes(writable=("/srv/vm", "/srv/vm/a"))),
     ("storage.modes", "WARN", "a, b, c and 1 more", modes(readable=("a", "b", "c", "d"))),
     ("storage.modes", "WARN", "user 1000", modes(owned=("/srv/vm/a.qcow2 (user 1000)",))),
@@ -219,6 +222,13 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("guard.armed", "WARN", "on_at_risk", {"guard": replace(GUARD, lame=("watch.on_at_risk: ignore",))}),
     ("guard.descriptors", "WARN", "800 of 1024", {"guard": replace(GUARD, descriptors=FEW)}),
     ("guard.boot", "WARN", "does not start", {"guard": replace(GUARD, enabled=False)}),
+    (
+        "guard.units",
+        "WARN",
+        "no folder /lib/x",
+        {"guard": replace(GUARD, units=(UnitFacts("m", "", ("/lib/x",)),))},
+    ),
+    ("guard.units", "WARN", "exit-code", {"guard": replace(GUARD, units=(UnitFacts("vmguard.service", "exit-code"),))}),
     ("guard.config", "FAIL", "line 3", {"guard": replace(GUARD, config_problems=("x.yaml: line 3",))}),
     ("guard.vms", "FAIL", "without its locks", {"guard": replace(GUARD, unguarded=("web",))}),
     ("guard.vms", "WARN", "weaker", {"guard": replace(GUARD, weaker=(("web", "not pinned"),))}),
@@ -375,19 +385,6 @@ def test_the_hints_know_ipv6(source: str, reach: str, owner: str) -> None:
     for finding in judge_mount(mount, HOST, Wishes()):
         if " mount -t nfs" in finding.mend:
             assert source in shlex.split(finding.mend.partition("#")[0]), "a shell expands brackets"
-
-
-def test_an_export_that_came_late_is_cured_by_the_order_of_units() -> None:
-    (found,) = judge_scratch(MOUNT, ScratchFacts(error=("ESTALE", "Stale file handle")))
-    assert "RequiresMountsFor=" in found.mend
-    assert "umount -l /srv/vm && mount /srv/vm" in found.mend
-    (other,) = judge_scratch(MOUNT, ScratchFacts(error=("EIO", "I/O error")))
-    assert "RequiresMountsFor=" not in other.mend, "control"
-
-
-def test_a_read_only_share_is_not_called_broken() -> None:
-    found = all_findings(mount=mount("ro"), scratch=ScratchFacts(error=("EROFS", "Read-only file system")))
-    assert {finding.check for finding in found if finding.level is not Level.OK} == {"mount.writable"}
 
 
 def commands_of_ours(mend: str) -> list[list[str]]:

@@ -267,25 +267,23 @@ HEALTH = Health(Status.WARNING, "maintenance", "vmguard arm")
 
 def show(as_json: bool = False) -> int:
     out = Output(as_json=as_json)
-    status = command.show(FINDINGS, argparse.Namespace(json=as_json, verbose=0), out, HEALTH)
+    status = command.show(FINDINGS, argparse.Namespace(json=as_json, verbose=0), out, HEALTH, {})
     out.flush()
     return status
 
 
-def test_findings_stand_by_their_subject_with_why_and_what_mends(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_worst_finding_stands_first_with_why_and_what_mends(capsys: pytest.CaptureFixture[str]) -> None:
     assert show() == 2
     assert capsys.readouterr().out.splitlines() == [
         "WARNING: maintenance",
         "",
-        "host",
-        "  OK: the clock is synchronised",
-        "  WARN: it is the host name",
-        f"      why: {FINDINGS[2].why}",
-        "      do now: vmguard doctor --fix identity",
-        "/srv/vm",
-        "  FAIL: mounted soft",
-        f"      why: {FINDINGS[1].why}",
+        "FAIL: /srv/vm: mounted soft  [mount.hard]",
+        f"      why   : {FINDINGS[1].why}",
         "      do now: umount it",
+        "WARN: host: it is the host name  [host.identity]",
+        f"      why   : {FINDINGS[2].why}",
+        "      do now: vmguard doctor --fix identity",
+        "OK: host.clock (-v tells more)",
         "",
         "1 FAIL, 1 WARN, 1 OK",
         "do now: vmguard arm",
@@ -296,7 +294,9 @@ def test_machines_get_every_finding_and_the_exit_code(capsys: pytest.CaptureFixt
     assert show(as_json=True) == 2
     said: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert (said["schema"], said["status"]) == (1, "CRITICAL")
-    assert [set(item) for item in said["findings"]] == [{"check", "subject", "level", "text", "why", "mend"}] * 3
+    assert [set(item) for item in said["findings"]] == [
+        {"check", "subject", "level", "text", "why", "mend", "muted"}
+    ] * 3
 
 
 def test_a_subject_that_is_on_no_share_is_told() -> None:

@@ -31,6 +31,7 @@ DOCUMENTS = [
     ROOT / "vmguard/README.md",
     ROOT / "packaging/README.md",
     ROOT / "packaging/CHANGELOG.md",
+    *sorted((ROOT / "packaging/docs").glob("*.md")),
     *sorted((ROOT / ".github").glob("*.md")),
 ]
 

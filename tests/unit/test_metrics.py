@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+import vmguard
 from vmguard.cli.main import main
-from vmguard.core.reports.metrics import HELP, Answers, families, text
+from vmguard.core.reports.metrics import EVENTS, HELP, PHASES, Answers, families, text
 from vmguard.core.sources.secrets import without_secrets
+from vmguard.core.watchdog.states import Phase
 
 Capture = pytest.CaptureFixture[str]
 
@@ -28,15 +30,20 @@ MOUNT = {
     "phase": "healthy",
     "lease": 90.0,
     "lease_age": 4.5,
-    "freeze_in": 67.5,
+    "freeze_after": 72.0,
     "locks": 4,
     "unsure": 0,
     "lost": 1,
 }
-HISTORY = [{"code": "vm.freeze", "level": "warning"}] * 3 + [{"code": "vm.thaw", "level": "info"}]
+HISTORY = [{"code": "vm.freeze", "at": f"2026-11-20T12:00:0{n}Z"} for n in (1, 3, 2)] + [{"code": "mount.healthy"}]
+#: 2026-11-20T12:00:00Z
+NOON = 1795176000.0
 SEEN = Answers.of(
     version="1.2",
-    status=[vm("web", frozen=True), vm('a "b"\\\n', state="claimed", guard="lost")],
+    status=[
+        vm("web", frozen=True, without_hook="started without its hook"),
+        vm('a "b"\\\n', state="claimed", guard="lost"),
+    ],
     health={
         "mounts": [MOUNT],
         "fences": [{}],
@@ -44,6 +51,7 @@ SEEN = Answers.of(
         "descriptors": {"used": 40, "limit": 65536},
     },
     history=HISTORY,
+    now=NOON,
 )
 
 
@@ -59,19 +67,28 @@ def test_a_host_tells_all_of_this() -> None:
         'vmguard_build_info{version="1.2"} 1',
         'vmguard_vms{state="running"} 1',
         'vmguard_vms{state="claimed"} 1',
+        'vmguard_vms{state="conflict"} 0',
+        'vmguard_vm_without_hook{vm="web",uuid="uuid-web"} 1',
         'vmguard_vm_frozen{vm="web",uuid="uuid-web"} 1',
         'vmguard_vm_fencing{vm="web",uuid="uuid-web"} 0',
         'vmguard_vm_files{vm="web",uuid="uuid-web",guard="pinned"} 2',
         'vmguard_vm_files{vm="web",uuid="uuid-web",guard="lost"} 0',
         'vmguard_mount_lease_seconds{mount="/srv/vm",server="nas:/vm"} 90',
-        'vmguard_mount_lease_age_seconds{mount="/srv/vm",server="nas:/vm"} 4.5',
+        'vmguard_mount_confirmed_timestamp_seconds{mount="/srv/vm",server="nas:/vm"} 1795175995.5',
+        'vmguard_mount_freeze_after_seconds{mount="/srv/vm",server="nas:/vm"} 72',
         'vmguard_mount_phase{mount="/srv/vm",server="nas:/vm",phase="healthy"} 1',
+        'vmguard_mount_phase{mount="/srv/vm",server="nas:/vm",phase="at-risk"} 0',
         'vmguard_mount_locks_lost{mount="/srv/vm",server="nas:/vm"} 1',
         "vmguard_fences 1",
-        "vmguard_disarmed_seconds 60",
+        "vmguard_disarmed_until_timestamp_seconds 1795176060",
+        "vmguard_metrics_timestamp_seconds 1795176000",
         "vmguard_open_files 40",
         "vmguard_open_files_limit 65536",
-        'vmguard_events_total{event="vm.freeze",level="warning"} 3',
+        'vmguard_events_total{event="vm.freeze"} 3',
+        'vmguard_events_total{event="mount.healthy"} 1',
+        'vmguard_events_total{event="fence.done"} 0',
+        'vmguard_last_event_timestamp_seconds{event="vm.freeze"} 1795176003',
+        'vmguard_last_event_timestamp_seconds{event="fence.done"} 0',
     ):
         assert line in said
     assert {line.partition("{")[0].partition(" ")[0] for line in said} == {f"vmguard_{name}" for name in HELP}
@@ -81,14 +98,46 @@ def test_a_name_of_any_kind_stays_one_label_on_one_line() -> None:
     assert any(line.startswith('vmguard_vm_frozen{vm="a \\"b\\"\\\\\\\\n",') for line in lines(SEEN))
 
 
-def test_without_a_daemon_it_says_so_and_claims_nothing_of_vms() -> None:
-    said = lines(Answers.without_daemon("nobody answers", HISTORY))
+def test_without_a_daemon_it_says_so_and_of_vms_what_does_not_change_by_itself() -> None:
+    said = lines(Answers.without_daemon("nobody answers", [vm("web", frozen=True)], HISTORY, NOON))
     assert said[0] == "vmguard_up 0"
-    assert {line.partition("{")[0] for line in said[1:]} == {"vmguard_events_total", "vmguard_fenced_lately 0"}
+    assert {line.partition("{")[0].partition(" ")[0] for line in said[1:]} == {
+        "vmguard_vm_frozen",
+        "vmguard_vm_fencing",
+        "vmguard_vm_without_hook",
+        "vmguard_config_valid",
+        "vmguard_fenced_lately",
+        "vmguard_events_total",
+        "vmguard_last_event_timestamp_seconds",
+        "vmguard_metrics_timestamp_seconds",
+    }
+    assert 'vmguard_vm_frozen{vm="web",uuid="uuid-web"} 1' in said
+
+
+def test_an_older_daemon_that_does_not_tell_when_it_freezes_costs_only_that() -> None:
+    older = {key: value for key, value in MOUNT.items() if key != "freeze_after"}
+    said = lines(Answers.of("1", [], {"mounts": [older]}, [], NOON))
+    assert not any("freeze_after" in line for line in said)
+    assert any("mount_lease_seconds" in line for line in said)
+
+
+def test_a_time_that_is_none_is_no_reason_to_tell_nothing() -> None:
+    history = [{"code": "vm.freeze", "at": at} for at in (None, 7, "yesterday", "9999-99-99")]
+    assert 'vmguard_last_event_timestamp_seconds{event="vm.freeze"} 0' in lines(Answers.of("1", [], {}, history, NOON))
+
+
+def test_every_event_that_is_told_from_the_beginning_is_one_that_the_code_reports() -> None:
+    """A typing mistake here, or a report that is renamed, would leave an alert that never rings."""
+    folder = Path(vmguard.__file__).parent
+    code = "".join(path.read_text() for part in ("core", "daemon") for path in sorted((folder / part).rglob("*.py")))
+    code = code.replace((folder / "core/reports/metrics.py").read_text(), "")
+    assert tuple(Phase) == PHASES
+    phases = {f"mount.{phase}" for phase in PHASES}
+    assert [event for event in EVENTS if f'"{event}"' not in code and event not in phases] == []
 
 
 def test_a_host_without_a_vm_has_zero_running_ones() -> None:
-    assert 'vmguard_vms{state="running"} 0' in lines(Answers.of("1", [], {"mounts": [], "fences": []}, []))
+    assert 'vmguard_vms{state="running"} 0' in lines(Answers.of("1", [], {"mounts": [], "fences": []}, [], NOON))
 
 
 @pytest.fixture
@@ -108,9 +157,13 @@ def test_the_file_for_node_exporter_is_whole_and_readable(config: str, tmp_path:
         os.umask(old)
     path = tmp_path / "vmguard.prom"
     main(["metrics", "--config", config])
-    assert path.read_text() == capsys.readouterr().out
+    assert _timeless(path.read_text()) == _timeless(capsys.readouterr().out)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert sorted(os.listdir(tmp_path)) == ["c.yaml", "vmguard.prom"]
+
+
+def _timeless(page: str) -> list[str]:
+    return [line for line in page.splitlines() if not line.startswith("vmguard_metrics_timestamp_seconds ")]
 
 
 def test_a_dead_daemon_is_in_the_exit_status_too(config: str, capsys: Capture) -> None:

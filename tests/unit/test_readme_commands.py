@@ -1,4 +1,4 @@
-"""What README.md tells people to type exists: commands with their options, keys of the configuration, tests by name."""
+"""What README.md and packaging/docs tell people to type exists: commands with options, keys, tests by name."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from vmguard.doctor.catalogue import CHECKS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+DOCS = {path.name: path.read_text() for path in sorted((ROOT / "packaging/docs").glob("*.md"))}
+ALL = "\n".join([README, *DOCS.values()])
 PARSERS = all_parsers()
 #: options of all commands, and words that stand for something
 _COMMON = {"--json", "--no-color", "--timeout", "--config", "--help"}
@@ -59,13 +61,13 @@ def refusal(parser: argparse.ArgumentParser, words: list[str]) -> str:
     return ""
 
 
-@pytest.mark.parametrize("command", sorted(set(vmguards(README))))
-def test_each_command_of_the_readme_is_one(command: str) -> None:
+@pytest.mark.parametrize("command", sorted(set(vmguards(ALL))))
+def test_each_command_of_the_documentation_is_one(command: str) -> None:
     assert problem(command) == ""
 
 
-def test_the_readme_has_commands() -> None:
-    assert len(set(vmguards(README))) > 25
+def test_the_documentation_has_commands() -> None:
+    assert len(set(vmguards(ALL))) > 35
 
 
 @pytest.mark.parametrize(
@@ -81,14 +83,14 @@ def keys(text: str) -> list[str]:
     return [f"{section}.{key}" for section, key in found if section in sections]
 
 
-def test_each_key_of_the_readme_is_one() -> None:
+def test_each_key_of_the_documentation_is_one() -> None:
     known = {row.name for row in settings()} | set(CHECKS)  # the doctor's checks have sections, too
-    assert len(keys(README)) > 15
-    assert [key for key in keys(README) if key not in known] == []
+    assert len(keys(ALL)) > 15
+    assert [key for key in keys(ALL) if key not in known] == []
 
 
 def test_what_an_entry_of_vms_may_have_is_said_in_full() -> None:
-    [listed] = re.findall(r"own entry in `vms:` \((.*?)\)", README, re.DOTALL)
+    [listed] = re.findall(r"own entry in `vms:` \((.*?)\)", DOCS["failures.md"], re.DOTALL)
     assert set(re.findall(r"`(\w+)`", listed)) == set(VM_KEYS)
 
 

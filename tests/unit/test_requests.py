@@ -19,6 +19,7 @@ from vmguard.core.sources.domain_xml import parse_domain
 from vmguard.daemon.api.claims import ClaimRequests
 from vmguard.daemon.api.commands import Commands
 from vmguard.daemon.api.questions import Questions
+from vmguard.daemon.api.refused_starts import RefusedStarts
 from vmguard.daemon.api.server import Server
 from vmguard.daemon.api.sessions import Handler, Request
 from vmguard.daemon.registry.store import Registry
@@ -179,7 +180,7 @@ def serving(folder: Path, **instead: Handler) -> Iterator[tuple[Loop, str]]:
     descriptors = Descriptors(loop, anyone)  # type: ignore[arg-type]
     questions = Questions(registry, parts[0], descriptors)
     commands = Commands(parts[1], lambda request, reply: reply([{"adopted": list(request.names)}]))
-    handlers = {**claims.handlers, **questions.handlers, **commands.handlers}
+    handlers = {**claims.handlers, **RefusedStarts(anyone.report).handlers, **questions.handlers, **commands.handlers}
     assert handlers.keys() == REQUESTS.keys()
     path = str(folder / wire.SOCKET_NAME)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

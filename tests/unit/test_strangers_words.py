@@ -199,10 +199,10 @@ def test_a_document_of_json_is_one_for_every_reader(word: str) -> None:
 
 def seen(word: str, other: str) -> Answers:
     vm = {"name": word, "uuid": other, "state": other, "files": [{"guard": word}]}
-    numbers = dict.fromkeys(("lease", "lease_age", "freeze_in", "locks", "unsure", "lost"), 1.0)
+    numbers = dict.fromkeys(("lease", "lease_age", "freeze_after", "locks", "unsure", "lost"), 1.0)
     mount = {"mount": word, "source": other, "phase": word, **numbers}
-    history = [{"code": word, "level": other}]
-    return Answers.of(word, [vm, {**vm, "name": other}, vm], {"mounts": [mount, mount], "fences": []}, history)
+    history = [{"code": word, "at": other}]
+    return Answers.of(word, [vm, {**vm, "name": other}, vm], {"mounts": [mount, mount], "fences": []}, history, 1.0)
 
 
 @quick

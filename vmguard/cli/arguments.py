@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 
 from vmguard.config.values import parse_duration
@@ -13,6 +14,15 @@ class UsageError(BadInput):
     """The arguments of a command are invalid."""
 
     exit_code = 2
+
+
+_DAYS = re.compile(r"([0-9]{1,4})d")
+
+
+def span(text: str) -> float:
+    """Read 30d, or a duration, as seconds, for argparse."""
+    days = _DAYS.fullmatch(text)
+    return 86400.0 * int(days[1]) if days is not None and int(days[1]) else duration()(text)
 
 
 def duration(least: float = 0.0) -> Callable[[str], float]:

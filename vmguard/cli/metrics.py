@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vmguard.adapters.linux import atomic_file
+from vmguard.adapters.linux import atomic_file, proc
 from vmguard.cli import places
 from vmguard.cli.arguments import UsageError, duration
 from vmguard.cli.host import Answers
 from vmguard.cli.output import Output
+from vmguard.config import BadConfig, last_good, load
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.reports import metrics
 from vmguard.core.reports.status import Status
@@ -50,9 +51,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
         raise UsageError("--every needs --output", "vmguard metrics --output FILE --every 15s")
     where = places.of(args)
     if args.listen:
-        return _serve(args.listen, where)
+        return _serve(args.listen, where, args.config)
     while True:
-        seen = look(where)
+        seen = look(where, args.config)
         found = metrics.families(seen)
         if args.output:
             _write(args.output, metrics.text(found))
@@ -65,21 +66,38 @@ def run(args: argparse.Namespace, out: Output) -> int:
         time.sleep(args.every)
 
 
-def look(where: Places) -> metrics.Answers:
+def look(where: Places, config_paths: list[str] | None) -> metrics.Answers:
     """Ask the daemon, and read the history, which is there without a daemon, too.
 
-    Raises WireError when an answer is not understood.
+    ``config_paths``: where this command's own configuration comes from. Raises WireError when an answer is not
+    understood.
     """
+    answers = _look(where)
+    return answers._replace(config_valid=_is_config_valid(config_paths)) if answers.problem else answers
+
+
+def _is_config_valid(paths: list[str] | None) -> bool:
+    """Return whether the admin's files hold no mistake, also where this command goes by the last good ones."""
+    try:
+        load(None if paths == [last_good.PATH] else paths)
+    except BadConfig:
+        return False
+    return True
+
+
+def _look(where: Places) -> metrics.Answers:
     history, fenced = read(where.run_dir), acknowledged.fenced_lately(where.run_dir)
     try:
         running.require(where.run_dir)
         with Daemon(where.run_dir, where.timeout) as daemon:
             version, status, health = str(daemon.ping()["version"]), daemon.status(), daemon.health()
-        found = metrics.Answers.of(version, list(map(_with_mounts, status)), health, history)
+        found = metrics.Answers.of(version, list(map(_with_mounts, status)), health, history, time.time())
         known = Known(list(map(VmAnswer.from_json, status)), HealthAnswer.from_json(health))
     except DaemonError as problem:
         known = Known(ask_daemon.last_guarded(where), problem=problem.message)
-        found = metrics.Answers.without_daemon(problem.message, history)
+        # Who is frozen now stays so: nobody else thaws a VM.
+        alive = [vm for vm in ask_daemon.state_files(where.run_dir) if proc.started(int(vm.get("pid") or 0))]
+        found = metrics.Answers.without_daemon(problem.message, alive, history, time.time())
     except (KeyError, TypeError, ValueError) as problem:
         raise not_understood(repr(problem)) from None
     line = Answers(known.vms, known.health, known.problem, fenced).with_other_mounts().line()
@@ -105,13 +123,13 @@ def _write(path: str, text: str) -> None:
         raise VmguardError(f"{path} cannot be written: {problem.strerror}") from problem
 
 
-def _serve(address: str, where: Places) -> int:
+def _serve(address: str, where: Places, config_paths: list[str] | None) -> int:
     """Serve until interrupted. Each request asks the daemon anew."""
     from prometheus_client import start_http_server
 
     host, port = _address(address)
     try:
-        start_http_server(port, host, registry(lambda: look(where)))
+        start_http_server(port, host, registry(lambda: look(where, config_paths)))
     except OSError as problem:
         raise VmguardError(f"cannot listen on {host}:{port}: {problem.strerror}") from problem
     while True:

@@ -142,9 +142,10 @@ SCHEMAS: dict[str, Fields] = {
     "doctor": {
         "schema": N,
         "status": T,
-        "findings": [{"check": T, "subject": T, "level": T, "text": T, "why": T, "mend": T}],
+        "findings": [{"check": T, "subject": T, "level": T, "text": T, "why": T, "mend": T, "muted": T}],
     },
     "doctor --fix": _STEPS_DONE,
+    "doctor --mute": {"schema": N, "check": T, "muted": T},
     "enable": _STEPS_DONE,
     "audit": {
         "schema": N,

@@ -23,6 +23,7 @@ from vmguard.daemon.api.claims import ClaimRequests
 from vmguard.daemon.api.commands import Commands
 from vmguard.daemon.api.host_view import HostView
 from vmguard.daemon.api.questions import Questions
+from vmguard.daemon.api.refused_starts import RefusedStarts
 from vmguard.daemon.api.server import Server
 from vmguard.daemon.api.unit_status import UnitStatus
 from vmguard.daemon.api.watchdog_status import WatchdogStatus
@@ -305,7 +306,8 @@ class Parts:
             self.settings.locks_local_files,
         )
         claims = ClaimRequests(self.loop, self.registry, self.lifecycle, self.settings.claim, self.migration_target)
+        refused = RefusedStarts(self.report)
         questions = Questions(self.registry, self.watchdog_status, self.descriptors)
         commands = Commands(self.maintenance, adopter.adopt)
-        handlers = {**claims.handlers, **questions.handlers, **commands.handlers}
+        handlers = {**claims.handlers, **refused.handlers, **questions.handlers, **commands.handlers}
         return Server(self.loop, self.lifecycle, handlers, self.descriptors)

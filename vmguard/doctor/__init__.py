@@ -5,6 +5,8 @@ Looking and judging are apart. ``look_*`` ask the kernel, the share, libvirt and
 
 examine        the whole examination: looks at everything at once, then judges
 facts          what was looked at
+per_server     joins the findings that several mounts of one server have alike
+muted          the checks that an admin does not want to be warned of for a while
 finding        one finding: check, subject, level, text, and how to mend it
 catalogue      every check, and why it matters
 look_host      looks at this host: kernel, clock, NFS client id, watchdog device

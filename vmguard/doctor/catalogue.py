@@ -39,6 +39,8 @@ CHECKS: dict[str, str] = {
     "storage.answers": "nothing can be said of a storage that does not answer, and no VM on it can start",
     "storage.lock": "everything vmguard promises is built on this: an exclusive lock that the server knows, that "
     "conflicts, that can be freed in part, and that the server confirms",
+    "storage.space": "on a full share guests stand still or get I/O errors, and no owner record can be written, whose "
+    "epoch is the fencing token",
     "storage.probe": "a lost lock is found by a request through the locked file: SEEK, or READ where the server has no "
     "SEEK; an answer that this kernel can give by itself is never believed",
     "storage.root": "where root is squashed vmguard opens disks and writes owner records as the user of QEMU; "
@@ -70,6 +72,7 @@ CHECKS: dict[str, str] = {
     "guard.armed": "a watchdog that only reports lets two hosts write to one disk",
     "guard.descriptors": "each guarded VM takes some of the daemon's file descriptors for as long as it runs",
     "guard.boot": "a daemon that does not come up with the host leaves all its VMs unable to start",
+    "guard.units": "a unit that cannot start is missed by nobody until its metrics, or a VM, are",
     "guard.config": "a wrong configuration is not taken: the last good one, or none at the next start, is in force",
     "guard.vms": "a VM without its locks can be started on another host at any moment",
     "libvirt.hook": "libvirt silently goes past a hook that it has not seen or may not execute, and starts VMs "

@@ -40,6 +40,7 @@ from vmguard.doctor.judge_host import judge_host
 from vmguard.doctor.judge_mount import judge_mount, judge_mounts
 from vmguard.doctor.judge_qemus import judge_qemus
 from vmguard.doctor.judge_storage import judge_scratch, judge_share
+from vmguard.doctor.per_server import per_server
 from vmguard.errors import BadInput, StorageTimeout, VmguardError
 from vmguard.query import ask_daemon, other_mounts, reports
 from vmguard.query.places import Places
@@ -67,7 +68,7 @@ def examine(config: Config, places: Places, wanted: Wanted) -> list[Finding]:
     findings += judge_mounts(everything, others, _absent(wanted.seconds))
     for trial in trials:
         findings += trial.findings(config, host)
-    return findings + (judge_vm(vm) if vm is not None else [])
+    return per_server(findings, everything) + (judge_vm(vm) if vm is not None else [])
 
 
 def _absent(seconds: float) -> list[AbsentShareFacts]:

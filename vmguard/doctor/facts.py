@@ -130,13 +130,18 @@ class ShareFacts:
     records: tuple[RecordFacts, ...] = ()
     unlocked_writes: tuple[str, ...] = ()
     modes: ModeFacts = ModeFacts()
+    #: the free part of its space and of its inodes, from 0 to 1; 1 where the server does not tell
+    free_space: float = 1.0
+    free_inodes: float = 1.0
     #: why it could not be looked through
     problem: str = ""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ShareFacts:
         modes = ModeFacts(**{name: tuple(paths) for name, paths in value["modes"].items()})
-        return cls(tuple(RecordFacts(**record) for record in value["records"]), tuple(value["unlocked_writes"]), modes)
+        records = tuple(RecordFacts(**record) for record in value["records"])
+        free = (float(value["free_space"]), float(value["free_inodes"]))
+        return cls(records, tuple(value["unlocked_writes"]), modes, *free)
 
 
 @dataclass(frozen=True)
@@ -196,6 +201,17 @@ class ConfinementFacts:
 
 
 @dataclass(frozen=True)
+class UnitFacts:
+    """One of vmguard's units of systemd."""
+
+    name: str
+    #: why it is not running although it should be, in systemd's word; empty when it is, or should not
+    failed: str = ""
+    #: folders that it needs and that are not there; empty while nobody has enabled it
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class GuardFacts:
     """The daemon, its configuration, and the VMs that run."""
 
@@ -209,6 +225,8 @@ class GuardFacts:
     lame: tuple[str, ...] = ()
     #: whether systemd starts it at boot; None without systemd
     enabled: bool | None = None
+    #: None without systemd
+    units: tuple[UnitFacts, ...] | None = None
     config_problems: tuple[str, ...] = ()
     #: names of VMs that run without their locks
     unguarded: tuple[str, ...] = ()

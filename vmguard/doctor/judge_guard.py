@@ -18,7 +18,15 @@ _OLDEST_PVE = (8, 0)
 
 def judge_guard(guard: GuardFacts) -> list[Finding]:
     """Judge the daemon, its configuration and the VMs that it guards."""
-    return [_daemon(guard), *_armed(guard), *_descriptors(guard), *_boot(guard), _config(guard), *_vms(guard)]
+    return [
+        _daemon(guard),
+        *_armed(guard),
+        *_descriptors(guard),
+        *_boot(guard),
+        *_units(guard),
+        _config(guard),
+        *_vms(guard),
+    ]
 
 
 def _daemon(guard: GuardFacts) -> Finding:
@@ -40,7 +48,7 @@ def _armed(guard: GuardFacts) -> list[Finding]:
             "guard.armed",
             "vmguard",
             f"{setting}: nothing protects a disk then",
-            "vmguard config show; edit /etc/vmguard",
+            f"vmguard config show; then take {setting.partition(':')[0]} out of /etc/vmguard/vmguard.yaml",
         )
         for setting in guard.lame
     ]
@@ -64,6 +72,22 @@ def _boot(guard: GuardFacts) -> list[Finding]:
         return [ok("guard.boot", "vmguard", "systemd starts it at boot")]
     mend = "systemctl enable vmguard.socket vmguard.service"
     return [warn("guard.boot", "vmguard", "systemd does not start it at boot", mend)]
+
+
+def _units(guard: GuardFacts) -> list[Finding]:
+    if guard.units is None:
+        return []
+    found = []
+    for unit in guard.units:
+        name, folders = shell_word(unit.name), " ".join(map(shell_word, unit.missing))
+        if unit.missing:
+            text = f"{unit.name} cannot start: there is no folder {', '.join(unit.missing)}"
+            mend = f"install -d {folders} && systemctl restart {name}   # node_exporter: --collector.textfile.directory"
+            found.append(warn("guard.units", "vmguard", text, mend))
+        elif unit.failed:
+            mend = f"journalctl -u {name} -n 20; then: systemctl reset-failed {name} && systemctl restart {name}"
+            found.append(warn("guard.units", "vmguard", f"{unit.name} does not run: {unit.failed}", mend))
+    return found or [ok("guard.units", "vmguard", "no unit of vmguard is kept from running")]
 
 
 def _config(guard: GuardFacts) -> Finding:

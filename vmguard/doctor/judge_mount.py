@@ -48,7 +48,11 @@ def judge_mounts(
 def _two_ways(mounts: list[MountFacts]) -> list[Finding]:
     if not mounts:
         text = "no NFS mount on this host: there is no shared disk to guard yet"
-        return [warn("mount.nfs", "host", text, "mount the share")]
+        return [
+            warn(
+                "mount.nfs", "host", text, "mount -t nfs -o vers=4.2,hard SERVER:/EXPORT /srv/vm   # and in /etc/fstab"
+            )
+        ]
     shares: list[list[MountFacts]] = []
     for mount in mounts:
         group = next((group for group in shares if any(_is_same_share(mount, known) for known in group)), None)

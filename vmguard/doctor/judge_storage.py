@@ -10,6 +10,8 @@ from vmguard.doctor.finding import FIX_IDENTITY, Finding, fail, ok, warn
 
 #: paths of one kind that a finding names
 _SHOWN = 3
+#: a free part below this is as good as none
+_SCARCE = 0.03
 _NO_DELEGATIONS = (
     "here: echo 'options nfsv4 delegation_watermark=0' > /etc/modprobe.d/vmguard-nfs.conf;"
     " echo 0 > /sys/module/nfsv4/parameters/delegation_watermark; or on a Linux server: sysctl fs.leases-enable=0"
@@ -118,7 +120,24 @@ def judge_share(mount: MountFacts, share: ShareFacts, identity: IdentityFacts) -
     """Judge the owner records of all hosts, and images that are written to without a lock."""
     if share.problem:
         return [warn("storage.foreign-writers", mount.point, f"it could not be looked through: {share.problem}", "")]
-    return [*_writers(mount, share), _modes(mount, share.modes), *_twins(mount, share, identity)]
+    return [
+        *_writers(mount, share),
+        _space(mount, share),
+        _modes(mount, share.modes),
+        *_twins(mount, share, identity),
+    ]
+
+
+def _space(mount: MountFacts, share: ShareFacts) -> Finding:
+    scarce = [
+        f"{free:.1%} of its {what} is free"
+        for what, free in (("space", share.free_space), ("inodes", share.free_inodes))
+        if free < _SCARCE
+    ]
+    if scarce:
+        mend = f"df -h {shell_word(mount.point)}; df -i {shell_word(mount.point)}   # then make room on the server"
+        return warn("storage.space", mount.point, f"nearly full: {', '.join(scarce)}", mend)
+    return ok("storage.space", mount.point, f"{share.free_space:.0%} of its space is free")
 
 
 def _writers(mount: MountFacts, share: ShareFacts) -> list[Finding]:
@@ -150,7 +169,8 @@ def _modes(mount: MountFacts, modes: ModeFacts) -> Finding:
         return ok("storage.modes", mount.point, "only root and QEMU may open the images and change their folders")
     open_to_all = [*modes.writable, *modes.readable]
     mend = [f"chmod o-rwx {' '.join(map(shell_word, open_to_all[:_SHOWN]))}"] if open_to_all else []
-    mend += ["chown root, or QEMU's user, what an ordinary user owns"] if modes.owned else []
+    owned = [shell_word(words.rpartition(" (")[0] or words) for words in modes.owned[:_SHOWN]]
+    mend += [f"chown root {' '.join(owned)}   # or QEMU's user"] if owned else []
     make = fail if modes.writable else warn
     return make("storage.modes", mount.point, "; ".join(seen), "; ".join(mend))
 

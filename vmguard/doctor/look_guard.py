@@ -11,13 +11,15 @@ from vmguard.adapters.libvirt import hook_file as libvirt_hook
 from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import programs
 from vmguard.config import Config
-from vmguard.doctor.facts import GuardFacts, LibvirtFacts
+from vmguard.doctor.facts import GuardFacts, LibvirtFacts, UnitFacts
 from vmguard.errors import DaemonError, WireError
 from vmguard.query.answers import VmAnswer
 from vmguard.query.ask_daemon import AdoptRequest, DaemonQuery
 from vmguard.query.wording import stance
 
 _SYSTEMCTL_TIMEOUT_S = 5.0
+_UNITS = ("vmguard.socket", "vmguard.service", "vmguard-metrics.service")
+_UNIT_PROPERTIES = "Id,ActiveState,SubState,Result,UnitFileState,ReadWritePaths"
 _ASSIGNMENT = re.compile(rb"^(VMGUARD_PYTHON|VMGUARD_LIB)=(.*)$", re.M)
 
 
@@ -36,6 +38,7 @@ def look(config: Config, config_paths: list[str] | None, seconds: float) -> Guar
             own_version=vmguard.__version__,
             lame=_lame(config),
             enabled=_enabled(),
+            units=look_units(),
             config_problems=problems,
         )
     return GuardFacts(
@@ -45,6 +48,7 @@ def look(config: Config, config_paths: list[str] | None, seconds: float) -> Guar
         descriptors=health.descriptors,
         lame=_lame(config),
         enabled=_enabled(),
+        units=look_units(),
         config_problems=problems,
         unguarded=tuple(answer.vm.name for answer in others if answer.result == "would-adopt"),
         weaker=tuple((vm.name, why) for vm in vms for why in [_weaker(vm)] if why),
@@ -86,6 +90,27 @@ def _enabled() -> bool | None:
     except OSError:
         return None
     return done.text.strip() in ("enabled", "enabled-runtime", "static")
+
+
+def look_units() -> tuple[UnitFacts, ...] | None:
+    """Look at our units; None where there is no systemd."""
+    if not os.path.isdir("/run/systemd/system"):
+        return None
+    try:
+        done = programs.run(["systemctl", "show", f"--property={_UNIT_PROPERTIES}", *_UNITS], _SYSTEMCTL_TIMEOUT_S)
+    except OSError:
+        return None
+    return tuple(unit_of(block) for block in done.text.split("\n\n") if block.strip())
+
+
+def unit_of(shown: str) -> UnitFacts:
+    """Read what ``systemctl show`` says of one unit."""
+    said = {name: value for name, _, value in (line.partition("=") for line in shown.splitlines())}
+    failed = said.get("ActiveState") == "failed" or said.get("SubState") == "auto-restart"
+    is_wanted = said.get("ActiveState") != "inactive" or said.get("UnitFileState", "").startswith("enabled")
+    needed = [path.lstrip("+") for path in said.get("ReadWritePaths", "").split() if not path.startswith("-")]
+    missing = tuple(path for path in needed if is_wanted and not os.path.isdir(path))
+    return UnitFacts(said.get("Id", "?"), said.get("Result", "failed") if failed else "", missing)
 
 
 # -- libvirt --------------------------------------------------------------------------------------------------------

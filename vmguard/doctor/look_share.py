@@ -39,7 +39,17 @@ def look(point: str, folder_name: str, qemu_user: str = "") -> ShareFacts:
             modes.add(path, status)
             fresh += [path] if _is_fresh(status) else []
     unlocked = [path for path in fresh if _is_unlocked(path)]
-    return ShareFacts(tuple(records), tuple(_change_meanwhile(unlocked)), modes.facts())
+    free_space, free_inodes = _free(point)
+    return ShareFacts(tuple(records), tuple(_change_meanwhile(unlocked)), modes.facts(), free_space, free_inodes)
+
+
+def _free(point: str) -> tuple[float, float]:
+    """Return the free parts of a share's space and of its inodes, for whoever is not root on the server."""
+    told = os.statvfs(point)
+    return (
+        told.f_bavail / told.f_blocks if told.f_blocks else 1.0,
+        told.f_favail / told.f_files if told.f_files else 1.0,
+    )
 
 
 def _files(point: str) -> Iterator[tuple[str, str]]:

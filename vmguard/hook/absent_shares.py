@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 _RETRY_S = 0.25
 
 
-def missing(paths: list[str], table: list[Mount] | None = None) -> Missing:
-    """Look at this host's mounts, or at a table just read; return as ``explain``. It may hang with another share."""
+def missing(paths: list[str], table: list[Mount] | None = None, shares: list[ConfiguredShare] | None = None) -> Missing:
+    """Look at this host's mounts and at the shares that it is to have; return as ``explain``.
+
+    What was just read is passed. It may hang with another share.
+    """
     table = list(mounts.mounts()) if table is None else table
-    shares = configured_mounts.shares()
+    shares = configured_mounts.shares() if shares is None else shares
     configured_mounts.resolve_points(shares, table)
     return explain(paths, shares, table)
 

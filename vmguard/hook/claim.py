@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vmguard.protocol.messages import ClaimSettings
 
 _PIPE_READ_BYTES = 65536
+_REASON_CHARACTERS = 500
 #: there on a host whose kernel is, or may become, an NFS server
 _NFS_SERVER = "/proc/fs/nfsd/v4_end_grace"
 
@@ -66,12 +67,23 @@ def follow(
     """
     try:
         warnings = _wait(reports, child, speak, caller)
+    except VmguardError as problem:
+        _tell_refused(connection, problem)
+        raise
     finally:
         os.close(reports)
     faults.point("reported")
     connection.send({"op": "commit"})
     faults.point("committed")
     return warnings
+
+
+def _tell_refused(connection: wire.Connection, problem: VmguardError) -> None:
+    """Tell the daemon, for the history: nobody else sees a VM that is not started."""
+    try:
+        connection.send({"op": "refused", "reason": problem.message[:_REASON_CHARACTERS]})
+    except (OSError, VmguardError):
+        pass
 
 
 def _wait(reports: int, child: int, speak: Callable[[str], None] | None, caller: int) -> list[str]:

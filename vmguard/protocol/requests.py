@@ -149,6 +149,14 @@ _ROWS = (
         "the owner records were written: their epochs, and what went wrong",
     ),
     RequestType(
+        "refused",
+        Sender.HOOK,
+        (Key("reason", TEXT),),
+        Answer.NONE,
+        (),
+        "the hook refuses the start that it has made a claim for, and why: for the history",
+    ),
+    RequestType(
         "started", Sender.HOOK, _VM, Answer.MESSAGE, (), "the hypervisor says that QEMU is there: look at once"
     ),
     RequestType(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from vmguard.adapters.linux import statefile
 from vmguard.errors import DaemonError, DaemonForbidden
@@ -103,7 +104,7 @@ def everything(places: Places) -> Known:
 
 def last_guarded(places: Places) -> list[VmAnswer]:
     """Return what the daemon guarded when it was last alive, from its state files. Raises WireError."""
-    return list(_from_state_files(places.run_dir))
+    return [VmAnswer.from_json(vm) for vm in state_files(places.run_dir)]
 
 
 def adopt(run_dir: str, request: AdoptRequest) -> list[AdoptAnswer]:
@@ -112,7 +113,8 @@ def adopt(run_dir: str, request: AdoptRequest) -> list[AdoptAnswer]:
         return daemon.adopt(request)
 
 
-def _from_state_files(run_dir: str) -> Iterator[VmAnswer]:
+def state_files(run_dir: str) -> Iterator[dict[str, Any]]:
+    """Yield what the daemon's state files hold: the VMs that it guards, or guarded when it was last alive."""
     folder = os.path.join(run_dir, "vms")
     try:
         names = sorted(os.listdir(folder))
@@ -121,4 +123,4 @@ def _from_state_files(run_dir: str) -> Iterator[VmAnswer]:
     for name in names:
         value = statefile.read(os.path.join(folder, name)) if name.endswith(".json") else None
         if value is not None and isinstance(value.get("files"), list):
-            yield VmAnswer.from_json(value)
+            yield value

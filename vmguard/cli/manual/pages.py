@@ -131,7 +131,7 @@ def _arguments(page: Page, parser: argparse.ArgumentParser) -> None:
         if action.dest in _NOT_OPTIONS or isinstance(action, argparse._SubParsersAction):
             continue
         help = action.help or ""
-        choices = f" One of: {', '.join(map(str, action.choices))}." if action.choices else ""
+        choices = f" One of: {', '.join(map(str, action.choices))}." if action.choices and not action.metavar else ""
         page.tagged(_name(action), f"{help[:1].upper()}{help[1:]}.{choices}")
 
 
@@ -139,7 +139,11 @@ def _name(action: argparse.Action) -> str:
     value = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
     if not action.option_strings:
         return value
-    takes = "" if action.nargs == 0 else f" {value if not action.choices else '|'.join(map(str, action.choices))}"
+    takes = (
+        ""
+        if action.nargs == 0
+        else f" {value if action.metavar or not action.choices else '|'.join(map(str, action.choices))}"
+    )
     return ", ".join(action.option_strings) + takes
 
 

@@ -18,6 +18,9 @@ import enum
 from dataclasses import dataclass
 from typing import assert_never
 
+#: why a VM is guarded that the hypervisor started past the hook
+WITHOUT_HOOK = "started without its hook"
+
 
 class State(enum.StrEnum):
     """The state of a VM's claim on this host; see the table above."""

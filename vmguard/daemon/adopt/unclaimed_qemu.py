@@ -30,7 +30,7 @@ from vmguard.adapters.linux.proc import CommandLine, Key
 from vmguard.adapters.linux.standing import Standing
 from vmguard.config.settings import Unguarded
 from vmguard.core import BARE
-from vmguard.core.locks.claim_states import LIVING, State
+from vmguard.core.locks.claim_states import LIVING, WITHOUT_HOOK, State
 from vmguard.core.sources.process_arguments import (
     MASTERS,
     Kind,
@@ -261,7 +261,7 @@ class UnclaimedQemus:
         if not manager.has_hook and not is_strangers and self._may_be_vouched_for_soon(process):
             return
         if self._settings().take_up and not is_strangers:
-            self.take_up(process, "started without its hook")
+            self.take_up(process, WITHOUT_HOOK)
         elif not process.told:
             process.told = True
             log.warning(

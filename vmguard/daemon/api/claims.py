@@ -101,6 +101,7 @@ class ClaimRequests:
         """Answer with the settings; wait for the release of an earlier run's claim first, if there is one."""
         vm, session = NamedVm.of(request.message), request.session
         session.stays = True
+        session.about = {"vm": vm.id, "name": vm.name, "uuid": vm.uuid}
         old = self._registry.get(vm.id)
         if self._migration_target.is_announced(vm.id):
             session.source = ""

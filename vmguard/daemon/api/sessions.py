@@ -32,6 +32,8 @@ class Session:
     files: list[GuardedFile] = field(default_factory=list)
     #: of a claim that was accepted
     vm: GuardedVm | None = None
+    #: the VM of its claim, for reports: id, name, uuid; empty before there is one
+    about: dict[str, str] = field(default_factory=dict)
     #: pidfd of the Proxmox task whose hook this is, -1 if there is none
     task: int = -1
     #: the node that its VM migrates from, empty if that is not known; None: an ordinary start

@@ -107,6 +107,7 @@ class WatchdogStatus:
                     "lease": mount.timeline.lease,
                     "lease_age": _number(now - mount.confirmed),
                     "freeze_in": _number(_freeze_in(mount, now)),
+                    "freeze_after": _number(mount.timeline.freeze),
                     "locks": len(mount.locks),
                     "unsure": len(mount.unsure),
                     "lost": sum(lock.lost for lock in mount.locks.values()),
