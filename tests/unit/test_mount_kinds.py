@@ -104,9 +104,9 @@ def test_a_file_system_in_an_image_is_this_hosts_own_if_the_image_is(below: str,
     assert "/mnt/nas/images/vms.img" in mounts.why_other(top)
 
 
-def test_the_kernel_names_the_file_behind_a_loop_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mounts, "_LOOP_FILE", f"{tmp_path}/{{}}")
-    (tmp_path / "loop7").write_text("/mnt/nas/a b.img\n")
+def test_the_kernel_names_the_file_behind_a_loop_device(tmp_path: Path) -> None:
+    (tmp_path / "loop7/loop").mkdir(parents=True)
+    (tmp_path / "loop7/loop/backing_file").write_text("/mnt/nas/a b.img\n")
     lines = [
         f"30 1 0:9 / /m{number} rw - {kind} {source} rw\n"
         for number, (kind, source) in enumerate(
@@ -114,15 +114,8 @@ def test_the_kernel_names_the_file_behind_a_loop_device(tmp_path: Path, monkeypa
              ("ext4", "/dev/loop-x"), ("ext4", "/dev/vda1")]
         )
     ]  # fmt: skip
-    (tmp_path / "mountinfo").write_text("".join(lines))
-    real_open = open
-    monkeypatch.setattr(
-        "builtins.open",
-        lambda path, *rest, **more: real_open(
-            tmp_path / "mountinfo" if str(path).startswith("/proc/") else path, *rest, **more
-        ),
-    )
-    assert [one.image for one in mounts.mounts()] == ["/mnt/nas/a b.img", "/mnt/nas/a b.img", "", "", "", ""]
+    found = mounts.with_images(mounts.parse_mountinfo(lines), str(tmp_path))
+    assert [one.image for one in found] == ["/mnt/nas/a b.img", "/mnt/nas/a b.img", "", "", "", ""]
 
 
 def test_a_path_lies_on_the_deepest_mount_and_the_later_of_two() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vmguard.cli import host, places
-from vmguard.cli.arguments import span
+from vmguard.cli.arguments import UsageError, span
 from vmguard.cli.output import Output
 from vmguard.cli.steps import ALREADY, DONE, WOULD, Steps
 from vmguard.config import BadConfig, Config, load_or_kept
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> int:
     _require_root()
     if args.span is not None and not args.mute:
-        raise BadInput("--for needs --mute", "vmguard doctor --mute CHECK --for 30d")
+        raise UsageError("--for needs --mute", "vmguard doctor --mute CHECK --for 30d")
     if args.mute or args.unmute:
         return _mute(args, out)
     if args.fix:
