@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vmguard.adapters.linux import configured_mounts, mounts
 from vmguard.adapters.linux.configured_mounts import ConfiguredShare, absent_below, resolve_points, shares
 from vmguard.adapters.linux.mounts import Mount
 from vmguard.errors import PlanError
-from vmguard.hook import absent_shares, claim_on_share
+from vmguard.hook import absent_shares
 
 ROOT = Mount(1, 5, "/", "ext4", "/dev/vda1", "rw")
 
@@ -158,9 +157,7 @@ def test_a_start_waits_for_the_share_and_refuses_when_it_does_not_come(tmp_path:
         absent_shares.refuse(["/var/x", "/srv/vm/base.raw"], look)
 
 
-def test_a_share_that_is_to_be_mounted_on_a_folder_of_another_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_share_that_is_to_be_mounted_on_a_folder_of_another_one(tmp_path: Path) -> None:
     """The folder lies on NFS, and is bare all the same. Control: nothing is to be mounted there, or it is mounted."""
     outer, inner = "nas:/ /srv nfs4 defaults\n", "vault:/vm /srv/vm nfs4 defaults\n"
     for fstab, table, bare in (
@@ -169,8 +166,6 @@ def test_a_share_that_is_to_be_mounted_on_a_folder_of_another_one(
         (outer + inner, [ROOT, mounted("/srv"), mounted("/srv/vm")], False),
     ):
         found = configured(tmp_path, fstab)
-        monkeypatch.setattr(configured_mounts, "shares", lambda found=found: found)
-        monkeypatch.setattr(mounts, "mounts", lambda pid="self", table=table: iter(table))
-        assert claim_on_share._may_be_bare(["/srv/vm/web.raw"]) is bare
-        assert claim_on_share._may_be_bare(["/srv/other.raw"]) is False
-        assert bool(absent_shares.missing(["/srv/vm/web.raw"])[0]) is bare
+        assert absent_shares.is_inside_another(["/srv/other.raw", "/srv/vm/web.raw"], table, found) is bare
+        assert absent_shares.is_inside_another(["/srv/other.raw"], table, found) is False
+        assert bool(absent_shares.explain(["/srv/vm/web.raw"], found, table)[0]) is bare

@@ -51,6 +51,16 @@ def explain(paths: list[str], shares: list[ConfiguredShare], table: list[Mount])
     return "", ""
 
 
+def is_inside_another(paths: list[str], table: list[Mount], shares: list[ConfiguredShare] | None = None) -> bool:
+    """Return whether a share is to be mounted between a file on another share and that one's mount point.
+
+    Judged by the text alone, so that a start on a share that answers waits for no other one. ``shares``: those that
+    are configured, where they are known.
+    """
+    known = configured_mounts.shares() if shares is None else shares
+    return any(configured_mounts.absent_below(path, known, table) is not None for path in paths)
+
+
 def refuse(paths: list[str], look: Look = missing) -> None:
     """Raise PlanError if a file lies on the bare folder of a share."""
     why, cure = look(paths)

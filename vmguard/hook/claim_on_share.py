@@ -160,10 +160,9 @@ def _may_be_bare(paths: list[str]) -> bool:
     table = list(mounts.mounts())
     if any((mount := mounts.mount_of_path(path, table)) is None or not mount.is_nfs for path in paths):
         return True
-    from vmguard.adapters.linux import configured_mounts
+    from vmguard.hook import absent_shares
 
-    shares = configured_mounts.shares() if paths else []  # one may be to be mounted on a folder of another
-    return any(configured_mounts.absent_below(path, shares, table) is not None for path in paths)
+    return bool(paths) and absent_shares.is_inside_another(paths, table)
 
 
 def free_excluded_ranges(claimed: ClaimedFiles, settings: ClaimSettings) -> None:

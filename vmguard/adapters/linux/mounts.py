@@ -108,15 +108,15 @@ def mounts(pid: int | str = "self") -> Iterator[Mount]:
     with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
         for mount in parse_mountinfo(lines):
             if mount.source.startswith(_LOOP) and mount.type not in _ONLY_READ:
-                mount.image = _image_behind(mount.source)
+                mount.image = image_behind(mount.source)
             yield mount
 
 
-def _image_behind(source: str) -> str:
+def image_behind(source: str, told_in: str = _LOOP_FILE) -> str:
     """Return the file behind a loop device, or a partition of one; empty if the kernel does not tell."""
     number = source.removeprefix(_LOOP).partition("p")[0]
     try:
-        with open(_LOOP_FILE.format(f"loop{int(number)}"), encoding="utf-8", errors="surrogateescape") as stream:
+        with open(told_in.format(f"loop{int(number)}"), encoding="utf-8", errors="surrogateescape") as stream:
             return stream.read().rstrip("\n")
     except (OSError, ValueError):
         return ""
