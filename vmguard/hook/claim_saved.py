@@ -14,7 +14,7 @@ from vmguard.adapters.linux.regular_file import open_undelegated
 from vmguard.adapters.storage import owner_record
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.record_match import why_another
-from vmguard.core.locks.saved_state import MAX_FAILED, why_stale
+from vmguard.core.locks.saved_state import FAILED, MAX_FAILED, why_stale
 from vmguard.core.words import printable
 from vmguard.errors import VmguardError
 
@@ -67,7 +67,12 @@ def refuse_stale(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettings, 
 
 
 def _last_claims(disk: str, folder: str, inode: int) -> list[Owner]:
-    return owner_record.as_owner(disk, lambda: owner_record.read_claims(disk, folder, inode, 1 + MAX_FAILED))
+    """Return a disk's last claim, and those before it only when its start failed: each costs a READ."""
+    read = owner_record.read_claims
+    claims = owner_record.as_owner(disk, lambda: read(disk, folder, inode, 1))
+    if not claims or claims[0].ended != FAILED:
+        return claims
+    return owner_record.as_owner(disk, lambda: read(disk, folder, inode, 1 + MAX_FAILED))
 
 
 def _why_replaced(vm: VmToClaim, file: ClaimedFile, strangers: list[Owner], folder: str) -> str:
