@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _MAGIC = b"LibvirtQemudSave"
 _HEADER_BYTES = 92
 _MAX_XML_BYTES = 1 << 20
+#: the kernel keeps 15 letters of libvirt_iohelper
+_IOHELPER = b"libvirt_iohelpe"
 
 
 def refuse_stale(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettings, progress: ProgressPipe) -> None:
@@ -104,15 +106,21 @@ def image_time(libvirtd: int, uuid: str) -> float:
     """Return when the image was written that libvirtd restores a VM from, in seconds since the epoch; 0: not known.
 
     The hook is not told which file that is, but libvirtd has it open for reading while it waits for ``restore``
-    (qemuDomainRestoreInternal, qemuDomainObjRestore: qemuSaveImageOpen comes before the hook). With --bypass-cache a
-    helper has it open instead. ``libvirtd``: the pid of the hook's parent.
+    (qemuDomainRestoreInternal, qemuDomainObjRestore: qemuSaveImageOpen comes before the hook). With --bypass-cache its
+    iohelper has it open instead. ``libvirtd``: the pid of the hook's parent.
     """
-    folder = f"/proc/{libvirtd}/fd"
-    found = 0.0
+    times = [written for pid in (libvirtd, *_iohelpers(libvirtd)) for written in _images_open_in(pid, uuid)]
+    return min(times, default=0.0)
+
+
+def _images_open_in(pid: int, uuid: str) -> list[float]:
+    """Return when each saved image of a VM was written that a process has open for reading."""
+    folder = f"/proc/{pid}/fd"
+    found: list[float] = []
     try:
         names = os.listdir(folder)
     except OSError:
-        return 0.0
+        return found
     for name in names:
         try:
             path = os.readlink(f"{folder}/{name}")
@@ -122,8 +130,27 @@ def image_time(libvirtd: int, uuid: str) -> float:
         except (OSError, ValueError):
             continue
         if written:
-            found = min(found or written, written)
+            found.append(written)
     return found
+
+
+def _iohelpers(libvirtd: int) -> list[int]:
+    """Return the children of libvirtd that read or write a file for it, past the page cache (virFileWrapperFdNew)."""
+    try:
+        threads = os.listdir(f"/proc/{libvirtd}/task")
+    except OSError:
+        return []
+    children = [word for thread in threads for word in _content(f"/proc/{libvirtd}/task/{thread}/children").split()]
+    return [int(child) for child in children if _content(f"/proc/{int(child)}/comm").strip() == _IOHELPER]
+
+
+def _content(path: str) -> bytes:
+    """Return what a file of /proc holds; nothing if its thread or process has just ended."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except OSError:
+        return b""
 
 
 def _image_of(link: str, uuid: str) -> float:
