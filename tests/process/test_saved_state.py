@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ from tests.process.test_pve_hook import Node
 from tests.pve.inside.hooks import HookFailed
 from tests.support.fake_qemu import FakeQemu
 from tests.support.guard import Answer, Guard, Vm, eventually, make_disk, run
+from tests.support.processes import track
 from vmguard.adapters.linux import host_identity
 from vmguard.adapters.storage import owner_record
 from vmguard.core.locks.owner_record import Owner, slot
@@ -163,6 +167,25 @@ def test_libvirtd_has_the_image_open(hosts: tuple[Guard, Guard, Vm], tmp_path: P
     assert (refused.status, "after the memory was saved" in refused.err) == (1, True)
     os.utime(image)
     assert restore().status == 0
+
+
+def test_the_iohelper_has_the_image_open(tmp_path: Path) -> None:
+    """As with ``virsh restore --bypass-cache``. Negative control: any other child of libvirtd's is not looked into."""
+    vm = Vm("web", [make_disk(tmp_path / "web.raw")])
+    image = tmp_path / "web.save"
+    image.write_bytes(b"LibvirtQemudSave" + (2).to_bytes(4, "little") + len(vm.xml()).to_bytes(4, "little"))
+    with image.open("ab") as stream:
+        stream.write(bytes(92 - 24) + vm.xml())
+    for name, found in (("libvirt_iohelper", image.stat().st_mtime), ("cat", 0.0)):
+        helper = shutil.copy("/usr/bin/sleep", tmp_path / name)
+        script = 'exec 3<"$1"; "$0" 60 <&3 3<&- & exec 3<&-; echo; wait'
+        libvirtd = track(subprocess.Popen(["sh", "-c", script, helper, str(image)], stdout=subprocess.PIPE))
+        assert libvirtd.stdout is not None
+        assert libvirtd.stdout.readline()
+        assert eventually(lambda pid=libvirtd.pid, found=found: image_time(pid, vm.uuid) == found, 5)  # type: ignore[misc]
+        for child in Path(f"/proc/{libvirtd.pid}/task/{libvirtd.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+        libvirtd.wait(5)
 
 
 def test_a_restore_that_no_daemon_learns_of_is_refused(tmp_path: Path) -> None:

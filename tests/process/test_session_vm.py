@@ -123,7 +123,7 @@ def test_a_configuration_that_the_user_may_not_read_is_the_default_and_a_wrong_o
     assert "/etc/vmguard/vmguard.yaml" in answer.err
 
 
-@pytest.mark.parametrize("operation", ["release", "migrate", "reconnect", "started", "stopped"])
+@pytest.mark.parametrize("operation", ["release", "migrate", "restore", "reconnect", "started", "stopped"])
 def test_no_other_event_of_theirs_ever_fails(open_to_all: Path, etc: Space, desk: Vm, operation: str) -> None:
     write_config(etc, "hook: {session_vms: refuse}")
     assert hook_of_a_user(Guard(open_to_all, prefix=etc.prefix), desk, operation).status == 0

@@ -9,7 +9,7 @@ import pytest
 from vmguard.adapters.linux.configured_mounts import ConfiguredShare, absent_below, resolve_points, shares
 from vmguard.adapters.linux.mounts import Mount
 from vmguard.errors import PlanError
-from vmguard.hook import absent_shares, claim_on_share
+from vmguard.hook import absent_shares
 
 ROOT = Mount(1, 5, "/", "ext4", "/dev/vda1", "rw")
 
@@ -166,6 +166,6 @@ def test_a_share_that_is_to_be_mounted_on_a_folder_of_another_one(tmp_path: Path
         (outer + inner, [ROOT, mounted("/srv"), mounted("/srv/vm")], False),
     ):
         found = configured(tmp_path, fstab)
-        assert claim_on_share._may_be_bare(["/srv/vm/web.raw"], table, found) is bare
-        assert claim_on_share._may_be_bare(["/srv/other.raw"], table, found) is False
-        assert bool(absent_shares.missing(["/srv/vm/web.raw"], table, found)[0]) is bare
+        assert absent_shares.is_inside_another(["/srv/other.raw", "/srv/vm/web.raw"], table, found) is bare
+        assert absent_shares.is_inside_another(["/srv/other.raw"], table, found) is False
+        assert bool(absent_shares.explain(["/srv/vm/web.raw"], found, table)[0]) is bare

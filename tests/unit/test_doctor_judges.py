@@ -337,11 +337,10 @@ def at(source: str, option: str, device: int, fsid: str = "") -> MountFacts:
     ("one", "other"),
     [
         (at("nas:/vm", _V4, 1), at("10.0.0.5:/vm", _V4, 2)),
-        (at("nas:/vm", _V4, 1), at("nas.example.org:/vm/", _V4, 2)),
+        (at("nas:/vm", _V4, 1), at("nas.example.org:/vm/", "addr=::ffff:10.0.0.5", 2)),
         (at("nas:/vm", _V6, 1), at("[fd00:0::5]:/vm", _V6, 2)),
         (at("[fd00::5]:/vm", "rw", 1), at("[fd00:0:0::5]:/vm", "rw", 2)),
         (at("nas:/", _V4, 1), at("10.0.0.5:/", _V4, 2)),
-        (at("nas:/vm", _V4, 1), at("[::ffff:10.0.0.5]:/vm", "addr=::ffff:10.0.0.5", 2)),
         (at("NAS.example.org:/vm", "rw", 1), at("nas.example.org.:/vm", "port=2049", 2)),
         (at("nas:/vm", _V4, 1, _FSID), at("[fd00::5]:/vm", _V6, 2, _FSID)),
     ],

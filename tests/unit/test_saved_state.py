@@ -25,6 +25,11 @@ def run(
     return Owner(begin, host=host, machine=machine, vm="web", uuid=uuid, ended=ended, **stamps)
 
 
+def unreadable(owner: Owner) -> Owner:
+    owner.claimed = "yesterday"
+    return owner
+
+
 UNKNOWN = 0.0
 FITS = {
     "no record": ([], at(20)),
@@ -54,6 +59,7 @@ STALE = {
     "an older image, copied here with a new time": ([run(10, 20, "saved", machine=THERE)], at(50)),
     "another VM": ([run(30, 40, "saved", uuid=OTHER), run(10, 20, "saved")], at(39)),
     "another VM failed to start": ([run(30, 40, "failed", uuid=OTHER), run(10, 20, "saved")], at(19)),
+    "another host, and nobody knows when": ([unreadable(run(10, 20, machine=THERE, host="beta"))], at(19)),
     "it failed so often that nobody knows who ran it before": (
         [run(40, 41, "failed") for _ in range(MAX_FAILED + 1)],
         at(19),

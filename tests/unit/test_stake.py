@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from vmguard.adapters.linux.proc import FdInfo, OpenFile
 from vmguard.core.locks.guard_states import Origin
 from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
 from vmguard.core.locks.ranges import WHOLE
@@ -35,6 +36,28 @@ def test_what_is_not_known_to_be_only_read_counts_as_vital(
     mode: str, role: str, access: Access, origin: Origin | None, stake: Stake
 ) -> None:
     file = GuardedFile("/srv/vm/cd.iso", mode, role, "", (1, 2), [WHOLE], access=access, origin=origin)
+    assert file.stake is stake
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "stake"),
+    [
+        ("debian.iso", os.O_RDONLY, Stake.SPARE),
+        ("DEBIAN.ISO (deleted)", os.O_RDONLY, Stake.SPARE),
+        ("vm-100-cloudinit.qcow2", os.O_RDONLY, Stake.SPARE),
+        ("vm-100-cloudinit", os.O_RDONLY, Stake.SPARE),
+        ("debian.iso", os.O_RDWR, Stake.VITAL),
+        ("base-100-disk-0.qcow2", os.O_RDONLY, Stake.BACKING),
+        ("vm-100-disk-0.qcow2", os.O_RDONLY, Stake.BACKING),
+        ("x.iso.qcow2", os.O_RDONLY, Stake.BACKING),
+        ("iso", os.O_RDONLY, Stake.BACKING),
+    ],
+)
+def test_a_medium_that_nobody_announced_costs_no_vm_its_life(name: str, flags: int, stake: Stake) -> None:
+    """A CD that was inserted later, and every one of Proxmox's: their server may die. An image below a disk may not."""
+    user = OpenFile(7, 9, f"/mnt/pve/iso/template/iso/{name}", (1, 2), FdInfo(flags, 3, 2, []))
+    file = GuardedFile.found([user], [WHOLE])
+    file.note_access([flags])
     assert file.stake is stake
 
 

@@ -28,13 +28,10 @@ if TYPE_CHECKING:
 _RETRY_S = 0.25
 
 
-def missing(paths: list[str], table: list[Mount] | None = None, shares: list[ConfiguredShare] | None = None) -> Missing:
-    """Look at this host's mounts and at the shares that it is to have; return as ``explain``.
-
-    What was just read is passed. It may hang with another share.
-    """
+def missing(paths: list[str], table: list[Mount] | None = None) -> Missing:
+    """Look at this host's mounts, or at a table just read; return as ``explain``. It may hang with another share."""
     table = list(mounts.mounts()) if table is None else table
-    shares = configured_mounts.shares() if shares is None else shares
+    shares = configured_mounts.shares()
     configured_mounts.resolve_points(shares, table)
     return explain(paths, shares, table)
 
@@ -52,6 +49,16 @@ def explain(paths: list[str], shares: list[ConfiguredShare], table: list[Mount])
             cure = f"virsh pool-start {pool}" if share.is_pool else f"mount {point}"
             return why, f"{cure}; findmnt {point} shows what is there; a file on the bare folder is not the disk"
     return "", ""
+
+
+def is_inside_another(paths: list[str], table: list[Mount], shares: list[ConfiguredShare] | None = None) -> bool:
+    """Return whether a share is to be mounted between a file on another share and that one's mount point.
+
+    Judged by the text alone, so that a start on a share that answers waits for no other one. ``shares``: those that
+    are configured, where they are known.
+    """
+    known = configured_mounts.shares() if shares is None else shares
+    return any(configured_mounts.absent_below(path, known, table) is not None for path in paths)
 
 
 def refuse(paths: list[str], look: Look = missing) -> None:

@@ -24,7 +24,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vmguard.adapters.linux.configured_mounts import ConfiguredShare
     from vmguard.core.locks.plan import PlannedFile
     from vmguard.core.locks.ranges import Range
     from vmguard.hook.vm_to_claim import ProgressPipe, VmToClaim
@@ -157,15 +156,13 @@ def _refuse_bare_folders(vm: VmToClaim, files: list[ClaimedFile]) -> None:
         absent_shares.refuse(paths)
 
 
-def _may_be_bare(paths: list[str], table: list[mounts.Mount], shares: list[ConfiguredShare] | None = None) -> bool:
+def _may_be_bare(paths: list[str], table: list[mounts.Mount]) -> bool:
     """Return whether any path, links aside, does not lie on NFS as it should, or lies on the wrong share."""
     if any((mount := mounts.mount_of_path(path, table)) is None or not mount.is_nfs for path in paths):
         return True
-    from vmguard.adapters.linux import configured_mounts
+    from vmguard.hook import absent_shares
 
-    if shares is None:  # one may be to be mounted on a folder of another
-        shares = configured_mounts.shares() if paths else []
-    return any(configured_mounts.absent_below(path, shares, table) is not None for path in paths)
+    return bool(paths) and absent_shares.is_inside_another(paths, table)
 
 
 def free_excluded_ranges(claimed: ClaimedFiles, settings: ClaimSettings) -> None:

@@ -14,7 +14,7 @@ from vmguard.adapters.linux.regular_file import open_undelegated
 from vmguard.adapters.storage import owner_record
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.record_match import why_another
-from vmguard.core.locks.saved_state import MAX_FAILED, why_stale
+from vmguard.core.locks.saved_state import FAILED, MAX_FAILED, why_stale
 from vmguard.core.words import printable
 from vmguard.errors import VmguardError
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _MAGIC = b"LibvirtQemudSave"
 _HEADER_BYTES = 92
 _MAX_XML_BYTES = 1 << 20
+#: the kernel keeps 15 letters of libvirt_iohelper
+_IOHELPER = b"libvirt_iohelpe"
 
 
 def refuse_stale(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettings, progress: ProgressPipe) -> None:
@@ -67,7 +69,12 @@ def refuse_stale(vm: VmToClaim, claimed: ClaimedFiles, settings: ClaimSettings, 
 
 
 def _last_claims(disk: str, folder: str, inode: int) -> list[Owner]:
-    return owner_record.as_owner(disk, lambda: owner_record.read_claims(disk, folder, inode, 1 + MAX_FAILED))
+    """Return a disk's last claim, and those before it only when its start failed: each costs a READ."""
+    read = owner_record.read_claims
+    claims = owner_record.as_owner(disk, lambda: read(disk, folder, inode, 1))
+    if not claims or claims[0].ended != FAILED:
+        return claims
+    return owner_record.as_owner(disk, lambda: read(disk, folder, inode, 1 + MAX_FAILED))
 
 
 def _why_replaced(vm: VmToClaim, file: ClaimedFile, strangers: list[Owner], folder: str) -> str:
@@ -99,15 +106,21 @@ def image_time(libvirtd: int, uuid: str) -> float:
     """Return when the image was written that libvirtd restores a VM from, in seconds since the epoch; 0: not known.
 
     The hook is not told which file that is, but libvirtd has it open for reading while it waits for ``restore``
-    (qemuDomainRestoreInternal, qemuDomainObjRestore: qemuSaveImageOpen comes before the hook). With --bypass-cache a
-    helper has it open instead. ``libvirtd``: the pid of the hook's parent.
+    (qemuDomainRestoreInternal, qemuDomainObjRestore: qemuSaveImageOpen comes before the hook). With --bypass-cache its
+    iohelper has it open instead. ``libvirtd``: the pid of the hook's parent.
     """
-    folder = f"/proc/{libvirtd}/fd"
-    found = 0.0
+    times = [written for pid in (libvirtd, *_iohelpers(libvirtd)) for written in _images_open_in(pid, uuid)]
+    return min(times, default=0.0)
+
+
+def _images_open_in(pid: int, uuid: str) -> list[float]:
+    """Return when each saved image of a VM was written that a process has open for reading."""
+    folder = f"/proc/{pid}/fd"
+    found: list[float] = []
     try:
         names = os.listdir(folder)
     except OSError:
-        return 0.0
+        return found
     for name in names:
         try:
             path = os.readlink(f"{folder}/{name}")
@@ -117,8 +130,27 @@ def image_time(libvirtd: int, uuid: str) -> float:
         except (OSError, ValueError):
             continue
         if written:
-            found = min(found or written, written)
+            found.append(written)
     return found
+
+
+def _iohelpers(libvirtd: int) -> list[int]:
+    """Return the children of libvirtd that read or write a file for it, past the page cache (virFileWrapperFdNew)."""
+    try:
+        threads = os.listdir(f"/proc/{libvirtd}/task")
+    except OSError:
+        return []
+    children = [word for thread in threads for word in _content(f"/proc/{libvirtd}/task/{thread}/children").split()]
+    return [int(child) for child in children if _content(f"/proc/{int(child)}/comm").strip() == _IOHELPER]
+
+
+def _content(path: str) -> bytes:
+    """Return what a file of /proc holds; nothing if its thread or process has just ended."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except OSError:
+        return b""
 
 
 def _image_of(link: str, uuid: str) -> float:

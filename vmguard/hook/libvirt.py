@@ -82,8 +82,10 @@ def _inform(operation: str, reason: str) -> None:
     try:
         connection = wire.connect(entry.socket_path(), INFORM_TIMEOUT_S)
     except DaemonError as problem:
-        if operation != "restoring" or os.geteuid() != 0:  # a session VM: its own policy decides at prepare
+        if operation != "restoring":
             raise
+        if os.geteuid() != 0:  # a session VM: its own policy decides at prepare
+            return
         from vmguard.hook.daemon_absent import refuse_unless_allowed
 
         refuse_unless_allowed(domain.name, problem)

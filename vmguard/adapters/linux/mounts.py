@@ -53,7 +53,7 @@ _LOCKS_OF = {
 }
 #: a loop device, and where the kernel names its file (it asks nobody: drivers/block/loop.c)
 _LOOP = "/dev/loop"
-BLOCK_DEVICES = "/sys/block"
+_LOOP_FILE = "/sys/block/{}/loop/backing_file"
 #: file systems in files that nobody can write to: there is nothing to lock
 _ONLY_READ = ("squashfs", "iso9660", "erofs", "cramfs", "romfs")
 
@@ -109,23 +109,17 @@ def mounts(pid: int | str = "self") -> Iterator[Mount]:
     """Yield all mounts of a process's mount namespace. Raises OSError if the process is gone."""
     # A carriage return in a mount point is no end of a line: the kernel escapes those that are.
     with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
-        yield from with_images(parse_mountinfo(lines))
+        for mount in parse_mountinfo(lines):
+            if mount.source.startswith(_LOOP) and mount.type not in _ONLY_READ:
+                mount.image = image_behind(mount.source)
+            yield mount
 
 
-def with_images(table: Iterable[Mount], block_devices: str = BLOCK_DEVICES) -> Iterator[Mount]:
-    """Yield mounts, with the image of each that lies on a loop device and can be written to."""
-    for mount in table:
-        if mount.source.startswith(_LOOP) and mount.type not in _ONLY_READ:
-            mount.image = _image_behind(mount.source, block_devices)
-        yield mount
-
-
-def _image_behind(source: str, block_devices: str) -> str:
+def image_behind(source: str, told_in: str = _LOOP_FILE) -> str:
     """Return the file behind a loop device, or a partition of one; empty if the kernel does not tell."""
     number = source.removeprefix(_LOOP).partition("p")[0]
     try:
-        path = os.path.join(block_devices, f"loop{int(number)}", "loop/backing_file")
-        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+        with open(told_in.format(f"loop{int(number)}"), encoding="utf-8", errors="surrogateescape") as stream:
             return stream.read().rstrip("\n")
     except (OSError, ValueError):
         return ""

@@ -37,6 +37,18 @@ def on_block_device(place: str) -> str:
     return f"{place} is a block device: byte-range locks on it do not reach other hosts"
 
 
+def role_of_found(path: str, writable: bool) -> str:
+    """Return the role of an open file that no claim names: a disk, or an image below one.
+
+    What is only read and has a medium's name, ``x.iso`` or Proxmox's ``vm-100-cloudinit.qcow2``, is no image below a
+    disk: the VM can live without it. Nobody announces a CD that is inserted later, and Proxmox's are never claimed.
+    """
+    name = path.removesuffix(" (deleted)").rpartition("/")[2].lower()
+    stem = name.partition(".")[0]
+    is_medium = name.endswith(".iso") or (stem.startswith("vm-") and stem.endswith("-cloudinit"))
+    return DISK if writable or is_medium else BACKING
+
+
 class PlannedFile:
     """One file that a start locks: its path, the lock's mode, and the role of the file."""
 

@@ -74,6 +74,8 @@ def why_stale(claims: list[Owner], uuid: str, here: tuple[str, str], saved_at: f
         return f"the VM ran elsewhere: {by}; when the memory was saved cannot be seen here"
     if not last.released:
         return f"the VM ran elsewhere: {by}; that claim was never released"
+    if not _seconds(last.claimed):
+        return f"the VM ran elsewhere: {by}; when, cannot be read"
     if saved_at > _seconds(last.released) + _RELEASE_SLACK_S:
         return (
             f"the VM ran elsewhere: {by}, released {last.released};"

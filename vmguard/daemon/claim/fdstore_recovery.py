@@ -17,7 +17,7 @@ from vmguard.adapters.linux import proc
 from vmguard.core import HYPERVISORS
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.guard_states import Origin
-from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
+from vmguard.core.locks.plan import EXCLUSIVE, SHARED, role_of_found
 from vmguard.core.locks.ranges import RESERVATION, Range
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import ANOTHER_HOST, GuardedVm
@@ -88,10 +88,11 @@ def _file(name: str, fd: int, pieces: list[Range], claimed: bool) -> GuardedFile
         origin = Origin.of_claim(mode)
     else:
         origin = Origin.RECOVERED if exclusive else Origin.FOUND
+    path = os.readlink(f"/proc/self/fd/{fd}")
     return GuardedFile(
-        path=os.readlink(f"/proc/self/fd/{fd}"),
+        path=path,
         mode=mode,
-        role=DISK if exclusive else BACKING,
+        role=role_of_found(path, exclusive),
         source=_SOURCE,
         key=(int(device, 16), info.inode),
         pieces=pieces,

@@ -12,7 +12,7 @@ from typing import Any
 from vmguard.adapters.linux.proc import Key, OpenFile
 from vmguard.core.locks.file_guard import FileGuard
 from vmguard.core.locks.guard_states import Origin
-from vmguard.core.locks.plan import BACKING, DISK, EXCLUSIVE, SHARED
+from vmguard.core.locks.plan import BACKING, EXCLUSIVE, SHARED, role_of_found
 from vmguard.core.locks.ranges import Range, describe
 from vmguard.core.watchdog.policy import Stake
 
@@ -80,7 +80,7 @@ class GuardedFile:
         return cls(
             path=users[0].path,
             mode=EXCLUSIVE if writable else SHARED,
-            role=DISK if writable else BACKING,
+            role=role_of_found(users[0].path, writable),
             source=f"open in pid {users[0].pid}",
             key=users[0].key,
             pieces=pieces,
