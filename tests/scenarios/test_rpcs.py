@@ -16,8 +16,8 @@ pytestmark = pytest.mark.lab
 
 #: the budget: requests for each writable disk until the VM runs
 BUDGET = 8
-#: more of them where the client's caches are older than their time (by default 3 to 60 s): for each disk the attributes
-#: of it and of its record, for each folder its own, those of the records' folder, and those of the list of the VM's disks
+#: more where the client's caches are older than their time (by default 3 to 60 s): for each disk the attributes of it
+#: and of its record, for each folder those of it, of the records' folder, and of the list of the VM's disks
 AGED_DISK, AGED_FOLDER = 2, 3
 DISKS = pytest.mark.parametrize(("disks", "kind"), [(1, "qcow2"), (1, "raw"), (4, "raw")])
 
