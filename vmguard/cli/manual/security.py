@@ -11,7 +11,7 @@ _TRUSTED = {
     "it, with the time at which it started, or if it lies in the VM's own control group, or if such a process has "
     "started it. What a process says of itself, its name and its arguments, only narrows that. Pid files and status "
     "files count only if they and their folder are root's alone. The program may have any name: what a believed pid "
-    "file names, or has a VM of KVM's open, is looked at, too. vmguard doctor (qemu.believed) names whatever only looks "
+    "file names, or has a VM of KVM's open, is looked at, too. vmguard doctor (qemu.believed) names what only looks "
     "like a VM's process, and why it is not believed.",
     "The user that QEMU runs as": "With the VM that its process belongs to. A guest that has broken out of its QEMU "
     "can end its own VM; it can neither freeze, kill nor unguard another one, nor keep one from starting. On a host "
