@@ -30,7 +30,8 @@ SILENT, PROCESSES, DESCRIPTORS = 10_000, 1000, 19_990
 _CLAIMS, _STATUSES = 11, 20
 
 #: "processes" COUNT DESCRIPTORS FILE: an ordinary user's processes, each of which opens a file again and again and then
-#: goes on opening and closing it; "silent" COUNT SOCKET: connections on which nothing is ever said
+#: goes on opening and closing it; "words": the same, with a megabyte of arguments each; "silent" COUNT SOCKET:
+#: connections on which nothing is ever said
 _SOURCE = r"""
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -43,6 +44,15 @@ _SOURCE = r"""
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
+/* Run again as a process with a megabyte of arguments. */
+static void wordy(char **argv) {
+    static char word[100001];
+    char *words[15] = {"qemu-system-x86_64", "wordy", argv[2], argv[3], argv[4]};
+    memset(word, 'x', sizeof word - 1);
+    for (int i = 5; i < 14; i++)
+        words[i] = word;
+    execv(argv[0], words);
+}
 static void ready(void) { puts("ready"); fflush(stdout); }
 static void busy(const char *file, int descriptors) {
     int fd = open(file, O_RDONLY);
@@ -61,6 +71,8 @@ int main(int argc, char **argv) {
     struct rlimit files = {20000, 20000};
     setrlimit(RLIMIT_NOFILE, &files);
     prctl(PR_SET_PDEATHSIG, 9);
+    if (!strcmp(argv[1], "wordy"))
+        busy(argv[4], atoi(argv[3]));
     if (!strcmp(argv[1], "silent")) {
         struct sockaddr_un address = {.sun_family = AF_UNIX};
         strncpy(address.sun_path, argv[3], sizeof address.sun_path - 1);
@@ -79,6 +91,8 @@ int main(int argc, char **argv) {
     for (int i = 0; i < count; i++)
         if (!fork()) {
             prctl(PR_SET_PDEATHSIG, 9);
+            if (!strcmp(argv[1], "words"))
+                wordy(argv);
             busy(argv[4], atoi(argv[3]));
         }
     ready();
@@ -147,16 +161,20 @@ class Host:
             process.kill()
             process.communicate()
 
-    def claim(self, number: int) -> float:
-        """Claim a VM's disk as libvirt's hook does, and let go of it; return the claim's seconds."""
+    def claim(self, number: int, keep: str = "") -> float:
+        """Claim a VM's disk as libvirt's hook does, and let go of it; return the claim's seconds.
+
+        ``keep``: the name of a VM whose disk is kept.
+        """
         disk = make_disk(self.inside / f"disk{number}.raw")
-        vm = Vm(f"vm{number}", [self.folder / disk.name])
+        vm = Vm(keep or f"vm{number}", [self.folder / disk.name])
         environment = {**self.guard.hook_environment(), "VMGUARD_RUN_DIR": str(self.folder / "run")}
         hook = [*self.space.prefix, str(self.folder / "qemu-hook"), vm.name]
         answer = run([*hook, "prepare", "begin", "-"], vm.xml(), environment)
         if answer.status:
             raise DaemonError(answer.err)
-        run([*hook, "release", "end", "-"], vm.xml(), environment)
+        if not keep:
+            run([*hook, "release", "end", "-"], vm.xml(), environment)
         return answer.seconds
 
     def asker(self, count: int, at_once: int) -> subprocess.Popen[str]:
@@ -210,13 +228,42 @@ def silent(host: Host, size: float, refused: list[str], notes: list[str]) -> Ite
         notes.append(f"{descriptors(host.pid)} descriptors in use" + ("" if process.poll() is None else ", REFUSED"))
 
 
-def processes(count: int, each: int) -> Callable[[Host, float, list[str], list[str]], AbstractContextManager[None]]:
+@contextlib.contextmanager
+def checks(host: Host, size: float, refused: list[str], notes: list[str]) -> Iterator[None]:
+    """Run so many real ``vmguard check``, fifty at once: each an interpreter of its own."""
+    script = (
+        'seq "$1" | xargs -P "$2" -I% "$3" -m vmguard --config "$4" check asked 2>&1 | '
+        "grep -Eo \"VM 'asked'|daemon.*|refused.*|Traceback\" | sort | uniq -c"
+    )
+    host.claim(1000, keep="asked")
+    count = int(QUESTIONS * size)
+    words = ["sh", "-c", script, "-", str(count), str(AT_ONCE), sys.executable, str(host.folder / "vmguard.yaml")]
+    began = time.monotonic()
+    asking = track(
+        subprocess.Popen(
+            [*host.space.prefix, f"--wd={os.getcwd()}", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    )
+    time.sleep(2)
+    yield
+    said = " ".join(asking.communicate()[0].split())
+    notes.append(f"{said} of {count} in {time.monotonic() - began:.0f} s")
+    if said != f"{count} VM 'asked'":
+        refused.append(f"checks: {said}")
+
+
+def processes(
+    count: int, each: int, how: str = "processes"
+) -> Callable[[Host, float, list[str], list[str]], AbstractContextManager[None]]:
     """Return a load: processes of an ordinary user that are called qemu and have so many descriptors."""
 
     @contextlib.contextmanager
     def load(host: Host, size: float, refused: list[str], notes: list[str]) -> Iterator[None]:
         words = str(max(1, int(count * size))), str(each), str(host.folder / "public")
-        with host.load("processes", *words):
+        with host.load(how, *words):
             time.sleep(4)  # they have been found by then
             yield
 
@@ -229,10 +276,12 @@ def descriptors(pid: int) -> int:
 
 LOADS: dict[str, Callable[[Host, float, list[str], list[str]], AbstractContextManager[None]]] = {
     f"{QUESTIONS} questions, {AT_ONCE} at once": questions,
+    f"{QUESTIONS} checks, {AT_ONCE} at once": checks,
     f"{SILENT} silent connections": silent,
     f"one process with {DESCRIPTORS} descriptors": processes(1, DESCRIPTORS),
     f"four processes with {DESCRIPTORS} descriptors": processes(4, DESCRIPTORS),
     f"{PROCESSES} processes called qemu": processes(PROCESSES, 10),
+    f"{PROCESSES} with a megabyte of arguments": processes(PROCESSES, 10, "words"),
 }
 
 
@@ -280,7 +329,7 @@ def main() -> int:
     size = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
     with hosted() as host:
         results = [measure("in peace", host)]
-        for load in LOADS:
+        for load in (load for load in LOADS if not sys.argv[2:] or sys.argv[2] in load):
             print(f"measuring: {load}", file=sys.stderr, flush=True)
             results.append(under(load, host, size))
         show(results)

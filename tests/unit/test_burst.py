@@ -70,3 +70,26 @@ def test_one_vm_does_not_cut_short_the_other_ones_and_a_forgotten_one_is_left_al
     world.pass_by(2.0)
     assert [name for _, _, name in world.looks].count("web") == len(SCHEDULE_S)
     assert [when for when, _, name in world.looks if name == "db"] == pytest.approx([0.02, 0.025], abs=0.003)
+
+
+@pytest.mark.parametrize("cost", [0.0, 0.1])
+def test_who_opens_a_file_without_pause_has_it_looked_at_rarely(cost: float) -> None:
+    """Before, each event began with a full scan: whoever may read an image kept the loop with nothing but opens."""
+    spent = 0.0
+
+    def look(vm: GuardedVm) -> None:
+        nonlocal spent
+        spent += cost
+        fulls.append(loop.now())
+
+    loop, fulls = SimulatedLoop(1000.0), list[float]()
+    bursts, web = ScanBursts(loop, look, lambda vm: None, lambda: spent), vm("web")
+    for _ in range(1000):
+        bursts.event(web)
+        loop.pass_by(0.001)
+    loop.pass_by(4.0)
+    assert fulls[0] == pytest.approx(1000.0, abs=0.001), "the first one is looked at at once"
+    assert len(fulls) <= (6 if cost else 110)
+    assert fulls[-1] > 1001.0, "and the last one is not forgotten"
+    bursts.end(web)
+    loop.close()

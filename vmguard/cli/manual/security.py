@@ -9,7 +9,10 @@ _TRUSTED = {
     "root of this host": "With everything: the daemon, the hooks and the configuration are root's.",
     "The hypervisor's own files": "A process is a VM's QEMU or helper only if a pid file that root has written names "
     "it, with the time at which it started, or if it lies in the VM's own control group, or if such a process has "
-    "started it. What a process says of itself, its name and its arguments, only narrows that.",
+    "started it. What a process says of itself, its name and its arguments, only narrows that. Pid files and status "
+    "files count only if they and their folder are root's alone. The program may have any name: what a believed pid "
+    "file names, or has a VM of KVM's open, is looked at, too. vmguard doctor (qemu.believed) names what only looks "
+    "like a VM's process, and why it is not believed.",
     "The user that QEMU runs as": "With the VM that its process belongs to. A guest that has broken out of its QEMU "
     "can end its own VM; it can neither freeze, kill nor unguard another one, nor keep one from starting. On a host "
     "without control groups, guests of one user are told apart by pid file and start time alone.",
@@ -28,6 +31,9 @@ _REMAINS = {
     "0750 (storage.modes of vmguard doctor).",
     "A file can be put in a disk's place": "by whoever may write to its folder. The next start notices a disk that "
     "replaced one whose claim still stands, and refuses.",
+    "A guest that runs can name a file of the host": "in the header of its image. A start of it is refused then. A VM "
+    "that runs already is not stopped: the file gets no lock and no record, and the log says so. On NFSv4 shares "
+    "whatever a VM has open is locked: other hosts could open it, too.",
     "Locks can be taken by another host": "that may mount the share. Every start of the VM is refused then, and a VM "
     "that runs meets a conflict when it opens a disk anew.",
     "The lease can be ended": "by a host with the same NFS client identity, or by whoever administers the server. "

@@ -40,6 +40,7 @@ from vmguard.core.sources.process_arguments import (
     named_files,
     telling,
 )
+from vmguard.daemon.adopt.few_warnings import FewWarnings
 from vmguard.daemon.adopt.other_processes import MAX_PAUSE_ROUNDS, OtherProcesses, has_kvm_vm
 from vmguard.daemon.adopt.unclaimed_process import UnclaimedProcess, most_kept, once
 from vmguard.daemon.claim.kinship import Families, is_named_helper, may_serve
@@ -97,6 +98,7 @@ class UnclaimedQemus:
         self._qemu_users = qemu_users
         self._unclaimed: dict[int, UnclaimedProcess] = {}
         self._others = OtherProcesses()
+        self._warn = FewWarnings(loop.now)
         #: by pid: birth and lane of the processes whose arguments are being read
         self._asked: dict[int, tuple[int, Lane]] = {}
         #: pid and birth of processes whose read hangs, which was logged
@@ -172,7 +174,7 @@ class UnclaimedQemus:
         """Warn once of each process that looks like QEMU and whose arguments cannot be read."""
         hanging = {(pid, birth) for pid, (birth, lane) in self._asked.items() if self._command_lines.hangs(lane, pid)}
         for pid, _ in sorted(hanging - self._silent):
-            log.warning(
+            self._warn(
                 "pid %d (%s) does not tell its arguments, its memory is locked (a page fault on a share that does not "
                 "answer does that); whether it is an unguarded VM is not known yet",
                 pid,
@@ -264,7 +266,7 @@ class UnclaimedQemus:
             self.take_up(process, WITHOUT_HOOK)
         elif not process.told:
             process.told = True
-            log.warning(
+            self._warn(
                 "pid %d (VM %r%s) runs UNGUARDED, without a claim: vmguard adopt --pid %d",
                 process.pid,
                 process.title,

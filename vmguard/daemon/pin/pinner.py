@@ -103,7 +103,7 @@ class Pinner:
     def forget(self, vm: GuardedVm) -> None:
         """Stop watching the files of a VM that is gone."""
         self._open_events.forget(vm)
-        self._bursts.forget(vm)
+        self._bursts.end(vm)
         self.unannounced.forget(vm)
         state = self._scan_states.pop(vm.id, None)
         for fds in state.fds_by_pid.values() if state is not None else ():
@@ -134,7 +134,7 @@ class Pinner:
     def _opened(self, vm_id: str) -> None:
         vm = self._registry.get(vm_id)
         if vm is not None:
-            self.attend(vm)
+            self._bursts.event(vm)
 
     def _look_at_all(self) -> None:
         for state in self._scan_states.values():
