@@ -21,13 +21,16 @@
 #define REBOOTS 1
 #endif
 #ifndef STARTS
-#define STARTS 2
+#define STARTS 1
 #endif
 #ifndef DEATHS          /* of a daemon; the next one starts within the second */
 #define DEATHS 0
 #endif
 #ifndef STOPS           /* a daemon is stopped, and stays so */
 #define STOPS 0
+#endif
+#ifndef REVOKES         /* the server's admin takes the lock of the first disk away */
+#define REVOKES 0
 #endif
 #ifndef MIGRATIONS
 #define MIGRATIONS 0
@@ -143,7 +146,8 @@ byte target;            /* of a migration (host + 1) */
 bool gone_over;         /* the guest runs there, and the disks are not locked there yet */
 byte behind;            /* seconds that the clock of host 0 has lost */
 /* what may still happen */
-byte cuts = CUTS, reboots = REBOOTS, starts = STARTS, deaths = DEATHS, stops = STOPS, migrations = MIGRATIONS;
+byte cuts = CUTS, reboots = REBOOTS, starts = STARTS, deaths = DEATHS, stops = STOPS, migrations = MIGRATIONS,
+    revokes = REVOKES;
 
 hidden byte i, d, n, yes;
 
@@ -249,12 +253,14 @@ proctype Host(byte h) {
     :: atomic { cut[h] -> cut[h] = false }
     :: atomic { up && !cut[h] && (session[h] == DROPPED || session[h] == REBOOTED) -> d_step { new_session(h) } }
     :: atomic { up && !cut[h] && (session[h] == MAY_RECLAIM || session[h] == MAY_NOT) -> d_step { recover(h) } }
-    :: atomic { REACHES(h) && vm[h] != NO_VM && seen[h] && !KNOWS_LOSS(h) -> seen[h] = 0 }
+    :: atomic { REACHES(h) && (vm[h] != NO_VM || target == h + 1) && seen[h] && !KNOWS_LOSS(h) -> seen[h] = 0 }
     /* a start */
     :: atomic { starts && vm[h] == NO_VM && target != h + 1 && REACHES(h) && !grace -> d_step { start(h) } }
     /* the watchdog */
     :: atomic { !stopped[h] && (vm[h] == RUNNING || vm[h] == FROZEN) && (REACHES(h) || KNOWS_LOSS(h)) &&
                 (age[h] || due[h] || KNOWS_LOSS(h)) && !(gone_over && target == h + 1) -> d_step { verdict(h) } }
+    :: atomic { !stopped[h] && vm[h] == FROZEN && due[h] && age[h] && REACHES(h) && !KNOWS_LOSS(h) ->
+                seen[h] = 0; age[h] = 0 }     /* the lease is confirmed, the record is not read yet */
     :: atomic { !stopped[h] && order[h] -> d_step { at_risk(h) } }
     :: atomic { deaths && !stopped[h] && (vm[h] == RUNNING || vm[h] == FROZEN) ->
                 deaths--; due[h] = (age[h] >= LEASE || (TAKEN_OVER && vm[h] == FROZEN)) }
@@ -282,8 +288,11 @@ proctype Host(byte h) {
                 database[h] = true; reserved = (RESERVE -> h + 1 : 0) }
     :: atomic { target == h + 1 && !gone_over -> d_step { target = 0;
                 if :: reserved == h + 1 -> reserved = 0 :: else fi; forget(h) } }
+    :: atomic { target == h + 1 && REACHES(h) && reserved == h + 1 && age[h] -> d_step { seen[h] = 0; age[h] = 0;
+                order[h] = 0; if :: vm[h] == FROZEN -> vm[h] = RUNNING :: else fi; check() } }
     :: atomic { target && target != h + 1 && !gone_over && vm[h] == RUNNING && REACHES(h) && holder[0] == h + 1 &&
-                !cut[target - 1] && NOTHING_QUEUED(h) -> d_step { release(h); gone_over = true;
+                !cut[target - 1] && NOTHING_QUEUED(h) &&
+                age[target - 1] < FREEZE_AT /* a target at risk stands still */ -> d_step { release(h); gone_over = true;
                 vm[target - 1] = RUNNING; check() } }
     :: atomic { target == h + 1 && gone_over && REACHES(h) && !grace && holder[0] == 0 && holder[DISKS - 1] == 0 &&
                 (!reserved || reserved == h + 1) -> d_step { n = vm[h]; i = n; take(h); vm[h] = i; i = 0;
@@ -302,6 +311,8 @@ proctype Server() {
                 EACH(i, 0, HOSTS,
                     database[i] = (DATABASE == LAGGING || DATABASE == DUTIFUL && database[i]);
                     may[i] = database[i]; session[i] = REBOOTED) } }
+    :: atomic { revokes && up && holder[0] -> d_step { revokes--; n = holder[0] - 1; lock[AT(n, 0)] = LOST;
+                holder[0] = 0; n = 0 } }
     :: atomic { BY_HAND && grace -> grace = 0 }
     :: atomic { !COURTEOUS && up -> d_step { EACH(n, 0, HOSTS,
                 if :: OVER(n) && session[n] == GOOD -> drop(n) :: else fi) } }

@@ -44,6 +44,7 @@ WITH_DAEMON = {
     "maintenance": ["maintenance", "--for", "1m", "--reason", "a test"],
     "arm": ["arm"],
     "history": ["history"],
+    "verify-journal": ["verify-journal"],
     "history --acknowledge": ["history", "--acknowledge"],
     "plan": ["plan", "--domain-xml", "{xml}"],
     "metrics": ["metrics"],

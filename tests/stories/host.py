@@ -71,6 +71,8 @@ class Host:
         self._counted: dict[str, tuple[int, ...]] = {}
         self.sim.after(0.75, self._look_at_counters)
         self.asked: dict[str, int] = {}
+        #: what `vmguard history` would have
+        self.reports: list[tuple[float, Report]] = []
 
     def say(self, text: str) -> None:
         self.sim.say(self.name, text)
@@ -107,6 +109,7 @@ class Host:
         for effect in effects:
             if isinstance(effect, Report):
                 self.say(f"{effect.level:7} {effect.code}: {effect.sentence}")
+                self.reports.append((self.sim.now, effect))
             elif isinstance(effect, Probe):
                 self._probe(effect)
             elif isinstance(effect, Freeze):

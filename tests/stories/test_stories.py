@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.stories.play import load
+from tests.support.histories import entry
+from vmguard.core.watchdog import trace
 
 STORIES = sorted(path.parent for path in Path(__file__).parent.glob("*/events.yaml"))
 
@@ -26,6 +28,8 @@ def test_story(folder: Path) -> None:
     text = "\n".join(lines) + "\n"
     assert sorted(set(story.sim.violations)) == sorted(story.plot.get("expect", [])), text
     assert story.ends() == story.plot.get("end", {}), text
+    for host in story.hosts.values():
+        assert trace.faults([entry(*line) for line in host.reports], whole=True) == [], host.name
     golden = folder / "log.expect"
     if os.environ.get("VMGUARD_REGOLD"):
         golden.write_text(text)

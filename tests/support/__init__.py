@@ -10,6 +10,7 @@ fencer_harness      a real fencer over processes of this machine
 file_guards         guards of files: in any state by events alone, and all events to be played in any order
 guard               a private vmguard: real daemon, hook and commands in one folder
 guarded_guests      lab guests with vmguard and QEMU on them
+histories           lines of a host's history
 libvirt_host        a private libvirtd with QEMU and vmguard in namespaces of its own
 libvirt_operations  what libvirt can do to the files of a running VM, step by step
 migration_peer      private libvirts between which VMs migrate

@@ -13,6 +13,7 @@ from typing import Any
 from tests.lab.guest import PYTHON
 from tests.lab.qemu import Vm
 from tests.support.guarded_guests import VMGUARD, Guarded, Guest
+from vmguard.core.watchdog import trace
 
 LEASE = 10
 LONG = bool(os.environ.get("VMGUARD_LONG"))
@@ -120,9 +121,10 @@ def dead(vm: Vm) -> bool:
 
 
 def history(node: Guarded, guest: Guest | None = None) -> list[dict[str, Any]]:
-    """Return what the daemon has reported, about one VM if given."""
+    """Return what the daemon has reported, about one VM if given; it must be a history that the machine can write."""
     lines = node.host.run(f"cat {RUN}/history.jsonl", check=False).stdout.splitlines()
     entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    assert trace.faults(entries, whole=True) == [], "\n".join(lines)
     return [entry for entry in entries if guest is None or entry["fields"].get("uuid") == guest.uuid]
 
 

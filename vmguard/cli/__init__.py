@@ -12,6 +12,7 @@ schemas         the JSON that each command prints with --json
 check           ``check VM``: is it guarded, by which host, and what to do
 status          ``status``: every VM that this host guards, and its leases
 history         ``history``: what the watchdog saw and did
+verify_journal  ``verify-journal``: can the watchdog have written this history
 timing          ``timing``: what happens when in an outage
 maintenance     ``maintenance`` (``disarm``): the watchdog only reports for a while
 arm             ``arm``: ends a maintenance early

@@ -46,6 +46,7 @@ COMMANDS = (
     Command("check", "is a VM guarded, by which host, since when, and what to do", "vmguard.cli.check"),
     Command("status", "every VM that this host guards", "vmguard.cli.status"),
     Command("history", "what the watchdog saw and did, incident by incident", "vmguard.cli.history"),
+    Command("verify-journal", "can the watchdog have written this history", "vmguard.cli.verify_journal"),
     Command("timing", "when what happens in an outage, for each mount", "vmguard.cli.timing"),
     Command("maintenance", "for a while nothing is done to VMs: all is reported only", "vmguard.cli.maintenance"),
     Command("arm", "ends a maintenance early: the watchdog acts again", "vmguard.cli.arm"),

@@ -119,6 +119,7 @@ SCHEMAS: dict[str, Fields] = {
     },
     "history": {"schema": N, "incidents": [[_EVENT]]},
     "history --acknowledge": {"schema": N, "acknowledged": [_FENCED]},
+    "verify-journal": {"schema": N, "status": T, "lines": N, "faults": [{"line": N, "code": T, "text": T}]},
     "timing": {
         "schema": N,
         "mounts": [{"mount": T, "lease": N, "probes": T, "outage": [["any"]], "recovery": [["any"]]}],

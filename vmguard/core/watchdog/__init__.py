@@ -8,5 +8,6 @@ machine         the machine itself: one step for each event
 policy          the admin's choices for one VM
 stance          what is to be done with one VM
 states          the states of a mount and of a lock, as tables
+trace           a host's history against the moves that the machine allows
 timing          all time spans, derived from the server's lease
 """

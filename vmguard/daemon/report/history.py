@@ -95,16 +95,30 @@ class Reporter:
 
 def read(run_dir: str) -> list[dict[str, Any]]:
     """Return all entries, oldest first; skip lines that were cut short. Raises VmguardError without the right to."""
+    return read_file(os.path.join(run_dir, FILE), must_exist=False)
+
+
+def read_file(path: str, must_exist: bool = True) -> list[dict[str, Any]]:
+    """Return the entries of a history, as ``read`` does."""
     entries = []
     try:
-        with open(os.path.join(run_dir, FILE), encoding="utf-8", errors="replace") as stream:
+        with open(path, encoding="utf-8", errors="replace") as stream:
             for line in stream:
                 try:
                     entries.append(json.loads(line))
                 except (ValueError, RecursionError):
                     continue
-    except FileNotFoundError:
-        pass
     except PermissionError:
         raise VmguardError(f"what this host guards may not be read by user {os.geteuid()}", "run it as root") from None
+    except OSError as problem:
+        if must_exist or not isinstance(problem, FileNotFoundError):
+            raise VmguardError(f"{path} cannot be read: {problem.strerror}", "name a history.jsonl") from None
     return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def is_whole(path: str) -> bool:
+    """Return whether a history begins with the boot: its older half was never dropped."""
+    try:
+        return os.stat(path).st_size < _MAX_BYTES // 4
+    except OSError:
+        return True
