@@ -15,7 +15,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -80,7 +80,8 @@ class ToldHost:
         self.folder = folder
         self.loop = SimulatedLoop(100_000.0)
         self._began = datetime.datetime.now(datetime.UTC)
-        patch.setattr(clock, "boottime", lambda: self.loop.time)
+        self._saying = 0.0  # when the command that runs began
+        patch.setattr(clock, "boottime", self._boottime)
         patch.setattr(clock, "wall", self._wall)
         patch.setattr(Probes, "ask", lambda _, effect: self._asked(effect))
         patch.setattr(pidfd, "send", self._send)
@@ -115,6 +116,10 @@ class ToldHost:
         return {"daemon": {"run_dir": str(self.run_dir)}, "libvirt": {**places, "hooks_dir": str(self.folder)}}
 
     # -- the world --------------------------------------------------------------------------------------------------
+
+    def _boottime(self) -> float:
+        """Return the simulated time; while a command runs it goes on, so that its own deadlines come."""
+        return self.loop.time + (time.monotonic() - self._saying if self._saying else 0.0)
 
     def _wall(self) -> str:
         passed = datetime.timedelta(seconds=self.loop.time - 100_000.0)
@@ -156,10 +161,11 @@ class ToldHost:
     def vm_without_its_lock(self) -> GuardedVm:
         """Have the VM taken up by a daemon that has lost its descriptor."""
         vm = self.vm()
-        self.parts.registry.remove(vm)
-        [again] = self.parts.registry.load()
+        again = GuardedVm.from_json(json.loads(json.dumps(vm.as_json())))
         again.processes = vm.processes
         again.files[0].guard.taken_over(None)
+        self.parts.registry.remove(vm)
+        self.parts.registry.add(again)
         self.look()
         return again
 
@@ -167,12 +173,13 @@ class ToldHost:
         """Have the daemon end."""
         self.is_up = False
 
-    def wait_for_storage(self) -> None:
-        """Wait for what the file systems' threads have in hand."""
-        while self.parts.storage_threads.busy():
+    def until(self, wanted: Callable[[], object]) -> None:
+        """Wait for what a thread has in hand; the host's clock stands still."""
+        end = time.monotonic() + 10
+        while not wanted():
+            assert time.monotonic() < end
             self.loop.turn()
             time.sleep(0.001)
-        self.pass_by(0.1)
 
     def look(self) -> None:
         """Have the watchdog see what has changed."""
@@ -210,10 +217,12 @@ class ToldHost:
         """Run a command as a user, at this moment."""
         out, err = io.StringIO(), io.StringIO()
         os.seteuid(user)
+        self._saying = time.monotonic()
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 status = main(["--config", str(self.folder / "c.yaml"), *words])
         finally:
+            self._saying = 0.0
             os.seteuid(0)
         return Said(status, out.getvalue(), err.getvalue())
 
