@@ -138,7 +138,7 @@ ROWS = {
     "configuration broken": Row(
         running, WARNING, "configuration has a mistake", "vmguard_config_valid 0", problems=("vmguard.yaml:3: lesae",)
     ),
-    "not root": Row(running, UNKNOWN, "root", "root", user=NOBODY),
+    "not root": Row(running, UNKNOWN, "root|sudo", "root", user=NOBODY),
     "storage silent": Row(
         storage_silent, WARNING, f"{SERVER} silent", 'vmguard_mount_phase{.*"late"} 1', "no request of the last"
     ),
