@@ -1,32 +1,33 @@
 """A host with one guarded VM in simulated time, and what is told of it at every place where people look.
 
 The daemon's own parts run in the test's loop, over a made-up NFS mount whose server answers as the test says. QEMU is a
-real process, so that a freeze is a freeze. The commands run as another process and ask the daemon over its socket.
+real process, so that a freeze is a freeze. The commands run in the process of the test, and get the messages without a
+socket.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import io
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 
-from tests.support.guard import REPOSITORY
+import vmguard
 from tests.support.processes import track
 from tests.support.simulated_loop import SimulatedLoop
 from vmguard.adapters.linux import clock, pidfd
 from vmguard.adapters.linux.mount_table import MountTable
 from vmguard.adapters.linux.mounts import Mount, NfsStatistics
+from vmguard.cli.main import main
 from vmguard.config.settings import Config
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.plan import DISK, EXCLUSIVE
@@ -37,24 +38,12 @@ from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.report import history
 from vmguard.daemon.watch.probes import Probes
-from vmguard.protocol import wire
+from vmguard.errors import DaemonError, DaemonForbidden
+from vmguard.protocol.client import Daemon
+from vmguard.query import running
 
 POINT, SERVER, LEASE_S = "/srv/vm", "10.77.0.11", 10.0
 UUID = "0d8a2c0c-76ab-5d58-9a63-3b9e4f4b2f05"
-#: runs every command of a list in one interpreter, as a shell would one after the other
-_RUN_ALL = """
-import contextlib, io, json, sys
-from vmguard.cli.main import main
-found = {}
-for name, words in json.loads(sys.argv[1]).items():
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main(words)
-    found[name] = [status, out.getvalue(), err.getvalue()]
-print(json.dumps(found))
-"""
-#: a process that has the lock of a running daemon, which a process does not see of itself
-_KEEPER = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.lockf(f, 2); print(flush=True); time.sleep(999)"
 
 
 class Said(NamedTuple):
@@ -91,7 +80,8 @@ class ToldHost:
         self.folder = folder
         self.loop = SimulatedLoop(100_000.0)
         self._began = datetime.datetime.now(datetime.UTC)
-        patch.setattr(clock, "boottime", lambda: self.loop.time)
+        self._saying = 0.0  # when the command that runs began
+        patch.setattr(clock, "boottime", self._boottime)
         patch.setattr(clock, "wall", self._wall)
         patch.setattr(Probes, "ask", lambda _, effect: self._asked(effect))
         patch.setattr(pidfd, "send", self._send)
@@ -109,15 +99,15 @@ class ToldHost:
         self.parts = wiring.Parts(
             self.loop, str(self.run_dir), Config, table=table, config_problems=lambda: config_problems
         )
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        listener.bind(str(self.run_dir / wire.SOCKET_NAME))
-        listener.listen(wire.BACKLOG)
-        self.parts.server.listen(listener)
-        self.keeper = track(
-            subprocess.Popen([sys.executable, "-c", _KEEPER, str(self.run_dir / "daemon.lock")], stdout=subprocess.PIPE)
-        )
-        assert self.keeper.stdout is not None
-        self.keeper.stdout.readline()
+        #: whether the daemon runs, and whether it answers whoever asks
+        self.is_up, self.answers_all = True, True
+        patch.setattr(running, "require", self._require)
+        patch.setattr(Daemon, "__enter__", lambda daemon: self._enter(daemon))
+        patch.setattr(Daemon, "__exit__", lambda *_: None)
+        patch.setattr(Daemon, "ping", lambda _: {"version": vmguard.__version__, "pid": os.getpid()})
+        patch.setattr(Daemon, "status", lambda _: self.status())
+        patch.setattr(Daemon, "health", lambda _: self.health())
+        patch.setattr(Daemon, "adopt", lambda *_: [])
         self.qemu = track(subprocess.Popen(["sleep", "999"]))
         self._vms: list[GuardedVm] = []
 
@@ -126,6 +116,10 @@ class ToldHost:
         return {"daemon": {"run_dir": str(self.run_dir)}, "libvirt": {**places, "hooks_dir": str(self.folder)}}
 
     # -- the world --------------------------------------------------------------------------------------------------
+
+    def _boottime(self) -> float:
+        """Return the simulated time; while a command runs it goes on, so that its own deadlines come."""
+        return self.loop.time + (time.monotonic() - self._saying if self._saying else 0.0)
 
     def _wall(self) -> str:
         passed = datetime.timedelta(seconds=self.loop.time - 100_000.0)
@@ -167,24 +161,25 @@ class ToldHost:
     def vm_without_its_lock(self) -> GuardedVm:
         """Have the VM taken up by a daemon that has lost its descriptor."""
         vm = self.vm()
-        self.parts.registry.remove(vm)
-        [again] = self.parts.registry.load()
+        again = GuardedVm.from_json(json.loads(json.dumps(vm.as_json())))
         again.processes = vm.processes
         again.files[0].guard.taken_over(None)
+        self.parts.registry.remove(vm)
+        self.parts.registry.add(again)
         self.look()
         return again
 
     def stop(self) -> None:
         """Have the daemon end."""
-        self.keeper.kill()
-        self.keeper.wait()
+        self.is_up = False
 
-    def wait_for_storage(self) -> None:
-        """Wait for what the file systems' threads have in hand."""
-        while self.parts.storage_threads.busy():
+    def until(self, wanted: Callable[[], object]) -> None:
+        """Wait for what a thread has in hand; the host's clock stands still."""
+        end = time.monotonic() + 10
+        while not wanted():
+            assert time.monotonic() < end
             self.loop.turn()
             time.sleep(0.001)
-        self.pass_by(0.1)
 
     def look(self) -> None:
         """Have the watchdog see what has changed."""
@@ -198,33 +193,46 @@ class ToldHost:
 
     # -- what is said -----------------------------------------------------------------------------------------------
 
-    def say(self, words: dict[str, list[str]], user: int = 0, turning: bool = True) -> dict[str, Said]:
-        """Run commands, by name, while the daemon turns and its clock stands still."""
-        every = {name: ["--config", str(self.folder / "c.yaml"), *given] for name, given in words.items()}
-        prefix = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups"] if user else []
-        program = [*prefix, sys.executable, "-c", _RUN_ALL, json.dumps(every)]
-        done: list[subprocess.CompletedProcess[str]] = []
+    def status(self) -> list[dict[str, Any]]:
+        """Return the daemon's answer to ``status``."""
+        found = [{**vm.as_json(), "watch": self.parts.watchdog_status.of_vm(vm)} for vm in self.parts.registry]
+        return cast("list[dict[str, Any]]", json.loads(json.dumps(found)))
 
-        def run() -> None:
-            done.append(subprocess.run(program, capture_output=True, text=True, cwd=REPOSITORY))
+    def health(self) -> dict[str, Any]:
+        """Return the daemon's answer to ``health``."""
+        found = {**self.parts.watchdog_status.health(), "descriptors": self.parts.descriptors.as_json()}
+        return cast("dict[str, Any]", json.loads(json.dumps(found)))
 
-        thread = threading.Thread(target=run)
-        thread.start()
-        while thread.is_alive():
-            if turning:
-                self.loop.turn()
-            thread.join(0.002)
-        assert done[0].returncode == 0, done[0].stderr
-        return {name: Said(*found) for name, found in json.loads(done[0].stdout).items()}
+    def _require(self, run_dir: str, patience: float = 0.0) -> None:
+        if not self.is_up:
+            raise DaemonError("the vmguard daemon does not run", "systemctl start vmguard")
+
+    def _enter(self, daemon: Daemon) -> Daemon:
+        if os.geteuid() != 0:
+            raise DaemonForbidden("user 65534 may not talk to the vmguard daemon", "only root may")
+        self._require(str(self.run_dir))
+        return daemon
+
+    def say(self, words: list[str], user: int = 0) -> Said:
+        """Run a command as a user, at this moment."""
+        out, err = io.StringIO(), io.StringIO()
+        os.seteuid(user)
+        self._saying = time.monotonic()
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                status = main(["--config", str(self.folder / "c.yaml"), *words])
+        finally:
+            self._saying = 0.0
+            os.seteuid(0)
+        return Said(status, out.getvalue(), err.getvalue())
 
     def journal(self) -> str:
         return "\n".join(str(entry["text"]) for entry in history.read(str(self.run_dir)))
 
     def end(self) -> None:
         self.server, self.dies = "", True
-        for process in (self.qemu, self.keeper):
-            process.kill()
-            process.wait()
+        self.qemu.kill()
+        self.qemu.wait()
         for vm in self._vms:
             for fd in vm.pidfds:
                 os.close(fd)

@@ -207,3 +207,36 @@ def test_a_forgotten_lock_is_explained_with_its_cure(tmp_path: Path, evidence: s
     said = stream.getvalue()
     assert ("RequiresMountsFor=" in said) == is_told
     assert ("after_fence: restart" in said) == is_told
+
+
+# -- what kind of outage it was -------------------------------------------------------------------------------------
+
+
+def outage(*codes: str, begin: float = 0.0) -> list[command.Entry]:
+    return [command.Entry.from_json(entry(begin + number, code, mount="/srv/vm")) for number, code in enumerate(codes)]
+
+
+CUT = ("mount.late", "mount.at-risk", "vm.freeze", "mount.recovering", "vm.thaw", "mount.healthy")
+REBOOT = ("mount.late", "mount.at-risk", "mount.new-session", "mount.recovering", "vm.thaw", "mount.healthy")
+
+
+@pytest.mark.parametrize(
+    ("codes", "kind"),
+    [
+        (CUT, "the way to the storage was cut"),
+        (REBOOT, "the storage was restarted"),
+        ((*REBOOT[:4], "lock.lost", "vm.fence"), "a lock was lost"),
+        (CUT[:3], ""),
+        (("vm.conflict", "vm.freeze"), ""),
+    ],
+)
+def test_a_cut_and_a_restart_are_told_apart(codes: tuple[str, ...], kind: str) -> None:
+    found = command.kind_of(outage(*codes))
+    assert found.startswith(kind) if kind != "a lock was lost" else found.endswith(kind)
+    assert bool(found) == bool(kind)
+
+
+def test_a_restart_right_after_a_cut_is_an_incident_of_its_own() -> None:
+    found = command.incidents(outage(*CUT) + outage(*REBOOT, begin=20.0))
+    assert [command.kind_of(incident)[:17] for incident in found] == ["the way to the st", "the storage was r"]
+    assert len(command.incidents(outage(*CUT[:4]) + outage(*REBOOT, begin=20.0))) == 1, "the first is not over"

@@ -37,7 +37,8 @@ def _print(report: VmReport, out: Output, exact: bool) -> None:
         out.line(f"  {_lease(watch.lease_age, watch.freeze_in, report.disarmed)}")
         if watch.need != "none" or watch.fence:
             out.line(f"  {watch.stance}: {watch.fence or watch.why}")
-        locks = {lock.path: lock for lock in watch.locks}
+        # while the lease may have ended, what the server said before it fell silent proves nothing
+        locks = {lock.path: lock for lock in watch.locks if watch.need == "none" or lock.verdict != "kept"}
     todo = report.health.do_now
     for disk in report.disks:
         out.line(f"  {disk.role or 'disks'} {disk.path}".rstrip())

@@ -125,8 +125,12 @@ def _write(path: str, text: str) -> None:
 
 def _serve(address: str, where: Places, config_paths: list[str] | None) -> int:
     """Serve until interrupted. Each request asks the daemon anew."""
-    from prometheus_client import start_http_server
-
+    try:
+        from prometheus_client import start_http_server
+    except ImportError as problem:
+        what = "--listen needs the Python package prometheus_client, which is not installed"
+        how = "apt install python3-prometheus-client, or write a file: vmguard metrics --output FILE"
+        raise VmguardError(what, how) from problem
     host, port = _address(address)
     try:
         start_http_server(port, host, registry(lambda: look(where, config_paths)))

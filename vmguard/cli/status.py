@@ -139,9 +139,15 @@ def _mount(mount: MountAnswer, in_maintenance: bool) -> list[str]:
         f"{mount.lease:g} s",
         mount.phase,
         "-" if mount.lease_age is None else f"{mount.lease_age:.1f} s ago",
-        "-" if in_maintenance or mount.freeze_in is None else f"{mount.freeze_in:.1f} s",
+        _freeze_in(mount, in_maintenance),
         locks + (f", {mount.lost} LOST" if mount.lost else ""),
     ]
+
+
+def _freeze_in(mount: MountAnswer, in_maintenance: bool) -> str:
+    if in_maintenance or mount.freeze_in is None:
+        return "-"
+    return f"{mount.freeze_in:.1f} s" if mount.freeze_in else "over"
 
 
 def _details(vm: VmAnswer, out: Output) -> None:
@@ -161,7 +167,8 @@ def _files(vm: VmAnswer) -> str:
 
 def _verdict(vm: VmAnswer) -> str:
     verdicts = {lock.verdict for lock in vm.watch.locks} if vm.watch is not None else set()
-    return next((word for word in ("lost", "unknown", "kept") if word in verdicts), "-")
+    word = next((word for word in ("lost", "unknown", "kept") if word in verdicts), "-")
+    return "unsure" if word == "kept" and vm.watch is not None and vm.watch.need != "none" else word
 
 
 def _why(vm: VmAnswer) -> str:

@@ -23,12 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> int:
     watch = load(args.config).watch
     wishes = Wishes(margin=watch.margin or None, probe=watch.probe or None, slow_round=watch.slow_round)
-    leases = {f"a lease of {args.lease:g} s": args.lease} if args.lease else _leases()
-    if args.lease:
-        return show(leases, {}, wishes, args.json, out)  # about a server, not about this host
+    if args.lease:  # about a server, not about this host
+        return show({f"a lease of {args.lease:g} s": args.lease}, {}, wishes, args.json, out)
     answers = host.ask(places.of(args))
     probes = {mount.mount: mount.probes for mount in answers.health.mounts}
-    return show(leases, probes, wishes, args.json, out, answers.line())
+    return show(_leases(), probes, wishes, args.json, out, answers.line())
 
 
 def show(

@@ -232,6 +232,8 @@ class GuardFacts:
     unguarded: tuple[str, ...] = ()
     #: (name, reason) of VMs whose guard is weaker than it should be
     weaker: tuple[tuple[str, str], ...] = ()
+    #: VMs that are frozen, fenced or in conflict: name, how it stands, what to do now
+    troubled: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,7 @@ def _vms(guard: GuardFacts) -> list[Finding]:
         fail("guard.vms", f"VM {name}", "runs on this host without its locks", f"vmguard adopt {shell_word(name)}")
         for name in guard.unguarded
     ]
+    found += [fail("guard.vms", f"VM {name}", text, do_now) for name, text, do_now in guard.troubled]
     found += [
         warn("guard.vms", f"VM {name}", f"guarded, but weaker: {why}", f"vmguard check {shell_word(name)}")
         for name, why in guard.weaker

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
+from collections.abc import Iterator, Sequence
 
 import vmguard
 from vmguard import config as configuration
@@ -11,15 +13,18 @@ from vmguard.adapters.libvirt import hook_file as libvirt_hook
 from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import programs
 from vmguard.config import Config
+from vmguard.core.reports import health as words
 from vmguard.doctor.facts import GuardFacts, LibvirtFacts, UnitFacts
 from vmguard.errors import DaemonError, WireError
-from vmguard.query.answers import VmAnswer
+from vmguard.query import host_state
+from vmguard.query.answers import HealthAnswer, Known, VmAnswer
 from vmguard.query.ask_daemon import AdoptRequest, DaemonQuery
 from vmguard.query.wording import stance
 
 _SYSTEMCTL_TIMEOUT_S = 5.0
 _UNITS = ("vmguard.socket", "vmguard.service", "vmguard-metrics.service")
 _UNIT_PROPERTIES = "Id,ActiveState,SubState,Result,UnitFileState,ReadWritePaths"
+_TROUBLE = ("frozen", "fencing", "conflict")
 _ASSIGNMENT = re.compile(rb"^(VMGUARD_PYTHON|VMGUARD_LIB)=(.*)$", re.M)
 
 
@@ -52,13 +57,23 @@ def look(config: Config, config_paths: list[str] | None, seconds: float) -> Guar
         config_problems=problems,
         unguarded=tuple(answer.vm.name for answer in others if answer.result == "would-adopt"),
         weaker=tuple((vm.name, why) for vm in vms for why in [_weaker(vm)] if why),
+        troubled=tuple(_troubled(vms, health)),
     )
+
+
+def _troubled(vms: Sequence[VmAnswer], health: HealthAnswer) -> Iterator[tuple[str, str, str]]:
+    """Yield the VMs that are frozen, fenced or in conflict, with their health line and what to do now."""
+    for vm in vms:
+        if stance(vm) in _TROUBLE:
+            known = Known([vm], HealthAnswer(mounts=health.mounts))
+            line = words.health(host_state.of(known), datetime.datetime.now(datetime.UTC))
+            yield vm.name, line.headline, line.do_now
 
 
 def _weaker(vm: VmAnswer) -> str:
     """Say why a VM's guard is weaker than it should be; empty when it is not."""
-    if stance(vm) in ("frozen", "fencing", "conflict"):
-        return f"it is {stance(vm)}: {vm.why}"
+    if stance(vm) in _TROUBLE:
+        return ""
     return next((f"{file.path}: {file.unpinned_reason}" for file in vm.files if file.unpinned_reason), "")
 
 

@@ -186,6 +186,11 @@ class FileReport:
         }
 
 
+def _is_at(file: FileAnswer, path: str, inode: int) -> bool:
+    """Return whether a VM's file is this one, or was at this path until another took its place."""
+    return file.inode == inode or (file.path == path and bool(file.replaced))
+
+
 def who(path: str, places: Places, known: Known, fenced: Sequence[FencedVm] = ()) -> FileReport:
     """Report who holds one file. ``known``, ``fenced``: as for ``check``.
 
@@ -193,13 +198,17 @@ def who(path: str, places: Places, known: Known, fenced: Sequence[FencedVm] = ()
     """
     lock = ask_share.lock_of(path, EXCLUSIVE, places)
     disk = _disk_on_share(path, EXCLUSIVE, DISK, lock)
-    here = [vm for vm in known.vms if any(file.inode == lock.inode for file in vm.files)]
+    replaced = ask_share.replaced_now([vm for vm in known.vms if any(file.path == path for file in vm.files)], places)
+    known = known._replace(vms=[ask_share.with_replaced(vm, replaced) for vm in known.vms])
+    here = [vm for vm in known.vms if any(_is_at(file, path, lock.inode) for file in vm.files)]
     users = [
         OpenHere(user.pid, proc.name(user.pid), user.info.writable)
         for pid in proc.pids()
         for user in proc.open_files(pid, {lock.inode})
     ]
-    if here:
+    if any(file.replaced and file.path == path for vm in here for file in vm.files):
+        disk.text = f"this file is not the one that {vm_title(here[0].name)} runs on; {disk.text}"
+    elif here:
         disk.verdict = DiskStatus.OTHER_MOUNT if lock.other_mount else DiskStatus.GUARDED_HERE
         word = "locked" if lock.other_mount else "guarded"
         disk.text = f"{word} here by " + ", ".join(f"VM '{printable(vm.name)}' ({wording.stance(vm)})" for vm in here)

@@ -25,7 +25,7 @@ _MAX_FINDINGS = 4
 #: phases of a lease (core/watchdog/states.py)
 _LATE, _RECOVERING, _SILENT = "late", "recovering", ("at-risk", "expired")
 
-FROZEN_NOTE = 'a frozen VM is still "running" to virsh and qm, and virsh suspend or shutdown waits until it goes on'
+FROZEN_NOTE = "virsh and qm call it running all the same, and virsh suspend waits for it"
 REPLACED_TODO = "end the VM here if its disk was replaced on purpose; else move the old file back while it runs"
 START_DAEMON = "systemctl start vmguard"
 
