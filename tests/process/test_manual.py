@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from vmguard import config
 from vmguard.cli import completion, man
 from vmguard.cli.main import COMMANDS, all_parsers, main, top_parser
+from vmguard.cli.manual import examples, pages
 from vmguard.cli.manual.roff import Page, escape
 from vmguard.doctor.catalogue import CHECKS
 from vmguard.hook import operations
@@ -146,3 +148,32 @@ def test_names_are_those_that_this_hosts_files_know(tmp_path: Path, capsys: Capt
     (tmp_path / "c.yaml").write_text(json.dumps(settings))
     assert main(["completion", "names", "--config", str(tmp_path / "c.yaml")]) == 0
     assert capsys.readouterr().out.splitlines() == ["held", "two words", "u-1", "web"]
+
+
+# -- examples ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", man.PAGES)
+def test_every_page_has_examples(page: str) -> None:
+    assert '.SH "EXAMPLES"' in man.page(page)
+
+
+def test_each_example_is_a_command_that_there_is() -> None:
+    pages = (examples.VMGUARD, examples.HOOKS, examples.SECURITY)
+    lines = [line for page in pages for typed in page.values() for line in typed if line.startswith("vmguard ")]
+    assert len(lines) > 20
+    parsers = all_parsers()
+    for line in lines:
+        _, name, *words = shlex.split(line)
+        parsers[name].parse_args(words)  # raises UsageError
+
+
+def test_the_examples_of_a_configuration_are_one(tmp_path: Path) -> None:
+    for number, lines in enumerate(examples.YAML.values()):
+        (tmp_path / f"{number}.yaml").write_text("\n".join(lines) + "\n")
+        assert config.load([str(tmp_path / f"{number}.yaml")]).origins
+
+
+def test_usage_lines_fit_a_terminal() -> None:
+    for name, parser in {"vmguard": top_parser(), **all_parsers()}.items():
+        assert max(map(len, pages._usage(parser))) <= 72, name

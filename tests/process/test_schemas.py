@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from tests.support.guard import Guard, Vm, eventually, make_disk
-from vmguard.cli import doctor
+from vmguard.cli import doctor, json_schema
 from vmguard.cli.main import COMMANDS, main
 from vmguard.cli.output import Output
 from vmguard.cli.schemas import ERROR, SCHEMAS, drawn, wrong
@@ -53,6 +54,24 @@ WITH_DAEMON = {
 }
 
 
+def breaches(said: object, name: str) -> list[str]:
+    """Where a document breaks the JSON Schema that the packages bring, as jsonschema sees it."""
+    document = json_schema.documents()[f"{name.replace(' --', '-').replace(' ', '-')}.json"]
+    return [error.message for error in jsonschema.Draft202012Validator(document).iter_errors(said)]
+
+
+@pytest.mark.parametrize("name", json_schema.documents())
+def test_each_schema_that_is_shipped_is_one(name: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(json_schema.documents()[name])
+
+
+def test_schemas_are_written_one_a_command(tmp_path: Path) -> None:
+    json_schema.write_all(str(tmp_path / "new"))
+    written = {path.name: json.loads(path.read_text()) for path in (tmp_path / "new").iterdir()}
+    assert written == json_schema.documents()
+    assert len(written) == len(SCHEMAS) + 1
+
+
 def test_every_command_has_its_shape_and_every_shape_is_tested() -> None:
     assert {name.split()[0] for name in SCHEMAS} == {command.name for command in COMMANDS} - {"daemon"}
     assert set(ANYWHERE) | set(WITH_DAEMON) | {"doctor", "doctor --mute"} == set(SCHEMAS)
@@ -71,7 +90,9 @@ def test_what_it_prints_has_the_shape_of_the_manual(name: str, tmp_path: Path, c
     (tmp_path / "storage.cfg").write_text("nfs: nas\n\tserver 10.0.0.1\n\texport /vm\n")
     status = main([*ANYWHERE[name], "--json", "--config", str(config)])
     assert status in (0, 1, 2, 3)
-    assert wrong(json.loads(capsys.readouterr().out), SCHEMAS[name]) == []
+    said = json.loads(capsys.readouterr().out)
+    assert wrong(said, SCHEMAS[name]) == []
+    assert breaches(said, name) == []
 
 
 def test_findings_have_the_shape_of_the_manual(capsys: Capture) -> None:
@@ -97,6 +118,7 @@ def test_what_a_host_with_a_vm_prints_has_the_shape_of_the_manual(tmp_path: Path
             said = json.loads(answer.out)
             assert "error" not in said, (name, said)
             assert wrong(said, SCHEMAS[name]) == [], name
+            assert breaches(said, name) == [], name
             assert answer.status == {"OK": 0, "WARNING": 1, "CRITICAL": 2, "UNKNOWN": 3}.get(
                 said.get("status"), answer.status
             )
@@ -107,6 +129,7 @@ def test_an_error_has_its_shape_and_its_exit_status(words: list[str], capsys: Ca
     status = main([*words, "--json"])
     said = json.loads(capsys.readouterr().out)
     assert wrong(said, ERROR) == []
+    assert breaches(said, "error") == []
     assert said["error"]["exit_code"] == status != 0
 
 
@@ -128,8 +151,10 @@ def test_negative_control_what_is_not_of_the_shape_is_seen(change: Callable[[dic
     said: dict[str, Any] = {"schema": 1, "daemon": "up", "disarmed": None, "mounts": [], "vms": [], "new": 1}
     said |= {"config_problems": [], "fenced": [], "status": "OK", "health": None}
     assert wrong(said, SCHEMAS["status"]) == []
+    assert breaches(said, "status") == []
     change(said)
     assert says in wrong(said, SCHEMAS["status"])[0]
+    assert breaches(said, "status")
 
 
 def test_a_shape_is_drawn_for_people() -> None:

@@ -24,6 +24,8 @@ BRINGS = (
     "/usr/share/vmguard/hooks/vmguard-hookscript",
     "/usr/share/vmguard/prometheus/vmguard.rules.yaml",
     "/usr/share/vmguard/prometheus/grafana-dashboard.json",
+    "/usr/share/vmguard/schemas/status.json",
+    "/usr/share/vmguard/schemas/error.json",
     "/usr/share/bash-completion/completions/vmguard",
     "/usr/share/man/man8/vmguard.8",
     "/usr/share/man/man5/vmguard.yaml.5",

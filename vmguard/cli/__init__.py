@@ -9,6 +9,7 @@ host            the first and the last line of each command: how this host stand
 places          directories and timeout for ``vmguard.query``, from the configuration
 steps           the steps that a command took, for commands that change this host
 schemas         the JSON that each command prints with --json
+json_schema     the same as JSON Schema, for the packages
 check           ``check VM``: is it guarded, by which host, and what to do
 status          ``status``: every VM that this host guards, and its leases
 history         ``history``: what the watchdog saw and did

@@ -2,5 +2,6 @@
 
 pages     vmguard(8), vmguard.yaml(5), vmguard-hooks(7)
 security  vmguard-security(7)
+examples  the examples of all pages
 roff      writes a page as roff
 """

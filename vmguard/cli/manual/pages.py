@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
+import textwrap
 from collections.abc import Iterator, Mapping
 
 import vmguard
 from vmguard import config
+from vmguard.cli.manual import examples
 from vmguard.cli.manual.roff import Page
 from vmguard.cli.schemas import ERROR, SCHEMAS, drawn
 from vmguard.doctor.catalogue import CHECKS
@@ -16,6 +19,9 @@ from vmguard.protocol.requests import REQUESTS, RequestType
 #: shown in the last line of each page
 DATE = "2026-11-21"
 _NOT_OPTIONS = ("help",)
+#: man indents a literal block, in a terminal of 80 columns
+_USAGE_COLUMNS = 66
+_SPACE = "\N{NO-BREAK SPACE}"
 _DESCRIPTION = (
     "vmguard sees to it that at any instant at most one host can run, and write to the disks of, a virtual "
     "machine whose disks lie on an NFSv4 server. A hook takes an exclusive lock on each disk before the VM "
@@ -69,7 +75,7 @@ def vmguard_8(top: argparse.ArgumentParser, commands: Mapping[str, argparse.Argu
     """Return vmguard(8): every command with its own help text."""
     page = Page("vmguard", 8, vmguard.__version__, DATE, "guards the disks of VMs on NFSv4: one host at a time")
     page.section("synopsis")
-    page.literal([_usage(top)])
+    page.literal(_usage(top))
     page.section("description")
     page.paragraph(_DESCRIPTION)
     page.section("options")
@@ -85,6 +91,7 @@ def vmguard_8(top: argparse.ArgumentParser, commands: Mapping[str, argparse.Argu
     page.section("the modes of a share")
     for paragraph in _MODES:
         page.paragraph(paragraph)
+    examples.add_to(page, examples.VMGUARD)
     page.section("exit status")
     page.paragraph("That of monitoring plugins, for every command.")
     _list(page, _STATUS)
@@ -92,7 +99,7 @@ def vmguard_8(top: argparse.ArgumentParser, commands: Mapping[str, argparse.Argu
     page.paragraph(
         "With --json each command prints one document of this shape, null where there is nothing. Keys may be "
         "added in a later version; those that are here stay as long as schema is the same. A command that fails "
-        "prints an error."
+        "prints an error. The same shapes as JSON Schema files, one a command: /usr/share/vmguard/schemas."
     )
     for name, shape in {**SCHEMAS, "(an error)": ERROR}.items():
         page.subsection(name)
@@ -111,14 +118,23 @@ def vmguard_8(top: argparse.ArgumentParser, commands: Mapping[str, argparse.Argu
     return page.text()
 
 
-def _usage(parser: argparse.ArgumentParser) -> str:
-    return " ".join(parser.format_usage().split()).removeprefix("usage: ")
+def _usage(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the usage in lines that fit a terminal, the later ones indented below the first word that varies."""
+    words = _unbroken(parser.format_usage())
+    lines = textwrap.wrap(words, _USAGE_COLUMNS, subsequent_indent="        ", break_on_hyphens=False)
+    return [line.replace(_SPACE, " ") for line in lines]
+
+
+def _unbroken(usage: str) -> str:
+    """Return a usage in which no line may end within brackets."""
+    line = " ".join(usage.split()).removeprefix("usage: ")
+    return re.sub(r"\[[^\[\]]*\]", lambda found: found[0].replace(" ", _SPACE), line)
 
 
 def _command(page: Page, name: str, parser: argparse.ArgumentParser) -> None:
     page.subsection(f"vmguard {name}")
     page.paragraph(parser.description or "")
-    page.literal([_usage(parser)])
+    page.literal(_usage(parser))
     _arguments(page, parser)
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -170,6 +186,7 @@ def yaml_5() -> str:
     page.section("vms")
     page.paragraph(config.vms_help())
     page.literal(["vms:", "  web:", "    on_lost: freeze", "    after_fence: off"])
+    examples.add_to(page, examples.YAML)
     page.section("see also")
     page.paragraph("vmguard(8), vmguard-hooks(7)")
     return page.text()
@@ -214,6 +231,7 @@ def hooks_7() -> str:
         "doctor ask libvirt to start one, in order to see whether it calls the hook and obeys it. Its only disk "
         "does not exist, so nothing runs if it does not."
     )
+    examples.add_to(page, examples.HOOKS)
     page.section("the daemon's socket")
     page.paragraph(
         "Hooks and commands send requests to the daemon over /run/vmguard/vmguard.sock (SOCK_SEQPACKET), each a JSON "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import vmguard
+from vmguard.cli.manual import examples
 from vmguard.cli.manual.roff import Page
 
 _TRUSTED = {
@@ -70,6 +71,7 @@ def security_7(date: str) -> str:
         "Tell the maintainer of the package in private (the address stands in it), with the version, what somebody "
         "must be able to do beforehand, and what he can do afterwards. Not in a public issue."
     )
+    examples.add_to(page, examples.SECURITY)
     page.section("see also")
     page.paragraph("vmguard(8), vmguard.yaml(5), vmguard-hooks(7)")
     return page.text()
