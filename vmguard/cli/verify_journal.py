@@ -7,7 +7,7 @@ import os
 
 from vmguard.cli import places
 from vmguard.cli.output import Output
-from vmguard.core.reports.vm_report import Status
+from vmguard.core.reports.status import Status
 from vmguard.core.watchdog import trace
 from vmguard.daemon.report.history import FILE, is_whole, read_file
 
