@@ -47,6 +47,12 @@ def test_what_is_not_known_to_be_only_read_counts_as_vital(
         ("vm-100-cloudinit.qcow2", os.O_RDONLY, Stake.SPARE),
         ("vm-100-cloudinit", os.O_RDONLY, Stake.SPARE),
         ("debian.iso", os.O_RDWR, Stake.VITAL),
+        ("vm-100-state-suspend-2026-11-20.raw", os.O_RDWR, Stake.SPARE),
+        ("vm-100-state-before.raw", os.O_RDONLY, Stake.SPARE),
+        ("vm-100-state-before.qcow2", os.O_RDWR, Stake.VITAL),
+        ("vm-x-state-before.raw", os.O_RDWR, Stake.VITAL),
+        ("vm-100-disk-0.raw", os.O_RDWR, Stake.VITAL),
+        ("vm-100-cloudinit.qcow2", os.O_RDWR, Stake.VITAL),
         ("base-100-disk-0.qcow2", os.O_RDONLY, Stake.BACKING),
         ("vm-100-disk-0.qcow2", os.O_RDONLY, Stake.BACKING),
         ("x.iso.qcow2", os.O_RDONLY, Stake.BACKING),
@@ -54,7 +60,10 @@ def test_what_is_not_known_to_be_only_read_counts_as_vital(
     ],
 )
 def test_a_medium_that_nobody_announced_costs_no_vm_its_life(name: str, flags: int, stake: Stake) -> None:
-    """A CD that was inserted later, and every one of Proxmox's: their server may die. An image below a disk may not."""
+    """A CD that was inserted later, and every one of Proxmox's: their server may die. An image below a disk may not.
+
+    Nor is memory that is being saved a disk, however QEMU opens it.
+    """
     user = OpenFile(7, 9, f"/mnt/pve/iso/template/iso/{name}", (1, 2), FdInfo(flags, 3, 2, []))
     file = GuardedFile.found([user], [WHOLE])
     file.note_access([flags])

@@ -21,6 +21,8 @@ NVRAM = "nvram"
 LOADER = "loader"
 TPM_STATE = "tpm-state"
 MEMORY = "memory"
+#: pure output, which no claim names: saved memory
+OUTPUT = "output"
 
 # Kinds of storage that no lock covers. The configured policy uses these names.
 BLOCK = "block"
@@ -42,11 +44,16 @@ def role_of_found(path: str, writable: bool) -> str:
 
     What is only read and has a medium's name, ``x.iso`` or Proxmox's ``vm-100-cloudinit.qcow2``, is no image below a
     disk: the VM can live without it. Nobody announces a CD that is inserted later, and Proxmox's are never claimed.
+    Nor can it lose more than a snapshot with Proxmox's ``vm-100-state-NAME.raw``, which QEMU opens as it opens a disk.
     """
     name = path.removesuffix(" (deleted)").rpartition("/")[2].lower()
-    stem = name.partition(".")[0]
-    is_medium = name.endswith(".iso") or (stem.startswith("vm-") and stem.endswith("-cloudinit"))
-    return DISK if writable or is_medium else BACKING
+    stem, _, suffix = name.partition(".")
+    vm, _, number = stem.partition("-")
+    number, _, what = number.partition("-")
+    of_proxmox = vm == "vm" and number.isascii() and number.isdigit()
+    if of_proxmox and what.startswith("state-") and suffix == "raw":
+        return OUTPUT
+    return DISK if writable or name.endswith(".iso") or (of_proxmox and what == "cloudinit") else BACKING
 
 
 class PlannedFile:

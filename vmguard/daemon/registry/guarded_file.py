@@ -12,7 +12,7 @@ from typing import Any
 from vmguard.adapters.linux.proc import Key, OpenFile
 from vmguard.core.locks.file_guard import FileGuard
 from vmguard.core.locks.guard_states import Origin
-from vmguard.core.locks.plan import BACKING, EXCLUSIVE, SHARED, role_of_found
+from vmguard.core.locks.plan import BACKING, EXCLUSIVE, OUTPUT, SHARED, role_of_found
 from vmguard.core.locks.ranges import Range, describe
 from vmguard.core.watchdog.policy import Stake
 
@@ -96,7 +96,7 @@ class GuardedFile:
     @property
     def stake(self) -> Stake:
         """Return what the loss of its lock can cost the VM; unknown access counts as the worst."""
-        if self.access is Access.WRITE_ONLY and self.guard.origin.is_found:
+        if (self.access is Access.WRITE_ONLY or self.role == OUTPUT) and self.guard.origin.is_found:
             return Stake.SPARE
         if self.mode == EXCLUSIVE or self.access in (Access.UNKNOWN, Access.READ_WRITE):
             return Stake.VITAL
