@@ -163,19 +163,29 @@ def test_a_qemu_with_a_cache_is_frozen_when_it_is_cut_off_and_fenced_once_anothe
     a.wait_released(guest, 30)
 
 
-def test_a_qemu_with_a_cache_goes_on_after_a_reboot_of_the_storage(world: World) -> None:
+def test_a_qemu_with_a_cache_over_a_reboot_of_the_storage(world: World) -> None:
+    """The server delegates the file when its open is reclaimed, and the client keeps the lock to itself from then on.
+
+    It keeps others out all the same: the claim of another host makes the client send it.
+    """
+    a, b = world.a, world.b
     guest = world.new()
     world.delegated(guest.paths[0])
-    world.a.make_disks(guest)
-    vm = start(world.a, guest, cache="writeback")
+    a.make_disks(guest)
+    vm = start(a, guest, cache="writeback")
+    assert world.locked(guest.paths[0])
     world.server.reboot(down=LEASE)
-    wait_until("it goes on", lambda: "vm.thaw" in codes(world.a, guest), 6 * LEASE, world.a.log)
+    wait_until("it goes on", lambda: "vm.thaw" in codes(a, guest), 6 * LEASE, a.log)
+    refused = b.claim(guest)
+    assert refused.returncode != 0
+    assert "hyp-a" in refused.stderr, refused.stderr
     assert world.locked(guest.paths[0])
     before = vm.beats().count(".")
-    wait_until("it writes", lambda: vm.beats().count(".") > before, 20, world.a.log)
-    assert not {"lock.lost", "vm.fence"} & set(codes(world.a, guest))
+    wait_until("it writes", lambda: vm.beats().count(".") > before, 20, a.log)
+    assert "E" not in vm.beats()
+    assert not {"lock.lost", "vm.fence"} & set(codes(a, guest))
     vm.kill()
-    world.a.wait_released(guest, 30)
+    a.wait_released(guest, 30)
 
 
 def test_a_vm_without_a_claim_is_taken_up_with_a_lock_on_the_server(world: World) -> None:
