@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from tests.model.machines import Broken
@@ -31,10 +31,9 @@ class Result:
     #: whether there was nothing left to look at
     complete: bool
     found: Counterexample | None = None
-    depths: list[int] = field(default_factory=list)
 
     def __str__(self) -> str:
-        end = "complete" if self.complete else "stopped at its limit"
+        end = "until it broke" if self.found else "complete" if self.complete else "stopped at its limit"
         return (
             f"{self.states:,} states, {self.steps:,} steps, depth {self.depth}, {self.machine_states:,} states of one"
             f" real machine ({self.real_steps:,} real steps), {self.seconds:.1f} s, {end}"

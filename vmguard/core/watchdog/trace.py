@@ -232,7 +232,9 @@ class Trace:
         elif what == "still-frozen" and vm.stance is Stance.FENCING:
             self._wrong("it is being fenced")
         elif what == "gone":
-            self._vms[fields["vm"]] = _Vm(None, rung=vm.rung, fence=vm.fence)
+            self._vms[fields.get("vm", "")] = _Vm(None, rung=vm.rung, fence=vm.fence)
+            for mount in self._mounts.values():
+                mount.phase = None  # it may be idle now, and healthy with the next VM, without a word
 
     def _take_conflict(self, vm: _Vm, what: str) -> None:
         if what == "conflict":
