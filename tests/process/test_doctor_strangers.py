@@ -113,6 +113,14 @@ def test_of_thousands_the_first_are_named_and_the_others_counted() -> None:
     assert found[-1].text.startswith("5 more processes look like")
 
 
+def test_its_words_are_shown_escaped_and_a_pid_file_without_a_process_is_named_by_its_vm() -> None:
+    [hostile] = judge_qemus([], [DisbelievedFacts(9, "user 1", "/tmp/\x1b[2Jqemu", "we\nb", "it is nobody's")])
+    assert "\\x1b[2J" in hostile.text
+    assert hostile.subject == "VM we\\nb"
+    [gone] = judge_qemus([], [DisbelievedFacts(0, "", "", "web", "/run/x/web.pid is no regular file")])
+    assert gone.text == "its pid file is not believed: /run/x/web.pid is no regular file"
+
+
 def test_a_fifo_or_a_link_in_a_pid_files_place_is_named_and_not_opened(run_dirs: RunDirs) -> None:
     os.mkfifo(f"{run_dirs.libvirt}/web.pid")
     os.symlink("/dev/zero", f"{run_dirs.proxmox}/100.pid")

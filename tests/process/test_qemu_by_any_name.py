@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.daemon_harness import Corner, Writer, open_corner
 from tests.support.processes import track
+from vmguard.adapters.hypervisor import RunDirs
 from vmguard.daemon.adopt import other_processes
 from vmguard.daemon.adopt.other_processes import MAX_PAUSE_ROUNDS, OtherProcesses, has_kvm_vm
 
@@ -80,8 +81,9 @@ def test_kvm_itself_calls_its_vms_so() -> None:
 def test_a_process_is_looked_at_in_its_first_seconds_and_after_an_exec(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(other_processes, "KVM_VM", _EVENTFD)
     fd, others, pid = os.eventfd(0, os.EFD_CLOEXEC), OtherProcesses(), os.getpid()
-    looks, now_round = [], 0
+    looks, now_round, dirs = [], 0, RunDirs("/nowhere", "/nowhere")
     while now_round < 100:
+        others.begin_round(dirs)
         if not others.rests(pid, 1, now_round):
             looks.append(others.may_run_a_vm(pid, 1, "/bin/sh"))
             others.note(pid, 1, now_round, "/bin/sh")
@@ -91,6 +93,19 @@ def test_a_process_is_looked_at_in_its_first_seconds_and_after_an_exec(monkeypat
     assert len(looks) > 100 / MAX_PAUSE_ROUNDS, "but the program is"
     assert others.may_run_a_vm(pid, 1, "/opt/emulator"), "it has become another one"
     assert others.may_run_a_vm(pid, 2, "/bin/sh"), "another process has its number"
+    os.close(fd)
+
+
+def test_so_much_time_is_spent_on_it_in_one_round_and_nobody_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other_processes, "KVM_VM", _EVENTFD)
+    fd, others, pid = os.eventfd(0, os.EFD_CLOEXEC), OtherProcesses(), os.getpid()
+    looks = [others.may_run_a_vm(pid, birth, "/bin/sh") for birth in range(5000)]
+    assert looks[0]
+    assert not looks[-1], "no time was left"
+    others.note(pid, 4999, 1, "/bin/sh")
+    assert not others.rests(pid, 4999, 2), "its turn is in the next round"
+    others.begin_round(RunDirs("/nowhere", "/nowhere"))
+    assert others.may_run_a_vm(pid, 4999, "/bin/sh")
     os.close(fd)
 
 

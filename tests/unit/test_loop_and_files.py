@@ -18,6 +18,7 @@ _THREAD = "in a storage's thread"
 _OWN = "pipes, pidfds and the like"
 #: module of the daemon -> the calls in it, and why they may be there
 TOUCHES: dict[str, tuple[set[str], str]] = {
+    "vmguard.daemon.adopt.other_processes": ({"os.listdir", "os.stat"}, "the hypervisors' pid files in /run"),
     "vmguard.daemon.api.hook_prefork": ({"os.close"}, _OWN),
     "vmguard.daemon.api.server": ({"os.close"}, _OWN),
     "vmguard.daemon.claim.fdstore_recovery": ({"os.readlink"}, "a link of our own in /proc: the kernel asks nobody"),

@@ -15,11 +15,11 @@ HOME = "vmguard.adapters.linux.may_block"
 #: module -> why it may read there
 READERS = {
     "vmguard.daemon.runtime.command_lines": "in threads that nobody waits for",
-    "vmguard.doctor.look_guard": "in a child with a deadline",
+    "vmguard.doctor.look_qemus": "in a child with a deadline",
     "vmguard.query.reports": "in a child with a deadline",
 }
 #: these two hang in a child of theirs alone
-ONLY_WITHIN = {"vmguard.doctor.look_guard", "vmguard.query.reports"}
+ONLY_WITHIN = {"vmguard.doctor.look_qemus", "vmguard.query.reports"}
 #: files of /proc/PID that lie behind the process's mmap lock
 _BEHIND_THE_LOCK = re.compile(r"/(cmdline|environ|maps|smaps|smaps_rollup|numa_maps|pagemap|mem)$")
 #: the kernel's own command line is no process's

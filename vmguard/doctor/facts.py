@@ -272,6 +272,7 @@ class QemuFacts:
 
     pid: int
     name: str
+    #: its hypervisor can be believed to have started it, and has QEMU lock its images
     libvirt: bool
     image_locks: bool
 

@@ -12,7 +12,6 @@ from vmguard.adapters import hypervisors
 from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.linux import may_block, proc, roots_file, standing
 from vmguard.adapters.linux.proc import CommandLine
-from vmguard.core import LIBVIRT
 from vmguard.core.sources.process_arguments import Kind, Likelihood, identity, kind_of, likelihood
 from vmguard.doctor.facts import DisbelievedFacts, QemuFacts
 
@@ -43,7 +42,8 @@ def look_qemus(run_dirs: RunDirs) -> tuple[list[QemuFacts], list[DisbelievedFact
         if files:
             ranges = [start for file in files for _, start, _ in file.locks]
             locks = any(_QEMU_FIRST_BYTE <= start <= _QEMU_LAST_BYTE for start in ranges)
-            qemus.append(QemuFacts(pid, name, hypervisors.manager_of(run_dirs, line).name == LIBVIRT, locks))
+            manager = hypervisors.manager_of(run_dirs, line)
+            qemus.append(QemuFacts(pid, name, manager.has_hook and manager.takes_image_locks, locks))
         who = standing.of(pid)
         why = hypervisors.why_nobodys(run_dirs, line, who) if who is not None else ""
         if who is not None and why and pid not in told:

@@ -22,6 +22,8 @@ MAX_PAUSE_ROUNDS = 8
 KVM_VM = "anon_inode:kvm-vm"
 #: descriptors that are looked at for it, and their characters: a QEMU opens it long before its disks
 _MOST_LINKS, _MOST_CHARACTERS = 128, 1 << 14
+#: CPU time of a round for looks at descriptors; who has to wait is looked at in the next one
+_ROUND_S = 0.01
 #: age of a folder's latest change up to which its files are read again
 _FRESH_NS = 3_000_000_000
 
@@ -40,11 +42,15 @@ class OtherProcesses:
 
     def __init__(self) -> None:
         self._plans: dict[int, _Plan] = {}
+        #: CPU time for looks in this round, and the processes for which none was left
+        self._left = _ROUND_S
+        self._waiting: set[int] = set()
         self._named = _NamedByPidFiles()
 
     def begin_round(self, run_dirs: RunDirs) -> None:
         """Read the hypervisors' pid files again where a folder of theirs has changed."""
         self._named.refresh(run_dirs)
+        self._left = _ROUND_S
 
     def rests(self, pid: int, birth: int, now_round: int) -> bool:
         """Return whether a process is not to be looked at in this round."""
@@ -56,6 +62,9 @@ class OtherProcesses:
         plan = self._plans.get(pid)
         known = plan is not None and (plan.birth, plan.program) == (birth, hash(program))
         pause = min(2 * plan.pause, MAX_PAUSE_ROUNDS) if plan is not None and known else 1
+        if pid in self._waiting:
+            pause = 1
+            self._waiting.discard(pid)
         self._plans[pid] = _Plan(birth, now_round + pause, pause, hash(program))
 
     def may_run_a_vm(self, pid: int, birth: int, program: str) -> bool:
@@ -64,7 +73,15 @@ class OtherProcesses:
             return True
         plan = self._plans.get(pid)
         is_old = plan is not None and plan.birth == birth and plan.pause == MAX_PAUSE_ROUNDS
-        return not (is_old and plan is not None and plan.program == hash(program)) and has_kvm_vm(pid)
+        if not program or (is_old and plan is not None and plan.program == hash(program)):
+            return False  # a thread of the kernel's, or looked at often enough
+        if self._left <= 0.0:
+            self._waiting.add(pid)
+            return False
+        before = time.thread_time()
+        found = has_kvm_vm(pid)
+        self._left -= time.thread_time() - before
+        return found
 
     def forget(self, pid: int) -> None:
         self._plans.pop(pid, None)
@@ -73,6 +90,7 @@ class OtherProcesses:
         """Forget all that have ended."""
         for pid in self._plans.keys() - alive:
             del self._plans[pid]
+        self._waiting &= alive
 
 
 class _NamedByPidFiles:
