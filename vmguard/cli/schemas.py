@@ -123,7 +123,7 @@ SCHEMAS: dict[str, Fields] = {
         "schema": N,
         "mounts": [{"mount": T, "lease": N, "probes": T, "outage": [["any"]], "recovery": [["any"]]}],
     },
-    "disarm": {"schema": N, "disarmed": _DISARMED, "survives_restart": B},
+    "maintenance": {"schema": N, "disarmed": _DISARMED, "survives_restart": B},
     "arm": {"schema": N, "disarmed": _DISARMED, "was": _DISARMED},
     "who": {
         "schema": N,
