@@ -8,7 +8,6 @@ import json
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,12 +61,11 @@ def test_negative_control_a_daemon_that_runs_is_asked(listener: socket.socket, t
     keeper.communicate()
 
 
-def test_one_that_restarts_is_waited_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([False, False, True])
-    monkeypatch.setattr(running, "_is_locked", lambda path: next(answers))
-    began = time.monotonic()
-    running.require(str(tmp_path))
-    assert time.monotonic() - began < 1.0
+def test_one_that_restarts_is_waited_for_a_moment(tmp_path: Path) -> None:
+    keeper = track(subprocess.Popen([sys.executable, "-c", _KEEPER, str(tmp_path / running.LOCK)]))
+    running.require(str(tmp_path), patience=30.0)
+    keeper.kill()
+    keeper.wait()
 
 
 class Pipe(io.StringIO):
@@ -80,7 +78,7 @@ class Pipe(io.StringIO):
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_each_picture_is_flushed_and_json_is_a_stream(as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_picture_is_flushed_and_json_is_a_stream(as_json: bool) -> None:
     pipe = Pipe()
     lengths: list[int] = []
 
@@ -89,11 +87,9 @@ def test_each_picture_is_flushed_and_json_is_a_stream(as_json: bool, monkeypatch
         if len(lengths) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(status, "ask", lambda where: Answers())
-    monkeypatch.setattr(time, "sleep", sleep)
-    args = argparse.Namespace(watch=True, json=as_json, verbose=0, config=None, timeout=None)
+    args = argparse.Namespace(watch=True, json=as_json, verbose=0)
     with pytest.raises(KeyboardInterrupt):
-        status.run(args, Output(pipe, pipe, as_json=as_json))
+        status.follow(Answers, args, Output(pipe, pipe, as_json=as_json), sleep)
     assert lengths == sorted(set(lengths))
     assert lengths[0] > 0, "the first is seen before the second"
     if as_json:
