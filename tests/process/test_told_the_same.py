@@ -66,7 +66,7 @@ def told(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Told]:
 
 def test_all_is_well(told: Told) -> None:
     assert eventually(lambda: told.exit_codes() == (0, 0, 0))
-    assert eventually(lambda: told.unit_line() == "OK: guarding 1 VM")
+    assert eventually(lambda: told.unit_line().startswith("OK: "))
     assert "vmguard_fenced_lately 0" in told.metrics()
 
 

@@ -74,7 +74,7 @@ def test_from_a_bare_host_to_a_guarded_start_and_back_with_nothing_left(bare: Li
         {"daemon": "already", "hook": "done", "reload": "done", "proof": "done", "vms": "already"},
     )
     assert guarded(bare, web)
-    assert steps(bare, "disable", "libvirt") == (0, {"hook": "done", "proof": "done"})
+    assert steps(bare, "disable", "libvirt") == (0, {"hook": "done", "take-up": "done", "proof": "done"})
     assert not guarded(bare, web)
     assert tree(bare) == before
 
@@ -87,7 +87,7 @@ def test_twice_is_once(bare: LibvirtHost) -> None:
     assert "reload" not in states, "a libvirt that calls the hook already needs no signal"
     assert tree(bare) == before
     steps(bare, "disable", "libvirt")
-    assert steps(bare, "disable", "libvirt") == (0, {"hook": "already", "proof": "done"})
+    assert steps(bare, "disable", "libvirt") == (0, {"hook": "already", "take-up": "done", "proof": "done"})
 
 
 def test_a_dry_run_changes_nothing(bare: LibvirtHost) -> None:

@@ -263,7 +263,7 @@ def test_the_command_line_shows_the_lease(cluster: Cluster) -> None:
     a.make_disks(guest)
     vm = start(a, guest)
     shown = vmguard(a, "check", guest.name)
-    assert "verdict KEPT" in shown
+    assert "confirmed by the server" in shown
     assert "s until the VM is frozen" in shown
     drawn = vmguard(a, "timing")
     assert "FREEZE 8" in drawn

@@ -60,7 +60,7 @@ def fenced_an_hour_ago(host: ToldHost) -> None:
     about = {"vm": f"libvirt-{UUID}", "name": "web", "uuid": UUID}
     host.parts.report(Report(Level.ERROR, "fence.done", "VM 'web': fence: it is dead and drained", about))
     host.pass_by(0.1)
-    host.loop.time += 3600
+    host.age(3600)
 
 
 def daemon_down(host: ToldHost) -> None:

@@ -8,11 +8,11 @@ socket.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +39,7 @@ from vmguard.daemon.registry.guarded_vm import GuardedProcess, GuardedVm
 from vmguard.daemon.report import history
 from vmguard.daemon.watch.probes import Probes
 from vmguard.errors import DaemonError, DaemonForbidden
+from vmguard.protocol import wire
 from vmguard.protocol.client import Daemon
 from vmguard.query import running
 
@@ -78,11 +79,7 @@ class ToldHost:
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, config_problems: tuple[str, ...] = ()) -> None:
         self.folder = folder
-        self.loop = SimulatedLoop(100_000.0)
-        self._began = datetime.datetime.now(datetime.UTC)
-        self._saying = 0.0  # when the command that runs began
-        patch.setattr(clock, "boottime", self._boottime)
-        patch.setattr(clock, "wall", self._wall)
+        self.loop = SimulatedLoop(clock.boottime())
         patch.setattr(Probes, "ask", lambda _, effect: self._asked(effect))
         patch.setattr(pidfd, "send", self._send)
         #: what the server says of a lock: the name of an errno, empty for yes; None: it is silent
@@ -102,8 +99,7 @@ class ToldHost:
         #: whether the daemon runs, and whether it answers whoever asks
         self.is_up, self.answers_all = True, True
         patch.setattr(running, "require", self._require)
-        patch.setattr(Daemon, "__enter__", lambda daemon: self._enter(daemon))
-        patch.setattr(Daemon, "__exit__", lambda *_: None)
+        patch.setattr(wire, "connect", self._connect)
         patch.setattr(Daemon, "ping", lambda _: {"version": vmguard.__version__, "pid": os.getpid()})
         patch.setattr(Daemon, "status", lambda _: self.status())
         patch.setattr(Daemon, "health", lambda _: self.health())
@@ -116,14 +112,6 @@ class ToldHost:
         return {"daemon": {"run_dir": str(self.run_dir)}, "libvirt": {**places, "hooks_dir": str(self.folder)}}
 
     # -- the world --------------------------------------------------------------------------------------------------
-
-    def _boottime(self) -> float:
-        """Return the simulated time; while a command runs it goes on, so that its own deadlines come."""
-        return self.loop.time + (time.monotonic() - self._saying if self._saying else 0.0)
-
-    def _wall(self) -> str:
-        passed = datetime.timedelta(seconds=self.loop.time - 100_000.0)
-        return (self._began + passed).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def _asked(self, effect: Probe) -> None:
         self._owed += [(ask, self.loop.time) for ask in effect.asks]
@@ -207,24 +195,30 @@ class ToldHost:
         if not self.is_up:
             raise DaemonError("the vmguard daemon does not run", "systemctl start vmguard")
 
-    def _enter(self, daemon: Daemon) -> Daemon:
+    def _connect(self, path: str, timeout: float) -> socket.socket:
         if os.geteuid() != 0:
             raise DaemonForbidden("user 65534 may not talk to the vmguard daemon", "only root may")
         self._require(str(self.run_dir))
-        return daemon
+        return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # nothing goes through it
 
     def say(self, words: list[str], user: int = 0) -> Said:
         """Run a command as a user, at this moment."""
         out, err = io.StringIO(), io.StringIO()
         os.seteuid(user)
-        self._saying = time.monotonic()
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 status = main(["--config", str(self.folder / "c.yaml"), *words])
         finally:
-            self._saying = 0.0
             os.seteuid(0)
         return Said(status, out.getvalue(), err.getvalue())
+
+    def age(self, seconds: float) -> None:
+        """Let everything in the history be as much older, or as old as this boot."""
+        path = self.run_dir / history.FILE
+        entries = [json.loads(line) for line in path.read_text().splitlines()]
+        for entry in entries:
+            entry["boottime"] = max(0.5, entry["boottime"] - seconds)
+        path.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
 
     def journal(self) -> str:
         return "\n".join(str(entry["text"]) for entry in history.read(str(self.run_dir)))

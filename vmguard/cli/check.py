@@ -6,6 +6,7 @@ import argparse
 
 from vmguard.cli import host, places
 from vmguard.cli.output import Output
+from vmguard.core.reports.status import Status
 from vmguard.core.reports.vm_report import VmReport
 from vmguard.query import reports
 from vmguard.query.answers import LockAnswer, WatchAnswer
@@ -30,7 +31,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 
 def _print(report: VmReport, out: Output, exact: bool) -> None:
-    out.line(f"VM '{report.name}' ({report.uuid}): {report.summary}")
+    is_said = report.health.severity is Status.OK
+    out.line(f"  {report.hypervisor} {report.uuid}" + ("" if is_said else f": {report.summary}"))
     locks = {}
     if report.watch is not None:
         watch = WatchAnswer.from_json(report.watch)

@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 import datetime
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 from vmguard.cli import host, places
 from vmguard.cli.host import Answers
@@ -23,6 +24,7 @@ from vmguard.query.wording import guard_words, stance
 
 #: between two pictures of --watch
 _REFRESH_S = 1.0
+Pause = Callable[[float], object]
 #: cursor home, erase to the end of the screen (ECMA-48)
 _CLEAR = "\033[H\033[J"
 
@@ -37,12 +39,17 @@ def run(args: argparse.Namespace, out: Output) -> int:
     where = places.of(args)
     if not args.watch:
         return show(ask(where), args, out)
+    return follow(lambda: ask(where), args, out)
+
+
+def follow(asked: Callable[[], Answers], args: argparse.Namespace, out: Output, pause: Pause = time.sleep) -> NoReturn:
+    """Print the answers again and again, each whole, until interrupted."""
     while True:
         if not args.json:
             out.block((_CLEAR if out.is_terminal else "\n") + time.strftime("%H:%M:%S %Z"))
-        show(ask(where), args, out)
+        show(asked(), args, out)
         out.flush()
-        time.sleep(_REFRESH_S)
+        pause(_REFRESH_S)
 
 
 def ask(where: Places) -> Answers:

@@ -64,8 +64,8 @@ _JOURNAL = {
 _STATUS = {
     "0": "OK: all is well, or it was done.",
     "1": "WARNING: it works, and somebody should look.",
-    "2": "CRITICAL: a disk is in danger, or a VM runs unguarded.",
-    "3": "UNKNOWN: it could not be found out or not be done; also wrong arguments.",
+    "2": "CRITICAL: a disk is in danger, or a VM runs unguarded; also wrong usage.",
+    "3": "UNKNOWN: it could not be found out or not be done.",
 }
 _LIBVIRT_CALL = "/etc/libvirt/hooks/qemu NAME OPERATION SUB-OPERATION EXTRA    (the domain XML on standard input)"
 _PROXMOX_CALL = "SNIPPET VMID PHASE"
