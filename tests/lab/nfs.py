@@ -50,6 +50,8 @@ class NfsServer(Guest):
         super().__init__(space, hardware)
         self.settings = settings
         self._forget = False
+        #: whether it gives delegations, from its next boot on (fs.leases-enable)
+        self.leases = True
         for image, size in zip(hardware.images, ("4G", "32M"), strict=True):
             make_image(image, size)
 
@@ -116,6 +118,7 @@ class NfsServer(Guest):
             : > {STATE}/etab; : > {STATE}/rmtab
             mount -t rpc_pipefs rpc_pipefs /run/rpc_pipefs
             mount -t nfsd nfsd /proc/fs/nfsd
+            echo {int(self.leases)} > /proc/sys/fs/leases-enable
             nfsdcld
             {self._start_nfs3() if settings.nfs3 else ":"}
             exportfs -o ro,fsid=0,insecure,no_subtree_check '*:{ROOT}'

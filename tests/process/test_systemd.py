@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import subprocess
 import sys
@@ -16,7 +15,10 @@ import pytest
 from tests.support.guard import eventually
 from tests.support.processes import track
 from tests.support.service_manager import Manager, open_manager
-from vmguard.adapters.linux import systemd
+from vmguard.adapters.linux import ofd
+from vmguard.core.locks.ranges import WHOLE
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -31,24 +33,101 @@ def test_passed_descriptors_are_named_and_not_inherited_further() -> None:
         "[os.dup2(other, number) for number in (3, 4) if number != other];"
         "print([(name, fd, os.get_inheritable(fd)) for name, fd in systemd.listen_fds()], systemd.listen_fds())"
     )
-    root = str(Path(__file__).resolve().parents[2])
-    environment = {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "vmguard.socket:libvirt-x.1f.2", "PYTHONPATH": root}
+    environment = {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "vmguard.socket:libvirt-x.1f.2", "PYTHONPATH": str(ROOT)}
     answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert answer.stdout == "[('vmguard.socket', 3, False), ('libvirt-x.1f.2', 4, False)] []\n", answer.stderr
 
 
-def test_what_lingers_goes_when_the_next_daemon_has_come(manager: Manager, tmp_path: Path) -> None:
+#: a daemon with a keeper, and a descriptor that it stores
+DAEMON = """
+import fcntl, os, sys
+from vmguard.adapters.linux import ofd, systemd
+from vmguard.adapters.linux.keeper import keeper
+lock = open(sys.argv[1], "w")
+fcntl.lockf(lock, fcntl.LOCK_EX)
+keeper.start(sys.argv[1])
+fd = os.open(sys.argv[2], os.O_RDWR)
+ofd.lock(fd, sys.argv[2], ofd.WRITE, (0, 0))
+systemd.store("libvirt-x.1f.2", fd)
+print("stored", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_keeper_has_what_was_stored_until_the_next_daemon_has_come(manager: Manager, tmp_path: Path) -> None:
     lock, disk = tmp_path / "daemon.lock", tmp_path / "disk"
-    with lock.open("w") as ours, disk.open("w+b") as file:
-        fcntl.lockf(ours, fcntl.LOCK_EX)  # we are the daemon that stops
-        systemd.linger(str(lock), [file.fileno()])
-        assert eventually(lambda: len(users(disk)) == 2)
-        time.sleep(0.5)
-        assert len(users(disk)) == 2, "our own lock is not the next daemon's"
-    assert len(users(disk)) == 1
+    disk.touch()
+    with track(daemon(lock, disk)) as process:
+        _, [parcel] = manager.next()
+        os.close(parcel)  # as PID 1 does when the unit is stopped
+        process.kill()
+        process.wait()
+    time.sleep(0.5)
+    assert locked(disk), "the keeper of a killed daemon has it"
     with next_daemon(lock):
-        assert eventually(lambda: users(disk) == set())
-    os.wait()
+        assert eventually(lambda: not locked(disk))
+
+
+def test_negative_control_without_a_keeper_it_is_gone_with_the_last_copy(manager: Manager, tmp_path: Path) -> None:
+    lock, disk = tmp_path / "daemon.lock", tmp_path / "disk"
+    disk.touch()
+    with track(daemon(lock, disk, "keeper.start(sys.argv[1])")) as process:
+        _, [parcel] = manager.next()
+        process.kill()
+        process.wait()
+    assert locked(disk)
+    os.close(parcel)
+    assert eventually(lambda: not locked(disk))
+
+
+def daemon(lock: Path, disk: Path, without: str = "") -> subprocess.Popen[bytes]:
+    """A daemon, or what is left of it ``without`` one of its lines, that has stored a locked descriptor."""
+    code = DAEMON.replace(f"{without}\n", "") if without else DAEMON
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", code, str(lock), str(disk)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"stored\n"
+    return process
+
+
+def locked(path: Path) -> bool:
+    with path.open("r+b") as stream:
+        return ofd.conflict(stream.fileno(), ofd.WRITE, WHOLE) is not None
+
+
+def test_a_program_starts_without_the_descriptors_of_the_daemon(tmp_path: Path) -> None:
+    """Its parent is the daemon, it gets what it is given, and nothing of the rest was ever in it."""
+    lock, disk, out = tmp_path / "daemon.lock", tmp_path / "disk", tmp_path / "out"
+    disk.touch()
+    script = "echo $PPID >&2; ls -l /proc/$$/fd >&2; cat <&%d >&2; exit 7"
+    code = (
+        "import os, sys\n"
+        "from vmguard.adapters.linux.keeper import keeper\n"
+        "from vmguard.adapters.linux.spawn import spawn\n"
+        "keeper.start(sys.argv[1])\n"
+        "disk = os.open(sys.argv[2], os.O_RDWR)\n"
+        "out = os.open(sys.argv[3], os.O_RDWR | os.O_CREAT)\n"
+        "given, end = os.pipe2(os.O_CLOEXEC); os.write(end, b'given'); os.close(end)\n"
+        f"pid = spawn(['/bin/sh', '-c', {script!r} % given], [given], stderr=out)\n"
+        "print(os.getpid(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+        "try:\n"
+        "    spawn(['/nowhere/at-all'])\n"
+        "except FileNotFoundError:\n"
+        "    print('not found')\n"
+        "os.kill(keeper._pid, 9)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(spawn(['/bin/sh', '-c', 'exit 3']), 0)[1]))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", code, str(lock), str(disk), str(out)]
+    answer = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30)
+    first, second, third = answer.stdout.splitlines()
+    daemon_pid, status = first.split()
+    assert (status, second, third) == ("7", "not found", "3"), answer.stderr
+    told = out.read_text()
+    assert told.splitlines()[0] == daemon_pid
+    assert told.endswith("given")
+    assert str(disk) not in told
 
 
 @contextlib.contextmanager
@@ -57,13 +136,3 @@ def next_daemon(lock: Path) -> Iterator[None]:
     with track(subprocess.Popen([sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE)) as process:
         yield
         process.communicate()
-
-
-def users(path: Path) -> set[str]:
-    found = set()
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            for fd in os.listdir(f"/proc/{pid}/fd"):
-                if os.readlink(f"/proc/{pid}/fd/{fd}") == str(path):
-                    found.add(pid)
-    return found

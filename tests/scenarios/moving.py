@@ -74,7 +74,7 @@ class Movers:
         disk = f"{SHARE}/{name}.qcow2"
         self.a.host.put(disk, heartbeat_disk())
         if slow:
-            self.a.host.run(f"[ -e {BALLAST} ] || head -c {BALLAST_MIB}M /dev/urandom > {BALLAST}")
+            self.a.host.run(f"[ -e {BALLAST} ] || head -c {BALLAST_MIB}M /dev/urandom > {BALLAST}", 60)
         self.a.host.libvirt.create(self.xml(name, slow))
         wait_beats(self.a, name)
         wait_summary(self.a, name, "guarded here, running")

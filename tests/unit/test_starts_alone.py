@@ -17,7 +17,7 @@ from vmguard.adapters.linux import spawn
 
 #: module -> what it may use, and why
 STARTERS = {
-    "vmguard.adapters.linux.spawn": {"os.posix_spawn", "os.execvp"},
+    "vmguard.adapters.linux.spawn": {"os.posix_spawn", "os.execvp", "os.execve"},
     "vmguard.adapters.linux.programs": {"subprocess"},
     # the hookscript that the VM had before ours: the admin's, with what Proxmox gave it
     "vmguard.hook.proxmox": {"os.execv"},

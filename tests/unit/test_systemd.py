@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.service_manager import Manager, open_manager
-from vmguard.adapters.linux import systemd
+from vmguard.adapters.linux import parcel, systemd
 
 UNITS = Path(__file__).resolve().parents[2] / "packaging" / "systemd"
 
@@ -24,12 +26,42 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager
 def test_a_descriptor_is_stored_under_its_name_and_not_watched(manager: Manager, tmp_path: Path) -> None:
     with (tmp_path / "disk").open("wb") as disk:
         assert systemd.store("libvirt-x.1f.2", disk.fileno())
-        said, [copy] = manager.next()
+        said, [packed] = manager.next()
         assert said == ["FDSTORE=1", "FDNAME=libvirt-x.1f.2", "FDPOLL=0"]
-        assert os.path.sameopenfile(copy, disk.fileno())
-        os.close(copy)
+        assert stat.S_ISSOCK(os.fstat(packed).st_mode), "PID 1 never closes a file on a share"
+        found = systemd.unpack({"libvirt-x.1f.2": packed})
+        assert os.path.sameopenfile(found["libvirt-x.1f.2"], disk.fileno())
+        os.close(found["libvirt-x.1f.2"])
     assert systemd.forget("libvirt-x.1f.2")
     assert manager.next() == (["FDSTOREREMOVE=1", "FDNAME=libvirt-x.1f.2"], [])
+
+
+def test_what_an_older_vmguard_stored_is_stored_anew_as_a_parcel(manager: Manager, tmp_path: Path) -> None:
+    with (tmp_path / "disk").open("wb") as disk:
+        assert systemd.unpack({"libvirt-x.1f.2": disk.fileno()}) == {"libvirt-x.1f.2": disk.fileno()}
+        assert manager.next() == (["FDSTOREREMOVE=1", "FDNAME=libvirt-x.1f.2"], [])
+        _, [packed] = manager.next()
+        copy = parcel.unwrap(packed)
+        assert copy is not None
+        assert os.path.sameopenfile(copy, disk.fileno())
+        assert not os.get_inheritable(copy)
+        for fd in (copy, packed):
+            os.close(fd)
+
+
+def test_a_parcel_can_be_opened_again_and_again_and_nothing_else_is_one(tmp_path: Path) -> None:
+    with (tmp_path / "disk").open("wb") as disk, parcel.wrap(disk.fileno()) as packed:
+        for _ in range(2):
+            copy = parcel.unwrap(packed.fileno())
+            assert copy is not None
+            assert os.path.sameopenfile(copy, disk.fileno())
+            os.close(copy)
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with one, other:
+            assert parcel.unwrap(one.fileno()) is None, "an empty one"
+            one.send(b"vmguard")
+            assert parcel.unwrap(other.fileno()) is None, "without a descriptor"
+        assert parcel.unwrap(disk.fileno()) is None
 
 
 def test_the_barrier_falls_when_the_manager_closes_its_end(manager: Manager) -> None:
@@ -56,7 +88,6 @@ def test_without_systemd_all_of_it_does_nothing(monkeypatch: pytest.MonkeyPatch)
     assert systemd.barrier()
     assert not systemd.store("libvirt-x.1.2", 0)
     assert systemd.keepers() == set()
-    systemd.linger("/nowhere", [0])
 
 
 def test_a_manager_that_stands_still_holds_the_loop_up_once_and_shortly(manager: Manager) -> None:

@@ -14,14 +14,13 @@ import fasteners
 
 from vmguard import config as configuration
 from vmguard.adapters.linux import atomic_file, journal, oom_and_scheduling, statefile, systemd
+from vmguard.adapters.linux.keeper import keeper
 from vmguard.config import last_good
-from vmguard.core.locks.claim_states import State
 from vmguard.core.watchdog.events import Level, Report
 from vmguard.core.words import shell_word
 from vmguard.daemon import wiring
 from vmguard.daemon.api.hook_prefork import HookPrefork
 from vmguard.daemon.claim import fdstore_recovery
-from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.errors import DaemonError
 from vmguard.protocol import wire
@@ -61,11 +60,12 @@ class Daemon:
 
     def _run_alone(self) -> int:
         passed = systemd.listen_fds()
+        keeper.start(self._lock_path)  # first: as long as nothing here has a descriptor of a share
         parts = wiring.Parts(
             self._loop, self._run_dir, lambda: self._config, config_problems=lambda: self._config_problems
         )
         parts.maintenance.resume()  # first: whatever is found below must know whether anything may be done about it
-        self._resume(parts, {name: fd for name, fd in passed if "-" in name})
+        self._resume(parts, systemd.unpack({name: fd for name, fd in passed if "-" in name}))
         parts.server.listen(self._listener([fd for name, fd in passed if "-" not in name]))
         parts.start()
         if parts.settings.wants_host_fence() and parts.hardware_watchdog.missing():
@@ -82,7 +82,6 @@ class Daemon:
         log.info("ready, guarding %d VMs", len(parts.registry))
         self._loop.run()
         systemd.notify("STOPPING=1")
-        systemd.linger(self._lock_path, _unpinned(parts.registry))
         log.info(
             "ending; the locks of %d VMs stay with systemd's descriptor store, if there is one", len(parts.registry)
         )
@@ -161,13 +160,6 @@ class Daemon:
     def _log_level(self) -> None:
         level = logging.DEBUG if self._verbose else getattr(logging, self._config.daemon.log_level.upper())
         logging.getLogger("vmguard").setLevel(level)
-
-
-def _unpinned(registry: Registry) -> list[int]:
-    """Return our descriptors of files that no living QEMU has open."""
-    waiting = [vm for vm in registry if vm.state is not State.RUNNING]
-    found = [file.guard.descriptor for vm in waiting for file in vm.files]
-    return [descriptor for descriptor in found if descriptor is not None]
 
 
 def main(config_paths: Any, verbose: int = 0) -> int:

@@ -2,8 +2,8 @@
 
 cut              abort all queued requests of a mount
 drain            wait until nothing of a dead QEMU is queued
-hold_fds         keep descriptors open while no daemon runs
 hypervisor       start a VM, or have its end cleaned up
+keeper           start the daemon's programs, have copies of what systemd keeps
 libvirt_events   pass on libvirt's events
 mark_released    mark owner records as released
 set_guest_clock  set a guest's clock to the host's

@@ -46,7 +46,6 @@ def main() -> None:
             fd = locked(path)
             said["free at first"] = fd >= 0
             systemd.store(NAME, fd)
-            systemd.store(NAME, os.dup(fd))  # the same description: kept once
             other = os.open("/etc/hostname", os.O_RDONLY)
             systemd.store("libvirt-other", other)
             systemd.store("libvirt-gone", os.open("/etc/hosts", os.O_RDONLY))
@@ -55,7 +54,7 @@ def main() -> None:
             said["barrier"] = systemd.barrier()
             said["close-on-exec"] = [os.get_inheritable(number) for _, number in passed]
         elif turn == 1:
-            kept = dict(passed)
+            kept = systemd.unpack({name: fd for name, fd in passed if "-" in name})
             said["locked by what was kept"] = locked(path) < 0
             systemd.forget(NAME)
             systemd.forget("libvirt-other")

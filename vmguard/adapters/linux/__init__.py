@@ -11,6 +11,7 @@ hardware_watchdog   the reset of the host
 host_identity       host name, machine id, boot id
 inotify             opens of guarded files
 journal             log lines that never wait
+keeper              the process that starts the daemon's programs
 kmsg                the kernel's log
 libc                system calls that Python does not offer, and their errors
 may_block           the reads of /proc that may never come back
@@ -19,6 +20,7 @@ mounts              mountinfo and mountstats
 nfs_server          this host's own NFS server: its exports and its grace period
 ofd                 open file description locks
 oom_and_scheduling  memory, OOM score, scheduling, limits of this process
+parcel              a descriptor in the queue of a socket
 pid_file            the process that a hypervisor's pid file names, if both can be believed
 pidfd               signals and copies of descriptors
 proc                processes and their open files: the reads that answer at once

@@ -7,9 +7,10 @@ gets ``environment()``, and begins in ``/`` (the daemon's own folder). An interp
 All of that without ever waiting for the storage. ``subprocess`` closes all other descriptors in the child before it
 becomes the new program, and its parent stands still until then, with all of its threads (vfork, and the interpreter's
 lock). A close on NFS may wait without end, for pages that are dirty or for requests under way (measured: do_unlk,
-nfs_iocounter_wait): the daemon's loop then stood still for as long as the storage was away. Here the child closes
-nothing itself; the kernel does, at exec, after it has let the parent go on (close-on-exec, begin_new_exec in
-fs/exec.c). The child may still hang there, and nobody waits for it.
+nfs_iocounter_wait): the daemon's loop then stood still for as long as the storage was away. The kernel's own closes at
+exec are no better: Linux 6.1 lets the parent go on before them, Linux 6.12 does not (measured), and the program itself,
+which may be the one that cuts off a dead storage, waits on both. So the daemon has a process start its programs that
+has no descriptor of a share (adapters/linux/keeper.py).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import vmguard
 
@@ -31,7 +32,7 @@ _FAULT = "VMGUARD_FAULT"
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(vmguard.__file__)))
 _RUN_MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {} import main; sys.exit(main())"
 #: Python ignores them, and a new program should not inherit that
-_DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ)
+IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -50,6 +51,21 @@ def python(module: str, words: Sequence[str] = ()) -> list[str]:
     return [sys.executable, "-IS", "-c", _RUN_MAIN.format(module), _ROOT, *words]
 
 
+class Start(Protocol):
+    """Starts a process, as ``spawn_here`` does."""
+
+    def __call__(
+        self,
+        words: Sequence[str],
+        fds: Sequence[int],
+        stdin: int,
+        stderr: int,
+        env: Mapping[str, str],
+        session: bool,
+    ) -> int:
+        """Raises OSError."""
+
+
 def spawn(
     words: Sequence[str],
     fds: Sequence[int] = (),
@@ -63,6 +79,24 @@ def spawn(
     ``env``: made by ``environment``, if it needs more than that.
     ``session``: it leads a session of its own, all of which can be ended together.
     """
+    start = _starters[-1]
+    return start(words, fds, stdin, stderr, environment() if env is None else env, session)
+
+
+def start_through(start: Start) -> None:
+    """Have ``spawn`` start everything through somebody else from now on."""
+    _starters.append(start)
+
+
+def spawn_here(
+    words: Sequence[str],
+    fds: Sequence[int] = (),
+    stdin: int = -1,
+    stderr: int = -1,
+    env: Mapping[str, str] | None = None,
+    session: bool = False,
+) -> int:
+    """Start a process, with copies of all of our descriptors until its exec has closed them."""
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [(os.POSIX_SPAWN_OPEN, 1, _NULL, os.O_WRONLY, 0)]
     if stdin >= 0:
         actions.append((os.POSIX_SPAWN_DUP2, stdin, 0))
@@ -78,12 +112,21 @@ def spawn(
         environment() if env is None else env,
         file_actions=actions,
         setsid=session,
-        setsigdef=_DEFAULT,
+        setsigdef=IGNORED,
     )
 
 
-def become(words: Sequence[str]) -> NoReturn:
-    """Turn this process into a program: a job, whose environment is the one above. Raises OSError."""
+#: the last one counts
+_starters: list[Start] = [spawn_here]
+
+
+def become(words: Sequence[str], env: Mapping[str, str] | None = None) -> NoReturn:
+    """Turn this process into a program. Raises OSError.
+
+    ``env``: made by ``environment``; a job has it already.
+    """
+    if env is not None:
+        os.execve(words[0], list(words), dict(env))
     os.execvp(words[0], list(words))
 
 

@@ -6,12 +6,13 @@ Closing a descriptor on NFS may send requests and wait for their answers without
 would answer nobody on this host any more (measured: systemd 252, storage away, ``systemctl stop`` of a service whose
 store held the last copy of a descriptor). So
 
-* PID 1 is never the last to close: ``forget``, then ``barrier``, and only then is our own last copy closed. What is
-  closed last sends LOCKU and CLOSE;
-* PID 1 gets no copy of a description that writes through the page cache: EVERY close of the file, also one that is
-  not the last, writes out what is dirty and waits for it (nfs4_file_flush, and do_unlk by way of locks_remove_posix).
-  With one in the store, `systemctl daemon-reload` and each newly forked service hang for as long as the storage is
-  away (measured). See ``may_store``.
+* PID 1 gets no descriptor of a share but a parcel with one (adapters/linux/parcel.py). Nothing that PID 1, or what it
+  forks, does to a parcel reaches the file, as long as it is not the last that has it;
+* PID 1 is never the last: ``forget``, then ``barrier``, and only then is our own last copy closed. What is closed last
+  sends LOCKU and CLOSE. When the daemon ends before that, however it does, the keeper still has a copy
+  (adapters/linux/keeper.py);
+* PID 1 gets nothing of a description that writes through the page cache: closed last, it would have to be written out.
+  See ``may_store``.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import select
 import socket
 from collections.abc import Callable
 
-from vmguard.adapters.linux import clock, mounts, proc
-from vmguard.adapters.linux.spawn import python, spawn
+from vmguard.adapters.linux import clock, mounts, parcel, proc
+from vmguard.adapters.linux.keeper import keeper
 
 log = logging.getLogger("vmguard.systemd")
 
@@ -37,8 +38,6 @@ _STUCK_S = 10.0
 BARRIER_TIMEOUT_S = 20.0
 #: in each interval of WatchdogSec=, so that one that comes late does not count as silence
 _PINGS_PER_INTERVAL = 3
-#: for which the descriptors of a stopped daemon stay open without a next daemon
-_LINGER_S = 30
 
 
 def listen_fds() -> list[tuple[str, int]]:
@@ -96,20 +95,50 @@ notify = ServiceManager().notify
 def store(name: str, fd: int) -> bool:
     """Leave a copy of a descriptor with systemd: it comes back after a crash or restart of this service.
 
-    FDPOLL=0: systemd must not watch it, a lock's descriptor never becomes readable.
+    FDPOLL=0: systemd must not watch it, a parcel is readable all the time.
     """
-    return notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", (fd,))
+    if not os.environ.get("NOTIFY_SOCKET"):
+        return False
+    try:
+        packed = parcel.wrap(fd)
+    except OSError as problem:
+        log.error("systemd gets no copy of %s: %s", name, problem)
+        return False
+    with packed:
+        keeper.keep(name, packed.fileno())
+        return notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", (packed.fileno(),))
+
+
+def unpack(stored: dict[str, int]) -> dict[str, int]:
+    """Return the descriptors in what systemd kept, whose own are closed; the keeper gets copies of the parcels.
+
+    What vmguard 0.1 stored is no parcel: it is stored anew as one.
+    """
+    found = {}
+    for name, fd in stored.items():
+        descriptor = parcel.unwrap(fd)
+        if descriptor is None:
+            found[name] = fd
+            forget(name)
+            store(name, fd)
+        else:
+            found[name] = descriptor
+            keeper.keep(name, fd)
+            os.close(fd)
+    return found
 
 
 def forget(name: str, patience: float = _NOTIFY_TIMEOUT_S) -> bool:
     """Have systemd close its copies of that name."""
+    keeper.drop(name)
     return notify(f"FDSTOREREMOVE=1\nFDNAME={name}", patience=patience)
 
 
 def barrier(seconds: float = BARRIER_TIMEOUT_S) -> bool:
     """Wait until systemd has acted on all that was sent before (sd_notify_barrier(3)); True without systemd.
 
-    It may take a moment, so it belongs in a worker. Return False if systemd did not answer in time.
+    The keeper has, too, then. It may take a moment, so it belongs in a worker. Return False if one of them did not
+    answer in time.
     """
     if not os.environ.get("NOTIFY_SOCKET"):
         return True
@@ -123,7 +152,7 @@ def barrier(seconds: float = BARRIER_TIMEOUT_S) -> bool:
             return False
         poll = select.poll()
         poll.register(ours, 0)  # POLLHUP is always told: systemd has closed its end
-        return bool(poll.poll(seconds * 1000))
+        return bool(poll.poll(seconds * 1000)) and keeper.sync(seconds)
     finally:
         os.close(ours)
 
@@ -154,16 +183,3 @@ def keep_alive(call_in: Callable[[float, Callable[[], None]], object]) -> None:
         call_in(pause, ping)
 
     ping()
-
-
-def linger(lock: str, fds: list[int]) -> None:
-    """Leave copies of descriptors with a process that outlives a stop of the daemon, so that PID 1 closes none last.
-
-    ``lock`` is the file whose lock a running daemon holds.
-    """
-    if not fds or not os.environ.get("NOTIFY_SOCKET"):
-        return
-    try:
-        spawn(python("vmguard.jobs.hold_fds", [lock, str(_LINGER_S), *map(str, fds)]), fds)
-    except OSError as problem:
-        log.error("systemd may wait for the storage when it closes %d descriptors: %s", len(fds), problem)
