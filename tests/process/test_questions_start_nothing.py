@@ -46,7 +46,7 @@ def test_a_stopped_daemon_stays_stopped(listener: socket.socket, tmp_path: Path)
     where = Places(str(tmp_path), "", "", "")
     (tmp_path / running.LOCK).touch()
     assert ask_daemon.everything(where).problem == "the vmguard daemon does not run"
-    assert metrics.look(where).problem == "the vmguard daemon does not run"
+    assert metrics.look(where, None).problem == "the vmguard daemon does not run"
     assert not is_reached(listener)
 
 
