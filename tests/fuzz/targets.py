@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vmguard import config
-from vmguard.adapters.linux import configured_mounts, mounts, statefile
+from vmguard.adapters.linux import configured_mounts, mounts, mountstats, statefile
 from vmguard.core import lean_json
 from vmguard.core.locks import owner_record
 from vmguard.core.sources import domain_xml, image_header, image_name, process_arguments, pve_config, pve_plan
@@ -146,7 +146,7 @@ def fuzz_mountinfo(data: bytes) -> None:
 
 
 def fuzz_mountstats(data: bytes) -> None:
-    for found in mounts.parse_mountstats(_text(data).splitlines(keepends=True)):
+    for found in mountstats.parse_mountstats(_text(data).splitlines(keepends=True)):
         assert found.exchange_id >= 0
         found.count("SEEK")
         found.received("SEEK")

@@ -27,8 +27,8 @@ _CONFIG = "hook: {wait: 0s, timeout: 100s}\n"
 _BELIEVES = f"""
 import os, sys
 sys.path.insert(0, "{REPOSITORY}")
-from vmguard.adapters.linux import mounts
-mounts.sessions = lambda points, path='': dict.fromkeys(points)
+from vmguard.adapters.linux import mounts, mountstats
+mountstats.sessions = lambda points, path='': dict.fromkeys(points)
 from vmguard.hook.libvirt import main
 os._exit(main(sys.argv))
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from vmguard.adapters.linux.mounts import NfsStatistics, parse_mountstats
+from vmguard.adapters.linux.mountstats import NfsStatistics, parse_mountstats
 from vmguard.adapters.storage.probe_calls import ProbeCalls
 
 _MOUNTSTATS = """\

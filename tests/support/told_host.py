@@ -26,7 +26,8 @@ from tests.support.processes import track
 from tests.support.simulated_loop import SimulatedLoop
 from vmguard.adapters.linux import clock, pidfd
 from vmguard.adapters.linux.mount_table import MountTable
-from vmguard.adapters.linux.mounts import Mount, NfsStatistics
+from vmguard.adapters.linux.mounts import Mount
+from vmguard.adapters.linux.mountstats import NfsStatistics
 from vmguard.cli.main import main
 from vmguard.config.settings import Config
 from vmguard.core.locks.claim_states import State

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vmguard.adapters.linux import mounts
+from vmguard.adapters.linux import mountstats
 from vmguard.adapters.storage import owner_record
 from vmguard.core.locks.owner_record import TEXT_FIELDS
 from vmguard.core.locks.plan import DISK, EXCLUSIVE, PlannedFile
@@ -36,24 +36,24 @@ def text(point: str = "/srv/vm", exchange: int = 2, session: int = 1, complete: 
 def test_whatever_can_cost_a_lock_is_counted(tmp_path: Path, what: str) -> None:
     stats = tmp_path / "mountstats"
     stats.write_text("device proc mounted on /proc with fstype proc\n" + text())
-    before = mounts.sessions({"/srv/vm"}, str(stats))
-    assert mounts.sessions(before, str(stats)) == before
+    before = mountstats.sessions({"/srv/vm"}, str(stats))
+    assert mountstats.sessions(before, str(stats)) == before
     stats.write_text("device proc mounted on /proc with fstype proc\n" + text().replace(f"{what}: ", f"{what}: 7"))
-    assert mounts.sessions(before, str(stats)) != before
+    assert mountstats.sessions(before, str(stats)) != before
 
 
 def test_of_two_mounts_on_one_point_both_count_and_no_other_one(tmp_path: Path) -> None:
     stats = tmp_path / "mountstats"
     stats.write_text(text() + text() + text("/srv/iso"))
-    before = mounts.sessions({"/srv/vm"}, str(stats))
+    before = mountstats.sessions({"/srv/vm"}, str(stats))
     stats.write_text(text() + text() + text("/srv/iso", session=9))
-    assert mounts.sessions(before, str(stats)) == before
+    assert mountstats.sessions(before, str(stats)) == before
     stats.write_text(text(session=2) + text() + text("/srv/iso"))
-    assert mounts.sessions(before, str(stats)) != before
+    assert mountstats.sessions(before, str(stats)) != before
 
 
 def test_a_claim_without_a_file_on_nfs_reads_nothing() -> None:
-    assert mounts.sessions(set(), "/nowhere") == {}
+    assert mountstats.sessions(set(), "/nowhere") == {}
 
 
 @pytest.fixture

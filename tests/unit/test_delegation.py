@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vmguard.adapters.linux import mounts, ofd
+from vmguard.adapters.linux import mountstats, ofd
 from vmguard.adapters.storage import delegation
 from vmguard.core.locks.plan import EXCLUSIVE, SHARED, PlannedFile
 from vmguard.core.locks.ranges import WHOLE, held_ranges
@@ -67,9 +67,9 @@ def test_a_lock_that_fdinfo_calls_posix_stays_in_the_client(disk: Path) -> None:
 
 def test_lock_requests_are_counted_by_mount_point(tmp_path: Path) -> None:
     (tmp_path / "mountstats").write_text(MOUNTSTATS)
-    assert mounts.lock_requests(str(tmp_path / "mountstats")) == {"/srv/my vms": 12}
+    assert mountstats.lock_requests(str(tmp_path / "mountstats")) == {"/srv/my vms": 12}
     (tmp_path / "mountstats").write_text(MOUNTSTATS * 2)  # one mount over the other: whose file is it?
-    assert mounts.lock_requests(str(tmp_path / "mountstats")) == {}
+    assert mountstats.lock_requests(str(tmp_path / "mountstats")) == {}
 
 
 @pytest.mark.parametrize(

@@ -397,5 +397,4 @@ def test_every_command_of_ours_that_mends_is_one_that_there_is(check: str, facts
     parsers = all_parsers()
     for finding in all_findings(**facts):
         for name, *words in commands_of_ours(finding.mend):
-            own = [word for word in words if word not in ("--json", "-v")]
-            parsers[name].parse_args(own)  # raises UsageError
+            parsers[name].parse_args([word for word in words if word not in ("--json", "-v")])  # raises UsageError

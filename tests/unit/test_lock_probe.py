@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.fake_nfs_client import POINT, FakeNfsClient
 from vmguard.adapters.linux import mounts
-from vmguard.adapters.linux.mounts import NfsStatistics
+from vmguard.adapters.linux.mountstats import NfsStatistics
 from vmguard.adapters.storage.lock_probe import MountProbe, Outcome
 from vmguard.adapters.storage.probe_calls import ProbeCalls, is_absent
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vmguard.adapters.linux import mounts
-from vmguard.adapters.linux.mounts import parse_mountinfo, parse_mountstats, unescape
+from vmguard.adapters.linux import mountstats
+from vmguard.adapters.linux.mounts import parse_mountinfo, unescape
+from vmguard.adapters.linux.mountstats import parse_mountstats
 from vmguard.adapters.storage import lock_probe
 from vmguard.doctor import look_mount
 
@@ -44,24 +45,24 @@ def v4(point: str, export: str = "a", age: int = 1, lease: str = "90", errors: i
 
 def test_only_a_mount_with_a_lease_is_watched(tmp_path: Path) -> None:
     path = write(tmp_path, v4("/a"), _V3.format(point="/b"), "device nfsd mounted on /proc/fs/nfsd with fstype nfsd\n")
-    assert [seen.point for seen in mounts.all_statistics(path)] == ["/a", "/b"]
-    (seen,) = mounts.statistics(path).values()
+    assert [seen.point for seen in mountstats.all_statistics(path)] == ["/a", "/b"]
+    (seen,) = mountstats.statistics(path).values()
     assert (seen.lease, seen.age, seen.pnfs) == (90.0, 1.0, "not configured")
     assert (seen.exchange_id, seen.create_session, seen.count("LOCK"), seen.errors("LOCK")) == (2, 0, 5, 1)
     assert seen.connects == 3, "nconnect=2"
 
 
 def test_a_lease_that_is_no_number_is_none_at_all_but_the_mount_is_known(tmp_path: Path) -> None:
-    assert mounts.statistics(write(tmp_path, v4("/a", lease="?")))["/a"].lease == 0.0
+    assert mountstats.statistics(write(tmp_path, v4("/a", lease="?")))["/a"].lease == 0.0
 
 
 def test_a_mount_that_a_mount_without_a_lease_hides_is_watched_all_the_same(tmp_path: Path) -> None:
     """Disks that were opened before are still open there."""
-    assert mounts.statistics(write(tmp_path, v4("/a", lease="45"), _V3.format(point="/a")))["/a"].lease == 45.0
+    assert mountstats.statistics(write(tmp_path, v4("/a", lease="45"), _V3.format(point="/a")))["/a"].lease == 45.0
 
 
 def errors_of(point: str, operation: str, path: str) -> int | None:
-    count = lock_probe.count_of(point, operation, lambda: mounts.all_statistics(path))
+    count = lock_probe.count_of(point, operation, lambda: mountstats.all_statistics(path))
     return None if count is None else count.errors
 
 
@@ -73,7 +74,7 @@ def test_a_space_in_a_mount_point_hides_the_errors_from_nobody(tmp_path: Path) -
 
 def test_of_two_mounts_on_one_point_nobody_knows_whose_errors_they_are(tmp_path: Path) -> None:
     path = write(tmp_path, v4("/a", errors=3), v4("/a", "b", errors=8), v4("/b", errors=1))
-    assert lock_probe.count_of("/a", "SEEK", lambda: mounts.all_statistics(path)) is None
+    assert lock_probe.count_of("/a", "SEEK", lambda: mountstats.all_statistics(path)) is None
     assert errors_of("/b", "SEEK", path) == 1
 
 
@@ -83,8 +84,8 @@ def test_an_operation_that_is_not_listed_has_no_errors_to_tell_of(tmp_path: Path
 
 def test_the_counts_of_a_probe(tmp_path: Path) -> None:
     path = write(tmp_path, v4("/a", age=33))
-    assert lock_probe.count_of("/a", "READ", lambda: mounts.all_statistics(path)) == (7, 29000, 2, (2, 0), 33.0)
-    assert lock_probe.count_of("/a", "STATFS", lambda: mounts.all_statistics(path)) == (0, 0, None, (2, 0), 33.0)
+    assert lock_probe.count_of("/a", "READ", lambda: mountstats.all_statistics(path)) == (7, 29000, 2, (2, 0), 33.0)
+    assert lock_probe.count_of("/a", "STATFS", lambda: mountstats.all_statistics(path)) == (0, 0, None, (2, 0), 33.0)
 
 
 def test_lock_requests_are_those_of_the_mount_that_a_path_shows(tmp_path: Path) -> None:
@@ -124,5 +125,5 @@ def test_a_carriage_return_in_a_mount_point_ends_no_line(tmp_path: Path) -> None
     """Any user may mount a FUSE file system on a folder of such a name; the kernel does not escape it."""
     path = tmp_path / "mountstats"
     path.write_bytes(v4("/srv/a\rage:9", age=3).encode())
-    [seen] = mounts.all_statistics(str(path))
+    [seen] = mountstats.all_statistics(str(path))
     assert (seen.point, seen.age, seen.lease) == ("/srv/a\rage:9", 3.0, 90.0)

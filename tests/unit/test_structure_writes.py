@@ -24,6 +24,8 @@ ALLOWED = {
     "vmguard.doctor.scratch": {"O_CREAT"},
     # a second name of a disk, for a moment, by the descriptor of its folder
     "vmguard.adapters.storage.delegation": {"os.link", "os.rename", "os.symlink"},
+    # an anonymous file in memory
+    "vmguard.adapters.linux.keeper": {"open for writing"},
     # in the daemon's own folder: O_EXCL decides which caller comes first; and a pipe by its descriptor
     "vmguard.hook.prefork": {"O_CREAT", "open for writing"},
 }

@@ -14,7 +14,8 @@ from tests.support.simulated_loop import SimulatedLoop
 from vmguard import config
 from vmguard.adapters.linux import clock
 from vmguard.adapters.linux.mount_table import MountTable
-from vmguard.adapters.linux.mounts import Mount, NfsStatistics, all_statistics
+from vmguard.adapters.linux.mounts import Mount
+from vmguard.adapters.linux.mountstats import NfsStatistics, all_statistics
 from vmguard.adapters.storage import lock_probe
 from vmguard.config.settings import Config
 from vmguard.core.locks.claim_states import State

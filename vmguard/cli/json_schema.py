@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from vmguard.adapters.linux import atomic_file
 from vmguard.cli.schemas import ERROR, SCHEMAS, B, N, Shape, T
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -50,5 +51,5 @@ def write_all(folder: str) -> None:
     """Write all schemas into a folder."""
     os.makedirs(folder, exist_ok=True)
     for name, document in documents().items():
-        with open(os.path.join(folder, name), "w", encoding="ascii") as stream:
-            stream.write(json.dumps(document, indent=2) + "\n")
+        text = json.dumps(document, indent=2) + "\n"
+        atomic_file.write(os.path.join(folder, name), text.encode("ascii"), 0o644, sync=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
-from vmguard.adapters.linux import mounts
+from vmguard.adapters.linux import mountstats
 from vmguard.cli import host, places
 from vmguard.cli.output import Output
 from vmguard.config import load
@@ -74,7 +74,7 @@ def show(
 
 
 def _leases() -> dict[str, float]:
-    return {point: seen.lease for point, seen in sorted(mounts.statistics().items()) if seen.lease}
+    return {point: seen.lease for point, seen in sorted(mountstats.statistics().items()) if seen.lease}
 
 
 def _draw(name: str, line: Timeline, out: Output, probes: str = "") -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TextIO
 
-from vmguard.adapters.linux import configured_mounts, mounts
-from vmguard.adapters.linux.mounts import NfsStatistics
+from vmguard.adapters.linux import configured_mounts, mounts, mountstats
+from vmguard.adapters.linux.mountstats import NfsStatistics
 from vmguard.doctor.facts import AbsentShareFacts, MountFacts, OtherMountFacts
 
 _VOLUMES = "/proc/fs/nfsfs/volumes"
@@ -16,10 +16,10 @@ _PROXMOX_CONFIG = "/etc/pve"
 
 
 def look(
-    mountinfo: list[mounts.Mount] | None = None, mountstats: str = mounts.MOUNTSTATS, volumes: str = _VOLUMES
+    mountinfo: list[mounts.Mount] | None = None, statistics: str = mountstats.MOUNTSTATS, volumes: str = _VOLUMES
 ) -> list[MountFacts]:
     """Every NFS mount of this host; a mount that another one hides is left out."""
-    known = {seen.point: seen for seen in mounts.all_statistics(mountstats)}
+    known = {seen.point: seen for seen in mountstats.all_statistics(statistics)}
     visible = {mount.point: mount for mount in (mounts.mounts() if mountinfo is None else mountinfo)}
     fsids = _fsids(volumes)
     return [
@@ -88,7 +88,7 @@ def _facts(mount: mounts.Mount, counted: NfsStatistics, fsid: str) -> MountFacts
 def lock_requests(point: str, stream: TextIO) -> int | None:
     """How many LOCK and LOCKU a mount has sent so far, by an open mountstats; None where it is not told."""
     stream.seek(0)
-    found = {seen.point: seen for seen in mounts.parse_mountstats(stream)}.get(point)
+    found = {seen.point: seen for seen in mountstats.parse_mountstats(stream)}.get(point)
     if found is None or not {"LOCK", "LOCKU"} & found.operations.keys():
         return None
     return found.count("LOCK") + found.count("LOCKU")

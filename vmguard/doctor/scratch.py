@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from vmguard.adapters.linux import mounts, ofd
+from vmguard.adapters.linux import mountstats, ofd
 from vmguard.adapters.linux.regular_file import open_regular
 from vmguard.adapters.storage import delegation
 from vmguard.adapters.storage.lock_probe import MountProbe
@@ -31,7 +31,7 @@ class Attempt:
     def __init__(self, folder: str, point: str, seek: bool, user: str) -> None:
         self._folder, self._point, self._seek, self._user = folder, point, seek, user
         # Opened while still root: another user may not open it.
-        self._mountstats = open(mounts.MOUNTSTATS, encoding="utf-8", errors="surrogateescape", newline="\n")  # noqa: SIM115
+        self._mountstats = open(mountstats.MOUNTSTATS, encoding="utf-8", errors="surrogateescape", newline="\n")  # noqa: SIM115
 
     def run(self) -> ScratchFacts:
         """Make the attempt; return the facts as far as they were reached."""
@@ -92,9 +92,9 @@ class Attempt:
         finally:
             os.close(fd)
 
-    def _statistics(self) -> list[mounts.NfsStatistics]:
+    def _statistics(self) -> list[mountstats.NfsStatistics]:
         self._mountstats.seek(0)
-        return list(mounts.parse_mountstats(self._mountstats))
+        return list(mountstats.parse_mountstats(self._mountstats))
 
     def _requests(self) -> int | None:
         return lock_requests(self._point, self._mountstats)

@@ -159,7 +159,7 @@ def _leave_pipes() -> None:
 
 
 def _claim(vm: VmToClaim, connection: wire.Connection, progress: ProgressPipe) -> None:
-    from vmguard.adapters.linux import mounts
+    from vmguard.adapters.linux import mountstats
     from vmguard.hook import claim_on_share
     from vmguard.protocol.messages import ClaimSettings
 
@@ -174,7 +174,7 @@ def _claim(vm: VmToClaim, connection: wire.Connection, progress: ProgressPipe) -
         from vmguard.hook import claim_in_grace
 
         claim_in_grace.wait(vm, claimed, settings, progress, NfsServer())
-    sessions = mounts.sessions({file.point for file in claimed.files if file.point})
+    sessions = mountstats.sessions({file.point for file in claimed.files if file.point})
     if settings.incoming is None:
         claim_on_share.lock_all_or_none(vm, claimed, settings, progress)
     else:
@@ -255,9 +255,9 @@ def _prove_again(
     It is asked twice: before the records, so that a claim that has lost its lock leaves none, and behind them, because
     whoever reclaims the lock later finds them.
     """
-    from vmguard.adapters.linux import mounts
+    from vmguard.adapters.linux import mountstats
 
-    if mounts.sessions(before) == before:
+    if mountstats.sessions(before) == before:
         return before
     from vmguard.hook import claim_proof
 

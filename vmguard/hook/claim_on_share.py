@@ -10,7 +10,7 @@ import os
 import time
 
 from vmguard import faults
-from vmguard.adapters.linux import mounts, ofd
+from vmguard.adapters.linux import mounts, mountstats, ofd
 from vmguard.adapters.storage.backing_chain import resolve
 from vmguard.adapters.storage.files import Opener, real_path
 from vmguard.core.locks.plan import EXCLUSIVE, Unguarded
@@ -195,7 +195,7 @@ def _lease_and_grace() -> float:
     That is its lease, and the grace period of a server that comes back. No client is told the grace period; servers
     make it as long as the lease.
     """
-    lease = max((known.lease for known in mounts.statistics().values()), default=0.0) or _USUAL_LEASE_S
+    lease = max((known.lease for known in mountstats.statistics().values()), default=0.0) or _USUAL_LEASE_S
     return 2 * lease + max(_LEAST_MARGIN_S, lease / 10)
 
 
@@ -273,7 +273,7 @@ def _try_to_lock(files: list[ClaimedFile]) -> list[ClaimedFile]:
     Return those whose locks did not leave this host's NFS client.
     """
     locked: list[ClaimedFile] = []
-    before = mounts.lock_requests() if any(file.point for file in files) else {}
+    before = mountstats.lock_requests() if any(file.point for file in files) else {}
     try:
         for file in files:
             file.lock(WHOLE)
@@ -290,7 +290,7 @@ def _try_to_lock(files: list[ClaimedFile]) -> list[ClaimedFile]:
 def stay_here(
     files: list[ClaimedFile],
     before: dict[str, int],
-    requests: Callable[[], dict[str, int]] = mounts.lock_requests,
+    requests: Callable[[], dict[str, int]] = mountstats.lock_requests,
 ) -> list[ClaimedFile]:
     """Return the files whose exclusive locks stayed in this client.
 

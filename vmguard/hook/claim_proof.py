@@ -3,12 +3,12 @@
 The storage may reboot, or this host be cut off for a lease, while the hook does the rest of its work: longer than
 usual where the storage answers slowly. The lock can be another host's then, which has read the owner record before
 this claim's was in it, and no lock call says so. Whoever has lost a lock gets EIO through its descriptor. Imported only
-for such a claim: the client counts whatever can cost a lock (``mounts.sessions``).
+for such a claim: the client counts whatever can cost a lock (``mountstats.sessions``).
 """
 
 from __future__ import annotations
 
-from vmguard.adapters.linux import mounts
+from vmguard.adapters.linux import mounts, mountstats
 from vmguard.adapters.storage.fencing_token import read_token, record_path
 from vmguard.adapters.storage.lock_probe import MountProbe
 from vmguard.core.words import printable
@@ -30,7 +30,7 @@ def prove(
     folder: str,
     epochs: dict[str, int],
     ask: Callable[[ClaimedFile], str] | None = None,
-    sessions: Callable[[set[str]], dict[str, list[bytes]]] = mounts.sessions,
+    sessions: Callable[[set[str]], dict[str, list[bytes]]] = mountstats.sessions,
 ) -> dict[str, list[bytes]]:
     """Ask the server for each lock, and compare the records; return what the clients had counted before.
 

@@ -16,7 +16,8 @@ kmsg                the kernel's log
 libc                system calls that Python does not offer, and their errors
 may_block           the reads of /proc that may never come back
 mount_table         this host's mounts as an object, so that tests can stand in
-mounts              mountinfo and mountstats
+mounts              mountinfo: what a mount is, and what its locks are worth
+mountstats          what the kernel counts on each NFS mount
 nfs_server          this host's own NFS server: its exports and its grace period
 ofd                 open file description locks
 oom_and_scheduling  memory, OOM score, scheduling, limits of this process

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vmguard.adapters.linux import mounts
-from vmguard.adapters.linux.mounts import Mount, NfsStatistics
+from vmguard.adapters.linux import mounts, mountstats
+from vmguard.adapters.linux.mounts import Mount
+from vmguard.adapters.linux.mountstats import NfsStatistics
 
 
 class MountTable:
@@ -17,4 +18,4 @@ class MountTable:
 
     def statistics(self) -> dict[str, NfsStatistics]:
         """Return lease and counters of every NFSv4 mount, by mount point."""
-        return mounts.statistics()
+        return mountstats.statistics()

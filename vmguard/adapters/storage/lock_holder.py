@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vmguard.adapters.linux import clock, mounts, ofd, proc
+from vmguard.adapters.linux import clock, mounts, mountstats, ofd, proc
 from vmguard.adapters.storage import files, owner_record
 from vmguard.core.locks import record_match
 from vmguard.core.locks.ranges import WHOLE, Range
@@ -36,7 +36,7 @@ def describe(path: str, fd: int, folder: str) -> Holder:
         except OSError as error:
             problem = f"its owner record cannot be read: {error.strerror}"
     mount = mounts.mount_of_id(proc.fdinfo("self", fd).mount_id)
-    lease = mounts.lease_time(mount.point) if mount is not None and mount.type == "nfs4" else None
+    lease = mountstats.lease_time(mount.point) if mount is not None and mount.type == "nfs4" else None
     lockers = _local_lockers(fd)
     if lockers == (UNSEEN,) and owner is not None and not owner.released:
         lockers = ()  # on the server of a share, its nfsd holds the locks of other hosts

@@ -55,7 +55,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from vmguard.adapters.linux import mounts
+from vmguard.adapters.linux import mountstats
 from vmguard.adapters.storage.probe_calls import ProbeCalls
 
 #: SEEKs until one is proven, whatever our other threads do; they are eight
@@ -68,7 +68,7 @@ _NOT_UNDERSTOOD = frozenset({"EINVAL", "EOPNOTSUPP", "ENOTSUP", "ENOSYS", "ENXIO
 _NO_SEEK = "the server has no SEEK"
 _OLD_VERSION = "NFSv4.2 alone has SEEK"
 
-Statistics = Callable[[], list[mounts.NfsStatistics]]
+Statistics = Callable[[], list[mountstats.NfsStatistics]]
 
 
 class Outcome(NamedTuple):
@@ -96,7 +96,7 @@ class Count(NamedTuple):
     age: float
 
 
-def count_of(point: str, operation: str, statistics: Statistics = mounts.all_statistics) -> Count | None:
+def count_of(point: str, operation: str, statistics: Statistics = mountstats.all_statistics) -> Count | None:
     """Return the counts of a mount's operation; None where they are not known.
 
     They are not known either when several NFS mounts lie on that mount point: they could be the wrong one's.
@@ -125,7 +125,11 @@ class MountProbe:
     """How the locks of one mount are probed. Shared by the threads of the mount; no lock is held while one asks."""
 
     def __init__(
-        self, point: str, seek: bool, statistics: Statistics = mounts.all_statistics, calls: ProbeCalls | None = None
+        self,
+        point: str,
+        seek: bool,
+        statistics: Statistics = mountstats.all_statistics,
+        calls: ProbeCalls | None = None,
     ) -> None:
         """``seek``: the mount is NFSv4.2. ``statistics`` reads mountstats; ``calls`` are the kernel's if None."""
         self._point = point

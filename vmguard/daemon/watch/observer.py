@@ -9,7 +9,8 @@ from collections.abc import Callable
 from vmguard.adapters.linux import clock
 from vmguard.adapters.linux.kmsg import KernelLog
 from vmguard.adapters.linux.mount_table import MountTable
-from vmguard.adapters.linux.mounts import Mount, NfsStatistics
+from vmguard.adapters.linux.mounts import Mount
+from vmguard.adapters.linux.mountstats import NfsStatistics
 from vmguard.core.locks.claim_states import LIVING, State
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.watchdog.events import (
