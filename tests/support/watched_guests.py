@@ -124,7 +124,7 @@ def history(node: Guarded, guest: Guest | None = None) -> list[dict[str, Any]]:
     """Return what the daemon has reported, about one VM if given; it must be a history that the machine can write."""
     lines = node.host.run(f"cat {RUN}/history.jsonl", check=False).stdout.splitlines()
     entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    assert trace.faults(entries, whole=True) == [], "\n".join(lines)
+    assert trace.faults(entries) == [], "\n".join(lines)
     return [entry for entry in entries if guest is None or entry["fields"].get("uuid") == guest.uuid]
 
 
