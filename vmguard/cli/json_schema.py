@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,11 +42,3 @@ def documents() -> dict[str, dict[str, Any]]:
         }
         for name, shape in shapes.items()
     }
-
-
-def write_all(folder: str) -> None:
-    """Write all schemas into a folder."""
-    os.makedirs(folder, exist_ok=True)
-    for name, document in documents().items():
-        with open(os.path.join(folder, name), "w", encoding="ascii") as stream:
-            stream.write(json.dumps(document, indent=2) + "\n")
