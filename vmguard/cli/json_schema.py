@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
-from vmguard.adapters.linux import atomic_file
 from vmguard.cli.schemas import ERROR, SCHEMAS, B, N, Shape, T
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -45,11 +42,3 @@ def documents() -> dict[str, dict[str, Any]]:
         }
         for name, shape in shapes.items()
     }
-
-
-def write_all(folder: str) -> None:
-    """Write all schemas into a folder."""
-    os.makedirs(folder, exist_ok=True)
-    for name, document in documents().items():
-        text = json.dumps(document, indent=2) + "\n"
-        atomic_file.write(os.path.join(folder, name), text.encode("ascii"), 0o644, sync=False)
