@@ -125,7 +125,7 @@ def test_running_vms_are_pinned_without_being_touched(corner: Corner, tmp_path: 
     assert eventually(lambda: all(file["epoch"] == 1 for vm in corner.vms().values() for file in vm["files"]))
     text = corner.guard.vmguard("who", str(disks[0])).out
     assert "guarded here by VM 'vm0'" in text
-    assert "exclusive, pinned on descriptor 3 of pid" in text
+    assert "locked by this host, held by python itself (pid " in text
     text = corner.guard.vmguard("status", "-v").out
     assert text.count("locked by this host, held by ") == 3
     assert corner.guard.vmguard("check", "vm0").status == 0
