@@ -183,7 +183,7 @@ def test_vms_of_other_nodes_are_named_and_left_to_them(place: Place) -> None:
 
 def test_options_of_proxmox_are_no_options_of_libvirt(place: Place) -> None:
     answer = place.vmguard("enable", "libvirt", "--vmid", "100")
-    assert answer.status == 3
+    assert answer.status == 2
     assert "belong to proxmox" in answer.err
 
 

@@ -142,8 +142,8 @@ def replaced_elsewhere(beta: Guard, vm: Vm, disk: Path) -> str:
 
 def test_a_disk_plugged_in_later_is_one_of_its_disks(hosts: Hosts, tmp_path: Path) -> None:
     alpha, beta, vm, qemu = hosts
-    (tmp_path / "e").mkdir()
-    plugged = make_disk(tmp_path / "e/plugged.raw")
+    (tmp_path / "d/e").mkdir()
+    plugged = make_disk(tmp_path / "d/e/plugged.raw")
     qemu.open(plugged)
     assert eventually(lambda: listed(plugged) == {str(plugged.stat().st_ino)}, 5), alpha.log
     assert f"replaced : {plugged}" in replaced_elsewhere(beta, vm, plugged)

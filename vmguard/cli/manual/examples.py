@@ -31,7 +31,7 @@ VMGUARD: Examples = {
         "vmguard doctor --mute mount.lease --for 30d",
     ),
     "Half an hour in which nothing is frozen or fenced:": (
-        "vmguard disarm --for 30m --reason 'the NAS moves to other hardware'",
+        "vmguard maintenance --for 30m --reason 'the NAS moves to other hardware'",
         "vmguard arm",
     ),
     "Which files would a start lock?": ("vmguard plan --domain-xml web.xml", "vmguard plan --name web"),
