@@ -129,7 +129,13 @@ ROWS = {
     "running": Row(running, OK, "guard", 'vmguard_vms{state="running"} 1'),
     "frozen": Row(frozen, CRITICAL, f"frozen since .*{SERVER} silent", "vmguard_vm_frozen{.*} 1", "is frozen"),
     "thawing": Row(thawing, CRITICAL, f"frozen since .*{SERVER} answers again", "vmguard_vm_frozen{.*} 1", "is frozen"),
-    "disarmed": Row(disarmed, WARNING, "maintenance until", "vmguard_disarmed_until_timestamp_seconds [1-9]", "maintenance for 600 s"),
+    "disarmed": Row(
+        disarmed,
+        WARNING,
+        "maintenance until",
+        "vmguard_disarmed_until_timestamp_seconds [1-9]",
+        "maintenance for 600 s",
+    ),
     "fencing": Row(fencing, CRITICAL, r"being killed \(fenced\)", "vmguard_vm_fencing{.*} 1", r"fenced \(killed\)"),
     "fenced an hour ago": Row(
         fenced_an_hour_ago, CRITICAL, r"'web' killed \(fenced\) at", "vmguard_fenced_lately 1", "fence: it is dead"

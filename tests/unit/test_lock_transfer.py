@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from vmguard.adapters.linux import ofd, proc
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.daemon.pin.lock_transfer import Order, conflicts_of, judge_conflicts
+from vmguard.daemon.pin.lock_transfer import Order, conflicts_of, judge_conflicts, let_go
 
 
 @pytest.mark.parametrize("closes", [True, False])
@@ -29,3 +30,26 @@ def test_a_descriptor_that_is_closed_while_its_owner_is_looked_for_is_no_rival(t
         assert rival.sentence == "locked for reading by another host"
         os.close(old)
     os.close(new)
+
+
+def test_a_close_that_reports_somebodys_lost_writes_is_a_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS flushes at each close: after a lost lock every close of QEMU's description says EIO, and closes it."""
+    path = tmp_path / "disk.raw"
+    path.write_bytes(bytes(4096))
+    really_close = os.close
+
+    def lost(fd: int) -> None:
+        really_close(fd)
+        raise OSError(errno.EIO, "Input/output error")
+
+    held = [os.open(path, os.O_RDWR) for _ in range(3)]
+    monkeypatch.setattr(os, "close", lost)
+    let_go(held)
+    for fd in held:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    with pytest.raises(OSError, match="Input/output error"):
+        os.close(os.open(path, os.O_RDWR))
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        ofd.close(held[0])

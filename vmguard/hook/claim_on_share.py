@@ -98,7 +98,7 @@ class ClaimedFiles:
     def close(self) -> None:
         """Close this process's descriptors; the daemon's copies keep the locks."""
         for file in self.files:
-            os.close(file.fd)
+            ofd.close(file.fd)
 
 
 def open_files(vm: VmToClaim, settings: ClaimSettings, progress: ProgressPipe) -> ClaimedFiles:
@@ -220,7 +220,7 @@ def _judge_mounts(files: list[ClaimedFile], policy: ClaimPolicy, warnings: list[
             file.point = mount.point if kind == mounts.NFSV4 else ""
             kept.append(file)
         else:
-            os.close(file.fd)
+            ofd.close(file.fd)
     return kept
 
 

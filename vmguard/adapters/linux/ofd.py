@@ -72,6 +72,19 @@ def lock(fd: int, path: str, kind: int, piece: Range) -> None:
         raise
 
 
+def close(fd: int) -> None:
+    """Close a descriptor of a file on a share. Raises OSError only if it is none (EBADF).
+
+    NFS flushes at each close of a description that may be written through, and reports what has become of anybody's
+    writes to the file (fs/nfs/nfs4file.c, nfs4_file_flush): after a lost lock that is EIO. The descriptor is closed.
+    """
+    try:
+        os.close(fd)
+    except OSError as problem:
+        if problem.errno == errno.EBADF:
+            raise
+
+
 def unlock(fd: int, piece: Range) -> None:
     """Free a range; on NFS one LOCKU."""
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, piece))

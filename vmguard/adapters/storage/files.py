@@ -21,6 +21,7 @@ import os
 import stat
 import time
 
+from vmguard.adapters.linux import ofd
 from vmguard.adapters.linux.regular_file import STALE_TRIES, kind, link_of, use_cache
 from vmguard.adapters.storage.path_walk import Found, find
 from vmguard.core.locks.plan import EXCLUSIVE
@@ -122,7 +123,7 @@ class OpenedFile:
         """Close it; closing twice does nothing."""
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
-            os.close(fd)
+            ofd.close(fd)
 
     def __repr__(self) -> str:
         return f"OpenedFile({self.path!r}, fd {self.fd}, {self.key}, {self.mode})"

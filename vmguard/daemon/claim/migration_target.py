@@ -315,7 +315,7 @@ def _lock(fd: int, file: GuardedFile, now: Callable[[], float]) -> float | bool:
         found = [ofd.conflict(fd, ofd.WRITE, piece) for piece in file.pieces]
         return any(conflict is not None and conflict.exclusive for conflict in found)
     finally:
-        os.close(fd)
+        ofd.close(fd)
 
 
 def _is_free(fd: int, pieces: list[Range]) -> bool:

@@ -108,7 +108,7 @@ def carry_out(order: Order, now: Callable[[], float]) -> Outcome:
         return _hold(order, pidfd.why_forbidden(problem))
     # The copy's mount is one of the process's own mount namespace: libvirt gives each QEMU one.
     if proc.own_key(copy, mounts.devices(order.pid)) != order.key:
-        os.close(copy)
+        ofd.close(copy)
         return Outcome(False, gone=True)
     faults.point("pin-copied")
     if order.yields and ofd.conflict(copy, ofd.READ, RESERVATION) is not None:
@@ -121,20 +121,20 @@ def carry_out(order: Order, now: Callable[[], float]) -> Outcome:
     except delegation.NotGivenBack as problem:
         if order.source is not None:
             _undo(order, copy)  # else it stays: a lock that is only sent when a rival comes is better than none
-        os.close(copy)
+        ofd.close(copy)
         return Outcome(False, forbidden=str(problem))
     except LockConflict:
         _undo(order, copy)
         rival = _rival(order, copy if order.source is None else order.source)
-        os.close(copy)
+        ofd.close(copy)
         return Outcome(False, rival=rival)
     except OSError:
         _undo(order, copy)
-        os.close(copy)
+        ofd.close(copy)
         raise
     faults.point("pin-done")
     if not order.keep:
-        os.close(copy)
+        ofd.close(copy)
     return Outcome(True, copy=copy if order.keep else None, granted=granted)
 
 
@@ -149,7 +149,7 @@ def _leave(order: Order, copy: int) -> Outcome:
     except LockConflict:
         log.warning("%s: somebody has locked the byte that says that its VM is leaving", order.path)
     finally:
-        os.close(copy)
+        ofd.close(copy)
     return Outcome(False, rival=RivalLock(True, successor=True))
 
 
@@ -169,7 +169,7 @@ def _hold(order: Order, forbidden: str) -> Outcome:
             return Outcome(False, gone=True)
         fd = os.open(link_of(held), access | os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC)
     finally:
-        os.close(held)
+        ofd.close(held)
     try:
         for piece in order.pieces:
             ofd.lock(fd, order.path, ofd.WRITE if order.mode == EXCLUSIVE else ofd.READ, piece)
@@ -177,10 +177,10 @@ def _hold(order: Order, forbidden: str) -> Outcome:
         return Outcome(False, copy=fd, forbidden=forbidden)
     except LockConflict:
         rival = _rival(order, fd)
-        os.close(fd)
+        ofd.close(fd)
         return Outcome(False, rival=rival)
     except OSError:
-        os.close(fd)
+        ofd.close(fd)
         raise
 
 
@@ -278,7 +278,7 @@ def lock_again(process: int, fd: int, path: str, mode: str, pieces: Sequence[Ran
         _send(copy, path, mode, pieces)
         return granted
     finally:
-        os.close(copy)
+        ofd.close(copy)
 
 
 def let_go(fds: Sequence[int], names: Sequence[str] = ()) -> None:
@@ -314,4 +314,4 @@ def close_last(fds: Sequence[int]) -> None:
         log.error("systemd does not answer; %d descriptors that it may still have are left open", len(fds))
         return
     for fd in fds:
-        os.close(fd)
+        ofd.close(fd)

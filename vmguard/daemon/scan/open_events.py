@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable
 
-from vmguard.adapters.linux import inotify, proc
+from vmguard.adapters.linux import inotify, ofd, proc
 from vmguard.adapters.linux.proc import Key
 from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.guarded_vm import GuardedVm
@@ -99,7 +99,7 @@ class OpenEvents:
                 return watch, False
             finally:
                 if copy is not None:
-                    os.close(copy)
+                    ofd.close(copy)
 
         self._threads.run(file.key[0], f"watch {file.path}", add, functools.partial(self._added, vm, file))
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import queue
 import threading
 from collections.abc import Callable
 
+from vmguard.adapters.linux import ofd
 from vmguard.adapters.storage.fencing_token import read_token
 from vmguard.adapters.storage.lock_probe import MountProbe
 from vmguard.core.watchdog.events import Answer, Ask
@@ -88,5 +88,5 @@ class ProbeThreads:
             token = read_token(question.record) if question.record and asked and not problem else None
             now, ask, kind = self._loop.now(), question.ask, question.how.kind
             answer = Answer(now, question.mount, ask.lock, ask.serial, sent, problem, reached, asked, kind, token)
-            os.close(question.fd)
+            ofd.close(question.fd)
             self._loop.call_from_thread(functools.partial(self._answered, answer))
