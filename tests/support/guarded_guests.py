@@ -157,7 +157,7 @@ class Guarded:
         return vm
 
     def status(self) -> list[dict[str, Any]]:
-        answer = self.host.run([VMGUARD, "status", "--json"], 20.0, check=False)
+        answer = self.host.run([VMGUARD, "status", "--json"], 60.0, check=False)
         vms: list[dict[str, Any]] = json.loads(answer.stdout)["vms"]
         return vms
 
