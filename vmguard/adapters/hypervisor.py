@@ -77,6 +77,9 @@ class Hypervisor(Protocol):
     def believes_running(self, run_dirs: RunDirs, name: str, uuid: str) -> bool:
         """Return whether it has not noticed the end of a VM yet, by its own files."""
 
+    def backup_files(self, run_dirs: RunDirs, name: str, uuid: str) -> frozenset[str]:
+        """Return the files that a backup of a VM writes while QEMU has them open, by its own files."""
+
     def name_of(self, run_dirs: RunDirs, uuid: str) -> str:
         """Return the name of a VM that runs, by its own files; empty if they do not tell."""
 

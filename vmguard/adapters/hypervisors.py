@@ -59,6 +59,9 @@ class Bare:
     def disowns(self, run_dirs: RunDirs, name: str, uuid: str) -> bool:
         return False
 
+    def backup_files(self, run_dirs: RunDirs, name: str, uuid: str) -> frozenset[str]:
+        return frozenset()
+
     def believes_running(self, run_dirs: RunDirs, name: str, uuid: str) -> bool:
         return False
 

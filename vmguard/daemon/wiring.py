@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
+from vmguard.adapters import hypervisors
 from vmguard.adapters.linux import first_use
 from vmguard.adapters.linux.hardware_watchdog import HardwareWatchdog
 from vmguard.adapters.linux.mount_table import MountTable
@@ -34,6 +35,7 @@ from vmguard.daemon.fence.fencer import Fencer, FencerDeps
 from vmguard.daemon.fence.signals import Signals
 from vmguard.daemon.owner_records.mark_released import ReleaseMarks
 from vmguard.daemon.owner_records.write_late import LateRecords
+from vmguard.daemon.pin.backup_files import BackupFiles
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.pin.relock import Relocker
 from vmguard.daemon.registry.guarded_file import GuardedFile
@@ -129,8 +131,12 @@ class Parts:
             on_pinned=self._pinned,
             tables=self._tables,
             fds_of=self._fds_of,
+            backup_files=BackupFiles(self._backup_files_of),
             trusted_folders=lambda: self._config().storage.trusted_folders,
         )
+
+    def _backup_files_of(self, vm: GuardedVm) -> frozenset[str]:
+        return hypervisors.by_name(vm.hypervisor).backup_files(self.lifecycle.timing.run_dirs, vm.name, vm.uuid)
 
     def _pinned(self, vm: GuardedVm, file: GuardedFile) -> None:
         self.late_records.pinned(vm, file)

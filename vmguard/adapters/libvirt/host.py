@@ -40,6 +40,18 @@ def disowns(run_dir: str, name: str, uuid: str) -> bool:
     return bool(status) and f"<uuid>{uuid}</uuid>".encode() not in status
 
 
+def backup_files(run_dir: str, name: str, uuid: str) -> frozenset[str]:
+    """Return the files that a backup of a VM writes, by its status file."""
+    if "/" in name:
+        return frozenset()
+    status = _status(os.path.join(run_dir, name + ".xml"))
+    if f"<uuid>{uuid}</uuid>".encode() not in status:
+        return frozenset()
+    from vmguard.core.sources.backup_job import files_of
+
+    return files_of(status)
+
+
 def _status(path: str) -> bytes:
     """Return the beginning of a status file; nothing if there is none, or not libvirt (root) has written it."""
     from vmguard.adapters.linux import roots_file

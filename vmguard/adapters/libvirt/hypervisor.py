@@ -53,6 +53,9 @@ class Libvirt:
     def disowns(self, run_dirs: RunDirs, name: str, uuid: str) -> bool:
         return host.disowns(run_dirs.libvirt, name, uuid)
 
+    def backup_files(self, run_dirs: RunDirs, name: str, uuid: str) -> frozenset[str]:
+        return host.backup_files(run_dirs.libvirt, name, uuid)
+
     def believes_running(self, run_dirs: RunDirs, name: str, uuid: str) -> bool:
         return host.believes_running(run_dirs.libvirt, name)
 

@@ -52,6 +52,9 @@ class Proxmox:
     def disowns(self, run_dirs: RunDirs, name: str, uuid: str) -> bool:
         return False  # its pid files are named by the id
 
+    def backup_files(self, run_dirs: RunDirs, name: str, uuid: str) -> frozenset[str]:
+        return frozenset()  # vzdump reads through a pipe
+
     def believes_running(self, run_dirs: RunDirs, name: str, uuid: str) -> bool:
         return processes.believes_running(run_dirs.proxmox, uuid)
 

@@ -1,5 +1,6 @@
 """Sources: which files a VM uses, read from configuration, image headers and the arguments of processes.
 
+backup_job          the files that a backup writes beside a VM
 domain_xml          libvirt's domain XML
 image_header        the first bytes of a disk image: the images and data files that it needs
 image_name          the name of an image in another image's header, as QEMU interprets it

@@ -25,6 +25,7 @@ from vmguard.core.locks.ranges import Range
 from vmguard.core.locks.retry import RetryNow
 from vmguard.core.words import printable
 from vmguard.daemon.owner_records.mark_released import MarkReleased
+from vmguard.daemon.pin.backup_files import LOOK_AGAIN_S, BackupFiles
 from vmguard.daemon.pin.fd_copies import FdCopies
 from vmguard.daemon.pin.lock_transfer import Order, Outcome, RivalLock, carry_out, let_go
 from vmguard.daemon.pin.unannounced import Unannounced
@@ -66,6 +67,7 @@ class Pinner:
         on_pinned: Callable[[GuardedVm, GuardedFile], None],
         tables: MountTables,
         fds_of: Callable[[int], ProcessFds],
+        backup_files: BackupFiles,
         trusted_folders: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         """``pieces_of`` returns the locked ranges by hypervisor. ``on_conflict`` is called when another holder has the
@@ -82,6 +84,7 @@ class Pinner:
         self.tables = tables
         self.unannounced = Unannounced(tables, trusted_folders)
         self.fds_of = fds_of
+        self.backup_files = backup_files
         self.pieces_of = pieces_of
         self.on_conflict = on_conflict
         self.on_pinned = on_pinned
@@ -157,9 +160,11 @@ class Pinner:
                 file = self.discovered(users, vm.hypervisor)
                 vm.files.append(file)
                 faults.point("found")
+                self._loop.call_in(LOOK_AGAIN_S, functools.partial(self.backup_files.judge, vm))
                 log.info("%s: opened %s, which no hook announced", vm.title, file.path)
             file.guard.seen_open()
             self._settle_file(vm, file, users)
+        self.backup_files.judge(vm)
         state = self._scan_state(vm)
         state.settling.only(open_now.keys())
         self._look_for_closed(vm, [file for key, file in known.items() if key not in open_now], list(known.values()))
