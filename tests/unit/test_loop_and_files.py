@@ -22,14 +22,14 @@ TOUCHES: dict[str, tuple[set[str], str]] = {
     "vmguard.daemon.api.hook_prefork": ({"os.close"}, _OWN),
     "vmguard.daemon.api.server": ({"os.close"}, _OWN),
     "vmguard.daemon.claim.fdstore_recovery": ({"os.readlink"}, "a link of our own in /proc: the kernel asks nobody"),
-    "vmguard.daemon.claim.migration_target": ({"os.close"}, _THREAD),
+    "vmguard.daemon.claim.migration_target": ({"ofd.close"}, _THREAD),
     "vmguard.daemon.claim.processes": ({"os.close"}, _OWN),
     "vmguard.daemon.claim.proxmox_start_tasks": ({"os.close"}, _OWN),
     "vmguard.daemon.fence.evidence": ({"os.listdir"}, "/proc/PID/task"),
     "vmguard.daemon.fence.fencer": ({"os.listdir", "os.makedirs"}, _RUN),
     "vmguard.daemon.fence.signals": ({"os.listdir"}, "/proc/PID/task"),
     "vmguard.daemon.main": ({"os.chdir", "os.makedirs", "os.path.exists", "os.unlink"}, _RUN),
-    "vmguard.daemon.pin.lock_transfer": ({"os.close", "os.fstat", "os.open"}, _THREAD),
+    "vmguard.daemon.pin.lock_transfer": ({"ofd.close", "os.fstat", "os.open"}, _THREAD),
     "vmguard.daemon.registry.store": ({"os.listdir", "os.makedirs"}, _RUN),
     "vmguard.daemon.release.releaser": ({"os.close"}, f"a pidfd; {_THREAD}"),
     "vmguard.daemon.report.history": ({"open", "os.stat"}, _RUN),
@@ -37,9 +37,9 @@ TOUCHES: dict[str, tuple[set[str], str]] = {
     "vmguard.daemon.runtime.loop": ({"os.close", "os.read", "os.write"}, _OWN),
     "vmguard.daemon.runtime.subprocesses": ({"os.close", "os.read"}, _OWN),
     "vmguard.daemon.scan.libvirt_events": ({"os.close", "os.read"}, _OWN),
-    "vmguard.daemon.scan.open_events": ({"os.close"}, _THREAD),
+    "vmguard.daemon.scan.open_events": ({"ofd.close"}, _THREAD),
     "vmguard.daemon.settings": ({"os.path.exists"}, "libvirt's sockets in /run"),
-    "vmguard.daemon.watch.probe_threads": ({"os.close"}, "in a thread of its own"),
+    "vmguard.daemon.watch.probe_threads": ({"ofd.close"}, "in a thread of its own"),
 }
 #: the daemon's ways to files on a share (adapters/storage)
 WAYS = {
@@ -48,7 +48,9 @@ WAYS = {
     "vmguard.daemon.watch.probe_threads": "in a thread of its own",
     "vmguard.daemon.watch.probes": "only puts a path together",
 }
-_PATH_CALLS = re.compile(r"^os\.path\.(exists|lexists|isdir|isfile|islink|ismount|realpath|get\w+|samefile)$")
+_PATH_CALLS = re.compile(
+    r"^(os\.path\.(exists|lexists|isdir|isfile|islink|ismount|realpath|get\w+|samefile)|ofd\.close)$"
+)
 _OS_CALLS = re.compile(
     r"^os\.(open|close|read|write|p?read\w*|p?write\w*|lseek|fsync|fdatasync|ftruncate|truncate|stat|lstat|fstat|statvfs|"
     r"fstatvfs|access|listdir|scandir|walk|readlink|unlink|remove|rename|replace|link|symlink|mkdir|makedirs|rmdir|mkfifo|"
@@ -93,6 +95,7 @@ def test_so_are_its_ways_to_a_share() -> None:
         "import os\nos.stat(path)",
         "import os\ndef f():\n    return functools.partial(os.close, fd)",
         "import os\nos.path.realpath(path)",
+        "from vmguard.adapters.linux import ofd\nofd.close(fd)",
         "with open(path) as stream: pass",
         "from pathlib import Path",
         "def f():\n    import shutil",

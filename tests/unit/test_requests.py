@@ -239,7 +239,7 @@ def test_a_wrong_type_is_answered_with_an_error_and_nothing_else_happens(
             assert len(answer["error"]["message"]) < 400
         else:
             assert len(found) <= 1
-    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert len(os.listdir("/proc/self/fd")) <= open_before  # an earlier test's may have gone meanwhile
 
 
 @pytest.mark.parametrize("name", [name for name, row in REQUESTS.items() if row.answer is Answer.NONE])
