@@ -14,13 +14,8 @@ from tests.support.source_tree import TEST_MODULES
 
 #: modules and objects that are never patched: the clocks, the loop, /proc
 _NEVER = {"time", "clock", "proc", "may_block", "loop", "Loop"}
-#: the one fixture that shows a test another mount table, and the one harness that lets a whole host, commands and all,
-#: live in simulated time
-_ALLOWED = {
-    ("tests.unit.test_mount_kinds", "mounts.mounts"),
-    ("tests.support.told_host", "clock.boottime"),
-    ("tests.support.told_host", "clock.wall"),
-}
+#: the one fixture that shows a test another mount table
+_ALLOWED = {("tests.unit.test_mount_kinds", "mounts.mounts")}
 
 
 def patches(source: str) -> list[str]:
