@@ -10,7 +10,9 @@ import pytest
 
 from vmguard.adapters.linux import ofd, proc
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.daemon.pin.lock_transfer import Order, conflicts_of, judge_conflicts, let_go
+from vmguard.core.locks.ranges import TRIAL
+from vmguard.daemon.pin.lock_transfer import Order, conflicts_of, judge_conflicts, let_go, send_if_it_stayed
+from vmguard.errors import LockConflict
 
 
 @pytest.mark.parametrize("closes", [True, False])
@@ -53,3 +55,22 @@ def test_a_close_that_reports_somebodys_lost_writes_is_a_close(tmp_path: Path, m
     monkeypatch.undo()
     with pytest.raises(OSError, match="Bad file descriptor"):
         ofd.close(held[0])
+
+
+@pytest.mark.parametrize("flags", [0, os.O_DIRECT])
+def test_to_see_where_a_lock_goes_leaves_all_locks_as_they_were(tmp_path: Path, flags: int) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(bytes(4096))
+    fd = os.open(path, os.O_RDWR | flags)
+    ofd.lock(fd, str(path), ofd.WRITE, (300, 0))
+    before = proc.lock_ranges(proc.fdinfo("self", fd))
+    process = os.pidfd_open(os.getpid())
+    assert send_if_it_stayed(process, fd, str(path), ((300, 0),)) is False, "there is no server that could delegate"
+    assert proc.lock_ranges(proc.fdinfo("self", fd)) == before
+    other = os.open(path, os.O_RDWR)
+    ofd.lock(other, str(path), ofd.WRITE, TRIAL)
+    if not flags:
+        with pytest.raises(LockConflict):
+            send_if_it_stayed(process, fd, str(path), ((300, 0),))
+    for opened in (fd, other, process):
+        os.close(opened)

@@ -227,6 +227,21 @@ def test_vms_of_which_there_is_no_news_cost_next_to_nothing(world: World) -> Non
     assert sorted(asked) == sorted(world.registry.ids), "each of them once"
 
 
+def test_a_new_session_of_a_mount_is_told_once(world: World) -> None:
+    told_of: list[tuple[str, float]] = []
+    parts = (world.loop, world.registry, world.watch, world.driver.feed, lambda vm: Policy(), None, Table(world))
+    looking = Observer(*parts, lambda mount, lease: told_of.append((mount.point, lease)))
+    seen = world.statistics[world.point]
+    seen.operations["CREATE_SESSION"] = "1 1 0 100 100 0 1 1"
+    for _ in range(3):
+        looking.look()
+    assert told_of == [], "control: it is the one that was there when the daemon came"
+    seen.operations["CREATE_SESSION"] = "2 2 0 200 200 0 2 2"
+    for _ in range(3):
+        looking.look()
+    assert told_of == [(world.point, seen.lease)]
+
+
 def test_another_lease_time_and_another_name_of_a_mount_are_news_of_all_its_vms(world: World) -> None:
     vm = world.vm("web")
     world.observer.look()

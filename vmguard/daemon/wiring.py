@@ -35,6 +35,7 @@ from vmguard.daemon.fence.fencer import Fencer, FencerDeps
 from vmguard.daemon.fence.signals import Signals
 from vmguard.daemon.owner_records.mark_released import ReleaseMarks
 from vmguard.daemon.owner_records.write_late import LateRecords
+from vmguard.daemon.pin.after_reboot import LocksAfterReboot
 from vmguard.daemon.pin.backup_files import BackupFiles
 from vmguard.daemon.pin.pinner import Pinner
 from vmguard.daemon.pin.relock import Relocker
@@ -227,7 +228,9 @@ class Parts:
     def observer(self) -> Observer:
         lease_store = LeaseStore(self._run_dir, self.loop.now)
         policy = self.settings.policy
-        return Observer(self.loop, self.registry, self.watch, self.driver.feed, policy, lease_store, self._table)
+        after_reboot = LocksAfterReboot(self.loop, self.storage_threads, self.registry)
+        feed, told = self.driver.feed, after_reboot.plan
+        return Observer(self.loop, self.registry, self.watch, feed, policy, lease_store, self._table, told)
 
     @cached_property
     def effects(self) -> Effects:

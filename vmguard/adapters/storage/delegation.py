@@ -14,8 +14,8 @@ it to a write delegation of NFSv4.1 and newer: not chmod, chown or utimes (nfs4_
 
 A storage reboot brings one back (measured on servers 6.12 and 7.2): with the reclaimed open of a QEMU that has a cache
 the server gives a write delegation that nobody had, and the client does not reclaim the lock (nfs4_lock_reclaim). It
-lives in the delegation from then on, although fdinfo calls it what it was, until another host opens the file. Nothing
-here brings it to the server before that.
+lives in the delegation from then on, although fdinfo calls it what it was, until another host opens the file, or
+daemon/pin/after_reboot.py sees to it.
 
 Not chosen: the module parameter delegation_watermark=0, by which the client gives back what it closes. It is the whole
 host's, and does nothing for what is open. Not chosen: an open by a second client (a mount of another minor version),

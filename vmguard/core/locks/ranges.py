@@ -8,6 +8,7 @@ virtlockd      byte 0      POSIX write lock while the CPUs run (libvirt src/lock
 libvirtd       byte 1      POSIX write lock around each change of owner or label (security_manager.c)
 QEMU           100-299     OFD read locks on 100+n and 200+n, n a permission bit (block/file-posix.c)
 vmguard        298, 299    the source and the target of a live migration, see OUTGOING_MARK and RESERVATION
+vmguard        150         for a moment, to see where a lock goes, see TRIAL
 =============  ==========  ============================================================================
 
 A claim locks 0-EOF first, so that it conflicts with each of these on *other* hosts. Then it unlocks the excluded
@@ -34,6 +35,8 @@ RESERVATION: Range = (299, 1)
 #: The byte that the source of a migration locks for reading once it has left the rest to the target: its QEMU is
 #: alive, and may still have to go on.
 OUTGOING_MARK: Range = (298, 1)
+#: A byte that nobody locks for longer than a moment, and that touches no other lock: the kernel would join them.
+TRIAL: Range = (150, 1)
 
 _INFINITY = 1 << 63
 

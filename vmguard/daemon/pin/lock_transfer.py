@@ -6,6 +6,7 @@ Each step is a lock call on NFS and may hang.
 from __future__ import annotations
 
 import errno
+import fcntl
 import functools
 import logging
 import os
@@ -21,7 +22,7 @@ from vmguard.adapters.storage import delegation
 from vmguard.adapters.storage.files import real_path
 from vmguard.core.locks.pin import Side, Step, Verb, move
 from vmguard.core.locks.plan import EXCLUSIVE
-from vmguard.core.locks.ranges import OUTGOING_MARK, RESERVATION, WHOLE, Range, covers, subtract
+from vmguard.core.locks.ranges import OUTGOING_MARK, RESERVATION, TRIAL, WHOLE, Range, covers, subtract
 from vmguard.errors import LockConflict
 
 log = logging.getLogger("vmguard.pin")
@@ -243,6 +244,27 @@ def _send(fd: int, path: str, mode: str, pieces: Sequence[Range]) -> None:
     """See to it that a lock is on the server: QEMU's open without O_DIRECT (a cache mode) may have got a delegation."""
     if mode == EXCLUSIVE and ofd.stays_here(fd):
         delegation.send_locks(fd, path, real_path(fd, path), list(pieces))
+
+
+def send_if_it_stayed(process: int, fd: int, path: str, pieces: Sequence[Range]) -> bool:
+    """Bring a description's exclusive lock to the server if it is in a delegation; return whether it was.
+
+    It runs in the file system's thread. The label by which fdinfo shows that is as old as the lock, so a byte is locked
+    for a moment to see where such a lock goes now. What is opened with O_DIRECT gets no delegation.
+    Raises OSError, LockConflict (somebody has that byte).
+    """
+    copy = pidfd.copy_descriptor(process, fd)
+    try:
+        if fcntl.fcntl(copy, fcntl.F_GETFL) & os.O_DIRECT:
+            return False
+        ofd.lock(copy, path, ofd.WRITE, TRIAL)
+        stayed = ofd.stays_here(copy)
+        ofd.unlock(copy, TRIAL)
+        if stayed:
+            delegation.send_locks(copy, path, real_path(copy, path), list(pieces))
+        return stayed
+    finally:
+        ofd.close(copy)
 
 
 def _undo(order: Order, copy: int) -> None:

@@ -57,10 +57,12 @@ class Observer:
         policy: Callable[[GuardedVm], Policy],
         lease_store: LeaseStore | None = None,
         table: MountTable | None = None,
+        on_new_session: Callable[[Mount, float], None] = lambda mount, lease: None,
     ) -> None:
         """``feed`` takes an event, ``policy`` returns the admin's choices for a VM.
 
         ``lease_store``: the lease ages that an earlier daemon persisted. ``table``: this host's mounts.
+        ``on_new_session`` is called with a mount whose client has set up its state anew, and with the lease.
         """
         self._loop = loop
         self._registry = registry
@@ -69,6 +71,9 @@ class Observer:
         self._policy = policy
         self._lease_store = lease_store
         self._table = table or MountTable()
+        self._on_new_session = on_new_session
+        #: the sessions that each mount's client has made so far
+        self._sessions: dict[str, int] = {}
         self._told: dict[str, tuple[GuardedVm, VmInfo]] = {}
         #: the lease time of each mount, as the watchdog was told
         self._told_leases: dict[str, float] = {}
@@ -102,6 +107,14 @@ class Observer:
         for point in self._told_leases:
             if point in statistics:
                 self._feed(_counters(now, statistics[point]))
+        self._note_sessions(statistics)
+
+    def _note_sessions(self, statistics: dict[str, NfsStatistics]) -> None:
+        for mount in self.mounts.values():
+            seen = statistics.get(mount.point)
+            if seen is not None and seen.create_session > self._sessions.get(mount.point, seen.create_session):
+                self._on_new_session(mount, seen.lease)
+        self._sessions = {point: seen.create_session for point, seen in statistics.items()}
 
     def tell(self, vm: GuardedVm) -> None:
         """Tell the watchdog now what has changed about a VM: what comes next needs to be judged at once."""
