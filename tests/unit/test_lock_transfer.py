@@ -64,13 +64,15 @@ def test_to_see_where_a_lock_goes_leaves_all_locks_as_they_were(tmp_path: Path, 
     fd = os.open(path, os.O_RDWR | flags)
     ofd.lock(fd, str(path), ofd.WRITE, (300, 0))
     before = proc.lock_ranges(proc.fdinfo("self", fd))
-    process = os.pidfd_open(os.getpid())
-    assert send_if_it_stayed(process, fd, str(path), ((300, 0),)) is False, "there is no server that could delegate"
+    process, key = os.pidfd_open(os.getpid()), proc.own_key(fd)
+    of_it = (os.getpid(), process, fd, str(path))
+    assert send_if_it_stayed(*of_it, key, ((300, 0),)) is False, "there is no server that could delegate"
     assert proc.lock_ranges(proc.fdinfo("self", fd)) == before
     other = os.open(path, os.O_RDWR)
     ofd.lock(other, str(path), ofd.WRITE, TRIAL)
+    assert send_if_it_stayed(*of_it, (key[0], key[1] + 1), ((300, 0),)) is False, "the number is another file's by now"
     if not flags:
         with pytest.raises(LockConflict):
-            send_if_it_stayed(process, fd, str(path), ((300, 0),))
+            send_if_it_stayed(*of_it, key, ((300, 0),))
     for opened in (fd, other, process):
         os.close(opened)

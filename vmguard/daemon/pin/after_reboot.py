@@ -57,7 +57,9 @@ class LocksAfterReboot:
         process = vm.process(pin.pid) if pin is not None else None
         if pin is None or process is None:
             return
-        work = functools.partial(send_if_it_stayed, process.pidfd, pin.fd, file.path, tuple(file.pieces))
+        work = functools.partial(
+            send_if_it_stayed, pin.pid, process.pidfd, pin.fd, file.path, file.key, tuple(file.pieces)
+        )
         self._threads.run(
             file.key[0], f"look for the lock of {file.path}", work, functools.partial(self._sent, vm, file)
         )

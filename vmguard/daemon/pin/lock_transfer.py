@@ -6,7 +6,6 @@ Each step is a lock call on NFS and may hang.
 from __future__ import annotations
 
 import errno
-import fcntl
 import functools
 import logging
 import os
@@ -246,16 +245,19 @@ def _send(fd: int, path: str, mode: str, pieces: Sequence[Range]) -> None:
         delegation.send_locks(fd, path, real_path(fd, path), list(pieces))
 
 
-def send_if_it_stayed(process: int, fd: int, path: str, pieces: Sequence[Range]) -> bool:
+def send_if_it_stayed(pid: int, process: int, fd: int, path: str, key: Key, pieces: Sequence[Range]) -> bool:
     """Bring a description's exclusive lock to the server if it is in a delegation; return whether it was.
 
     It runs in the file system's thread. The label by which fdinfo shows that is as old as the lock, so a byte is locked
-    for a moment to see where such a lock goes now. What is opened with O_DIRECT gets no delegation.
+    for a moment to see where such a lock goes now. What is opened with O_DIRECT gets no delegation, and is not touched.
+    ``process``: a pidfd. ``key``: the file, which the descriptor may not be any more.
     Raises OSError, LockConflict (somebody has that byte).
     """
+    if proc.fdinfo(pid, fd).flags & os.O_DIRECT:
+        return False
     copy = pidfd.copy_descriptor(process, fd)
     try:
-        if fcntl.fcntl(copy, fcntl.F_GETFL) & os.O_DIRECT:
+        if proc.own_key(copy, mounts.devices(pid)) != key:
             return False
         ofd.lock(copy, path, ofd.WRITE, TRIAL)
         stayed = ofd.stays_here(copy)
