@@ -21,7 +21,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from vmguard.adapters.linux import ofd, parcel
+from vmguard.adapters.linux import clock, ofd, parcel
 from vmguard.adapters.linux.keeper import CHUNK, DROP, KEEP, START
 from vmguard.adapters.linux.spawn import IGNORED, become
 from vmguard.jobs.drain import drain
@@ -132,10 +132,10 @@ def _arrange(order: dict[str, Any], places: list[int], fds: list[int], null: int
 
 def _linger(lock: str, daemon: int, parcels: list[int]) -> None:
     """Return when the copies may be closed."""
-    end = time.monotonic() + _LINGER_S
+    end = clock.boottime() + _LINGER_S
     links = {f"socket:[{os.fstat(fd).st_ino}]" for fd in parcels}
-    while time.monotonic() < end or links & _links_of(_PID_1):
-        time.sleep(_POLL_S if time.monotonic() < end else _SLOW_POLL_S)
+    while clock.boottime() < end or links & _links_of(_PID_1):
+        time.sleep(_POLL_S if clock.boottime() < end else _SLOW_POLL_S)
         if _holder(lock) not in (0, daemon):
             return
     for fd in parcels:
