@@ -20,7 +20,8 @@ from tests.support.guarded_guests import SHARE, Guarded, Guest
 
 pytestmark = pytest.mark.lab
 
-VMS, TIMES = 10, 3 if os.environ.get("VMGUARD_LONG") else 1
+LONG = bool(os.environ.get("VMGUARD_LONG"))
+VMS, TIMES = 10, 3 if LONG else 1
 VM_FIELDS = ("name", "uuid", "hypervisor", "state", "pid", "claimed", "frozen")
 FIELDS = ("path", "real", "mode", "role", "source", "device", "inode", "ranges", "guard", "weaker", "through", "epoch")
 CONFIG = "hook: {wait: 1s}\n"
@@ -298,7 +299,7 @@ def test_control_pid_1_stands_still_when_it_is_the_last_to_close(cluster: Cluste
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("times", [1, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("times", [50 if LONG else 1])
 def test_pid_1_goes_on_when_the_daemon_is_stopped_while_the_storage_is_away(cluster: Cluster, times: int) -> None:
     """A QEMU is killed with a write in flight. The daemon starts programs all the same, and ends when it is told to.
 
@@ -322,7 +323,7 @@ def for_good(cluster: Cluster) -> Iterator[Units]:
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("times", [20 if LONG else 1])
 def test_pid_1_goes_on_when_the_daemon_is_killed_while_the_storage_is_away(
     cluster: Cluster, for_good: Units, times: int
 ) -> None:
