@@ -93,8 +93,8 @@ def start(node: Guarded, guest: Guest, title: str) -> int:
     """Start a VM and end it; return how many requests that took until it would run."""
     before = requests(node)
     assert node.claim(guest).returncode == 0
+    spent = requests(node) - before  # `vmguard status`, which comes next, asks for each disk's attributes
     node.wait_for(guest, lambda found: all(file["epoch"] for file in found["files"]))
-    spent = requests(node) - before
     # the probe of a lease that has begun, and what the kernel gives back in its own time: the disks were made here
     counted = {name: number for name, number in spent.items() if name not in ("SEEK", "DELEGRETURN")}
     print(f"{title}: {sum(counted.values())} requests: {counted}")
