@@ -157,7 +157,7 @@ class Guarded:
         return vm
 
     def status(self) -> list[dict[str, Any]]:
-        answer = self.host.run([VMGUARD, "status", "--json"], 60.0, check=False)
+        answer = self.host.run([VMGUARD, "status", "--json"], 180.0, check=False)
         vms: list[dict[str, Any]] = json.loads(answer.stdout)["vms"]
         return vms
 
@@ -165,7 +165,7 @@ class Guarded:
         """Return the VM as this host guards it; None if it does not."""
         return next((vm for vm in self.status() if vm["uuid"] == guest.uuid), None)
 
-    def wait_for(self, guest: Guest, wanted: Any, timeout: float = 10.0) -> dict[str, Any]:
+    def wait_for(self, guest: Guest, wanted: Any, timeout: float = 60.0) -> dict[str, Any]:
         deadline = time.monotonic() + timeout
         while True:
             found = self.guarded(guest)
