@@ -77,25 +77,17 @@ class Keeper:
         session: bool,
     ) -> int:
         """Do what ``spawn_here`` does, from the keeper."""
-        for _ in range(2):
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                return self._spawn(words, fds, stdin, stderr, env, session)
-            self._again()
-        return spawn_here(words, fds, stdin, stderr, env, session)
-
-    def _spawn(
-        self,
-        words: Sequence[str],
-        fds: Sequence[int],
-        stdin: int,
-        stderr: int,
-        env: Mapping[str, str],
-        session: bool,
-    ) -> int:
         places = {0: stdin, 2: stderr} | {fd: fd for fd in fds}
         places = {place: fd for place, fd in places.items() if fd >= 0}
         order = {"words": list(words), "env": dict(env), "session": session, "places": list(places)}
-        passed = list(places.values())
+        for _ in range(2):
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                return self._order(words[0], order, list(places.values()))
+            self._again()
+        return spawn_here(words, fds, stdin, stderr, env, session)
+
+    def _order(self, program: str, order: Mapping[str, object], passed: list[int]) -> int:
+        """Have the keeper start a program with copies of descriptors; return its pid."""
         with self._channel(START) as channel, open(os.memfd_create("vmguard-order", os.MFD_CLOEXEC), "w+b") as stream:
             stream.write(json.dumps(order).encode())
             stream.flush()
@@ -109,11 +101,11 @@ class Keeper:
             try:
                 failed = channel.recv(64)  # nothing, when exec has closed the other end
             except TimeoutError:
-                log.warning("%s takes long to start", words[0])
+                log.warning("%s takes long to start", program)
                 return pid
         if failed:
             os.waitpid(pid, 0)
-            raise OSError(int(failed), os.strerror(int(failed)), words[0])
+            raise OSError(int(failed), os.strerror(int(failed)), program)
         return pid
 
     def _channel(self, word: str) -> socket.socket:
