@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,20 +27,6 @@ def run_dirs(tmp_path: Path) -> RunDirs:
     for name in ("libvirt", "pve"):
         (tmp_path / name).mkdir()
     return RunDirs(str(tmp_path / "libvirt"), str(tmp_path / "pve"))
-
-
-@pytest.fixture
-def strangers() -> Iterator[Strangers]:
-    strangers = Strangers()
-    yield strangers
-    strangers.end()
-
-
-@pytest.fixture
-def groups(tmp_path: Path) -> Iterator[ControlGroups]:
-    groups = ControlGroups(tmp_path / "groups")
-    yield groups
-    groups.end()
 
 
 def doubts(run_dirs: RunDirs, pid: int) -> list[DisbelievedFacts]:

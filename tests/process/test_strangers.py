@@ -48,20 +48,6 @@ def vm(open_to_all: Path) -> Vm:
     return Vm("web", [make_disk(open_to_all / "web.raw")])
 
 
-@pytest.fixture
-def groups(tmp_path: Path) -> Iterator[ControlGroups]:
-    groups = ControlGroups(tmp_path / "groups")
-    yield groups
-    groups.end()
-
-
-@pytest.fixture
-def strangers() -> Iterator[Strangers]:
-    strangers = Strangers()
-    yield strangers
-    strangers.end()
-
-
 def running(guard: Guard, vm: Vm) -> FakeQemu:
     assert guard.hook("prepare", vm.xml(), vm.name).status == 0
     qemu = FakeQemu(guard.libvirt_dir, vm)

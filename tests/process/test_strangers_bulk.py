@@ -77,13 +77,6 @@ def corner() -> Iterator[Corner]:
     shutil.rmtree(top)
 
 
-@pytest.fixture
-def strangers() -> Iterator[Strangers]:
-    strangers = Strangers()
-    yield strangers
-    strangers.end()
-
-
 def cost(fds: ProcessFds) -> float:
     before = time.thread_time()
     fds.full(MountTables(), OF_A_STRANGER)

@@ -46,20 +46,6 @@ def corner() -> Iterator[Corner]:
     shutil.rmtree(top)
 
 
-@pytest.fixture
-def strangers() -> Iterator[Strangers]:
-    strangers = Strangers()
-    yield strangers
-    strangers.end()
-
-
-@pytest.fixture
-def groups(tmp_path: Path) -> Iterator[ControlGroups]:
-    groups = ControlGroups(tmp_path / "groups")
-    yield groups
-    groups.end()
-
-
 def claimed(path: Path) -> int:
     """What a hook passes to the daemon."""
     fd = os.open(path, os.O_RDWR)
