@@ -18,8 +18,10 @@ from tests.support.histories import entry
 from tests.support.source_tree import MODULES, ROOT
 from vmguard.cli import verify_journal
 from vmguard.cli.output import Output
+from vmguard.core.reports.status import Status
 from vmguard.core.watchdog import trace
 from vmguard.core.watchdog.events import Level, Report
+from vmguard.errors import BadInput
 
 Line = dict[str, Any]
 STORIES = ROOT / "tests/stories"
@@ -208,3 +210,12 @@ def test_a_changed_history_is_critical_and_says_where(tmp_path: Path) -> None:
 
 def test_a_host_without_a_history_has_nothing_against_it(tmp_path: Path) -> None:
     assert ran(tmp_path / "history.jsonl", own=True)[0] == 0
+
+
+def test_a_file_that_is_no_history_is_not_called_good(tmp_path: Path) -> None:
+    path = tmp_path / "passwd"
+    path.write_text("root:x:0:0:root:/root:/bin/sh\n")
+    with pytest.raises(BadInput, match="no line of a history"):
+        ran(path)
+    path.write_text("")
+    assert ran(path)[0] == Status.OK, "control: nothing has happened there yet"

@@ -10,6 +10,7 @@ from vmguard.cli.output import Output
 from vmguard.core.reports.status import Status
 from vmguard.core.watchdog import trace
 from vmguard.daemon.report.history import FILE, is_whole, read_file
+from vmguard.errors import BadInput
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> int:
     path = args.file or os.path.join(places.of(args).run_dir, FILE)
     entries = read_file(path, must_exist=bool(args.file))
+    if args.file and not entries and os.path.getsize(path):
+        raise BadInput(f"'{path}' has no line of a history", "name a history.jsonl, as `vmguard report` packs one")
     faults = trace.faults(entries, is_whole(path))
     status = Status.CRITICAL if faults else Status.OK
     if args.json:
