@@ -6,6 +6,7 @@ The host has libvirt and the packages that vmguard depends on; nothing of this r
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -39,13 +40,13 @@ APT = 240.0
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """This version, and a newer build of it."""
+    """This version, and a newer build of it. VMGUARD_UPGRADE_FROM names another tree to build the first one from."""
     made = {}
-    for version in (OLD, NEW):
+    for version, tree in ((OLD, os.environ.get("VMGUARD_UPGRADE_FROM", REPOSITORY)), (NEW, REPOSITORY)):
         done = subprocess.run(
-            [f"{REPOSITORY}/packaging/build-deb", version], capture_output=True, text=True, check=True, timeout=300
+            [f"{tree}/packaging/build-deb", version], capture_output=True, text=True, check=True, timeout=300
         )
-        made[version] = Path(REPOSITORY) / done.stdout.split()[-1]
+        made[version] = Path(tree) / done.stdout.split()[-1]
     return made
 
 
