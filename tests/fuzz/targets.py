@@ -28,6 +28,7 @@ from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.descriptors import Descriptors
 from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 from vmguard.errors import VmguardError
 from vmguard.protocol import wire
 from vmguard.protocol.messages import ClaimedFileMessage, ClaimSettings
@@ -202,12 +203,12 @@ class _Socket:
         handlers: dict[str, Handler] = {
             **ClaimRequests(self.loop, registry, anyone, lambda *_: anyone, anyone).handlers,
             **RefusedStarts(anyone).handlers,
-            **Questions(registry, anyone, descriptors).handlers,
+            **Questions(_FOLDER.name, registry, anyone, descriptors).handlers,
             **Commands(anyone, lambda request, reply: reply([])).handlers,
             "ping": lambda request: {"ping": request.message.get("number")},
         }
         assert handlers.keys() == REQUESTS.keys()
-        Server(self.loop, anyone, handlers, descriptors).listen(listener)
+        Server(self.loop, anyone, handlers, descriptors, StorageThreads(self.loop)).listen(listener)
 
     def feed(self, datagrams: list[bytes]) -> None:
         """Send datagrams and a ping, and look for an answer to the ping. Raises AssertionError if there is none."""

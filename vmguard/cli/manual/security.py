@@ -23,6 +23,9 @@ _TRUSTED = {
     "Who may write to a share": "With nothing but the files there. A record, a link or an image that somebody puts "
     "there can have a start refused; it cannot make root open a device, lock or write a file elsewhere, or run "
     "anything.",
+    "Members of group vmguard": "With reading what this host guards, and what happened (daemon.read_group; the user of "
+    "the metrics is one). They ask over a socket of their own, on which nothing can be changed and no descriptor is "
+    "passed; all of them together get a fifth of the daemon's time at most.",
     "Ordinary users of this host": "With nothing. The daemon's socket is root's; a user's own QEMU is reported and not "
     "taken for a VM of root's.",
 }
