@@ -116,7 +116,8 @@ def test_no_request_that_changes_anything_is_served(place: Place, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    "words", [("maintenance", "10m", "--reason", "x"), ("arm",), ("adopt", "web"), ("history", "--acknowledge")]
+    "words",
+    [("maintenance", "--for", "10m", "--reason", "x"), ("arm",), ("adopt", "web"), ("history", "--acknowledge")],
 )
 def test_a_command_that_changes_something_says_that_it_takes_root(place: Place, words: tuple[str, ...]) -> None:
     code, out, err = place.say(*words)

@@ -201,7 +201,7 @@ class Daemon:
     protected: bool = _setting(
         YesNo(),
         True,
-        "Whether the daemon keeps its memory resident (mlockall) and out of reach of the OOM killer.",
+        "Whether the daemon keeps its memory resident (mlockall), and is the last one that the OOM killer takes.",
         restart=True,
     )
     realtime: bool = _setting(
