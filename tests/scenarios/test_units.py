@@ -128,6 +128,7 @@ def test_the_metrics_are_written_by_a_user_of_their_own(place: Place) -> None:
     until(
         lambda: "vmguard_up 1" in node.host.run(f"cat {COLLECTOR}/*", check=False).stdout,
         lambda: node.host.run(log, 20, check=False).stdout,
+        90,
     )
     assert 'vm="web"' in node.host.run(f"cat {COLLECTOR}/vmguard.prom").stdout
     pid = node.systemctl("show vmguard-metrics.service --value -p MainPID")
@@ -145,6 +146,7 @@ def test_the_metrics_are_written_by_a_user_of_their_own(place: Place) -> None:
     until(
         lambda: "vmguard_up 0" in node.host.run(f"cat {COLLECTOR}/vmguard.prom").stdout,
         lambda: node.host.run(log, 20, check=False).stdout,
+        90,
     )
     assert 'vmguard_vm_frozen{vm="web"' in node.host.run(f"cat {COLLECTOR}/vmguard.prom").stdout
     assert node.systemctl("is-active vmguard.service || true") == "inactive", "a question starts nothing"
