@@ -6,14 +6,14 @@ import binascii
 import contextlib
 import json
 import os
-import socket
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vmguard import config
-from vmguard.adapters.linux import configured_mounts, mounts, mountstats, statefile
+from vmguard.adapters.linux import configured_mounts, mounts, mountstats, sockets, statefile
 from vmguard.core import lean_json
 from vmguard.core.locks import owner_record
 from vmguard.core.sources import domain_xml, image_header, image_name, process_arguments, pve_config, pve_plan
@@ -28,8 +28,9 @@ from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.descriptors import Descriptors
 from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 from vmguard.errors import VmguardError
-from vmguard.protocol import wire
+from vmguard.protocol import readers, wire
 from vmguard.protocol.messages import ClaimedFileMessage, ClaimSettings
 from vmguard.protocol.requests import REQUESTS, request_of
 
@@ -40,8 +41,8 @@ _FOLDER = tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os
 _STORAGES = (
     b"dir: local\n\tpath /var/lib/vz\n\nnfs: nas\n\texport /vm\n\tserver nas\n\tpath /mnt/pve/nas\n\tcontent images\n"
 )
-#: of the loop, until a ping is answered
-_MOST_TURNS = 50
+#: until a ping is answered: readers have to wait for their turn
+_PATIENCE_S = 5.0
 _FORMATS = (None, "qcow2", "qcow", "vmdk", "vdi", "vhdx", "vpc", "qed", "parallels", "raw")
 
 
@@ -194,24 +195,24 @@ class _Socket:
         self.loop = _FrankLoop()
         self.number = 0
         self.path = os.path.join(_FOLDER.name, wire.SOCKET_NAME)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        listener.bind(self.path)
-        listener.listen(wire.BACKLOG)
+        self.for_readers = readers.socket_path(_FOLDER.name)
         anyone: Any = _Anyone()
         registry, descriptors = Registry(_FOLDER.name), Descriptors(self.loop, anyone)
         handlers: dict[str, Handler] = {
             **ClaimRequests(self.loop, registry, anyone, lambda *_: anyone, anyone).handlers,
             **RefusedStarts(anyone).handlers,
-            **Questions(registry, anyone, descriptors).handlers,
+            **Questions(_FOLDER.name, registry, anyone, descriptors).handlers,
             **Commands(anyone, lambda request, reply: reply([])).handlers,
             "ping": lambda request: {"ping": request.message.get("number")},
         }
         assert handlers.keys() == REQUESTS.keys()
-        Server(self.loop, anyone, handlers, descriptors).listen(listener)
+        server = Server(self.loop, anyone, handlers, descriptors, StorageThreads(self.loop))
+        server.listen(sockets.listen(self.path, wire.BACKLOG))
+        server.listen(sockets.listen(self.for_readers, readers.BACKLOG), reads_only=True)
 
-    def feed(self, datagrams: list[bytes]) -> None:
+    def feed(self, path: str, datagrams: list[bytes]) -> None:
         """Send datagrams and a ping, and look for an answer to the ping. Raises AssertionError if there is none."""
-        connection = wire.connect(self.path, 1.0)
+        connection = wire.connect(path, 1.0)
         try:
             for datagram in datagrams:
                 connection._sock.send(datagram)
@@ -219,7 +220,8 @@ class _Socket:
             connection.send({"op": "ping", "number": self.number})
             connection.settimeout(0.0)
             answer: wire.Message = {}
-            for _ in range(_MOST_TURNS):
+            end = time.monotonic() + _PATIENCE_S
+            while time.monotonic() < end:
                 self.loop.call_in(0.0, lambda: None)
                 self.loop.turn()
                 with contextlib.suppress(BlockingIOError):
@@ -241,9 +243,21 @@ _servers: list[_Socket] = []
 
 
 def fuzz_socket(data: bytes) -> None:
+    _server().feed(_server().path, _datagrams(data))
+
+
+def fuzz_readers(data: bytes) -> None:
+    _server().feed(_server().for_readers, _datagrams(data))
+
+
+def _server() -> _Socket:
     if not _servers:
         _servers.append(_Socket())
-    _servers[0].feed([datagram for datagram in data.split(b"\n") if datagram][:16])
+    return _servers[0]
+
+
+def _datagrams(data: bytes) -> list[bytes]:
+    return [datagram for datagram in data.split(b"\n") if datagram][:16]
 
 
 TARGETS: dict[str, Target] = {

@@ -19,6 +19,7 @@ from tests.support.guard import Guard, Vm, eventually, make_disk
 from tests.support.other_users import open_folder
 from tests.support.processes import track
 from tests.support.strangers import AS_SET_USER_ID, NOBODY, OPENS, Strangers, users
+from vmguard.adapters.linux import standing
 from vmguard.query import ask_daemon
 from vmguard.query.ask_daemon import AdoptRequest
 
@@ -92,6 +93,24 @@ def test_a_set_user_id_program_is_its_callers(guard: Guard, vm: Vm, strangers: S
     with running(guard, vm) as qemu:
         bait = bait_of(strangers, open_to_all, NOBODY)
         strangers.start(0, "qemu-storage-daemon", f"{bait}=r", vm.uuid, code=AS_SET_USER_ID + OPENS)
+        look(guard)
+        time.sleep(_SETTLED_S)
+        assert (guard.states(), helpers(guard, qemu)) == ({"web": "running"}, [])
+
+
+#: the kernel escapes newlines in a name, and no other end of a line
+ROOT_BY_NAME = "import ctypes; ctypes.CDLL(None).prctl(15, b'\\rUid: 0 0 0 0', 0, 0, 0)\n"
+
+
+def test_nobody_is_root_by_the_name_of_his_process(guard: Guard, vm: Vm, strangers: Strangers) -> None:
+    with running(guard, vm) as qemu:
+        named = strangers.start(NOBODY, "qemu-storage-daemon", vm.uuid, code=ROOT_BY_NAME + OPENS)
+        status = Path(f"/proc/{named.pid}/status").read_bytes()
+        assert status.startswith(b"Name:\t\rUid: 0 0 0 0\n"), "control: the kernel shows it so"
+        found = standing.of(named.pid)
+        assert found is not None
+        assert found.users == {NOBODY}
+        assert not found.is_root
         look(guard)
         time.sleep(_SETTLED_S)
         assert (guard.states(), helpers(guard, qemu)) == ({"web": "running"}, [])

@@ -9,11 +9,12 @@ import pytest
 from tests.lab import Lab, NfsServer
 from tests.lab.guest import PYTHON, REPOSITORY
 from tests.scenarios.kept import PACKAGED, UNITS, Units, until
-from tests.support.guarded_guests import SHARE, VMGUARD, Guest
+from tests.support.guarded_guests import SHARE, Guest
 
 pytestmark = pytest.mark.lab
 
 COLLECTOR = "/var/lib/prometheus/node-exporter"
+PUBLIC = "/opt/vmguard"
 
 
 class Place:
@@ -103,12 +104,23 @@ def test_control_without_mount_namespaces_they_are_not(place: Place) -> None:
     assert "could not be cut off" in said
 
 
-def test_the_metrics_are_written_from_theirs(place: Place) -> None:
+def install_for_readers(node: Units) -> None:
+    """Do what the packages do: the group, the user, and vmguard where that user may read it."""
+    users = PACKAGED.parent / "users"
+    node.host.put("/usr/lib/sysusers.d/vmguard.conf", (users / "sysusers.conf").read_bytes())
+    node.host.put("/usr/share/vmguard/metrics-folder.conf", (users / "metrics-folder.conf").read_bytes())
+    node.host.run(f"systemd-sysusers vmguard.conf; mkdir -p {PUBLIC}; mount --bind {REPOSITORY} {PUBLIC}")
+
+
+def test_the_metrics_are_written_by_a_user_of_their_own(place: Place) -> None:
     node, guest = place.node, Guest("web")
+    install_for_readers(node)
+    node.systemctl("restart vmguard.service", 60)
     node.make_disks(guest)
     vm = node.start_vm(guest)
     node.host.run(f"mkdir -p {COLLECTOR}; chown nobody {COLLECTOR}")
-    lines = f"[Service]\nExecStart=\nExecStart={VMGUARD} metrics --output {COLLECTOR}/vmguard.prom --every 1s\n"
+    command = f"{PUBLIC}/.venv/bin/python -m vmguard metrics --output {COLLECTOR}/vmguard.prom --every 1s"
+    lines = f"[Service]\nEnvironment=PYTHONPATH={PUBLIC}\nExecStart=\nExecStart={command}\n"
     node.host.put(f"{UNITS}/vmguard-metrics.service.d/lab.conf", lines.encode())
     node.systemctl("daemon-reload")
     node.systemctl("start vmguard-metrics.service", 30)
@@ -116,9 +128,75 @@ def test_the_metrics_are_written_from_theirs(place: Place) -> None:
     until(
         lambda: "vmguard_up 1" in node.host.run(f"cat {COLLECTOR}/*", check=False).stdout,
         lambda: node.host.run(log, 20, check=False).stdout,
+        90,
     )
     assert 'vm="web"' in node.host.run(f"cat {COLLECTOR}/vmguard.prom").stdout
     pid = node.systemctl("show vmguard-metrics.service --value -p MainPID")
-    assert "CapBnd:\t0000000000080002" in node.host.run(f"cat /proc/{pid}/status").stdout
+    status = node.host.run(f"cat /proc/{pid}/status").stdout
+    assert "CapBnd:\t0000000000000000" in status
+    own = int(node.host.run("id -u vmguard-metrics").stdout)
+    assert f"Uid:\t{own}\t{own}\t{own}\t{own}" in status
+    assert own != 0
+    file = node.host.run(f"stat -c '%u %a' {COLLECTOR}/vmguard.prom").stdout.split()
+    assert file == [str(own), "644"], "node_exporter's user can read it"
+    as_nobody = ["setpriv", "--reuid", "nobody", "--clear-groups"]
+    assert "Permission denied" in node.host.run([*as_nobody, "touch", f"{COLLECTOR}/../x"], check=False).stderr
+
+    node.systemctl("stop vmguard.service vmguard.socket", 60)
+    until(
+        lambda: "vmguard_up 0" in node.host.run(f"cat {COLLECTOR}/vmguard.prom").stdout,
+        lambda: node.host.run(log, 20, check=False).stdout,
+        90,
+    )
+    assert 'vmguard_vm_frozen{vm="web"' in node.host.run(f"cat {COLLECTOR}/vmguard.prom").stdout
+    assert node.systemctl("is-active vmguard.service || true") == "inactive", "a question starts nothing"
+    node.systemctl("start vmguard.socket vmguard.service", 60)
     node.systemctl("stop vmguard-metrics.service")
+    vm.kill()
+    node.wait_released(guest, 30)
+
+
+def set_limit(node: Units, limit: str) -> None:
+    node.host.run(f"systemctl set-property --runtime vmguard.service {limit}", 60)
+
+
+def served_or_refused_in_words(node: Units, guest: Guest) -> None:
+    """Start a VM while the daemon has reached a limit. It has no QEMU, so its claim ends at once."""
+    tried = node.claim(guest, 60)
+    print(tried.returncode, tried.stderr)
+    assert tried.returncode == 0 or tried.stderr.startswith("vmguard: "), tried.stderr
+    assert "the storage" not in tried.stderr, "the server has answered all the time"
+    node.hook(guest, "release", 60)
+
+
+def test_at_the_limits_of_its_unit_no_vm_ends_and_no_lock_is_lost(place: Place) -> None:
+    """TasksMax= and MemoryMax= are reached while a VM runs; a start is served, or refused in words.
+
+    As long as no daemon can start nobody watches: if the lease ends, the next one freezes the VM until it has asked.
+    """
+    node, old, new = place.node, Guest("old"), Guest("new")
+    for guest in (old, new):
+        node.make_disks(guest)
+    vm = node.start_vm(old)
+
+    set_limit(node, f"TasksMax={node.show('TasksCurrent')}")
+    served_or_refused_in_words(node, new)
+    vm.wait_beats(2)
+    set_limit(node, "TasksMax=infinity")
+
+    before, memory = node.pid(), int(node.show("MemoryCurrent"))
+    set_limit(node, f"MemoryMax={memory // 2}")
+    served_or_refused_in_words(node, new)
+    vm.wait_beats(2)
+    until(lambda: int(node.show("NRestarts")) > 0, node.log, 30)
+    set_limit(node, "MemoryMax=infinity")
+
+    node.wait_ready(before)
+    found = node.wait_for(old, lambda found: not found["frozen"] and found["files"][0]["guard"] == "pinned")
+    assert found["state"] == "running"
+    vm.wait_beats(2)
+    history = node.host.run("cat /run/vmguard/history.jsonl").stdout
+    assert not [code for code in ("lock.lost", "vm.fence", "fence.done", "vm.gone") if f'"{code}"' in history]
+    node.wait_released(new, 60)
+    assert node.claim(new, 60).returncode == 0
     vm.kill()

@@ -6,7 +6,7 @@ import ctypes
 import os
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,17 +35,18 @@ def _drop_capabilities(*numbers: int) -> None:
     check(libc.capset(header, kept), "capset")
 
 
-def in_a_child(work: Callable[[], object], uid: int = -1, squashed: bool = False) -> str:
+def in_a_child(work: Callable[[], object], uid: int = -1, squashed: bool = False, groups: Sequence[int] = ()) -> str:
     """Run something in a child, as another user if wanted; what it raised, or what it returned, in words.
 
-    ``squashed``: as a root that the modes of files bind, like one whom an NFS server squashes.
+    ``squashed``: as a root that the modes of files bind, like one whom an NFS server squashes. ``groups``: the
+    user's.
     """
     receiving, sending = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             if uid >= 0:
-                os.setgroups([])
+                os.setgroups(list(groups))
                 os.setegid(uid)
                 os.seteuid(uid)
             if squashed:
@@ -55,7 +56,8 @@ def in_a_child(work: Callable[[], object], uid: int = -1, squashed: bool = False
             said = f"{type(problem).__name__}: {problem.message}"
         except BaseException as problem:
             said = repr(problem)
-        os.write(sending, said.encode()[:4000])
+        with os.fdopen(sending, "wb") as pipe:
+            pipe.write(said.encode())
         os._exit(0)
     os.close(sending)
     with open(receiving, "rb") as pipe:

@@ -20,6 +20,7 @@ from vmguard.daemon.registry.guarded_file import GuardedFile
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.descriptors import Descriptors
 from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 from vmguard.protocol import wire
 from vmguard.protocol.messages import ClaimedFileMessage
 
@@ -50,7 +51,8 @@ class Place:
         self.listener.bind(str(folder / wire.SOCKET_NAME))
         self.listener.listen()
         self.hold = claims.handlers["hold"]
-        Server(self.loop, nobody, claims.handlers, Descriptors(self.loop, nobody)).listen(self.listener)
+        descriptors, threads = Descriptors(self.loop, nobody), StorageThreads(self.loop)
+        Server(self.loop, nobody, claims.handlers, descriptors, threads).listen(self.listener)
         self.disk = folder / "disk"
         self.disk.touch()
         path = str(self.disk)

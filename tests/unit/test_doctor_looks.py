@@ -179,10 +179,14 @@ def test_images_and_folders_that_others_may_read_or_write(tmp_path: Path) -> Non
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder).chmod(mode)
     make("open/f.raw", 0o600)
+    (tmp_path / ".vmguard").mkdir()
+    os.chown(tmp_path / ".vmguard", 2345, 0)
+    make(".vmguard/1.owner", 0o644)
+    forged = make(".vmguard/2.owner", 0o666)
     found = look_share.look(str(tmp_path), ".vmguard").modes
     assert found.readable == (read,)
-    assert set(found.writable) == {written, str(tmp_path / "open")}
-    assert found.owned == (f"{tmp_path}/e.raw (user 1234)",)
+    assert set(found.writable) == {written, str(tmp_path / "open"), forged}
+    assert set(found.owned) == {f"{tmp_path}/e.raw (user 1234)", f"{tmp_path}/.vmguard (user 2345)"}
     assert hidden not in found.readable + found.writable, "control: nobody gets into its folder"
 
 

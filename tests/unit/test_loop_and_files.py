@@ -28,7 +28,7 @@ TOUCHES: dict[str, tuple[set[str], str]] = {
     "vmguard.daemon.fence.evidence": ({"os.listdir"}, "/proc/PID/task"),
     "vmguard.daemon.fence.fencer": ({"os.listdir", "os.makedirs"}, _RUN),
     "vmguard.daemon.fence.signals": ({"os.listdir"}, "/proc/PID/task"),
-    "vmguard.daemon.main": ({"os.chdir", "os.makedirs", "os.path.exists", "os.unlink"}, _RUN),
+    "vmguard.daemon.main": ({"os.chdir", "os.makedirs"}, _RUN),
     "vmguard.daemon.pin.lock_transfer": ({"ofd.close", "os.fstat", "os.open"}, _THREAD),
     "vmguard.daemon.registry.store": ({"os.listdir", "os.makedirs"}, _RUN),
     "vmguard.daemon.release.releaser": ({"os.close"}, f"a pidfd; {_THREAD}"),

@@ -25,6 +25,7 @@ from vmguard.daemon.api.sessions import Handler, Request
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.descriptors import Descriptors
 from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 from vmguard.errors import DaemonError, WireError
 from vmguard.hook import claim
 from vmguard.hook.claim_on_share import ClaimedFile, ClaimedFiles
@@ -178,7 +179,7 @@ def serving(folder: Path, **instead: Handler) -> Iterator[tuple[Loop, str]]:
     registry = Registry(str(folder))
     claims = ClaimRequests(loop, registry, anyone, lambda *_: anyone, anyone)  # type: ignore[arg-type]
     descriptors = Descriptors(loop, anyone)  # type: ignore[arg-type]
-    questions = Questions(registry, parts[0], descriptors)
+    questions = Questions(str(folder), registry, parts[0], descriptors)
     commands = Commands(parts[1], lambda request, reply: reply([{"adopted": list(request.names)}]))
     handlers = {**claims.handlers, **RefusedStarts(anyone.report).handlers, **questions.handlers, **commands.handlers}
     assert handlers.keys() == REQUESTS.keys()
@@ -186,7 +187,8 @@ def serving(folder: Path, **instead: Handler) -> Iterator[tuple[Loop, str]]:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(path)
     listener.listen()
-    Server(loop, anyone, {**handlers, **instead}, descriptors).listen(listener)  # type: ignore[arg-type]
+    all_handlers = {**handlers, **instead}
+    Server(loop, anyone, all_handlers, descriptors, StorageThreads(loop)).listen(listener)  # type: ignore[arg-type]
     yield loop, path
     loop.close()
     listener.close()

@@ -17,6 +17,7 @@ from vmguard.daemon.api.server import Server
 from vmguard.daemon.api.sessions import Request
 from vmguard.daemon.runtime.descriptors import Descriptors
 from vmguard.daemon.runtime.loop import Loop
+from vmguard.daemon.runtime.storage_threads import StorageThreads
 from vmguard.errors import DaemonError
 from vmguard.protocol import wire
 
@@ -47,7 +48,7 @@ class Host:
         self.descriptors = Descriptors(self.loop, self.reports.append, lambda: self.used, lambda: limit)
         handlers = {"ping": self.ping, "status": self.slow, "claim": self.claim, "standby": self.claim, "who": self.no}
         nobody: Any = self  # in place of the lifecycle: it closes descriptors that nobody wants
-        self.server = Server(self.loop, nobody, handlers, self.descriptors)
+        self.server = Server(self.loop, nobody, handlers, self.descriptors, StorageThreads(self.loop))
         self.listener = Full(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.listener.bind(self.path)
         self.listener.listen(64)

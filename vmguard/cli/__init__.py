@@ -6,6 +6,7 @@ main            runs a command: global options, the table of commands, errors, e
 output          prints text, tables, colours and JSON; shows hostile names harmlessly
 arguments       types of option values for argparse
 host            the first and the last line of each command: how this host stands, what to do now
+past            the history, from the daemon's file or from the daemon
 places          directories and timeout for ``vmguard.query``, from the configuration
 steps           the steps that a command took, for commands that change this host
 schemas         the JSON that each command prints with --json

@@ -7,13 +7,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vmguard.cli import host, places
+from vmguard.cli import host, past, places
 from vmguard.cli.output import Output
 from vmguard.core.reports.local_time import local_time
 from vmguard.core.reports.status import Status
 from vmguard.core.words import in_utf8
 from vmguard.daemon.report import acknowledged
-from vmguard.daemon.report.history import read
 from vmguard.errors import VmguardError
 
 #: silence that separates two incidents
@@ -86,7 +85,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     names = [(vm.name, vm.uuid) for vm in answers.vms] + [(vm.name, vm.uuid) for vm in answers.fenced]
     uuids = [uuid for name, uuid in names if args.vm in (name, uuid)]
     health = answers.line(uuids if args.vm else None)
-    entries = [Entry.from_json(value) for value in read(run_dir)]
+    entries = [Entry.from_json(value) for value in past.entries(where)]
     wanted = in_utf8(args.vm)  # as the history has it
     found = [chosen for incident in incidents(entries) if (chosen := _of_vm(incident, wanted))][-max(args.last, 1) :]
     if args.json:

@@ -7,13 +7,13 @@ import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from vmguard.cli import past
 from vmguard.cli.output import Output
 from vmguard.core.reports import health as words
 from vmguard.core.reports.fenced_vms import FencedVm
 from vmguard.core.reports.health import FROZEN_NOTE, Finding, Health, HostState
 from vmguard.core.reports.status import Status
 from vmguard.core.words import vm_title
-from vmguard.daemon.report import acknowledged
 from vmguard.query import ask_daemon, host_state, other_mounts
 from vmguard.query.answers import NO_HEALTH, HealthAnswer, Known, VmAnswer
 from vmguard.query.other_mounts import OnOtherMount
@@ -60,7 +60,7 @@ class Answers:
 def ask(where: Places) -> Answers:
     """Ask the daemon, or its state files while it is down. Raises DaemonForbidden when this user may not."""
     vms, health, problem = ask_daemon.everything(where)
-    return Answers(vms, health, problem, acknowledged.fenced_lately(where.run_dir))
+    return Answers(vms, health, problem, past.fenced(where, health))
 
 
 def on_other_mounts(answers: Answers) -> dict[str, list[OnOtherMount]]:

@@ -6,26 +6,27 @@ It runs as a process of its own, so a scraper can never hold up the daemon, howe
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from vmguard.adapters.linux import atomic_file, proc
-from vmguard.cli import places
+from vmguard.adapters.linux import atomic_file
+from vmguard.cli import past, places
 from vmguard.cli.arguments import UsageError, duration
 from vmguard.cli.host import Answers
 from vmguard.cli.output import Output
-from vmguard.config import BadConfig, last_good, load
+from vmguard.config import BadConfig, Config, last_good, load
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.reports import metrics
+from vmguard.core.reports.fenced_vms import FencedVm
 from vmguard.core.reports.status import Status
-from vmguard.daemon.report import acknowledged
-from vmguard.daemon.report.history import read
-from vmguard.errors import DaemonError, VmguardError
+from vmguard.errors import DaemonError, DaemonForbidden, VmguardError
 from vmguard.protocol.client import Daemon
 from vmguard.query import ask_daemon, other_mounts, running
-from vmguard.query.answers import HealthAnswer, Known, VmAnswer
+from vmguard.query.answers import NO_HEALTH, HealthAnswer, Known, VmAnswer
 from vmguard.query.json_fields import not_understood
 from vmguard.query.places import Places
 
@@ -49,11 +50,11 @@ def run(args: argparse.Namespace, out: Output) -> int:
         raise UsageError("--listen serves, --output writes: only one of them", "vmguard metrics --help")
     if args.every and not args.output:
         raise UsageError("--every needs --output", "vmguard metrics --output FILE --every 15s")
-    where = places.of(args)
+    where, before = _places(args, out), Before(asks_again=bool(args.every))
     if args.listen:
         return _serve(args.listen, where, args.config)
     while True:
-        seen = look(where, args.config)
+        seen = look(where, args.config, before)
         found = metrics.families(seen)
         if args.output:
             _write(args.output, metrics.text(found))
@@ -66,13 +67,36 @@ def run(args: argparse.Namespace, out: Output) -> int:
         time.sleep(args.every)
 
 
-def look(where: Places, config_paths: list[str] | None) -> metrics.Answers:
+def _places(args: argparse.Namespace, out: Output) -> Places:
+    """Return where to look; the default places while the configuration is wrong and the last good one root's alone."""
+    try:
+        return places.of(args)
+    except BadConfig as bad:
+        if args.config is not None or os.geteuid() == 0:
+            raise
+        for problem in bad.problems:
+            out.warn(f"the configuration is not taken: {problem}")
+        return places.of_config(Config(), places.timeout_of(args))
+
+
+@dataclass
+class Before:
+    """What the daemon has told a reader, for the time when it is down: its files are root's alone."""
+
+    #: a daemon that does not let us ask may do so later, when it is there
+    asks_again: bool = False
+    vms: Sequence[dict[str, Any]] = ()
+    history: Sequence[dict[str, Any]] = ()
+    fenced: Sequence[FencedVm] = ()
+
+
+def look(where: Places, config_paths: list[str] | None, before: Before | None = None) -> metrics.Answers:
     """Ask the daemon, and read the history, which is there without a daemon, too.
 
-    ``config_paths``: where this command's own configuration comes from. Raises WireError when an answer is not
-    understood.
+    ``config_paths``: where this command's own configuration comes from. ``before``: what was told the last time.
+    Raises WireError when an answer is not understood, DaemonForbidden when this user may not ask.
     """
-    answers = _look(where)
+    answers = _look(where, before or Before())
     return answers._replace(config_valid=_is_config_valid(config_paths)) if answers.problem else answers
 
 
@@ -85,23 +109,54 @@ def _is_config_valid(paths: list[str] | None) -> bool:
     return True
 
 
-def _look(where: Places) -> metrics.Answers:
-    history, fenced = read(where.run_dir), acknowledged.fenced_lately(where.run_dir)
+def _look(where: Places, before: Before) -> metrics.Answers:
     try:
         running.require(where.run_dir)
         with Daemon(where.run_dir, where.timeout) as daemon:
             version, status, health = str(daemon.ping()["version"]), daemon.status(), daemon.health()
+            known = Known(list(map(VmAnswer.from_json, status)), HealthAnswer.from_json(health))
+            history = past.entries(where) if past.may_read(where.run_dir) else daemon.history()
         found = metrics.Answers.of(version, list(map(_with_mounts, status)), health, history, time.time())
-        known = Known(list(map(VmAnswer.from_json, status)), HealthAnswer.from_json(health))
+        fenced = past.lately(history, known.health)
     except DaemonError as problem:
-        known = Known(ask_daemon.last_guarded(where), problem=problem.message)
-        # Who is frozen now stays so: nobody else thaws a VM.
-        alive = [vm for vm in ask_daemon.state_files(where.run_dir) if proc.started(int(vm.get("pid") or 0))]
-        found = metrics.Answers.without_daemon(problem.message, alive, history, time.time())
+        return _without_daemon(problem, where, before)
     except (KeyError, TypeError, ValueError) as problem:
         raise not_understood(repr(problem)) from None
+    before.vms, before.history, before.fenced = status, history, fenced
     line = Answers(known.vms, known.health, known.problem, fenced).with_other_mounts().line()
     return found._replace(fenced=len(fenced), severity=int(line.severity))
+
+
+def _without_daemon(problem: DaemonError, where: Places, before: Before) -> metrics.Answers:
+    """Return what its files tell. Where they are root's alone: what it told before.
+
+    Raises DaemonForbidden when this user may not ask, and will not ask again. Who is frozen stays so
+    as long as its QEMU lives: nobody else thaws a VM.
+    """
+    if past.may_read(where.run_dir):
+        vms, history = list(ask_daemon.state_files(where.run_dir)), past.entries(where)
+        fenced = past.fenced(where, NO_HEALTH)
+    elif isinstance(problem, DaemonForbidden) and not before.asks_again:
+        raise problem
+    else:
+        vms, history, fenced = list(before.vms), list(before.history), list(before.fenced)
+    line = Answers(list(map(VmAnswer.from_json, vms)), NO_HEALTH, problem.message, fenced).with_other_mounts().line()
+    alive = [vm for vm in vms if _lives(int(vm.get("pid") or 0))]
+    found = metrics.Answers.without_daemon(problem.message, alive, history, time.time())
+    return found._replace(fenced=len(fenced), severity=int(line.severity))
+
+
+def _lives(pid: int) -> bool:
+    """Return whether there is a process, also where /proc hides it from us."""
+    if not pid:
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _with_mounts(vm: dict[str, Any]) -> dict[str, Any]:

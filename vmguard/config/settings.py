@@ -175,6 +175,13 @@ class Daemon:
         "Where the daemon keeps its socket and its state. The hooks look for it in the default place.",
         restart=True,
     )
+    read_group: str = _setting(
+        Name("a group's name", r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", may_be_empty=True),
+        "vmguard",
+        "Its members may read what this host guards (vmguard status, check, who, history, metrics), over a socket of "
+        'their own beside run_dir; they can change nothing. Without such a group, and with "", only root may.',
+        restart=True,
+    )
     start_deadline: float = _setting(
         Duration(5, 3600),
         120.0,
@@ -194,7 +201,7 @@ class Daemon:
     protected: bool = _setting(
         YesNo(),
         True,
-        "Whether the daemon keeps its memory resident (mlockall) and out of reach of the OOM killer.",
+        "Whether the daemon keeps its memory resident (mlockall), and is the last one that the OOM killer takes.",
         restart=True,
     )
     realtime: bool = _setting(

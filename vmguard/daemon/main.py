@@ -13,17 +13,18 @@ from typing import Any
 import fasteners
 
 from vmguard import config as configuration
-from vmguard.adapters.linux import atomic_file, journal, oom_and_scheduling, statefile, systemd
+from vmguard.adapters.linux import atomic_file, journal, oom_and_scheduling, sockets, statefile, systemd
 from vmguard.adapters.linux.keeper import keeper
 from vmguard.config import last_good
 from vmguard.core.watchdog.events import Level, Report
 from vmguard.core.words import shell_word
 from vmguard.daemon import wiring
 from vmguard.daemon.api.hook_prefork import HookPrefork
+from vmguard.daemon.api.server import Server
 from vmguard.daemon.claim import fdstore_recovery
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.errors import DaemonError
-from vmguard.protocol import wire
+from vmguard.protocol import readers, wire
 
 log = logging.getLogger("vmguard")
 
@@ -67,6 +68,7 @@ class Daemon:
         parts.maintenance.resume()  # first: whatever is found below must know whether anything may be done about it
         self._resume(parts, systemd.unpack({name: fd for name, fd in passed if "-" in name}))
         parts.server.listen(self._listener([fd for name, fd in passed if "-" not in name]))
+        self._let_readers_in(parts.server)
         parts.start()
         if parts.settings.wants_host_fence() and parts.hardware_watchdog.missing():
             log.error("host_fence: watchdog is configured, but could not fire: %s", parts.hardware_watchdog.missing())
@@ -100,17 +102,17 @@ class Daemon:
     def _listener(self, passed: list[int]) -> socket.socket:
         if passed:
             return socket.socket(fileno=passed[0])
-        path = os.path.join(self._run_dir, wire.SOCKET_NAME)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        if os.path.exists(path):
-            os.unlink(path)  # we are the only daemon (daemon.lock), so it belonged to one that is gone
-        before = os.umask(0o177)
+        return sockets.listen(os.path.join(self._run_dir, wire.SOCKET_NAME), wire.BACKLOG)
+
+    def _let_readers_in(self, server: Server) -> None:
+        """Make the socket for readers. Without it, or without their group, root alone may ask."""
+        path = readers.socket_path(self._run_dir)
         try:
-            listener.bind(path)
-        finally:
-            os.umask(before)
-        listener.listen(wire.BACKLOG)
-        return listener
+            listener = sockets.listen(path, readers.BACKLOG, self._config.daemon.read_group)
+        except OSError as problem:
+            log.warning("nobody but root can ask what is guarded: %s cannot be made: %s", path, problem.strerror)
+            return
+        server.listen(listener, reads_only=True)
 
     def _signals(self, parts: wiring.Parts) -> None:
         signal.set_wakeup_fd(self._loop.wake_fd, warn_on_full_buffer=False)

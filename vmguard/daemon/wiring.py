@@ -316,7 +316,7 @@ class Parts:
         )
         claims = ClaimRequests(self.loop, self.registry, self.lifecycle, self.settings.claim, self.migration_target)
         refused = RefusedStarts(self.report)
-        questions = Questions(self.registry, self.watchdog_status, self.descriptors)
+        questions = Questions(self._run_dir, self.registry, self.watchdog_status, self.descriptors)
         commands = Commands(self.maintenance, adopter.adopt)
         handlers = {**claims.handlers, **refused.handlers, **questions.handlers, **commands.handlers}
-        return Server(self.loop, self.lifecycle, handlers, self.descriptors)
+        return Server(self.loop, self.lifecycle, handlers, self.descriptors, self.storage_threads)

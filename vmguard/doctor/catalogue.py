@@ -49,7 +49,8 @@ CHECKS: dict[str, str] = {
     "have locked",
     "storage.modes": "whoever may read an image can lock it against every start, and whoever may write to it or to its "
     "folder can put another file, or a link, in its place: 0600 or 0660 for images, 0750 for their folders, owned by "
-    "root or by the user of QEMU",
+    "root or by the user of QEMU. Whoever may write to .vmguard can forge the claim of another host, for which a VM is "
+    "killed at its next doubt",
     "storage.twins": "the server tells hosts apart by their client id, on Linux the host name: a second host with "
     "the same one takes the locks of the first the moment it mounts the share, silently",
     # -- this host

@@ -28,6 +28,11 @@ class Modes:
         if stat.S_ISREG(status.st_mode) and self._is_reached(os.path.dirname(path)):
             self._judge(path, status, stat.S_IROTH)
 
+    def add_record(self, path: str, status: os.stat_result) -> None:
+        """Take in an owner record, and its folder: whoever may write there can forge the epoch of a later claim."""
+        if self._is_reached(os.path.dirname(path)):
+            self._judge(path, status, 0)
+
     def facts(self) -> ModeFacts:
         return ModeFacts(tuple(self._readable), tuple(self._writable), tuple(self._owned))
 

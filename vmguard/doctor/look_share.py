@@ -34,7 +34,9 @@ def look(point: str, folder_name: str, qemu_user: str = "") -> ShareFacts:
             break
         path = os.path.join(folder, name)
         if folder_name and os.path.basename(folder) == folder_name:
-            records += _claims(path) if name.endswith(".owner") else []
+            if name.endswith(".owner") and (status := _status(path)) is not None:
+                records += _claims(path)
+                modes.add_record(path, status)
         elif name.endswith(_IMAGES) and (status := _status(path)) is not None:
             modes.add(path, status)
             fresh += [path] if _is_fresh(status) else []

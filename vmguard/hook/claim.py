@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from vmguard.protocol.messages import ClaimSettings
 
 _PIPE_READ_BYTES = 65536
+#: the stage in which no storage is waited for
+_ASKING = "asking the vmguard daemon"
 _REASON_CHARACTERS = 500
 #: there on a host whose kernel is, or may become, an NFS server
 _NFS_SERVER = "/proc/fs/nfsd/v4_end_grace"
@@ -86,6 +88,18 @@ def _tell_refused(connection: wire.Connection, problem: VmguardError) -> None:
         pass
 
 
+def _timeout(stage: str) -> StorageTimeout:
+    """Return the error for a claim that took too long."""
+    if stage == _ASKING:
+        text = "the vmguard daemon does not answer; nothing was left locked"
+        return StorageTimeout(text, "systemctl status vmguard, journalctl -u vmguard: it may have no memory or no time")
+    return StorageTimeout(
+        f"the storage did not answer in time while {stage}",
+        "the server is down, or in the grace period after its reboot, or a dead host has a delegation of a disk"
+        " until its lease ends; nothing was left locked, try again later",
+    )
+
+
 def _wait(reports: int, child: int, speak: Callable[[str], None] | None, caller: int) -> list[str]:
     """Read the child's reports until its verdict, at most until the deadline of its present stage."""
     poll = select.poll()
@@ -106,11 +120,7 @@ def _wait(reports: int, child: int, speak: Callable[[str], None] | None, caller:
                 speak(f"the storage has not answered yet while {stage}; waiting for {more:.0f} s more")
                 continue
             os.kill(child, 9)
-            raise StorageTimeout(
-                f"the storage did not answer in time while {stage}",
-                "the server is down, or in the grace period after its reboot, or a dead host has a delegation of a disk"
-                " until its lease ends; nothing was left locked, try again later",
-            )
+            raise _timeout(stage)
         data = os.read(reports, _PIPE_READ_BYTES)
         if not data:
             raise VmguardError(f"the claim was ended from outside while {stage}; nothing was left locked")
@@ -164,7 +174,7 @@ def _claim(vm: VmToClaim, connection: wire.Connection, progress: ProgressPipe) -
     from vmguard.protocol.messages import ClaimSettings
 
     # Where the hook may wait, it gets more time: a run of the same VM that has just ended is released first.
-    progress.stage("asking the vmguard daemon", FIRST_DEADLINE_S if vm.speak is None else 3 * FIRST_DEADLINE_S)
+    progress.stage(_ASKING, FIRST_DEADLINE_S if vm.speak is None else 3 * FIRST_DEADLINE_S)
     settings = ClaimSettings.from_json(connection.answer()["settings"])
     faults.point("asked")
     progress.seconds = settings.timeout

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vmguard.errors import DaemonError, WireError
-from vmguard.protocol import wire
+from vmguard.errors import DaemonError, DaemonForbidden, WireError
+from vmguard.protocol import readers, wire
 from vmguard.protocol.requests import REQUESTS, Answer
 
 
 class Daemon:
-    """A connection to this host's daemon, for the length of a ``with`` block. Raises DaemonError when there is none."""
+    """A connection to this host's daemon, for the length of a ``with`` block. Raises DaemonError when there is none.
+
+    Who may not command the daemon asks it over the socket for readers, if it lets him.
+    """
 
     def __init__(self, run_dir: str, timeout: float = 3.0) -> None:
         """``timeout``: seconds that each answer may take."""
-        self._path = os.path.join(run_dir, wire.SOCKET_NAME)
+        self._run_dir = run_dir
         self._timeout = timeout
 
     def __enter__(self) -> Daemon:
-        self._connection = wire.connect(self._path, self._timeout)
+        try:
+            self._connection = wire.connect(os.path.join(self._run_dir, wire.SOCKET_NAME), self._timeout)
+        except DaemonForbidden as forbidden:
+            self._connection = readers.connect(self._run_dir, self._timeout, forbidden)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,6 +58,10 @@ class Daemon:
         """Return all guarded VMs of this host."""
         return self._ask_for_list("status")
 
+    def history(self) -> list[dict[str, Any]]:
+        """Return what the watchdog saw and did since the boot, the oldest first."""
+        return self._ask_for_list("history")
+
     def adopt(self, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Have VMs guarded that run already; return what became of each.
 
@@ -66,11 +76,22 @@ class Daemon:
         return answer
 
     def _ask_for_list(self, operation: str, **keys: object) -> list[dict[str, Any]]:
-        _, fds = self._exchange(operation, keys)
+        answer, fds = self._exchange(operation, keys)
+        found: list[dict[str, Any]]
+        if not fds:
+            found = json.loads("".join(self._parts(answer)))
+            return found
         with os.fdopen(fds[0], "rb") as stream:
             stream.seek(0)
-            found: list[dict[str, Any]] = json.load(stream)
+            found = json.load(stream)
         return found
+
+    def _parts(self, answer: wire.Message) -> Iterator[str]:
+        """Yield the parts of a list that comes over the socket for readers."""
+        yield answer["part"]
+        while answer["left"]:
+            answer = self._ask("more")
+            yield answer["part"]
 
     def _exchange(self, operation: str, keys: Mapping[str, object]) -> tuple[wire.Message, list[int]]:
         """Send a request of the table; return its answer and descriptors, of a list exactly one. Raise DaemonError."""
@@ -82,7 +103,7 @@ class Daemon:
             answer, fds = self._connection.answer_with_fds()
         except (OSError, WireError) as problem:
             raise DaemonError(f"the vmguard daemon does not answer: {problem}", "journalctl -u vmguard") from problem
-        if row.answer is Answer.LIST and len(fds) != 1:
+        if row.answer is Answer.LIST and len(fds) != 1 and "part" not in answer:
             for fd in fds:
                 os.close(fd)
             raise DaemonError("the daemon refused")

@@ -1,8 +1,9 @@
 """The requests that the daemon answers: one table, which its server, its clients and the manual page read.
 
 Only root, or the user that the daemon runs as, may connect at all (SO_PEERCRED); ``sender`` says which program of
-theirs sends a request. The hook builds its messages by hand, because this table would cost its hot path an import:
-``tests/unit/test_requests.py`` holds what it sends against the table.
+theirs sends a request. Whoever may open the socket for readers may send those that ``reads`` marks, there. The hook
+builds its messages by hand, because this table would cost its hot path an import: ``tests/unit/test_requests.py`` holds
+what it sends against the table.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Answer(StrEnum):
     NONE = "none"
     #: one message
     MESSAGE = "message"
-    #: one message and a memory file with a list in JSON: a thousand VMs do not fit into a message
+    #: one message and a memory file with a list in JSON: a thousand VMs do not fit into a message. To readers no
+    #: descriptor is passed: they get the text in parts
     LIST = "list"
 
 
@@ -101,6 +103,8 @@ class RequestType:
     #: keys of the answer's message; for a list: of each item, the most important ones
     answer_keys: tuple[str, ...]
     description: str
+    #: it changes nothing, and hands nothing over: readers may send it, too
+    reads: bool = False
 
     def check(self, message: Mapping[str, Any]) -> None:
         """Raise WireError when a key is missing or has a value of another type. Unknown keys are let pass."""
@@ -207,6 +211,25 @@ _ROWS = (
         Answer.LIST,
         ("name", "uuid", "hypervisor", "pid", "state", "why", "files", "watch"),
         "all guarded VMs of this host",
+        reads=True,
+    ),
+    RequestType(
+        "history",
+        Sender.COMMAND_LINE,
+        (),
+        Answer.LIST,
+        ("at", "boottime", "level", "code", "text", "fields"),
+        "what the watchdog saw and did since the boot, the oldest first",
+        reads=True,
+    ),
+    RequestType(
+        "more",
+        Sender.COMMAND_LINE,
+        (),
+        Answer.MESSAGE,
+        ("part", "left"),
+        "a reader's: the next part of the list that was asked for, and how many characters are left behind it",
+        reads=True,
     ),
     RequestType(
         "who",
@@ -215,14 +238,17 @@ _ROWS = (
         Answer.MESSAGE,
         ("vms",),
         "which VMs of this host hold a file",
+        reads=True,
     ),
     RequestType(
         "health",
         Sender.COMMAND_LINE,
         (),
         Answer.MESSAGE,
-        ("mounts", "fences", "disarmed", "config_problems", "descriptors"),
-        "leases of all mounts, fences under way, whether it is disarmed, a configuration not taken, descriptors in use",
+        ("mounts", "fences", "disarmed", "config_problems", "descriptors", "acknowledged"),
+        "leases of all mounts, fences under way, whether it is disarmed, a configuration not taken, descriptors in "
+        "use, and the time since boot up to which the history is acknowledged",
+        reads=True,
     ),
     RequestType(
         "disarm",
@@ -242,6 +268,7 @@ _ROWS = (
         Answer.MESSAGE,
         ("version", "since", "pid", "vms"),
         "is the daemon alive, and which version",
+        reads=True,
     ),
 )
 

@@ -86,6 +86,15 @@ class Connection:
         else:
             self._sock.send(data, _socket.MSG_NOSIGNAL)
 
+    def brings_descriptors(self) -> bool:
+        """Return whether descriptors wait with the next message; both stay in the queue. Raise OSError.
+
+        To receive a descriptor, or to let it fall, may be its last close, which waits for the storage of its file.
+        Without a place for them MSG_PEEK does neither, and MSG_CTRUNC tells that there are some (recvmsg(2)).
+        """
+        _, _, flags, _ = self._sock.recvmsg(1, 0, _socket.MSG_PEEK)
+        return bool(flags & _socket.MSG_CTRUNC)
+
     def receive(self, close: Callable[[list[int]], None] = close_all) -> tuple[Message, list[int]] | None:
         """Return the next message and the descriptors that came with it; None when the peer has closed.
 

@@ -77,6 +77,14 @@ class WatchAnswer(JsonObject, what="the watch of a VM"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OtherMountAnswer(JsonObject, what="a file on another mount"):
+    """A file that a VM writes to, and why no lock on its mount is proven to keep other hosts out."""
+
+    path: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class VmAnswer(JsonObject, what="a VM"):
     """One VM that this host guards."""
 
@@ -103,6 +111,8 @@ class VmAnswer(JsonObject, what="a VM"):
     files: tuple[FileAnswer, ...] = ()
     #: None while it is not watched, and in a state file
     watch: WatchAnswer | None = None
+    #: files without a lock, on mounts where none is proven to reach other hosts, that the daemon saw it write to
+    other_mounts: tuple[OtherMountAnswer, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +232,8 @@ class HealthAnswer(JsonObject, what="the health"):
     config_problems: tuple[str, ...] = ()
     #: None: a daemon of an older version does not tell
     descriptors: DescriptorsAnswer | None = None
+    #: up to when the history is acknowledged, in seconds on CLOCK_BOOTTIME
+    acknowledged: float = 0.0
 
 
 NO_HEALTH = HealthAnswer()

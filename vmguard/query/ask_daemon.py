@@ -75,6 +75,10 @@ class DaemonQuery:
     def health(self) -> HealthAnswer:
         return HealthAnswer.from_json(self._daemon.health())
 
+    def history(self) -> list[dict[str, Any]]:
+        """Return the entries of the history, the oldest first."""
+        return self._daemon.history()
+
     def adopt(self, request: AdoptRequest) -> list[AdoptAnswer]:
         return [AdoptAnswer.from_json(result) for result in self._daemon.adopt(request.as_json())]
 
@@ -103,7 +107,10 @@ def everything(places: Places) -> Known:
 
 
 def last_guarded(places: Places) -> list[VmAnswer]:
-    """Return what the daemon guarded when it was last alive, from its state files. Raises WireError."""
+    """Return what the daemon guarded when it was last alive, from its state files.
+
+    Raises WireError, and DaemonForbidden for a reader who may ask the daemon, but not look into its files.
+    """
     return [VmAnswer.from_json(vm) for vm in state_files(places.run_dir)]
 
 
@@ -118,6 +125,9 @@ def state_files(run_dir: str) -> Iterator[dict[str, Any]]:
     folder = os.path.join(run_dir, "vms")
     try:
         names = sorted(os.listdir(folder))
+    except PermissionError:  # "no VM" would be a lie
+        text = "the vmguard daemon does not run, and what it guarded when it was last alive only root may read"
+        raise DaemonForbidden(text, "systemctl start vmguard") from None
     except OSError:
         return
     for name in names:

@@ -1,11 +1,12 @@
 """Which writable files of a VM lie on mounts where no lock is proven to reach other hosts. No call touches a share.
 
 The daemon's answers name the files that it has locked. What the VM's processes have open beyond those (on SMB nothing
-is locked) is read from /proc, as far as the caller may.
+is locked) is read from /proc by who may, as it is now; others are told what the daemon saw when it last looked.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -55,11 +56,17 @@ def of_vm(vm: VmAnswer, is_alive: bool = True) -> list[OnOtherMount]:
         if why:
             found.append(OnOtherMount(file.path, why, True))
     if is_alive:
+        found += [OnOtherMount(item.path, item.why, False) for item in vm.other_mounts if not may_look()]
         known = {(_device(file), file.inode) for file in vm.files}
         for process in vm.processes:
             if _VIRTIOFSD not in process.name:
                 found += _open_in(process.pid, known)
     return list({item.path: item for item in reversed(found)}.values())[::-1]
+
+
+def may_look() -> bool:
+    """Return whether we see what processes of other users have open: as root, and as nobody else."""
+    return os.geteuid() == 0
 
 
 def _open_in(pid: int, known: set[tuple[int, int]]) -> Iterator[OnOtherMount]:

@@ -28,6 +28,7 @@ proc                processes and their open files: the reads that answer at onc
 programs            other programs, run with a deadline
 regular_file        an open that opens files alone
 roots_file          a file that only root can have written
+sockets             listening sockets under a path
 spawn               new processes, without waiting for the storage
 standing            what the kernel vouches for of a process: its users, its control group, its ancestors
 statefile           JSON files that are replaced atomically

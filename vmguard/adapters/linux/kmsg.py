@@ -9,8 +9,18 @@ from __future__ import annotations
 import os
 import re
 
-#: what the NFS client says when locks or opens may have been lost, 5.10 to 6.12
-_TELLING = re.compile(r"NFS.*(lost \d+ locks|[Ll]ock reclaim failed|state recovery failed|reclaim_locks|lease expired)")
+#: what the NFS client says when locks or opens may have been lost, 5.10 to 6.12. Not what the kernel says of a process
+#: (``NAME[PID]: segfault at ... in PROGRAM[...]``): both names are its user's, who could have all locks asked for,
+#: without end.
+_TELLING = re.compile(
+    r"(?!.{1,16}\[\d+\]: )NFS(v4)?: "
+    r".*(lost \d+ locks|[Ll]ock reclaim failed|state recovery failed|reclaim_locks|lease expired)"
+)
+
+
+def is_telling(line: str) -> bool:
+    """Return whether a line of the kernel's log is a reason to probe every lock."""
+    return _TELLING.match(line) is not None
 
 
 class KernelLog:
@@ -33,7 +43,7 @@ class KernelLog:
             except OSError:
                 return found
             text = record.decode(errors="replace").partition(";")[2].partition("\n")[0]
-            if _TELLING.search(text):
+            if is_telling(text):
                 found.append(text)
 
     def close(self) -> None:

@@ -43,7 +43,7 @@ class NfsServer:
         """Return the folders that are exported; none where no server is running or about to."""
         if not os.path.exists(os.path.join(self._nfsd, "v4_end_grace")):
             return []
-        lines = [*_read(self._etab).splitlines(), *_read(os.path.join(self._nfsd, "exports")).splitlines()]
+        lines = [*_read(self._etab).split("\n"), *_read(os.path.join(self._nfsd, "exports")).split("\n")]
         folders = [unescape(line.split()[0]) for line in lines if line.strip() and not line.startswith("#")]
         return list(dict.fromkeys(folder for folder in folders if folder.startswith("/")))
 

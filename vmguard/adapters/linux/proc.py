@@ -87,7 +87,7 @@ def fdinfo(pid: int | str, fd: int) -> FdInfo:
     flags = mount_id = inode = 0
     locks = []
     text = read_small(f"/proc/{pid}/fdinfo/{fd}", _MOST_OF_FDINFO).decode("ascii", "replace")
-    for line in text[: text.rfind("\n") + 1].splitlines():
+    for line in text[: text.rfind("\n") + 1].split("\n"):
         name, _, value = line.partition(":")
         if name == "flags":
             flags = int(value, 8)
@@ -287,7 +287,7 @@ def births() -> list[tuple[int, int]]:
 def name(pid: int) -> str:
     """Return a process's short name (comm); empty if it is gone."""
     try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as stream:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace", newline="\n") as stream:
             return stream.read().rstrip("\n")
     except OSError:
         return ""
@@ -306,7 +306,7 @@ def has_locks(key: Key) -> bool:
     """Return whether any byte of a file is locked by anybody of this host, as /proc/locks has it."""
     device, inode = key
     place = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
-    return any(place in words for words in map(str.split, read_small("/proc/locks").decode().splitlines()))
+    return any(place in words for words in map(str.split, read_small("/proc/locks").decode().split("\n")))
 
 
 def parent(pid: int) -> int:

@@ -57,10 +57,13 @@ def of(pid: int) -> Standing | None:
 
 
 def _users(status: bytes) -> frozenset[int]:
-    for line in status.splitlines():
-        if line.startswith(b"Uid:"):
-            return frozenset(map(int, line.split()[1:]))
-    return frozenset()
+    """Return the users of a process's status; none if it tells none.
+
+    Its first line is the process's own name, in which the kernel escapes newlines and nothing else (proc_task_name in
+    fs/proc/array.c): a carriage return must not end a line.
+    """
+    line = status.partition(b"\nUid:")[2].partition(b"\n")[0]
+    return frozenset(map(int, line.split()))
 
 
 def is_roots(pid: int) -> bool:

@@ -42,6 +42,7 @@ _MODES = (
 _FILES = {
     "/etc/vmguard/vmguard.yaml, /etc/vmguard/conf.d/*.yaml": "The configuration, see vmguard.yaml(5).",
     "/run/vmguard/vmguard.sock": "The daemon's socket, for root only.",
+    "/run/vmguard-read.sock": "The socket for readers, the members of group vmguard (daemon.read_group).",
     "/run/vmguard/standby/": "Where processes wait to do the next start's claim (hook.standby).",
     "/run/vmguard/vms/": "What the daemon guards, for the daemon that follows it.",
     "FOLDER/.vmguard/INODE.owner": "Beside each disk: who has claimed it, and since when. Never the lock.",
@@ -236,7 +237,8 @@ def hooks_7() -> str:
     page.paragraph(
         "Hooks and commands send requests to the daemon over /run/vmguard/vmguard.sock (SOCK_SEQPACKET), each a JSON "
         'object with "v": 1 and "op", its name. Keys in brackets may be left out. Only root, or the user that the '
-        "daemon runs as, is answered."
+        "daemon runs as, is answered. Over /run/vmguard-read.sock the members of daemon.read_group may send what is "
+        "marked: it changes nothing, they get no descriptors (a list comes in parts), and none of theirs is taken."
     )
     for request in REQUESTS.values():
         page.tagged(request.name, " ".join(_request(request)))
@@ -254,6 +256,8 @@ def _request(row: RequestType) -> Iterator[str]:
         shown = (words if key.required else f"[{words}]" for key, words in zip(row.keys, keys, strict=True))
         yield f"Keys: {', '.join(shown)}."
     yield f"Answer: {', '.join([row.answer, *row.answer_keys])}."
+    if row.reads:
+        yield "Readers may send it."
 
 
 #: as in vmguard/hook/libvirt.py, which belongs to the hot path and is not imported here

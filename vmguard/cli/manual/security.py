@@ -23,6 +23,9 @@ _TRUSTED = {
     "Who may write to a share": "With nothing but the files there. A record, a link or an image that somebody puts "
     "there can have a start refused; it cannot make root open a device, lock or write a file elsewhere, or run "
     "anything.",
+    "Members of group vmguard": "With reading what this host guards, and what happened (daemon.read_group; the user of "
+    "the metrics is one). They ask over a socket of their own, on which nothing can be changed and no descriptor is "
+    "passed; all of them together get a fifth of the daemon's time at most.",
     "Ordinary users of this host": "With nothing. The daemon's socket is root's; a user's own QEMU is reported and not "
     "taken for a VM of root's.",
 }
@@ -32,6 +35,10 @@ _REMAINS = {
     "0750 (storage.modes of vmguard doctor).",
     "A file can be put in a disk's place": "by whoever may write to its folder. The next start notices a disk that "
     "replaced one whose claim still stands, and refuses.",
+    "A later claim can be forged": "in the owner record of a disk, by whoever may write to .vmguard or to the folder "
+    "that it lies in, and so could remove the disk as well: a VM that runs is killed for it after the next doubt about "
+    "its lock, and one whose record is gone stays frozen then. Only root and the user of QEMU should own these folders "
+    "(storage.modes of vmguard doctor); in one with the sticky bit make .vmguard as root before anybody else does.",
     "A guest that runs can name a file of the host": "in the header of its image. A start of it is refused then. A VM "
     "that runs already is not stopped: the file gets no lock and no record, and the log says so. On NFSv4 shares "
     "whatever a VM has open is locked: other hosts could open it, too.",

@@ -27,6 +27,7 @@ FILE = "file"
 MAX_BYTES = 1 << 20
 
 _SPACE = " \t\r\f\v"
+_AS_BLANKS = str.maketrans(dict.fromkeys(_SPACE, " "))
 _FILES = ("dir", "nfs", "btrfs")
 _BLOCKS = ("lvm", "lvmthin", "zfspool", "iscsi", "drbd")
 _NETWORK = ("rbd", "zfs", "iscsidirect", "glusterfs")
@@ -234,7 +235,7 @@ def _take(line: str, section: Storage | None, storages: Storages) -> None:
         if text:
             storages.problems.append(f"storage.cfg: {section.id}: Proxmox ignores the line {text[:80]!r}")
         return
-    key = text.split()[0]
+    key = text.translate(_AS_BLANKS).split(" ", 1)[0]  # not split(): it knows more blanks than Perl's \s for bytes
     value = text[len(key) :].strip(_SPACE)
     if key in section.options:
         storages.problems.append(f"storage.cfg: {section.id}: {key!r} stands there twice, the first counts")

@@ -50,7 +50,7 @@ def scope_in(cgroups: str) -> VmScope | None:
     """Return the VM's control group that /proc/PID/cgroup shows; None if the process is in none."""
     if "/qemu" not in cgroups and "/machine" not in cgroups:
         return None
-    for line in cgroups.splitlines():
+    for line in cgroups.split("\n"):  # not splitlines(): a user's group may have any other end of a line in its name
         path = line.partition(":")[2].partition(":")[2]
         found = _LIBVIRT.match(path)
         if found:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,9 +21,11 @@ log = logging.getLogger("vmguard.api")
 
 #: longest error, and longest hint: even with every character escaped, both fit into one message
 _ERROR_CHARACTERS = 4096
+#: of a list in one message to a reader: even with every character escaped it fits
+_PART_CHARACTERS = 60_000
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Session:
     """One connection: its peer, and the claim that it is making."""
 
@@ -46,6 +50,13 @@ class Session:
     owed: int = 0
     #: when it was last heard of, in the loop's time
     heard: float = 0.0
+    #: it came by the socket for readers: it may ask, and gets no descriptor
+    reads_only: bool = False
+    #: it does not take its answers
+    gone: bool = False
+    #: of a reader's list: all of it while a part is still to be fetched, and how much was
+    text: str = ""
+    told: int = 0
 
     def answer(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Send an answer. A peer that does not take it is logged, and delays no other peer."""
@@ -53,21 +64,64 @@ class Session:
         try:
             self.connection.send({"ok": True, **message}, fds)
         except (OSError, WireError) as problem:
-            log.info("pid %d does not take its answer: %s", self.pid, problem)
+            self.gone = True
+            level = logging.DEBUG if self.reads_only else logging.INFO
+            log.log(level, "pid %d does not take its answer: %s", self.pid, problem)
 
     def answer_list(self, found: list[dict[str, Any]]) -> None:
-        """Send a list of any length, in a memory file."""
+        """Send a list of any length: in a memory file, or its first part to a reader."""
+        if self.reads_only:
+            self.text, self.told = json.dumps(found), 0
+            self.answer({"version": vmguard.__version__, **self.next_part()})
+            return
         fd = os.memfd_create("vmguard-answer", os.MFD_CLOEXEC)
         with os.fdopen(fd, "wb") as stream:
             size = stream.write(json.dumps(found).encode())
             stream.flush()
             self.answer({"version": vmguard.__version__, "bytes": size}, (fd,))
 
+    def next_part(self) -> Message:
+        """Return the next part of a reader's list, and how many characters are left behind it."""
+        part = self.text[self.told : self.told + _PART_CHARACTERS]
+        self.told += len(part)
+        left = len(self.text) - self.told
+        if not left:
+            self.text, self.told = "", 0
+        return {"part": part, "left": left}
+
     def refuse(self, problem: Exception) -> None:
         """Send an error as the answer."""
         hint = problem.hint if isinstance(problem, VmguardError) else ""
         error = {"message": str(problem)[:_ERROR_CHARACTERS], "hint": hint[:_ERROR_CHARACTERS]}
         self.answer({"ok": False, "error": error})
+
+
+@dataclass(eq=False, slots=True)
+class Entrance:
+    """One listening socket, and whoever has come in by it without a claim."""
+
+    listener: socket.socket
+    #: whoever comes in here may ask, and change nothing
+    reads_only: bool = False
+    #: by descriptor: connections that make no claim, the one that has been silent longest first
+    others: dict[int, Session] = field(default_factory=dict)
+    #: readers whose request waits for its turn, which are not watched meanwhile
+    queue: deque[Session] = field(default_factory=deque)
+    #: connections that a thread is closing
+    closing: int = 0
+    #: until when readers are not served, in the loop's time: they get a part of it only
+    rests_until: float = 0.0
+    #: when it was last logged that connections have to wait
+    told: float = -1e9
+
+    def is_silent(self, session: Session, since: float) -> bool:
+        """Return whether a connection owes nothing, is owed nothing, and was not heard of since then."""
+        return not session.owed and session not in self.queue and session.heard <= since
+
+    @property
+    def waiting(self) -> int:
+        """How many characters of lists are kept here until they are fetched."""
+        return sum(len(session.text) for session in self.others.values())
 
 
 @dataclass(frozen=True)

@@ -206,15 +206,19 @@ class Pinner:
         """Return what the VM's processes have open of its claim, of NFS mounts, and of disk images anywhere."""
         ours, vouched = {file.key for file in vm.files}, vm.vouched
         found: dict[Key, list[OpenFile]] = {}
+        others: dict[str, str] = {}
         for process, fds in self._scan_state(vm).follow(vm.processes, self.fds_of):
             is_certain = process in vouched
             for user in fds.full(self.tables):
                 self._scan_state(vm).image_locks |= is_certain and has_image_locks(user)
                 if user.key in ours or (is_certain and self.unannounced.may_lock(vm, process.kind, user)):
                     found.setdefault(user.key, []).append(user)
+                elif why := self.unannounced.why_other(process.kind, user):
+                    others[user.path] = why
             if fds.forbidden and is_certain:
                 for file in vm.files:
                     self._not_pinned(vm, file, f"the daemon may not look into {process.title} (needs CAP_SYS_PTRACE)")
+        vm.note_other_mounts(others)
         return found
 
     def discovered(self, users: list[OpenFile], hypervisor: str = "") -> GuardedFile:

@@ -70,6 +70,15 @@ class Unannounced:
             )
         return False
 
+    def why_other(self, kind: Kind, user: OpenFile) -> str:
+        """Return why no lock is proven to keep other hosts from a file that a VM writes to; empty if it is none such.
+
+        What virtiofsd has open is its guest's, shared by nature; what is only appended to is a log.
+        """
+        if kind is Kind.VIRTIOFSD or not user.info.writable or user.info.appends:
+            return ""
+        return self._tables.why_other(user.key[0])
+
     def forget(self, vm: GuardedVm) -> None:
         """Forget what was reported of a VM that is gone."""
         self._told.pop(vm.id, None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,8 @@ log = logging.getLogger("vmguard.registry")
 SCHEMA = 1
 #: the source of a migration when no owner record names the host that holds the disks
 ANOTHER_HOST = "another host"
+#: files on other mounts that are kept of a VM
+_MOST_OTHER_MOUNTS = 16
 
 
 @dataclass
@@ -105,6 +108,9 @@ class GuardedVm:
     frozen_since: str = ""
     #: why it is being fenced; empty while it is not
     fencing: str = ""
+    #: files without a lock that it writes to on mounts where none is proven to reach other hosts, and why; as of the
+    #: last scan
+    other_mounts: dict[str, str] = field(default_factory=dict)
     #: called once its locks are released
     when_released: list[Callable[[], None]] = field(default_factory=list)
     #: changed since the watchdog last looked at it
@@ -160,6 +166,13 @@ class GuardedVm:
         self.state = new
         self.why = why
         self.changed = True
+
+    def note_other_mounts(self, found: Mapping[str, str]) -> None:
+        """Note what a scan has found. It decides nothing: ``vmguard status`` shows it to those who cannot look."""
+        self.other_mounts = dict(itertools.islice(found.items(), _MOST_OTHER_MOUNTS))
+
+    def other_mounts_as_json(self) -> list[dict[str, str]]:
+        return [{"path": path, "why": why} for path, why in self.other_mounts.items()]
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -23,10 +23,11 @@ def acknowledge(run_dir: str) -> None:
 
 def fenced_lately(run_dir: str) -> list[FencedVm]:
     """Return the VMs that were killed in the last day, and that nobody has acknowledged."""
-    return fenced_vms.lately(history.read(run_dir), clock.boottime(), _until(run_dir))
+    return fenced_vms.lately(history.read(run_dir), clock.boottime(), until(run_dir))
 
 
-def _until(run_dir: str) -> float:
+def until(run_dir: str) -> float:
+    """Return up to when the history is acknowledged, in seconds on CLOCK_BOOTTIME; 0 if nothing of it is."""
     state = statefile.read(os.path.join(run_dir, FILE)) or {}
     boottime = state.get("boottime")
     same = state.get("boot") == host_identity.boot_id()

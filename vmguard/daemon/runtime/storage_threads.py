@@ -21,6 +21,9 @@ log = logging.getLogger("vmguard.runtime")
 _RETRY_S = 0.5
 #: stands for a device number: work on /proc that would keep the loop too long
 THIS_HOST = -1
+#: closes the connections of those who may only read, which may have sent descriptors of any file
+READERS = -2
+_NAMES = {THIS_HOST: "this host", READERS: "readers"}
 
 
 class _Job:
@@ -74,7 +77,7 @@ class StorageThreads:
         thread = self._by_device.get(device)
         if thread is None:
             try:
-                thread = StorageThread(self._loop, "this host" if device == THIS_HOST else f"{device:#x}")
+                thread = StorageThread(self._loop, _NAMES.get(device, f"{device:#x}"))
             except (RuntimeError, MemoryError) as problem:
                 # Keep the job: its caller waits for the end, and would wait for ever.
                 log.error("%s has to wait: %s", name, problem)
