@@ -202,7 +202,7 @@ class _Socket:
         handlers: dict[str, Handler] = {
             **ClaimRequests(self.loop, registry, anyone, lambda *_: anyone, anyone).handlers,
             **RefusedStarts(anyone).handlers,
-            **Questions(registry, anyone, descriptors).handlers,
+            **Questions(registry, anyone, descriptors, anyone).handlers,
             **Commands(anyone, lambda request, reply: reply([])).handlers,
             "ping": lambda request: {"ping": request.message.get("number")},
         }

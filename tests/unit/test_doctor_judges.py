@@ -229,6 +229,12 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ),
     ("guard.units", "WARN", "exit-code", {"guard": replace(GUARD, units=(UnitFacts("vmguard.service", "exit-code"),))}),
     ("guard.config", "FAIL", "line 3", {"guard": replace(GUARD, config_problems=("x.yaml: line 3",))}),
+    (
+        "guard.notify",
+        "WARN",
+        "mode 0644",
+        {"guard": replace(GUARD, targets=1, untold=(("admins", "others may read it (mode 0644)", "chmod 600 /s"),))},
+    ),
     ("guard.vms", "FAIL", "without its locks", {"guard": replace(GUARD, unguarded=("web",))}),
     ("guard.vms", "FAIL", "frozen since", {"guard": replace(GUARD, troubled=(("web", "frozen since", "get nas up"),))}),
     ("guard.vms", "WARN", "weaker", {"guard": replace(GUARD, weaker=(("web", "not pinned"),))}),

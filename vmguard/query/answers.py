@@ -212,6 +212,21 @@ class DescriptorsAnswer(JsonObject, what="the daemon's file descriptors"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NotifyAnswer(JsonObject, what="a target of messages"):
+    """How it stands with one target; ``problem`` says why its last message was not taken, empty when it was."""
+
+    target: str
+    type: str = ""
+    waiting: int = 0
+    problem: str = ""
+    failing_since: str = ""
+    answer: str = ""
+    delivered: str = ""
+    messages: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class HealthAnswer(JsonObject, what="the health"):
     """The leases of all mounts, the fences under way, whether it is disarmed, its configuration and descriptors."""
 
@@ -222,6 +237,8 @@ class HealthAnswer(JsonObject, what="the health"):
     config_problems: tuple[str, ...] = ()
     #: None: a daemon of an older version does not tell
     descriptors: DescriptorsAnswer | None = None
+    #: who gets messages about events
+    notify: tuple[NotifyAnswer, ...] = ()
 
 
 NO_HEALTH = HealthAnswer()

@@ -9,6 +9,7 @@ from vmguard.adapters.linux import clock
 from vmguard.daemon.api.sessions import Handler, Request
 from vmguard.daemon.api.watchdog_status import WatchdogStatus
 from vmguard.daemon.registry.store import Registry
+from vmguard.daemon.report.notices import Notices
 from vmguard.daemon.runtime.descriptors import Descriptors
 from vmguard.protocol.wire import Message
 
@@ -16,10 +17,13 @@ from vmguard.protocol.wire import Message
 class Questions:
     """The handlers of ``status``, ``who``, ``health`` and ``ping``."""
 
-    def __init__(self, registry: Registry, watchdog: WatchdogStatus, descriptors: Descriptors) -> None:
+    def __init__(
+        self, registry: Registry, watchdog: WatchdogStatus, descriptors: Descriptors, notices: Notices
+    ) -> None:
         self._registry = registry
         self._descriptors = descriptors
         self._watchdog = watchdog
+        self._notices = notices
         self._started = clock.wall()
 
     @property
@@ -35,7 +39,8 @@ class Questions:
         return {"vms": [vm.as_json() for vm in self._registry.holder_of(key)]}
 
     def _health(self, request: Request) -> Message:
-        return {**self._watchdog.health(), "descriptors": self._descriptors.as_json()}
+        told = {"descriptors": self._descriptors.as_json(), "notify": self._notices.as_json()}
+        return {**self._watchdog.health(), **told}
 
     def _ping(self, request: Request) -> Message:
         return {"version": vmguard.__version__, "since": self._started, "pid": os.getpid(), "vms": len(self._registry)}
