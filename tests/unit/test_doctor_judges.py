@@ -84,7 +84,7 @@ DISARMED = DisarmedAnswer(seconds=9, since="", reason="x", by="eva")
 CONFINED = ConfinementFacts(1, (("deny_ptrace", False), ("virt_use_nfs", True)), ("libvirtd",))
 FILES = DescriptorsAnswer(used=40, limit=65536, alarm=False)
 FEW = DescriptorsAnswer(used=800, limit=1024, alarm=True)
-GUARD = GuardFacts(version="1.0", own_version="1.0", enabled=True, units=(), descriptors=FILES)
+GUARD = GuardFacts(version="1.0", own_version="1.0", enabled=True, units=(), descriptors=FILES, targets=1)
 LIBVIRT = LibvirtFacts(
     version=(11, 3, 0), hooks=(("/etc/libvirt/hooks/qemu.d/50-vmguard", True, ""),), proof="called", running=True
 )

@@ -9,6 +9,7 @@ exec_needs_mount_namespace), which the daemon could not have.
 from __future__ import annotations
 
 import os
+import re
 import stat
 
 from vmguard.core.words import shell_word
@@ -59,9 +60,10 @@ def why_not(where: str, credentials: str = CREDENTIALS) -> str:
 
 
 def without(text: str, secrets: list[str]) -> str:
-    """Return a text, as a server or a library gave it, without any of the secrets, or a line of one."""
+    """Return a text, as a server or a library gave it, without any of the secrets, or a part of one."""
     lines = {line.strip() for secret in secrets for line in [secret, *secret.splitlines()]}
-    for line in sorted(lines, key=len, reverse=True):
+    words = lines | {word for line in lines if "://" in line for word in re.split(r"[/?#&=@:;,]+", line)[1:]}
+    for line in sorted(words, key=len, reverse=True):
         if len(line) >= _LEAST_TO_CUT:
             text = text.replace(line, _SHOWN_INSTEAD)
     return text

@@ -55,6 +55,10 @@ def send(message: Message, wanted: Mapping[str, Any], credentials: str = secret.
             f"{to}: {code} {said.decode(errors='replace')}" for to, (code, said) in problem.recipients.items()
         )
         raise VmguardError(_shown(f"every recipient was refused: {words}", secrets)) from None
+    except smtplib.SMTPServerDisconnected as problem:
+        if isinstance(problem.__context__, TimeoutError):
+            raise VmguardError(f"it did not answer within {wanted['timeout']:g} s") from None
+        raise VmguardError(_shown(f"it closed the connection: {problem}", secrets)) from None
     except (OSError, smtplib.SMTPException, http.client.HTTPException, ValueError) as problem:
         words = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
         raise VmguardError(_shown(str(words), secrets)) from None

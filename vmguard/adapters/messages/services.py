@@ -25,7 +25,7 @@ _APPRISE_TYPES = {Level.ERROR: "failure", Level.WARNING: "warning", Level.INFO: 
 _PVE_SEVERITY = {Level.ERROR: "error", Level.WARNING: "warning", Level.INFO: "notice"}
 PERL = "/usr/bin/perl"
 _CALL = """
-use strict; use warnings; use JSON; use PVE::Notify;
+use strict; use warnings; use JSON::PP; use PVE::Notify;
 my $m = decode_json(do { local $/; <STDIN> });
 my $common = PVE::Notify->can('common_template_data');
 my $data = { ($common ? %{ $common->() } : ()), %{ $m->{data} } };

@@ -25,7 +25,9 @@ _PRIORITY = {Level.ERROR: "1", Level.WARNING: "3", Level.INFO: "5"}
 
 def mail(message: Message, recipients: Sequence[str], sender: str) -> EmailMessage:
     """Return a message as mail. Its Message-ID is the same at each attempt: two that arrive are one."""
-    made = EmailMessage(policy=email.policy.SMTP)
+    # A subject of ASCII stays on one line: folded behind its name it would begin with a blank for some readers.
+    longest = 998 if message.subject.isascii() else 78
+    made = EmailMessage(policy=email.policy.SMTP.clone(max_line_length=longest))
     made["From"] = email.utils.formataddr(("vmguard", sender))
     made["To"] = ", ".join(recipients)
     made["Subject"] = message.subject
@@ -82,7 +84,7 @@ def by_sendmail(message: Message, wanted: Mapping[str, Any], seconds: float, pro
     made = mail(message, list(wanted["to"]), _sender(message, wanted))
     # -i: a line with a single dot does not end it. Addresses begin with no hyphen (vmguard/config/notify.py).
     words = [program, "-i", "-f", _sender(message, wanted), "--", *wanted["to"]]
-    data = made.as_bytes(policy=email.policy.default)
+    data = made.as_bytes(policy=made.policy.clone(linesep="\n"))
     done = programs.run(words, seconds, data, mixed=True)
     if done.status:
         raise VmguardError(f"{program} ended with status {done.status}: {done.text.strip()[-200:]}")

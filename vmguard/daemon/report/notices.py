@@ -36,6 +36,8 @@ GATHER_S = 1.0
 #: between two looks at a job that runs
 _POLL_S = 0.1
 _IDLE_S = 600.0
+#: that the end of the daemon waits for
+_END_S = 0.5
 #: that a job is given to end by itself
 _KILL_S = 3.0
 _CURSOR = "cursor.json"
@@ -104,7 +106,9 @@ class Notices:
         self._report = report
         self._host = host
         self._began = clock.boottime()
-        self._reports: queue.Queue[Told] = queue.Queue(_MAX_REPORTS)
+        #: None: there is nothing more to come
+        self._reports: queue.Queue[Told | None] = queue.Queue(_MAX_REPORTS)
+        self._ended = False
         self._lost = 0
         self._thread: threading.Thread | None = None
         self._jobs: dict[str, tuple[int, float]] = {}
@@ -128,6 +132,17 @@ class Notices:
         except queue.Full:
             self._lost += 1
         self._begin()
+
+    def end(self) -> None:
+        """Put what was reported into the queues, if the disk takes it at once: the host may be about to go down."""
+        if self._thread is None:
+            return
+        self._ended = True
+        try:
+            self._reports.put_nowait(None)
+        except queue.Full:
+            return
+        self._thread.join(_END_S)
 
     def as_json(self) -> list[dict[str, Any]]:
         """Return how it stands with each target, as of the last look."""
@@ -154,27 +169,30 @@ class Notices:
                 self._mark(self._began, [])
         except Exception:
             log.exception("what an earlier daemon did not tell is lost")
-        while True:
+        while not self._ended:
             try:
                 self._keep(self._gather(self._patience()))
                 self._reap()
-                self._start_due()
+                if not self._ended:
+                    self._start_due()
             except Exception:  # the next report is wanted all the same
                 log.exception("a message is late")
                 threading.Event().wait(1.0)
 
     def _gather(self, patience: float) -> list[Told]:
         """Wait for a report, then for those of the same moment."""
-        try:
-            found = [self._reports.get(timeout=patience)]
-        except queue.Empty:
-            return []
-        end = clock.boottime() + GATHER_S
+        found: list[Told] = []
+        end = clock.boottime() + patience
         while (left := end - clock.boottime()) > 0:
             try:
-                found.append(self._reports.get(timeout=left))
+                told = self._reports.get(timeout=left)
             except queue.Empty:
                 break
+            if told is None:
+                break
+            if not found:
+                end = clock.boottime() + GATHER_S
+            found.append(told)
         return found
 
     def _keep(self, found: Sequence[Told]) -> None:
