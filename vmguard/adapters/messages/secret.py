@@ -18,6 +18,8 @@ from vmguard.errors import BadInput
 _CREDENTIAL = "credential:"
 #: where systemd puts them (systemd.exec(5)); also for commands, which get no $CREDENTIALS_DIRECTORY
 CREDENTIALS = "/run/credentials/vmguard.service"
+#: those of the unit that stands in for the daemon while it is down
+_STAND_IN = "/run/credentials/vmguard-notify.service"
 _MAX_BYTES = 16 * 1024
 _CLOSED = stat.S_IRWXG | stat.S_IRWXO
 _SHOWN_INSTEAD = "***"
@@ -73,7 +75,8 @@ def _path(where: str, credentials: str) -> tuple[str, str]:
     if not where.startswith(_CREDENTIAL):
         return where, where
     word = where.removeprefix(_CREDENTIAL)
-    return os.path.join(credentials, word), f"the credential {word} of vmguard.service"
+    folder = credentials if os.path.isdir(credentials) else _STAND_IN
+    return os.path.join(folder, word), f"the credential {word} of vmguard.service"
 
 
 def _require_closed(path: str, status: os.stat_result, is_file: bool) -> None:

@@ -133,6 +133,11 @@ class Notices:
             self._lost += 1
         self._begin()
 
+    @property
+    def running(self) -> bool:
+        """Whether a job is under way."""
+        return bool(self._jobs)
+
     def end(self) -> None:
         """Put what was reported into the queues, if the disk takes it at once: the host may be about to go down."""
         if self._thread is None:
