@@ -17,7 +17,7 @@ from tests.support.fake_qemu import FakeQemu
 from tests.support.guard import Guard, Vm, eventually, make_disk
 from tests.support.namespaces import Space
 from tests.support.receivers import Certificate, MailReceiver, Silent, WebReceiver, secret_file
-from vmguard.adapters.linux import proc
+from vmguard.adapters.linux import clock, proc
 from vmguard.adapters.messages.queue import Queue
 from vmguard.adapters.messages.sending import send
 from vmguard.config.notify import Target, TargetType
@@ -25,6 +25,7 @@ from vmguard.core.notices.event import make
 from vmguard.core.notices.message import compose
 from vmguard.core.notices.wanted import Wish
 from vmguard.core.watchdog.events import Level, Report
+from vmguard.daemon.report import history
 from vmguard.daemon.report.history import History, Reporter
 from vmguard.daemon.report.notices import Notices, Wanted
 from vmguard.daemon.report.notify_command import Notifier
@@ -34,8 +35,8 @@ pytestmark = pytest.mark.process
 
 #: from a verdict until its message is there
 SOON_S = 5.0
-#: until a VM in conflict stands still; it takes some milliseconds on an idle machine
-FREEZE_S = 2.0
+#: from the report of a freeze until the VM stands still; it takes some milliseconds on an idle machine
+FREEZE_S = 0.7
 
 
 @pytest.fixture
@@ -67,15 +68,16 @@ class Scene:
         return self
 
     def freeze(self) -> float:
-        """Let the VM run into the conflict; return how long it took until it stood still."""
-        began = time.monotonic()
+        """Let the VM run into the conflict; return how long it took from the report until it stood still."""
         self.qemu.open(self.other)
         assert eventually(lambda: proc.thread_state(self.qemu.pid, self.qemu.pid) == "T", 20)
-        return time.monotonic() - began
+        stands = clock.boottime()
+        entries = history.read(str(self.guard.run_dir))
+        return stands - next(float(entry["boottime"]) for entry in entries if entry["code"] == "vm.freeze")
 
     def something_happens(self) -> None:
         """Have the daemon report ``watch.disarmed``."""
-        assert self.guard.vmguard("maintenance", "--for", "10m", "--reason", "a test").status == 0
+        assert self.guard.vmguard("maintenance", "--for", "10m", "--reason", "a test").status == 1
 
     def codes(self) -> list[str]:
         found = json.loads(self.guard.vmguard("history", "--json").out)
@@ -134,7 +136,7 @@ def test_also_while_the_share_is_dead(tmp_path: Path, web: WebReceiver, scenes: 
         vm = Vm("web", [make_disk(share / "web.raw")])
         assert guard.hook("prepare", vm.xml()).status == 0
         dead.die()
-        assert guard.vmguard("maintenance", "--for", "10m", "--reason", "a test").status == 0
+        assert guard.vmguard("maintenance", "--for", "10m", "--reason", "a test").status == 1
         assert eventually(lambda: web.codes == ["watch.disarmed"], SOON_S)
         dead.heal()
 

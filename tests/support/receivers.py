@@ -134,7 +134,6 @@ class MailReceiver:
             tls["require_starttls"] = True
         if user:
             tls |= {"authenticator": self._authenticator(user, password), "auth_required": True}
-            tls["auth_exclude_mechanism"] = ["LOGIN"]  # smtplib and aiosmtpd wait for each other there
             tls |= {"auth_require_tls": not implicit}  # aiosmtpd knows of STARTTLS only
         self._controller = Controller(self, hostname="127.0.0.1", port=self.port, **tls)
 
@@ -148,7 +147,8 @@ class MailReceiver:
         def check(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
             assert isinstance(data, LoginPassword)
             self.logins.append(data.login.decode())
-            return AuthResult(success=(data.login, data.password) == (user.encode(), password.encode()))
+            right = (data.login, data.password) == (user.encode(), password.encode())
+            return AuthResult(success=right, handled=False)  # aiosmtpd then says so itself
 
         return check
 
