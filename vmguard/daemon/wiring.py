@@ -17,9 +17,10 @@ from vmguard.adapters.linux.hardware_watchdog import HardwareWatchdog
 from vmguard.adapters.linux.mount_table import MountTable
 from vmguard.config.settings import Config, Unguarded
 from vmguard.core.locks.claim_states import State
-from vmguard.core.watchdog.events import Report
+from vmguard.core.watchdog.events import Level, Report
 from vmguard.core.watchdog.machine import Watch
 from vmguard.daemon.adopt.adopter import Adopter
+from vmguard.daemon.adopt.few_warnings import FewWarnings
 from vmguard.daemon.adopt.unclaimed_qemu import UnclaimedQemus
 from vmguard.daemon.api.claims import ClaimRequests
 from vmguard.daemon.api.commands import Commands
@@ -210,6 +211,7 @@ class Parts:
             self._unguarded,
             self.settings.qemu_users,
             lambda: not self.descriptors.scarce,
+            FewWarnings(self.loop.now, lambda code, text: self.report(Report(Level.WARNING, code, text))),
         )
 
     def _unguarded(self) -> Unguarded:

@@ -42,7 +42,7 @@ CODES: dict[str, frozenset[str]] = {
     "start.refused": _W,
     "config.invalid": _E,
     "daemon.descriptors": _W | _I,
-    **dict.fromkeys(("notify.failed", "notify.dropped"), _W),
+    **dict.fromkeys(("vm.unguarded", "notify.failed", "notify.dropped"), _W),
     "notify.delivered": _I,
 }
 #: rungs after which the VM is dead and its locks are gone: none of the others can follow
