@@ -42,7 +42,8 @@ def _check(args: argparse.Namespace, out: Output) -> int:
     for problem in problems:
         out.line(str(problem))
     if problems:
-        out.status(status.name, f"{len(problems)} problem{'s' * (len(problems) > 1)}; no part of this would be taken")
+        so = "messages would not be delivered" if secrets else "no part of this would be taken"
+        out.status(status.name, f"{len(problems)} problem{'s' * (len(problems) > 1)}; {so}")
     else:
         out.status(status.name, ", ".join(files) or f"no file in {config.DIRECTORY}: the defaults are in force")
     return status

@@ -33,6 +33,7 @@ class Settings:
 
     def __init__(self, config: Callable[[], Config]) -> None:
         self.config = config
+        self._notices: tuple[Config | None, NoticesWanted] = (None, NoticesWanted())
 
     def timing(self) -> Timing:
         """Return how patient the daemon is with starts, and where hypervisors keep their pid files."""
@@ -79,14 +80,17 @@ class Settings:
         return Wanted(notify.command, notify.timeout, notify.level)
 
     def notices(self) -> NoticesWanted:
-        """Return who gets messages about events."""
-        config = self.config()
-        targets = config.notify_targets()
-        return NoticesWanted(
-            config.notify.queue_dir,
-            {name: Wish(target.level, target.events) for name, target in targets.items()},
-            {name: target.as_json() for name, target in targets.items()},
-        )
+        """Return who gets messages about events: made once for each configuration, as it is asked at each report."""
+        config, (of, wanted) = self.config(), self._notices
+        if of is not config:
+            targets = config.notify_targets()
+            wanted = NoticesWanted(
+                config.notify.queue_dir,
+                {name: Wish(target.level, target.events) for name, target in targets.items()},
+                {name: target.as_json() for name, target in targets.items()},
+            )
+            self._notices = (config, wanted)
+        return wanted
 
     def locks_local_files(self) -> bool:
         """Return whether files on this host's own file systems are guarded, too."""

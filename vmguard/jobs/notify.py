@@ -15,11 +15,10 @@ import sys
 from vmguard.adapters.messages import sending
 from vmguard.adapters.messages.delivery import deliver
 from vmguard.adapters.messages.queue import Queue
+from vmguard.core.notices.pace import GRACE_S
 
 #: exit status: another process sends to this target
 BUSY = 3
-#: beyond the target's own timeout
-GRACE_S = 2.0
 #: the daemon, whose child this is, runs before everybody else: this is not as urgent
 _NICE = 5
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+#: beyond a target's own timeout, until the process that sends is ended
+GRACE_S = 2.0
 #: after the first failure, and the longest
 _FIRST_RETRY_S = 5.0
 _LAST_RETRY_S = 300.0

@@ -21,11 +21,11 @@ from vmguard.adapters.linux import atomic_file, clock, host_identity, oom_and_sc
 from vmguard.adapters.linux.spawn import ended, python, spawn
 from vmguard.adapters.messages.queue import Queue, State
 from vmguard.core.notices.event import Event, make
+from vmguard.core.notices.pace import GRACE_S
 from vmguard.core.notices.wanted import Wish, choose
 from vmguard.core.watchdog.events import Level, Report
 from vmguard.daemon.report import history
 from vmguard.errors import VmguardError
-from vmguard.jobs.notify import GRACE_S
 
 log = logging.getLogger("vmguard.report")
 
