@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from vmguard.adapters.linux import clock, host_identity
@@ -19,6 +20,7 @@ from vmguard.config import Config
 from vmguard.core.notices.event import Event, make
 from vmguard.core.notices.wanted import Wish, choose
 from vmguard.core.watchdog.events import Level
+from vmguard.core.words import shell_word
 from vmguard.errors import DaemonError, VmguardError
 from vmguard.protocol.client import Daemon
 from vmguard.query import running
@@ -49,12 +51,12 @@ def watch(config: Config, patience: float) -> str:
     """Tell the targets that the daemon is down, once, and send what waits; return why it is; empty when it is not."""
     problem = daemon_problem(config.daemon.run_dir, patience)
     if problem:
-        begun = _queue_and_send(config, _down(problem))
-        for child in begun:
+        for queue, seconds, child in _queue_and_send(config, _down(problem)):
             try:
                 child.result()
             except VmguardError:
-                pass  # the queue's state says so, and the next run tries again
+                with suppress(OSError):  # another process sends to it just now
+                    queue.give_up(seconds)
     return problem
 
 
@@ -63,17 +65,22 @@ def _down(problem: str) -> Event:
     return make(clock.wall(), "daemon.down", Level.ERROR, text, {}, host_identity.boot_id())
 
 
-def _queue_and_send(config: Config, event: Event) -> list[Child]:
+def _queue_and_send(config: Config, event: Event) -> list[tuple[Queue, float, Child]]:
     host, begun = host_identity.host_name(), []
     for name, target in config.notify_targets().items():
         queue, wanted = Queue(config.notify.queue_dir, name), target.as_json()
         chosen, incidents = choose(name, Wish(target.level, target.events), [event], queue.opened().incidents)
         if any(found.opens for found in chosen):  # it was not told yet
-            queue.add(chosen, incidents)
+            try:
+                queue.add(chosen, incidents)
+            except OSError as problem:
+                where = config.notify.queue_dir
+                raise VmguardError(
+                    f"nothing can wait in {where}: {problem.strerror}", f"df {shell_word(where)}"
+                ) from None
         if queue.waiting():
-            begun.append(
-                Child(_sender(queue, wanted, host), target.timeout + _GRACE_S, f"a message was sent to {name}")
-            )
+            child = Child(_sender(queue, wanted, host), target.timeout + _GRACE_S, f"a message was sent to {name}")
+            begun.append((queue, target.timeout, child))
     return begun
 
 

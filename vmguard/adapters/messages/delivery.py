@@ -1,7 +1,7 @@
 """Send what waits for a target, as one message, if it is time.
 
-An attempt is written down as failed before it begins: one whose process is ended has failed. Whoever sends holds the
-queue's lock, so a daemon's job and ``vmguard notify watch`` never send the same message at the same time.
+An attempt is written down before it begins: one whose process is ended has failed (``Queue.give_up``). Whoever sends
+holds the queue's lock, so a daemon's job and ``vmguard notify watch`` never send the same message at the same time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from vmguard.adapters.linux import clock, host_identity
 from vmguard.adapters.messages import sending
-from vmguard.adapters.messages.queue import Queue, State
+from vmguard.adapters.messages.queue import Queue, State, failed
 from vmguard.core.notices import message as messages
 from vmguard.errors import VmguardError
 
@@ -38,9 +38,8 @@ def _deliver(queue: Queue, wanted: Mapping[str, Any], host: str, send: Callable[
         pace=state.pace.tried(now),
         boot=host_identity.boot_id(),
         sending=tuple(names),
-        problem=f"it did not answer within {wanted['timeout']:g} s",
         tried=clock.wall(),
-        failing_since=state.failing_since or clock.wall(),
+        under_way=True,
     )
     queue.save(begun)
     found = _outcome(begun, lambda: send(message, wanted), dropped)
@@ -55,13 +54,14 @@ def _outcome(begun: State, attempt: Callable[[], str], dropped: int) -> State:
         answer = attempt()
     except VmguardError as problem:
         hint = f" ({problem.hint})" if problem.hint else ""
-        return replace(begun, problem=f"{problem.message}{hint}"[: sending.MAX_ANSWER])
+        return failed(begun, f"{problem.message}{hint}")
     except Exception as problem:  # of a library; what it says may hold a secret
-        return replace(begun, problem=f"unexpected {type(problem).__name__}")
+        return failed(begun, f"unexpected {type(problem).__name__}")
     return replace(
         begun,
         pace=begun.pace.delivered(clock.boottime()),
         sending=(),
+        under_way=False,
         problem="",
         answer=answer,
         delivered=clock.wall(),

@@ -12,7 +12,7 @@ import fcntl
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from vmguard.adapters.linux import atomic_file, host_identity, statefile
@@ -23,6 +23,8 @@ from vmguard.core.words import in_utf8
 #: entries, and bytes of all of them, beyond which the oldest are dropped
 MAX_ENTRIES = 500
 MAX_BYTES = 4 << 20
+#: characters of a server's answer that are kept
+MAX_ANSWER = 300
 _DIGITS = 12
 _STATE, _OPENED = "state.json", "opened.json"
 
@@ -48,12 +50,20 @@ class State:
     #: what was answered when a message was last taken
     answer: str = ""
     tried: str = ""
+    #: an attempt has begun, and nothing is known of its end
+    under_way: bool = False
     delivered: str = ""
     #: since when every attempt fails
     failing_since: str = ""
     messages: int = 0
     #: dropped events that the receiver was told of
     dropped_told: int = 0
+
+
+def failed(state: State, problem: str) -> State:
+    """Return what is known behind an attempt that failed."""
+    since = state.failing_since or state.tried
+    return replace(state, under_way=False, problem=problem[:MAX_ANSWER], failing_since=since)
 
 
 class Queue:
@@ -137,6 +147,16 @@ class Queue:
     def save(self, state: State) -> None:
         """Raises OSError."""
         statefile.write(os.path.join(self._folder, _STATE), asdict(state))
+
+    def give_up(self, seconds: float) -> None:
+        """Write down that an attempt has failed whose process was ended, ``seconds`` after it began.
+
+        Raises BlockingIOError while it goes on, OSError without a queue.
+        """
+        with self.locked():
+            state = self.state()
+            if state.under_way:
+                self.save(failed(state, f"it did not answer within {seconds:g} s"))
 
     # -- everybody --------------------------------------------------------------------------------------------------
 

@@ -11,13 +11,12 @@ from typing import Any
 
 from vmguard.adapters.linux.libc import libc
 from vmguard.adapters.messages import secret, services, smtp, webhook
+from vmguard.adapters.messages.queue import MAX_ANSWER
 from vmguard.core.notices.message import Message
 from vmguard.core.words import printable
 from vmguard.errors import VmguardError
 
 _PR_SET_NO_NEW_PRIVS = 38
-#: characters of a server's answer that are kept
-MAX_ANSWER = 300
 SECRETS = ("password_file", "url_file", "token_file", "sign_file")
 
 

@@ -273,7 +273,10 @@ class Notices:
 
     def _start_due(self) -> None:
         wanted, now = self._wanted(), clock.boottime()
-        self._known = {name: self._look(Queue(wanted.folder, name)) for name in wanted.targets}
+        self._known = {
+            name: self._known.get(name, TargetState()) if name in self._jobs else self._look(Queue(wanted.folder, name))
+            for name in wanted.targets
+        }
         for name, entry in wanted.targets.items():
             known = self._known[name]
             if name in self._jobs or not known.waiting or known.state.pace.due(now) > now:
@@ -305,6 +308,12 @@ class Notices:
     def _compare(self, name: str, waiting: Queue) -> None:
         """Report when a target begins to fail, and when it works again."""
         before, after = self._known.get(name, TargetState()).state, waiting.state()
+        if after.under_way:  # its process was ended
+            try:
+                waiting.give_up(float(self._wanted().targets[name]["timeout"]))
+            except (KeyError, OSError):
+                return  # it is no target any more, or another process sends to it just now
+            after = waiting.state()
         if after.problem and not before.problem:
             self._say(Level.WARNING, "notify.failed", f"messages to {name} are not delivered: {after.problem}", name)
         elif before.problem and not after.problem and after.messages > before.messages:
