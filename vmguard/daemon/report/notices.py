@@ -169,7 +169,8 @@ class Notices:
 
     def _run(self) -> None:
         try:
-            self._keep([*self._missed(), *self._back()])
+            self._keep(self._missed())
+            self._tell_that_it_runs_again()
             if self._cursor().get("boot") != host_identity.boot_id():
                 self._mark(self._began, [])
         except Exception:
@@ -254,12 +255,11 @@ class Notices:
                 found.append(told)
         return found
 
-    def _back(self) -> list[Told]:
-        """Return that the daemon runs, if a target was told that it did not (``vmguard notify watch``)."""
+    def _tell_that_it_runs_again(self) -> None:
+        """Report that the daemon runs, if a target was told that it did not (``vmguard notify watch``)."""
         wanted = self._wanted()
-        if not any("daemon" in Queue(wanted.folder, name).opened().incidents for name in wanted.targets):
-            return []
-        return [Told(clock.wall(), self._began, "daemon.up", Level.INFO, "the vmguard daemon runs again", {})]
+        if any("daemon" in Queue(wanted.folder, name).opened().incidents for name in wanted.targets):
+            self._report(Report(Level.INFO, "daemon.up", "the vmguard daemon runs again", {}))
 
     def _patience(self) -> float:
         """Return how long nothing but a new report needs to be looked after."""
