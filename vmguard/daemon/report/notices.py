@@ -177,10 +177,9 @@ class Notices:
             log.exception("what an earlier daemon did not tell is lost")
         while not self._ended:
             try:
-                self._keep(self._gather(self._patience()))
                 self._reap()
-                if not self._ended:
-                    self._start_due()
+                self._start_due()
+                self._keep(self._gather(self._patience()))
             except Exception:  # the next report is wanted all the same
                 log.exception("a message is late")
                 threading.Event().wait(1.0)
