@@ -29,8 +29,9 @@ from vmguard.errors import VmguardError
 
 log = logging.getLogger("vmguard.report")
 
-#: reports in memory
+#: reports in memory, and in one message
 _MAX_REPORTS = 5000
+_MAX_BATCH = 1000
 #: for which a report waits for others of the same moment
 GATHER_S = 1.0
 #: between two looks at a job that runs
@@ -41,6 +42,11 @@ _END_S = 0.5
 #: that a job is given to end by itself
 _KILL_S = 3.0
 _CURSOR = "cursor.json"
+#: events of the last batch whose ids are kept, and by how much two readings of the clock for one report may differ
+_MAX_SEEN = 200
+_ROUNDED_S = 0.005
+#: what happened longer ago is not told any more: there was no target then
+_LATE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,7 @@ class Notices:
         """Wait for a report, then for those of the same moment."""
         found: list[Told] = []
         end = clock.boottime() + patience
-        while (left := end - clock.boottime()) > 0:
+        while (left := end - clock.boottime()) > 0 and len(found) < _MAX_BATCH:
             try:
                 told = self._reports.get(timeout=left)
             except queue.Empty:
@@ -313,6 +319,7 @@ class Notices:
             except (KeyError, OSError):
                 return  # it is no target any more, or another process sends to it just now
             after = waiting.state()
+        self._known = {**self._known, name: self._look(waiting)}  # first: who hears the report asks how it stands
         if after.problem and not before.problem:
             self._say(Level.WARNING, "notify.failed", f"messages to {name} are not delivered: {after.problem}", name)
         elif before.problem and not after.problem and after.messages > before.messages:
@@ -324,13 +331,6 @@ class Notices:
     @staticmethod
     def _look(waiting: Queue) -> TargetState:
         return TargetState(waiting.waiting(), waiting.state(), waiting.opened().dropped)
-
-
-#: events of the last batch whose ids are kept, and by how much two readings of the clock for one report may differ
-_MAX_SEEN = 200
-_ROUNDED_S = 0.005
-#: what happened longer ago is not told any more: there was no target then
-_LATE_S = 600.0
 
 
 def _from_history(entry: Mapping[str, Any]) -> Told:
