@@ -323,11 +323,16 @@ def test_negative_control_a_reporter_that_sends_by_itself_is_late(tmp_path: Path
         assert time.monotonic() - began >= 1.0
 
 
-def test_a_disk_that_takes_nothing_costs_the_message_and_nothing_else(
+def test_a_disk_that_takes_nothing_delays_the_message_and_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "queue").write_text("a file in its place")
-    made = notices(tmp_path, {"pager": Target(type=TargetType.WEBHOOK, url="http://127.0.0.1:9/")})
-    reporter(tmp_path, made.tell)(FENCE)
-    assert eventually(lambda: "nothing can wait for target pager" in caplog.text, 5)
-    made.end()
+    with WebReceiver() as web:
+        made = notices(tmp_path, {"pager": Target(type=TargetType.WEBHOOK, url=web.url, timeout=2.0)})
+        reporter(tmp_path, made.tell)(FENCE)
+        assert eventually(lambda: "nothing can wait for target pager" in caplog.text, 5)
+        (tmp_path / "queue").unlink()
+        made.tell(*frozen(1))
+        assert eventually(lambda: web.codes == ["vm.fence", "vm.freeze"], SOON_S), "it is told once there is room"
+        assert eventually(lambda: not made.running, 5)
+        made.end()

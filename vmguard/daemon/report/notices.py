@@ -37,6 +37,8 @@ GATHER_S = 1.0
 #: between two looks at a job that runs
 _POLL_S = 0.1
 _IDLE_S = 600.0
+#: until a disk that took nothing is asked once more
+_AGAIN_S = 10.0
 #: that the end of the daemon waits for
 _END_S = 0.5
 #: that a job is given to end by itself
@@ -118,6 +120,8 @@ class Notices:
         self._lost = 0
         self._thread: threading.Thread | None = None
         self._jobs: dict[str, tuple[int, float]] = {}
+        #: by target: events that the disk did not take
+        self._untaken: dict[str, list[Event]] = {}
         #: replaced as a whole by the thread
         self._known: dict[str, TargetState] = {}
 
@@ -207,8 +211,8 @@ class Notices:
         return found
 
     def _keep(self, found: Sequence[Told]) -> None:
-        """Put reports into the queue of each target that wants them."""
-        if not found:
+        """Put reports into the queue of each target that wants them, and what a full disk did not take before."""
+        if not found and not self._untaken:
             return
         if self._lost:
             log.warning("%d events came too fast to be told", self._lost)
@@ -217,20 +221,22 @@ class Notices:
         events = [told.event(boot) for told in found]
         for name in wanted.targets:
             waiting = Queue(wanted.folder, name)
-            known = waiting.opened().incidents
-            chosen, incidents = choose(name, wanted.wishes[name], events, known)
+            known, offered = waiting.opened().incidents, self._untaken.pop(name, []) + events
+            chosen, incidents = choose(name, wanted.wishes[name], offered, known)
             if not chosen:
                 continue
             try:
                 dropped = waiting.add(chosen, incidents)
             except OSError as problem:
                 log.error("nothing can wait for target %s: %s", name, problem)
+                self._untaken[name] = offered[-_MAX_BATCH:]
                 continue
             if dropped:
                 self._say(
                     Level.WARNING, "notify.dropped", f"{dropped} events for {name} were dropped: too much waits", name
                 )
-        self._mark(found[-1].boottime, [event.id for event in events[-_MAX_SEEN:]])
+        if found:
+            self._mark(found[-1].boottime, [event.id for event in events[-_MAX_SEEN:]])
 
     def _mark(self, boottime: float, last: Sequence[str]) -> None:
         """Remember up to where the history is in the queues."""
@@ -271,6 +277,8 @@ class Notices:
         if self._jobs:
             return _POLL_S
         now = clock.boottime()
+        if self._untaken:
+            return _AGAIN_S
         due = [known.state.pace.due(now) for name, known in self._known.items() if known.waiting]
         return min(_IDLE_S, max(_POLL_S, min(due) - now)) if due else _IDLE_S
 
