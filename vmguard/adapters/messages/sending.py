@@ -6,7 +6,7 @@ import http.client
 import smtplib
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vmguard.adapters.linux.libc import libc
@@ -65,18 +65,22 @@ def send(message: Message, wanted: Mapping[str, Any], credentials: str = secret.
 
 
 def _send(message: Message, wanted: Mapping[str, Any], secrets: Mapping[str, str]) -> str:
-    seconds, kind = float(wanted["timeout"]), wanted["type"]
-    if kind == "mail":
-        return smtp.by_smtp(message, wanted, secrets.get("password_file", ""), seconds)
-    if kind == "sendmail":
-        return smtp.by_sendmail(message, wanted, seconds)
-    if kind == "webhook":
-        return webhook.post(message, wanted, secrets, seconds)
-    if kind == "apprise":
-        return services.by_apprise(message, secrets["url_file"])
-    if kind == "proxmox":
-        return services.by_proxmox(message, seconds)
-    raise VmguardError(f"there is no way to send by {kind}")
+    way = _WAYS.get(wanted["type"])
+    if way is None:
+        raise VmguardError(f"there is no way to send by {wanted['type']}")
+    return way(message, wanted, secrets, float(wanted["timeout"]))
+
+
+_Way = Callable[[Message, Mapping[str, Any], Mapping[str, str], float], str]
+_WAYS: dict[str, _Way] = {
+    "mail": lambda message, wanted, secrets, seconds: smtp.by_smtp(
+        message, wanted, secrets.get("password_file", ""), seconds
+    ),
+    "sendmail": lambda message, wanted, secrets, seconds: smtp.by_sendmail(message, wanted, seconds),
+    "webhook": webhook.post,
+    "apprise": lambda message, wanted, secrets, seconds: services.by_apprise(message, secrets["url_file"]),
+    "proxmox": lambda message, wanted, secrets, seconds: services.by_proxmox(message, seconds),
+}
 
 
 def _shown(text: str, secrets: Mapping[str, str]) -> str:
