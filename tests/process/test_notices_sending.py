@@ -125,6 +125,8 @@ def test_the_systems_sendmail_gets_the_mail(tmp_path: Path) -> None:
     program.write_text("#!/bin/sh\necho 'no queue'; exit 75\n")
     with pytest.raises(VmguardError, match="status 75: no queue"):
         smtp.by_sendmail(frozen(), wanted, 5.0, str(program))
+    with pytest.raises(VmguardError, match="this host has no /nowhere/sendmail"):
+        smtp.by_sendmail(frozen(), wanted, 5.0, "/nowhere/sendmail")
 
 
 # -- web hook ---------------------------------------------------------------------------------------------------------

@@ -84,7 +84,10 @@ def by_proxmox(message: Message, seconds: float, perl: tuple[str, ...] = (PERL,)
         "data": {"subject": message.subject, "text": message.text},
         "fields": {"type": "vmguard", "hostname": message.host.partition(".")[0]},
     }
-    done = programs.run([*perl, "-e", _CALL], seconds, json.dumps(order).encode(), mixed=True)
+    try:
+        done = programs.run([*perl, "-e", _CALL], seconds, json.dumps(order).encode(), mixed=True)
+    except FileNotFoundError:
+        raise VmguardError(f"this host has no {perl[0]}, and so no notification system of Proxmox VE") from None
     if done.status:
         said = done.text.strip()
         if "Can't locate PVE/Notify.pm" in said:

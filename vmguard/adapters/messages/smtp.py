@@ -85,7 +85,10 @@ def by_sendmail(message: Message, wanted: Mapping[str, Any], seconds: float, pro
     # -i: a line with a single dot does not end it. Addresses begin with no hyphen (vmguard/config/notify.py).
     words = [program, "-i", "-f", _sender(message, wanted), "--", *wanted["to"]]
     data = made.as_bytes(policy=made.policy.clone(linesep="\n"))
-    done = programs.run(words, seconds, data, mixed=True)
+    try:
+        done = programs.run(words, seconds, data, mixed=True)
+    except FileNotFoundError:
+        raise VmguardError(f"this host has no {program}", "install a mail server, or use type: mail") from None
     if done.status:
         raise VmguardError(f"{program} ended with status {done.status}: {done.text.strip()[-200:]}")
     return f"{program} has taken it"
