@@ -201,7 +201,7 @@ class _Socket:
         handlers: dict[str, Handler] = {
             **ClaimRequests(self.loop, registry, anyone, lambda *_: anyone, anyone).handlers,
             **RefusedStarts(anyone).handlers,
-            **Questions(_FOLDER.name, registry, anyone, descriptors).handlers,
+            **Questions(_FOLDER.name, registry, anyone, descriptors, anyone).handlers,
             **Commands(anyone, lambda request, reply: reply([])).handlers,
             "ping": lambda request: {"ping": request.message.get("number")},
         }

@@ -167,7 +167,9 @@ def test_every_code_that_is_reported_is_known() -> None:
     said = set()
     for name, path in MODULES.items():
         if name.startswith(("vmguard.core.watchdog", "vmguard.daemon")) and not name.endswith(".trace"):
-            said |= set(re.findall(r'"((?:mount|lock|vm|watch|fence|config|daemon|start)\.[a-z-]+)"', path.read_text()))
+            said |= set(
+                re.findall(r'"((?:mount|lock|vm|watch|fence|config|daemon|start|notify)\.[a-z-]+)"', path.read_text())
+            )
     assert len(said) > 30
     assert said - {"daemon.lock"} - set(trace.CODES) == set()  # that one is a file
 

@@ -19,3 +19,13 @@ import vmguard.adapters.storage.backing_chain, vmguard.adapters.storage.libvirt_
 print(' '.join(name for name in {banned!r} if name in sys.modules and name not in before))"""
     said = subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.split() == []
+
+
+def test_the_daemon_loads_no_library_for_what_its_children_send() -> None:
+    """They would take a quarter of the memory that it may have."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import vmguard.daemon.main; print(*sys.modules)"
+    words = [sys.executable, "-c", code, root]
+    loaded = set(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split())
+    assert "vmguard.daemon.report.notices" in loaded
+    assert not loaded & {"smtplib", "ssl", "email", "http.client", "apprise"}

@@ -34,6 +34,8 @@ ANYWHERE = {
     "completion names": ["completion", "names"],
     "doctor --fix": ["doctor", "--fix", "identity", "--dry-run"],
     "disable": ["disable", "libvirt", "--dry-run"],
+    "notify test": ["notify", "test"],
+    "notify status": ["notify", "status"],
     "audit": ["audit"],
 }
 #: these are about the VMs and the daemon of a host
@@ -49,6 +51,7 @@ WITH_DAEMON = {
     "history --acknowledge": ["history", "--acknowledge"],
     "plan": ["plan", "--domain-xml", "{xml}"],
     "metrics": ["metrics"],
+    "notify watch": ["notify", "watch"],
     "report": ["report", "--output", "{folder}/report.tar.gz"],
     "enable": ["enable", "libvirt", "--dry-run"],
 }
@@ -80,7 +83,11 @@ def test_what_it_prints_has_the_shape_of_the_manual(name: str, tmp_path: Path, c
         pytest.skip("the doctor needs root")
     config = tmp_path / "c.yaml"
     folders = {"libvirt": {"hooks_dir": str(tmp_path)}, "proxmox": {"config_dir": str(tmp_path)}}
-    config.write_text(json.dumps({"vms": {"web": {"on_lost": "freeze"}}, **folders}))
+    notify = {
+        "queue_dir": str(tmp_path / "queue"),
+        "targets": {"near": {"type": "webhook", "url": "http://127.0.0.1:9/"}},
+    }
+    config.write_text(json.dumps({"vms": {"web": {"on_lost": "freeze"}}, "notify": notify, **folders}))
     vms = tmp_path / "nodes" / "node1" / "qemu-server"
     vms.mkdir(parents=True)
     (vms / "100.conf").write_text("name: web\nscsi0: nas:100/vm-100-disk-0.raw\n")

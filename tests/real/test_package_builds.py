@@ -33,6 +33,8 @@ BRINGS = (
     "/usr/share/man/man7/vmguard-security.7",
     "/systemd/system/vmguard.service",
     "/systemd/system/vmguard.socket",
+    "/systemd/system/vmguard-notify.service",
+    "/systemd/system/vmguard-notify.timer",
 )
 
 
@@ -53,6 +55,7 @@ def test_the_deb_is_built_and_lintian_has_nothing_to_say(tmp_path: Path) -> None
     files = said("dpkg-deb", "--contents", path)
     assert all(name in files for name in BRINGS)
     assert all(f"/usr/lib/python3/dist-packages/{name}" in files for name in modules())
+    assert "/usr/share/pve-manager/templates/default/vmguard-subject.txt.hbs" in files, "Proxmox VE looks there"
     assert "/etc/libvirt" not in files, "installing changes no hook"
     about = said("dpkg-deb", "--field", path)
     assert f"Version: {vmguard.__version__}" in about

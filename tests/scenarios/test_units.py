@@ -200,3 +200,34 @@ def test_at_the_limits_of_its_unit_no_vm_ends_and_no_lock_is_lost(place: Place) 
     node.wait_released(new, 60)
     assert node.claim(new, 60).returncode == 0
     vm.kill()
+
+
+#: a message by HTTP to a server in the same guest, resolved by name, as the daemon's child sends it
+SEND = """
+import http.server, threading
+from vmguard.adapters.messages import sending
+from vmguard.config.notify import Target, TargetType
+from vmguard.core.notices.event import make
+from vmguard.core.notices.message import compose
+from vmguard.core.watchdog.events import Level
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.send_response(200)
+        self.end_headers()
+server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+wanted = Target(type=TargetType.WEBHOOK, url=f"http://localhost:{server.server_port}/").as_json()
+sending.confine()
+assert sending.send(compose([make("", "x", Level.INFO, "x", {}, "")], "hyp-a"), wanted) == "200 OK"
+"""
+
+
+def test_a_message_leaves_the_daemons_sandbox(place: Place) -> None:
+    status, said = place.in_sandbox(SEND)
+    assert status == 0, said
+
+
+def test_negative_control_a_sandbox_without_the_internet_keeps_it_in(place: Place) -> None:
+    status, said = place.in_sandbox(SEND, more="RestrictAddressFamilies=\nRestrictAddressFamilies=AF_UNIX")
+    assert status != 0
+    assert "not supported" in said

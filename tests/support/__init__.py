@@ -18,6 +18,7 @@ namespaces          mount and pid namespaces that end with the test
 other_users         work done as another user, or as a squashed root
 processes           processes that end with the test that started them
 qemu_img            disk images made by qemu-img
+receivers           a web server and a mail server that take messages, refuse them, or hang
 service_manager     the service manager that a process notifies
 source_tree         vmguard's modules, their imports, and circles among them
 stand_ins           script: the command line with stand-ins for the programs that it runs

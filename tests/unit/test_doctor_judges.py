@@ -84,7 +84,7 @@ DISARMED = DisarmedAnswer(seconds=9, since="", reason="x", by="eva")
 CONFINED = ConfinementFacts(1, (("deny_ptrace", False), ("virt_use_nfs", True)), ("libvirtd",))
 FILES = DescriptorsAnswer(used=40, limit=65536, alarm=False)
 FEW = DescriptorsAnswer(used=800, limit=1024, alarm=True)
-GUARD = GuardFacts(version="1.0", own_version="1.0", enabled=True, units=(), descriptors=FILES)
+GUARD = GuardFacts(version="1.0", own_version="1.0", enabled=True, units=(), descriptors=FILES, targets=1)
 LIBVIRT = LibvirtFacts(
     version=(11, 3, 0), hooks=(("/etc/libvirt/hooks/qemu.d/50-vmguard", True, ""),), proof="called", running=True
 )
@@ -221,14 +221,10 @@ BAD: list[tuple[str, str, str, dict[str, Any]]] = [
     ("guard.armed", "WARN", "on_at_risk", {"guard": replace(GUARD, lame=("watch.on_at_risk: ignore",))}),
     ("guard.descriptors", "WARN", "800 of 1024", {"guard": replace(GUARD, descriptors=FEW)}),
     ("guard.boot", "WARN", "does not start", {"guard": replace(GUARD, enabled=False)}),
-    (
-        "guard.units",
-        "WARN",
-        "no folder /lib/x",
-        {"guard": replace(GUARD, units=(UnitFacts("m", "", ("/lib/x",)),))},
-    ),
+    ("guard.units", "WARN", "no folder /x", {"guard": replace(GUARD, units=(UnitFacts("m", "", ("/x",)),))}),
     ("guard.units", "WARN", "exit-code", {"guard": replace(GUARD, units=(UnitFacts("vmguard.service", "exit-code"),))}),
     ("guard.config", "FAIL", "line 3", {"guard": replace(GUARD, config_problems=("x.yaml: line 3",))}),
+    ("guard.notify", "WARN", "mode 0644", {"guard": replace(GUARD, untold=(("ops", "mode 0644", "chmod 600 /s"),))}),
     ("guard.vms", "FAIL", "without its locks", {"guard": replace(GUARD, unguarded=("web",))}),
     ("guard.vms", "FAIL", "frozen since", {"guard": replace(GUARD, troubled=(("web", "frozen since", "get nas up"),))}),
     ("guard.vms", "WARN", "weaker", {"guard": replace(GUARD, weaker=(("web", "not pinned"),))}),

@@ -179,7 +179,7 @@ def serving(folder: Path, **instead: Handler) -> Iterator[tuple[Loop, str]]:
     registry = Registry(str(folder))
     claims = ClaimRequests(loop, registry, anyone, lambda *_: anyone, anyone)  # type: ignore[arg-type]
     descriptors = Descriptors(loop, anyone)  # type: ignore[arg-type]
-    questions = Questions(str(folder), registry, parts[0], descriptors)
+    questions = Questions(str(folder), registry, parts[0], descriptors, parts[1])
     commands = Commands(parts[1], lambda request, reply: reply([{"adopted": list(request.names)}]))
     handlers = {**claims.handlers, **RefusedStarts(anyone.report).handlers, **questions.handlers, **commands.handlers}
     assert handlers.keys() == REQUESTS.keys()

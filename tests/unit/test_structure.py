@@ -56,11 +56,13 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "sources": {"locks", "words"},
         "reports": {"locks", "sources", "words"},
         "watchdog": set(),
+        "notices": {"watchdog", "words"},
     },
     "adapters": {
         "__init__": set(),
         "linux": set(),
         "storage": {"linux"},
+        "messages": {"linux"},
         "hypervisor": {"linux"},
         "libvirt": {"hypervisor", "linux"},
         "proxmox": {"hypervisor", "linux", "storage"},

@@ -153,7 +153,11 @@ SENDER = "vmguard.daemon.fence.signals"
 #: others that still do; to be removed from here as soon as they do no longer
 STILL_SENDING: set[str] = set()
 #: they end helper processes that they started themselves
-OWN_CHILDREN = {"vmguard.daemon.runtime.subprocesses", "vmguard.daemon.report.notify_command"}
+OWN_CHILDREN = {
+    "vmguard.daemon.runtime.subprocesses",
+    "vmguard.daemon.report.notices",
+    "vmguard.daemon.report.notify_command",
+}
 
 _TO_A_VM = {"pidfd.send", "signal.pidfd_send_signal"}
 _TO_A_CHILD = {"os.kill", "os.killpg"}

@@ -30,6 +30,8 @@ plan            ``plan``: which files a start would lock
 config_cmd      ``config check|show|example``
 hook_script     ``hook-script``: prints a hook with this installation's paths
 metrics         ``metrics``: prints, writes or serves metrics for Prometheus
+notify          ``notify test|status``: messages to those who are told of events
+notify_watch    ``notify watch``: tells them that the daemon is down
 report          ``report``: packs an archive for a bug report
 man             ``man PAGE``: prints a manual page as roff
 manual          the texts of the manual pages

@@ -33,6 +33,8 @@ def _check(args: argparse.Namespace, out: Output) -> int:
         config.load(files)
     except config.BadConfig as bad:
         problems = bad.problems
+    secrets = [] if problems else _unusable(config.load(files))
+    problems = (*problems, *secrets)
     status = Status.CRITICAL if problems else Status.OK
     if out.as_json:
         out.json({"status": status.name, "files": files, "problems": [problem.as_json() for problem in problems]})
@@ -40,10 +42,25 @@ def _check(args: argparse.Namespace, out: Output) -> int:
     for problem in problems:
         out.line(str(problem))
     if problems:
-        out.status(status.name, f"{len(problems)} problem{'s' * (len(problems) > 1)}; no part of this would be taken")
+        so = "messages would not be delivered" if secrets else "no part of this would be taken"
+        out.status(status.name, f"{len(problems)} problem{'s' * (len(problems) > 1)}; {so}")
     else:
         out.status(status.name, ", ".join(files) or f"no file in {config.DIRECTORY}: the defaults are in force")
     return status
+
+
+def _unusable(effective: config.Config) -> list[config.Problem]:
+    """Return the secrets of targets that cannot be had, a problem each: messages would not be delivered."""
+    from vmguard.adapters.messages import secret
+
+    found = []
+    for name, entry in effective.targets.items():
+        for key in config.SECRET_KEYS:
+            why = secret.why_not(entry[key]) if entry.get(key) else ""
+            if why:
+                origin = effective.origins["notify", "targets", name, key]
+                found.append(config.Problem(origin.file, origin.line, f"notify.targets.{name}.{key}", why))
+    return found
 
 
 def _show(args: argparse.Namespace, out: Output) -> int:
@@ -54,6 +71,7 @@ def _show(args: argparse.Namespace, out: Output) -> int:
             {
                 "settings": {row.name: _as_json(row, value, origin) for row, value, origin in rows},
                 "vms": {name: dict(entry) for name, entry in effective.vms.items()},
+                "targets": {name: target.as_json() for name, target in effective.notify_targets().items()},
             }
         )
     else:
@@ -63,9 +81,16 @@ def _show(args: argparse.Namespace, out: Output) -> int:
             for name, entry in effective.vms.items()
             for key, value in entry.items()
         ]
+        keys = config.target_keys()
+        targets = [
+            [f"notify.targets.{name}.{key}", keys[key].kind.show(value), str(effective.origins[place])]
+            for name, entry in effective.targets.items()
+            for key, value in entry.items()
+            for place in [("notify", "targets", name, key)]
+        ]
         out.table(
             ["setting", "value", "set in"],
-            [[row.name, row.kind.show(value), origin] for row, value, origin in rows] + vms,
+            [[row.name, row.kind.show(value), origin] for row, value, origin in rows] + targets + vms,
         )
     return Status.OK
 

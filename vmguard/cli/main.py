@@ -60,6 +60,7 @@ COMMANDS = (
     Command("config", "check or show the configuration, or print an example", "vmguard.cli.config_cmd"),
     Command("hook-script", "print the hook for a hypervisor", "vmguard.cli.hook_script"),
     Command("metrics", "what Prometheus may know: printed, written or served", "vmguard.cli.metrics"),
+    Command("notify", "who is told of events: send a test, see what waits", "vmguard.cli.notify"),
     Command("report", "an archive for a bug report, without secrets", "vmguard.cli.report"),
     Command("man", "print a manual page", "vmguard.cli.man"),
     Command("completion", "print the completion for a shell", "vmguard.cli.completion"),

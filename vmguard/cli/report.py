@@ -105,6 +105,7 @@ def _config(args: argparse.Namespace) -> str:
         value = row.kind.show(effective.value(row))
         shown = "***" if row.name == "notify.command" and effective.value(row) else value
         lines.append(f"{row.name}: {shown}    # {effective.origin(row)}")
+    lines += [f"notify.targets.{name}: {target.type}" for name, target in effective.notify_targets().items()]
     lines += [f"vms.{name}: {dict(entry)}" for name, entry in effective.vms.items()]
     return "\n".join(lines) + "\n"
 

@@ -82,6 +82,19 @@ _MOUNT: Fields = {
 _FENCED = {"at": T, "name": T, "uuid": T}
 _DISARMED: Fields = {"seconds": N, "since": T, "reason": T, "by": T}
 _EVENT: Fields = {"at": T, "boottime": N, "level": T, "code": T, "text": T, "fields": {"NAME": T}}
+_TARGET: Fields = {
+    "target": T,
+    "type": T,
+    "waiting": N,
+    "messages": N,
+    "dropped": N,
+    "problem": T,
+    "failing_since": T,
+    "answer": T,
+    "tried": T,
+    "delivered": T,
+    "retry_in": N,
+}
 _STEPS_DONE: Fields = {
     "schema": N,
     "command": T,
@@ -160,12 +173,20 @@ SCHEMAS: dict[str, Fields] = {
     "plan": {"files": [{"path": T, "mode": T, "role": T, "source": T}], "unguarded": _UNGUARDED},
     "config check": {"status": T, "files": [T], "problems": [{"file": T, "line": N, "key": T, "text": T}]},
     "config show": {
+        "targets": {"NAME": {"NAME": "any"}},
         "settings": {"NAME": {"value": "any", "text": T, "default": "any", "set_in": T}},
         "vms": {"NAME": {"NAME": "any"}},
     },
     "config example": {"example": T},
     "hook-script": {"schema": N, "hypervisor": T, "script": T},
     "metrics": {"schema": N, "metrics": [{"name": T, "kind": T, "help": T, "samples": [["any"]]}]},
+    "notify test": {
+        "schema": N,
+        "status": T,
+        "targets": [{"target": T, "type": T, "ok": B, "answer": T, "hint": T}],
+    },
+    "notify status": {"schema": N, "status": T, "targets": [_TARGET]},
+    "notify watch": {"schema": N, "status": T, "daemon": T},
     "report": {"schema": N, "file": T, "parts": {"NAME": N}},
     "man": {"schema": N, "page": T, "section": N, "roff": T},
     "completion bash": {"schema": N, "bash": T},

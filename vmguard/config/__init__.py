@@ -14,6 +14,7 @@ PyYAML is imported only when there is a file to read.
 settings   the table of settings, from which everything else is made
 libvirt    section ``libvirt`` of the table
 migration  section ``migration``
+notify     section ``notify``, and the keys of its targets
 proxmox    section ``proxmox``
 storage    section ``storage``
 watch      section ``watch``
@@ -38,8 +39,9 @@ from vmguard.config.loader import (
     load_or_last_good,
     needs_restart,
 )
+from vmguard.config.notify import SECRET_KEYS, Target, target_keys
 from vmguard.config.problems import BadConfig, Problem, did_you_mean
-from vmguard.config.render import example, introduction, vms_help
+from vmguard.config.render import example, introduction, targets_help, vms_help
 from vmguard.config.settings import (
     Config,
     Origin,
@@ -52,6 +54,7 @@ from vmguard.config.values import format_duration, parse_duration
 
 __all__ = [
     "DIRECTORY",
+    "SECRET_KEYS",
     "BadConfig",
     "Config",
     "LocalFiles",
@@ -61,6 +64,7 @@ __all__ = [
     "Problem",
     "SessionVms",
     "Setting",
+    "Target",
     "Window",
     "contradictions",
     "default_paths",
@@ -75,6 +79,8 @@ __all__ = [
     "parse_duration",
     "sections",
     "settings",
+    "target_keys",
+    "targets_help",
     "vm_settings",
     "vms_help",
 ]

@@ -12,8 +12,9 @@ import os
 from collections.abc import Sequence
 
 from vmguard.config.loader import load
+from vmguard.config.notify import target_keys
 from vmguard.config.problems import BadConfig, Problem
-from vmguard.config.settings import VMS, Config, sections, settings, vm_settings
+from vmguard.config.settings import TARGETS, VMS, Config, sections, settings, vm_settings
 
 DIRECTORY = "/var/lib/vmguard"
 PATH = os.path.join(DIRECTORY, "last-good.yaml")
@@ -24,14 +25,24 @@ def text(config: Config) -> str:
     lines = []
     for section in sections():
         chosen = [row for row in settings() if row.section == section and row.path in config.origins]
-        lines += [f"{section}:"] * bool(chosen)
-        lines += [f"  {row.key}: {row.kind.show(config.value(row))}" for row in chosen]
+        inside = [f"  {row.key}: {row.kind.show(config.value(row))}" for row in chosen]
+        inside += _targets(config) if section == TARGETS[0] else []
+        lines += [f"{section}:"] * bool(inside) + inside
     rows = vm_settings()
     lines += [f"{VMS}:"] * bool(config.vms)
     for name, entry in config.vms.items():
         lines.append(f"  {json.dumps(name, ensure_ascii=False)}:")
         lines += [f"    {key}: {rows[key].kind.show(value)}" for key, value in entry.items()]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _targets(config: Config) -> list[str]:
+    keys = target_keys()
+    lines = [f"  {TARGETS[1]}:"] * bool(config.targets)
+    for name, entry in config.targets.items():
+        lines.append(f"    {json.dumps(name)}:")
+        lines += [f"      {key}: {keys[key].kind.show(value)}" for key, value in entry.items()]
+    return lines
 
 
 def is_usable(paths: Sequence[str] | None = None, kept: str = PATH) -> bool:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from vmguard.config import document
 from vmguard.config.checks import contradictions
 from vmguard.config.document import Node
+from vmguard.config.notify import MAX_TARGETS, TARGET_NAME, TargetKey, target_keys, target_problems
 from vmguard.config.problems import BadConfig, Problem, did_you_mean, quoted
-from vmguard.config.settings import VMS, Config, KeyPath, Origin, Setting, build, sections, settings, vm_settings
+from vmguard.config.settings import (
+    TARGETS,
+    VMS,
+    Config,
+    KeyPath,
+    Origin,
+    Setting,
+    build,
+    sections,
+    settings,
+    vm_settings,
+)
 from vmguard.core.words import printable
 
 DIRECTORY = "/etc/vmguard"
@@ -56,6 +68,8 @@ def load(paths: Sequence[str] | None = None) -> Config:
         reading.problems.extend(problems)
         if root is not None:
             reading.take_file(root, path)
+    if not reading.problems:
+        reading.check_targets()
     if reading.problems:
         raise BadConfig(reading.problems, reading.hint) if reading.hint else BadConfig(reading.problems)
     config = build(reading.values, reading.origins)
@@ -86,6 +100,8 @@ class _Reading:
     origins: dict[KeyPath, Origin] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     hint: str = ""
+    #: where entries with names of the admin's own begin
+    _lines: dict[KeyPath, Origin] = field(default_factory=dict)
     table: dict[KeyPath, Setting] = field(default_factory=lambda: {row.path: row for row in settings()})
 
     def take_file(self, root: Node, path: str) -> None:
@@ -95,7 +111,7 @@ class _Reading:
         known = sections()
         for name, body in self._entries(root, path, ""):
             if name.text == VMS:
-                self._take_vms(body, path)
+                self._take_named(body, path, (VMS,), vm_settings(), "names or uuids of VMs", "on_lost: freeze")
             elif name.text not in known:
                 self._complain(path, name.line, name.text, self._unknown_section(name.text))
             elif body.kind == "mapping":
@@ -107,7 +123,9 @@ class _Reading:
     def _take_section(self, section: str, body: Node, path: str) -> None:
         for key, value in self._entries(body, path, section + "."):
             row = self.table.get((section, key.text))
-            if row is None:
+            if (section, key.text) == TARGETS:
+                self._take_named(value, path, TARGETS, target_keys(), "names of targets", "type: mail")
+            elif row is None:
                 self._complain(path, key.line, f"{section}.{key.text}", self._unknown_key(section, key.text))
             elif value.is_nothing:
                 self._complain(path, key.line, row.name, f"has no value; it takes {row.kind.describe()}")
@@ -116,21 +134,31 @@ class _Reading:
             else:
                 self._take_value(row, value, path)
 
-    def _take_vms(self, body: Node, path: str) -> None:
+    def _take_named(
+        self,
+        body: Node,
+        path: str,
+        prefix: KeyPath,
+        table: Mapping[str, Setting | TargetKey],
+        what: str,
+        example: str,
+    ) -> None:
+        """Take entries with names of the admin's own, whose keys are those of ``table``."""
+        at = ".".join(prefix)
         if body.is_nothing:
             return
         if body.kind != "mapping":
-            self._complain(path, body.line, VMS, f"must hold names or uuids of VMs, not {_a(body)}")
+            self._complain(path, body.line, at, f"must hold {what}, not {_a(body)}")
             return
-        table = vm_settings()
-        for name, entry in self._entries(body, path, VMS + "."):
+        for name, entry in self._entries(body, path, f"{at}."):
             if entry.is_nothing:  # all of its keys are commented out
                 continue
-            where = f"{VMS}.{name.text}"
+            where = f"{at}.{name.text}"
             if entry.kind != "mapping":
-                self._complain(path, entry.line, where, f"must hold lines such as 'on_lost: freeze', not {_a(entry)}")
+                self._complain(path, entry.line, where, f"must hold lines such as '{example}', not {_a(entry)}")
                 continue
-            for key, value in self._entries(entry, path, where + "."):
+            self._lines.setdefault((*prefix, name.text), Origin(path, name.line))
+            for key, value in self._entries(entry, path, f"{where}."):
                 row = table.get(key.text)
                 if row is None:
                     text = f"unknown key{did_you_mean(key.text, list(table))}"
@@ -138,10 +166,29 @@ class _Reading:
                 elif value.kind != "scalar" or value.is_nothing:
                     self._complain(path, value.line, f"{where}.{key.text}", f"takes a value ({row.kind.describe()})")
                 else:
-                    self._take_value(row, value, path, (VMS, name.text, key.text))
+                    self._take_value(row, value, path, (*prefix, name.text, key.text))
 
-    def _take_value(self, row: Setting, value: Node, path: str, key: KeyPath | None = None) -> None:
-        key = key or row.path
+    def check_targets(self) -> None:
+        """Complain about targets that are not whole, or whose keys do not fit each other."""
+        found: dict[str, dict[str, Any]] = {}
+        for key, value in self.values.items():
+            if key[:2] == TARGETS:
+                found.setdefault(key[2], {})[key[3]] = value
+        for number, (name, entry) in enumerate(found.items(), 1):
+            origin = self._lines[(*TARGETS, name)]
+            where = ".".join((*TARGETS, name))
+            if number > MAX_TARGETS:
+                self._complain(origin.file, origin.line, where, f"is one too many: {MAX_TARGETS} targets are allowed")
+            try:
+                TARGET_NAME.parse(name)
+            except ValueError as problem:
+                self._complain(origin.file, origin.line, where, str(problem))
+            for key_name, text in target_problems(entry):
+                line = self.origins.get((*TARGETS, name, key_name), origin)
+                self._complain(line.file, line.line, f"{where}.{key_name}".rstrip("."), text)
+
+    def _take_value(self, row: Setting | TargetKey, value: Node, path: str, key: KeyPath | None = None) -> None:
+        key = key or (row.path if isinstance(row, Setting) else ())
         try:
             self.values[key] = row.kind.parse(value.text)
             self.origins[key] = Origin(path, value.line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from vmguard.config.settings import VM_KEYS, Setting, sections, settings
+from vmguard.config.settings import TARGETS, VM_KEYS, Setting, sections, settings
 
 _WIDTH_COLUMNS = 79
 
@@ -33,6 +33,8 @@ def example() -> str:
         lines += ["", "", *_comment(help, ""), f"{section}:"]
         blocks = [list(_setting(row)) for row in rows if row.section == section]
         lines += "\n\n".join("\n".join(block) for block in blocks).split("\n")
+        if section == TARGETS[0]:
+            lines += ["", *_comment(_TARGETS, "  "), *_TARGETS_EXAMPLE]
     lines += ["", "", *_comment(_VMS, ""), "vms:", "  #web:", "  #    on_lost: freeze", "  #    after_fence: off"]
     return "\n".join(lines) + "\n"
 
@@ -40,6 +42,11 @@ def example() -> str:
 def introduction() -> str:
     """Return what the file is, where it lies, and how a change takes effect."""
     return _HEAD
+
+
+def targets_help() -> str:
+    """Return what a target is."""
+    return _TARGETS
 
 
 def vms_help() -> str:
@@ -59,6 +66,24 @@ _VMS = (
     + ", ".join(f"{key}" if key == path[1] else f"{key} ({'.'.join(path)})" for key, path in VM_KEYS.items())
     + " as in section watch, or as in the key named behind it. Where both name and uuid are given, the uuid's entry "
     "wins."
+)
+_TARGETS = (
+    "Who is told by a message: each target has a name of yours, and keys of section notify.targets in vmguard.yaml(5). "
+    "Secrets are in files with mode 0600, or come from systemd (credential:NAME), never here. vmguard notify test "
+    "sends a message."
+)
+_TARGETS_EXAMPLE = (
+    "  targets:",
+    "    #admins:",
+    "    #    type: mail",
+    "    #    to: admins@example.org",
+    "    #    server: mail.example.org",
+    "    #    user: vmguard",
+    "    #    password_file: /etc/vmguard/secrets/mail",
+    "    #pager:",
+    "    #    type: webhook",
+    "    #    level: error",
+    "    #    url_file: /etc/vmguard/secrets/pager-url",
 )
 _RESTART = " A change needs a restart of the daemon."
 

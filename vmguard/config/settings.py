@@ -19,13 +19,13 @@ from typing import Any
 from vmguard.config.choices import LocalFiles, LogLevel, PolicyAction, SessionVms, Window
 from vmguard.config.libvirt import Libvirt
 from vmguard.config.migration import Migration
+from vmguard.config.notify import Notify, Target
 from vmguard.config.proxmox import Proxmox
 from vmguard.config.row import section as _section
 from vmguard.config.row import setting as _setting
 from vmguard.config.storage import Storage
-from vmguard.config.values import AbsolutePath, Choice, Duration, Kind, Line, Name, YesNo
+from vmguard.config.values import AbsolutePath, Choice, Duration, Kind, Name, YesNo
 from vmguard.config.watch import Watch
-from vmguard.core.watchdog.events import Level
 from vmguard.core.watchdog.policy import OnConflict
 
 KeyPath = tuple[str, ...]
@@ -238,24 +238,6 @@ class Unguarded:
 
 
 @dataclass(frozen=True)
-class Notify:
-    """The admin's command that is told what happens."""
-
-    command: str = _setting(
-        Line("a shell command"),
-        "",
-        "Run by /bin/sh for each event, with VMGUARD_EVENT, VMGUARD_LEVEL, VMGUARD_TEXT, VMGUARD_HOST, VMGUARD_VM, "
-        'VMGUARD_MOUNT, VMGUARD_DISK and others in its environment, one printable line each. "" means none.',
-    )
-    timeout: float = _setting(Duration(1, 600), 10.0, "After this time it is killed. Nothing ever waits for it.")
-    level: Level = _setting(
-        Choice(Level.ERROR, Level.WARNING, Level.INFO),
-        Level.WARNING,
-        "Events of this level and above: error, a human must look; warning, may lead to that; info, all.",
-    )
-
-
-@dataclass(frozen=True)
 class OwnerRecord:
     """The record beside each disk."""
 
@@ -314,13 +296,19 @@ class Config:
     unguarded: Unguarded = _section(
         Unguarded, "VMs that run without a claim, and VMs that meet another host's lock while they run."
     )
-    notify: Notify = _section(Notify, "A command of yours that is told what happens.")
+    notify: Notify = _section(Notify, "Who is told what happens: a command of yours, and targets.")
     owner_record: OwnerRecord = _section(OwnerRecord, "Who holds a disk, since when: written beside the disk.")
     hosts: Hosts = _section(Hosts, "How hosts are named.")
     #: by name or uuid: what is set for one VM alone, keys of VM_KEYS
     vms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: by name: who is told what happens, keys of Target; a missing one has its default
+    targets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: where each value was set; a value that is not listed has its default
     origins: Mapping[KeyPath, Origin] = field(default_factory=dict, compare=False, repr=False)
+
+    def notify_targets(self) -> dict[str, Target]:
+        """Return who is told what happens, by name."""
+        return {name: Target(**entry) for name, entry in self.targets.items()}
 
     def value(self, setting: Setting) -> Any:
         return getattr(getattr(self, setting.section), setting.key)
@@ -346,7 +334,9 @@ def settings() -> Iterator[Setting]:
 
 #: the section with an entry for each VM: ``vms: {NAME or UUID: {on_lost: freeze}}``
 VMS = "vms"
-#: keys that an entry may have, and the row of the table that each sets for one VM
+#: the entries of section ``notify``: ``targets: {NAME: {type: mail, ...}}``
+TARGETS = ("notify", "targets")
+#: keys that an entry of ``vms`` may have, and the row of the table that each sets for one VM
 VM_KEYS = {
     "on_at_risk": ("watch", "on_at_risk"),
     "on_lost": ("watch", "on_lost"),
@@ -370,10 +360,13 @@ def build(values: Mapping[KeyPath, Any], origins: Mapping[KeyPath, Origin]) -> C
     defaults = Config()
     parts: dict[str, Any] = {}
     for section in sections():
-        given = {path[1]: value for path, value in values.items() if path[0] == section}
+        given = {path[1]: value for path, value in values.items() if path[0] == section and len(path) == 2}
         parts[section] = type(getattr(defaults, section))(**given)
     vms: dict[str, dict[str, Any]] = {}
+    targets: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
         if path[0] == VMS:
             vms.setdefault(path[1], {})[path[2]] = value
-    return Config(**parts, vms=vms, origins=dict(origins))
+        elif path[:2] == TARGETS:
+            targets.setdefault(path[2], {})[path[3]] = value
+    return Config(**parts, vms=vms, targets=targets, origins=dict(origins))

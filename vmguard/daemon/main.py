@@ -84,6 +84,7 @@ class Daemon:
         log.info("ready, guarding %d VMs", len(parts.registry))
         self._loop.run()
         systemd.notify("STOPPING=1")
+        parts.notices.end()
         log.info(
             "ending; the locks of %d VMs stay with systemd's descriptor store, if there is one", len(parts.registry)
         )

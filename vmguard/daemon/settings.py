@@ -14,11 +14,13 @@ from vmguard.config.choices import LocalFiles
 from vmguard.config.settings import Config
 from vmguard.core.locks.plan import BLOCK, DIRECTORY, LOCAL, MISSING, NETWORK, OTHER_MOUNT
 from vmguard.core.locks.ranges import LIBVIRT_RANGE, QEMU_RANGE, RESERVATION, VIRTLOCKD_RANGE, Range, held_ranges
+from vmguard.core.notices.wanted import Wish
 from vmguard.core.watchdog.policy import HostFence, Policy
 from vmguard.core.watchdog.timing import Wishes
 from vmguard.daemon.claim.lifecycle import Timing
 from vmguard.daemon.owner_records.mark_released import RecordSettings, fields
 from vmguard.daemon.registry.guarded_vm import GuardedVm
+from vmguard.daemon.report.notices import Wanted as NoticesWanted
 from vmguard.daemon.report.notify_command import Wanted
 from vmguard.protocol.messages import ClaimPolicy, ClaimSettings, HostIdentity, RecordOptions
 
@@ -31,6 +33,7 @@ class Settings:
 
     def __init__(self, config: Callable[[], Config]) -> None:
         self.config = config
+        self._notices: tuple[Config | None, NoticesWanted] = (None, NoticesWanted())
 
     def timing(self) -> Timing:
         """Return how patient the daemon is with starts, and where hypervisors keep their pid files."""
@@ -75,6 +78,19 @@ class Settings:
         """Return the admin's command for events."""
         notify = self.config().notify
         return Wanted(notify.command, notify.timeout, notify.level)
+
+    def notices(self) -> NoticesWanted:
+        """Return who gets messages about events: made once for each configuration, as it is asked at each report."""
+        config, (of, wanted) = self.config(), self._notices
+        if of is not config:
+            targets = config.notify_targets()
+            wanted = NoticesWanted(
+                config.notify.queue_dir,
+                {name: Wish(target.level, target.events) for name, target in targets.items()},
+                {name: target.as_json() for name, target in targets.items()},
+            )
+            self._notices = (config, wanted)
+        return wanted
 
     def locks_local_files(self) -> bool:
         """Return whether files on this host's own file systems are guarded, too."""

@@ -17,8 +17,10 @@ from vmguard.adapters.linux.hardware_watchdog import HardwareWatchdog
 from vmguard.adapters.linux.mount_table import MountTable
 from vmguard.config.settings import Config, Unguarded
 from vmguard.core.locks.claim_states import State
+from vmguard.core.watchdog.events import Level, Report
 from vmguard.core.watchdog.machine import Watch
 from vmguard.daemon.adopt.adopter import Adopter
+from vmguard.daemon.adopt.few_warnings import FewWarnings
 from vmguard.daemon.adopt.unclaimed_qemu import UnclaimedQemus
 from vmguard.daemon.api.claims import ClaimRequests
 from vmguard.daemon.api.commands import Commands
@@ -44,6 +46,7 @@ from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.release.releaser import Releaser
 from vmguard.daemon.report.history import History, Reporter
+from vmguard.daemon.report.notices import Notices
 from vmguard.daemon.report.notify_command import Notifier
 from vmguard.daemon.runtime.command_lines import CommandLines
 from vmguard.daemon.runtime.descriptors import Descriptors
@@ -102,7 +105,10 @@ class Parts:
         self.watch = Watch(self.settings.wishes())
         self.unit_status = UnitStatus(loop, lambda: self.host_view.state())
         notifier = Notifier(self.settings.notify)
-        self.report = Reporter(History(run_dir), notifier, self.registry.about, self.unit_status.renew)
+        self.notices = Notices(run_dir, self.settings.notices, self._report_from_thread)
+        self.report = Reporter(
+            History(run_dir), notifier, self.registry.about, self.unit_status.renew, self.notices.tell
+        )
         self.signals = Signals(loop, self.registry)
         self.descriptors = Descriptors(loop, self.report)
 
@@ -116,6 +122,10 @@ class Parts:
         self.driver.start()
         self.fencer.resume()
         self.descriptors.start()
+        self.notices.start()
+
+    def _report_from_thread(self, report: Report) -> None:
+        self.loop.call_from_thread(lambda: self.report(report))
 
     # -- claims and pins --------------------------------------------------------------------------------------------
 
@@ -201,6 +211,7 @@ class Parts:
             self._unguarded,
             self.settings.qemu_users,
             lambda: not self.descriptors.scarce,
+            FewWarnings(self.loop.now, lambda code, text: self.report(Report(Level.WARNING, code, text))),
         )
 
     def _unguarded(self) -> Unguarded:
@@ -300,6 +311,7 @@ class Parts:
             self.maintenance,
             self.descriptors,
             self._config_problems,
+            self.notices,
         )
 
     # -- the socket -------------------------------------------------------------------------------------------------
@@ -316,7 +328,7 @@ class Parts:
         )
         claims = ClaimRequests(self.loop, self.registry, self.lifecycle, self.settings.claim, self.migration_target)
         refused = RefusedStarts(self.report)
-        questions = Questions(self._run_dir, self.registry, self.watchdog_status, self.descriptors)
+        questions = Questions(self._run_dir, self.registry, self.watchdog_status, self.descriptors, self.notices)
         commands = Commands(self.maintenance, adopter.adopt)
         handlers = {**claims.handlers, **refused.handlers, **questions.handlers, **commands.handlers}
         return Server(self.loop, self.lifecycle, handlers, self.descriptors, self.storage_threads)

@@ -15,6 +15,7 @@ look_mount     looks at NFS mounts through /proc alone
 look_share     looks through a share: owner records, images written to without a lock
 scratch        tries locks with a scratch file on a share
 look_guard     looks at vmguard itself and at libvirt
+look_notify    looks at what keeps messages about events from being delivered
 look_qemus     looks at the running QEMUs, and whose each is
 look_confinement  looks at what Yama, SELinux and AppArmor forbid
 look_proxmox   looks at Proxmox VE: version, hookscript, VMs without it

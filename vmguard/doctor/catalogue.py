@@ -76,6 +76,8 @@ CHECKS: dict[str, str] = {
     "guard.units": "a unit that cannot start is missed by nobody until its metrics, or a VM, are",
     "guard.config": "a wrong configuration is not taken: the last good one, or none at the next start, is in force",
     "guard.vms": "a VM without its locks can be started on another host at any moment",
+    "guard.notify": "whoever shall be told that a VM is frozen or was killed learns of it only if messages leave this "
+    "host: a target whose secret cannot be read, or whose last message was not taken, is told nothing",
     "libvirt.hook": "libvirt silently goes past a hook that it has not seen or may not execute, and starts VMs "
     "unguarded",
     "libvirt.version": "some versions have traps that an admin should know of",

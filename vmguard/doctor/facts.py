@@ -232,6 +232,10 @@ class GuardFacts:
     unguarded: tuple[str, ...] = ()
     #: (name, reason) of VMs whose guard is weaker than it should be
     weaker: tuple[tuple[str, str], ...] = ()
+    #: targets of notify.targets that get no messages: name, why, and what mends it
+    untold: tuple[tuple[str, str, str], ...] = ()
+    #: targets of notify.targets
+    targets: int = 0
     #: VMs that are frozen, fenced or in conflict: name, how it stands, what to do now
     troubled: tuple[tuple[str, str, str], ...] = ()
 

@@ -25,6 +25,7 @@ def judge_guard(guard: GuardFacts) -> list[Finding]:
         *_boot(guard),
         *_units(guard),
         _config(guard),
+        *_notify(guard),
         *_vms(guard),
     ]
 
@@ -94,6 +95,13 @@ def _config(guard: GuardFacts) -> Finding:
     if guard.config_problems:
         return fail("guard.config", "vmguard", "; ".join(guard.config_problems[:3]), "vmguard config check")
     return ok("guard.config", "vmguard", "the configuration is right")
+
+
+def _notify(guard: GuardFacts) -> list[Finding]:
+    if not guard.targets:
+        return []
+    found = [warn("guard.notify", f"target {name}", why, mend) for name, why, mend in guard.untold]
+    return found or [ok("guard.notify", "vmguard", f"nothing keeps {guard.targets} targets from being told")]
 
 
 def _vms(guard: GuardFacts) -> list[Finding]:

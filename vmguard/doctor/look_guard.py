@@ -14,6 +14,7 @@ from vmguard.adapters.libvirt import host as libvirt_host
 from vmguard.adapters.linux import programs
 from vmguard.config import Config
 from vmguard.core.reports import health as words
+from vmguard.doctor import look_notify
 from vmguard.doctor.facts import GuardFacts, LibvirtFacts, UnitFacts
 from vmguard.errors import DaemonError, WireError
 from vmguard.query import host_state
@@ -22,7 +23,7 @@ from vmguard.query.ask_daemon import AdoptRequest, DaemonQuery
 from vmguard.query.wording import stance
 
 _SYSTEMCTL_TIMEOUT_S = 5.0
-_UNITS = ("vmguard.socket", "vmguard.service", "vmguard-metrics.service")
+_UNITS = ("vmguard.socket", "vmguard.service", "vmguard-metrics.service", "vmguard-notify.service")
 _UNIT_PROPERTIES = "Id,ActiveState,SubState,Result,UnitFileState,ReadWritePaths"
 _TROUBLE = ("frozen", "fencing", "conflict")
 _ASSIGNMENT = re.compile(rb"^(VMGUARD_PYTHON|VMGUARD_LIB)=(.*)$", re.M)
@@ -45,6 +46,8 @@ def look(config: Config, config_paths: list[str] | None, seconds: float) -> Guar
             enabled=_enabled(),
             units=look_units(),
             config_problems=problems,
+            targets=len(config.targets),
+            untold=look_notify.look(config),
         )
     return GuardFacts(
         version=version,
@@ -55,6 +58,8 @@ def look(config: Config, config_paths: list[str] | None, seconds: float) -> Guar
         enabled=_enabled(),
         units=look_units(),
         config_problems=problems,
+        targets=len(config.targets),
+        untold=look_notify.look(config),
         unguarded=tuple(answer.vm.name for answer in others if answer.result == "would-adopt"),
         weaker=tuple((vm.name, why) for vm in vms for why in [_weaker(vm)] if why),
         troubled=tuple(_troubled(vms, health)),

@@ -6,6 +6,7 @@ hypervisor       start a VM, or have its end cleaned up
 keeper           start the daemon's programs, have copies of what systemd keeps
 libvirt_events   pass on libvirt's events
 mark_released    mark owner records as released
+notify           send what waits for a target of notify.targets
 set_guest_clock  set a guest's clock to the host's
 write_records    write owner records for files that were locked without a hook
 """

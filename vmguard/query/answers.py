@@ -222,6 +222,21 @@ class DescriptorsAnswer(JsonObject, what="the daemon's file descriptors"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NotifyAnswer(JsonObject, what="a target of messages"):
+    """How it stands with one target; ``problem`` says why its last message was not taken, empty when it was."""
+
+    target: str
+    type: str = ""
+    waiting: int = 0
+    problem: str = ""
+    failing_since: str = ""
+    answer: str = ""
+    delivered: str = ""
+    messages: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class HealthAnswer(JsonObject, what="the health"):
     """The leases of all mounts, the fences under way, whether it is disarmed, its configuration and descriptors."""
 
@@ -234,6 +249,8 @@ class HealthAnswer(JsonObject, what="the health"):
     descriptors: DescriptorsAnswer | None = None
     #: up to when the history is acknowledged, in seconds on CLOCK_BOOTTIME
     acknowledged: float = 0.0
+    #: who gets messages about events
+    notify: tuple[NotifyAnswer, ...] = ()
 
 
 NO_HEALTH = HealthAnswer()

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 from vmguard.core.locks.claim_states import LIVING
 from vmguard.core.reports.fenced_vms import FencedVm
-from vmguard.core.reports.health import Finding, HostState, Maintenance, MountState, VmState, few_descriptors
+from vmguard.core.reports.health import (
+    Finding,
+    HostState,
+    Maintenance,
+    MountState,
+    VmState,
+    few_descriptors,
+    undelivered,
+)
 from vmguard.core.reports.vm_report import is_unlocked
 from vmguard.query.answers import HealthAnswer, Known, VmAnswer
 
@@ -18,6 +26,7 @@ def of(known: Known, fenced: Sequence[FencedVm] = (), more: Sequence[Finding] = 
     health = known.health
     mode, files = health.disarmed, health.descriptors
     few = [few_descriptors(files.used, files.limit)] if files is not None and files.alarm else []
+    failing = [(told.target, told.failing_since) for told in health.notify if told.problem]
     return HostState(
         vms=[_vm(vm) for vm in known.vms],
         mounts=_mounts(health),
@@ -25,7 +34,7 @@ def of(known: Known, fenced: Sequence[FencedVm] = (), more: Sequence[Finding] = 
         maintenance=Maintenance(mode.seconds, mode.reason, mode.by) if mode is not None else None,
         config_broken=bool(health.config_problems),
         daemon_problem=known.problem,
-        more=[*few, *more],
+        more=[*few, *undelivered(failing), *more],
     )
 
 

@@ -47,6 +47,15 @@ YAML: Examples = {
         "hook:",
         "  wait: 0s",
     ),
+    "Tell the admins by mail, and a pager of what a human must look at:": (
+        "notify:",
+        "  targets:",
+        "    admins: {type: mail, to: admins@example.org, server: mail.example.org}",
+        "    pager:",
+        "      type: webhook",
+        "      level: error",
+        "      url_file: /etc/vmguard/secrets/pager-url",
+    ),
     "See for some days what would be done:": ("watch:", "  log_only: yes"),
 }
 HOOKS: Examples = {

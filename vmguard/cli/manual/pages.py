@@ -44,6 +44,7 @@ _FILES = {
     "/run/vmguard/vmguard.sock": "The daemon's socket, for root only.",
     "/run/vmguard-read.sock": "The socket for readers, the members of group vmguard (daemon.read_group).",
     "/run/vmguard/standby/": "Where processes wait to do the next start's claim (hook.standby).",
+    "/var/lib/vmguard/notify/TARGET/": "What waits to be sent to a target of notify.targets.",
     "/run/vmguard/vms/": "What the daemon guards, for the daemon that follows it.",
     "FOLDER/.vmguard/INODE.owner": "Beside each disk: who has claimed it, and since when. Never the lock.",
     "/etc/libvirt/hooks/qemu.d/50-vmguard": "libvirt's hook, put there by vmguard enable libvirt.",
@@ -184,6 +185,11 @@ def yaml_5() -> str:
         for row in rows:
             if row.section == section:
                 page.tagged(f"{section}.{row.key}", " ".join(_setting(row)))
+    page.section("notify.targets")
+    page.paragraph(config.targets_help())
+    for key in config.target_keys().values():
+        shown = f"Value: {key.kind.describe()}. Default: {key.kind.show(key.default)}."
+        page.tagged(key.name, f"{key.help} {shown}" if key.key != "type" else f"{key.help} It must be given.")
     page.section("vms")
     page.paragraph(config.vms_help())
     page.literal(["vms:", "  web:", "    on_lost: freeze", "    after_fence: off"])

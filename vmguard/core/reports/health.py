@@ -164,6 +164,15 @@ def few_descriptors(used: int, limit: int) -> Finding:
     return Finding(Status.WARNING, text, "raise LimitNOFILE: systemctl edit vmguard")
 
 
+def undelivered(failing: Sequence[tuple[str, str]]) -> list[Finding]:
+    """Return what is said of targets (name, since when) that get no messages."""
+    if not failing:
+        return []
+    names = ", ".join(_shown(name) for name, _ in failing[:_MAX_NAMES])
+    many = f"{len(failing)} targets ({names})" if len(failing) > 1 else names
+    return [Finding(Status.WARNING, f"messages to {many} are not delivered", "vmguard notify status")]
+
+
 class _Telling:
     """The findings of one state."""
 

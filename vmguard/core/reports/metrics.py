@@ -121,6 +121,8 @@ class Answers(NamedTuple):
     severity: int | None = None
     #: in use, and the limit; None where the daemon does not tell
     descriptors: tuple[float, float] | None = None
+    #: of each target of messages: name, messages that wait, whether the last one failed, events that were dropped
+    notify: Sequence[tuple[str, float, float, float]] = ()
     #: code, and time in seconds since 1970, of each entry of the history, which needs no daemon
     history: Sequence[tuple[str, float]] = ()
     #: when all this was asked, in seconds since 1970
@@ -147,6 +149,7 @@ class Answers(NamedTuple):
             fences=len(health.get("fences", [])),
             disarmed_seconds=float((health.get("disarmed") or {}).get("seconds", 0.0)),
             config_valid=not health.get("config_problems"),
+            notify=[_target(told) for told in health.get("notify") or ()],
             descriptors=(float(files["used"]), float(files["limit"])) if files else None,
             history=_events(history),
             now=now,
@@ -158,6 +161,11 @@ class Answers(NamedTuple):
     ) -> Answers:
         """Return what is known without the daemon: ``vms``, by its state files, whose QEMU still runs."""
         return cls(problem, vms=[VmSample.from_json(vm) for vm in vms], history=_events(history), now=now)
+
+
+def _target(told: Mapping[str, Any]) -> tuple[str, float, float, float]:
+    failing, waiting, dropped = float(bool(told["problem"])), float(told["waiting"]), float(told["dropped"])
+    return str(told["target"]), waiting, failing, dropped
 
 
 def _events(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
@@ -206,11 +214,14 @@ HELP = {
     "fenced_lately": "VMs that a fence has killed in the last day; 0 again when that is acknowledged.",
     "open_files": "File descriptors that the daemon has in use.",
     "open_files_limit": "File descriptors that it may have; without one no VM can be started.",
+    "notify_waiting": "Entries that wait to be sent to a target of notify.targets.",
+    "notify_failing": "Whether the last message to a target was not taken.",
+    "notify_dropped_total": "Events that a target is not told of, because too much was waiting for it.",
     "events_total": "Events of the watchdog since the host was booted, by what happened.",
     "last_event_timestamp_seconds": "When an event last happened since the host was booted; 0 if it has not.",
     "metrics_timestamp_seconds": "As of when all this is: an old one means that nobody writes it any more.",
 }
-_COUNTERS = ("events_total",)
+_COUNTERS = ("events_total", "notify_dropped_total")
 
 
 def families(answers: Answers) -> list[Family]:
@@ -233,6 +244,10 @@ def families(answers: Answers) -> list[Family]:
         samples["fences"].append(({}, float(answers.fences)))
         until = round(answers.now + answers.disarmed_seconds) if answers.disarmed_seconds > 0 else 0
         samples["disarmed_until_timestamp_seconds"].append(({}, float(until)))
+        for target, waiting, failing, dropped in answers.notify:
+            samples["notify_waiting"].append(({"target": target}, waiting))
+            samples["notify_failing"].append(({"target": target}, failing))
+            samples["notify_dropped_total"].append(({"target": target}, dropped))
         if answers.descriptors is not None:
             for name, value in zip(("open_files", "open_files_limit"), answers.descriptors, strict=True):
                 samples[name].append(({}, value))

@@ -42,6 +42,8 @@ CODES: dict[str, frozenset[str]] = {
     "start.refused": _W,
     "config.invalid": _E,
     "daemon.descriptors": _W | _I,
+    **dict.fromkeys(("vm.unguarded", "notify.failed", "notify.dropped"), _W),
+    **dict.fromkeys(("daemon.up", "notify.delivered"), _I),
 }
 #: rungs after which the VM is dead and its locks are gone: none of the others can follow
 _BEHIND_DEATH = frozenset({Rung.RELEASE, Rung.CLEAN_UP, Rung.AFTER, Rung.DONE})

@@ -83,10 +83,9 @@ class UnclaimedQemus:
         settings: Callable[[], Unguarded],
         qemu_users: Callable[[], frozenset[int]],
         has_room: Callable[[], bool] = lambda: True,
+        warn: FewWarnings | None = None,
     ) -> None:
-        """``qemu_users``: the users that the hypervisors run their QEMU as. ``has_room``: whether there are descriptors
-        left to look at one more process with.
-        """
+        """``qemu_users``: as whom hypervisors run QEMU. ``has_room``: whether descriptors are left for another one."""
         self._has_room = has_room
         self._turns = Turns()
         self._loop = loop
@@ -98,7 +97,7 @@ class UnclaimedQemus:
         self._qemu_users = qemu_users
         self._unclaimed: dict[int, UnclaimedProcess] = {}
         self._others = OtherProcesses()
-        self._warn = FewWarnings(loop.now)
+        self._warn = warn or FewWarnings(loop.now)
         #: by pid: birth and lane of the processes whose arguments are being read
         self._asked: dict[int, tuple[int, Lane]] = {}
         #: pid and birth of processes whose read hangs, which was logged
@@ -272,6 +271,7 @@ class UnclaimedQemus:
                 process.title,
                 f", {process.standing.owner}, which no hypervisor of this host vouches for" if is_strangers else "",
                 process.pid,
+                code="vm.unguarded",
             )
 
     def is_strangers(self, process: UnclaimedProcess) -> bool:

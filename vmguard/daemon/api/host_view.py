@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from vmguard.core.locks.claim_states import LIVING
-from vmguard.core.reports.health import Finding, HostState, Maintenance, VmState, few_descriptors
+from vmguard.core.reports.health import Finding, HostState, Maintenance, VmState, few_descriptors, undelivered
 from vmguard.core.reports.vm_report import is_unlocked
 from vmguard.core.watchdog.machine import Watch
 from vmguard.daemon.api.watchdog_status import WatchdogStatus
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.report import acknowledged
+from vmguard.daemon.report.notices import Notices
 from vmguard.daemon.runtime.descriptors import Descriptors
 from vmguard.daemon.watch.maintenance_mode import MaintenanceMode
 
@@ -27,6 +28,7 @@ class HostView:
         maintenance: MaintenanceMode,
         descriptors: Descriptors,
         config_problems: Callable[[], Sequence[object]],
+        notices: Notices,
     ) -> None:
         self._run_dir = run_dir
         self._vms = vms
@@ -35,6 +37,7 @@ class HostView:
         self._maintenance = maintenance
         self._descriptors = descriptors
         self._config_problems = config_problems
+        self._notices = notices
 
     def state(self) -> HostState:
         mode = self._maintenance.as_json()
@@ -46,8 +49,11 @@ class HostView:
             fenced=acknowledged.fenced_lately(self._run_dir),
             maintenance=Maintenance(mode["seconds"], mode["reason"], mode["by"]) if mode else None,
             config_broken=bool(self._config_problems()),
-            more=few,
+            more=[*few, *undelivered(self._failing())],
         )
+
+    def _failing(self) -> list[tuple[str, str]]:
+        return [(told["target"], told["failing_since"]) for told in self._notices.as_json() if told["problem"]]
 
     def _vm(self, vm: GuardedVm) -> VmState:
         known = self._watch.vms.get(vm.id)

@@ -10,6 +10,7 @@ from vmguard.daemon.api.sessions import Handler, Request
 from vmguard.daemon.api.watchdog_status import WatchdogStatus
 from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.report import acknowledged, history
+from vmguard.daemon.report.notices import Notices
 from vmguard.daemon.runtime.descriptors import Descriptors
 from vmguard.errors import BadInput
 from vmguard.protocol.wire import Message
@@ -18,11 +19,14 @@ from vmguard.protocol.wire import Message
 class Questions:
     """The handlers of ``status``, ``history``, ``more``, ``who``, ``health`` and ``ping``."""
 
-    def __init__(self, run_dir: str, registry: Registry, watchdog: WatchdogStatus, descriptors: Descriptors) -> None:
+    def __init__(
+        self, run_dir: str, registry: Registry, watchdog: WatchdogStatus, descriptors: Descriptors, notices: Notices
+    ) -> None:
         self._run_dir = run_dir
         self._registry = registry
         self._descriptors = descriptors
         self._watchdog = watchdog
+        self._notices = notices
         self._started = clock.wall()
 
     @property
@@ -56,8 +60,8 @@ class Questions:
         return {"vms": [vm.as_json() for vm in self._registry.holder_of(key)]}
 
     def _health(self, request: Request) -> Message:
-        until = acknowledged.until(self._run_dir)
-        return {**self._watchdog.health(), "descriptors": self._descriptors.as_json(), "acknowledged": until}
+        told = {"descriptors": self._descriptors.as_json(), "notify": self._notices.as_json()}
+        return {**self._watchdog.health(), **told, "acknowledged": acknowledged.until(self._run_dir)}
 
     def _ping(self, request: Request) -> Message:
         return {"version": vmguard.__version__, "since": self._started, "pid": os.getpid(), "vms": len(self._registry)}

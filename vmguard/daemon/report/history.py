@@ -1,4 +1,4 @@
-"""Send each report once, in order, to the journal, to `vmguard history` and to the admin's command.
+"""Send each report once, in order, to the journal, to `vmguard history`, to the admin's command and to messages.
 
 The history is a bounded file in /run/vmguard. A full disk, a dead journal or a hanging command delays nothing.
 """
@@ -68,12 +68,14 @@ class Reporter:
         notifier: Notifier,
         about: Callable[[str], dict[str, str]],
         reported: Callable[[Report], object] = lambda _: None,
+        notices: Callable[[Report, dict[str, str]], object] = lambda *_: None,
     ) -> None:
-        """``reported`` is called after each report."""
+        """``notices`` puts a report into messages, and never waits; ``reported`` is called after each report."""
         self._history = history
         self._notifier = notifier
         self._about = about
         self._reported = reported
+        self._notices = notices
 
     def __call__(self, report: Report) -> None:
         fields = dict(report.fields)
@@ -84,6 +86,7 @@ class Reporter:
             lambda: log.log(_LEVELS[report.level], "%s", report.sentence, extra=extra),
             lambda: self._history.add(report, fields),
             lambda: self._notifier.tell(report, fields),
+            lambda: self._notices(report, fields),
             lambda: self._reported(report),
         )
         for tell in ways:
