@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tests.demo.screen import STEP, TITLES, Line, Row
 from vmguard.cli.wrapping import wrapped
 
-_COLUMNS = 100
+_COLUMNS = 110
 #: of one character, and of one line, in pixels
 _CHAR, _LINE, _BORDER = 7.3, 17, 14
 #: style of a line -> colours on a light page and on a dark one, and the sequence of ECMA-48

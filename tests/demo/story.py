@@ -114,7 +114,7 @@ class Story:
         a, b = self.nodes
         guest = Guest(VM, (f"{SHARE}/without.raw",))
         a.make_disks(guest)
-        self.screen.step("the control: the same cut WITHOUT vmguard (QEMU without image locks, as Proxmox VE runs it)")
+        self.screen.step("the control: the same cut WITHOUT vmguard (QEMU locks nothing, as on Proxmox VE)")
         watch = DiskWatch(self.server, guest.paths[0])
         first = self.bare[a.name] = a.run_vm(guest, "off")
         first.wait_beats(_FAR, 60)
@@ -133,16 +133,10 @@ class Story:
         if found.overlap < 10 or found.steps_back < 5:
             raise Failed(f"the control shows no damage: overlap {found.overlap}")
         last = max([*found.first, *found.second]).number
-        self.screen.detail(
-            f"two writers: {found.overlap} writes of A over those of B; what stands on the disk went back in time "
-            f"{found.steps_back} times",
-            "red",
-        )
-        self.screen.detail(
-            f"the disk is destroyed: A was told that its write {told[0]} has landed, B that its write {told[1]} has; "
-            f"the disk holds number {last}",
-            "red",
-        )
+        back = f"each counts up, the disk went back {found.steps_back} times"
+        self.screen.detail(f"two writers: {found.overlap} writes of A over B's; {back}", "red")
+        safe = f"A was told that its write {told[0]} is safe, B its write {told[1]}; it holds {last}"
+        self.screen.detail(f"the disk is destroyed: {safe}", "red")
 
     # -- with it ----------------------------------------------------------------------------------------------------
 
@@ -181,7 +175,7 @@ class Story:
         rebooting = threading.Thread(target=self.server.reboot, args=(12.0,))
         rebooting.start()
         self.wait("the VM is frozen", lambda: self.is_frozen(a), 30)
-        self.screen.detail("hyp-a: nobody can know who will get the locks: the VM is frozen, not killed", "yellow")
+        self.screen.detail("hyp-a: nobody can know who will get the locks, so the VM is frozen, not killed", "yellow")
         rebooting.join()
         self.screen.step("the storage is back: A reclaims its lock in the grace period")
         self.wait("the VM is thawed", lambda: not self.is_frozen(a), 60)
@@ -227,7 +221,7 @@ class Story:
         """Show that the promise was kept, from the disk itself and from the history."""
         assert self.watch is not None
         a, b = self.nodes
-        self.screen.step("the proof, from the disk as the storage saw it, and from the guests and the history")
+        self.screen.step("the proof, from the disk as the storage saw it, the guests, and the history")
         writes = self.watch.writes()
         found = proof(writes, writes[0].number)
         errors = sum(node.host.libvirt.beats(VM).count("E") for node in self.nodes)
