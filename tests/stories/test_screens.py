@@ -6,7 +6,9 @@ No line is broken by the terminal itself, no table falls apart, and what matters
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +41,9 @@ SCREENS = {
     "who": (["who", "{disk}"], True),
     "history": (["history"], False),
     "timing": (["timing"], False),
+    "timing of a lease": (["timing", "--lease", "90"], True),
+    "config show": (["config", "show"], False),
+    "verify-journal": (["verify-journal"], True),
     "doctor": (["doctor", "--no-proof"], False),
     "plan": (["plan", "--domain-xml", "{folder}/web.xml"], True),
     "adopt": (["adopt", "--all"], True),
@@ -136,6 +141,8 @@ def test_the_help_of_each_command_fits_and_begins_with_what_to_type(name: str, m
         terminal.stream.flush()
     assert [line for line in terminal.lines if columns(line) > COLUMNS] == []
     assert terminal.lines[0].startswith(f"usage: vmguard {name}".rstrip())
+    usage = " ".join(itertools.takewhile(str.strip, terminal.lines))
+    assert not re.search(r"\[-h\]|\{", usage), "it is about what to type"
 
 
 def test_negative_control_a_line_that_is_too_wide_is_seen() -> None:

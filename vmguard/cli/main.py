@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import vmguard
-from vmguard.cli.arguments import UsageError, duration
+from vmguard.cli.arguments import HelpText, UsageError, duration
 from vmguard.cli.output import Output, OutputClosed
 from vmguard.config.problems import BadConfig, did_you_mean, quoted
 from vmguard.core.reports.status import Status
@@ -94,7 +94,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("allow_abbrev", False)
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("formatter_class", HelpText)
         super().__init__(**{**options, "add_help": False})
         self.add_argument("-h", "--help", action=_Help, help="show this text and exit")
 
