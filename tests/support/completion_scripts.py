@@ -64,6 +64,7 @@ def made(shell: str) -> str:
     text: str = shtab.complete(parser, shell=shell, preamble=_PREAMBLE[shell])
     if shell == "zsh":  # shtab ends the completion of "VM..." behind the first of them
         text = text.replace('"(*)::', '"*:')
+    text = text.replace("# Condition helper: ", "# Condition: ")
     return f"{text.rstrip()}\n"
 
 

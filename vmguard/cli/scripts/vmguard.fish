@@ -49,7 +49,7 @@ function _shtab_vmguard_scan
   end
 end
 
-# Condition helper: true if the current (sub)command path equals the given one.
+# Condition: true if the current (sub)command path equals the given one.
 function _shtab_vmguard_using
   _shtab_vmguard_scan
   test "$_shtab_vmguard_cmdpath" = "$argv"
