@@ -14,6 +14,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+#: between the time of a step, and of what belongs to it, and the words
+_MARGIN = 10
+#: of a style whose words are a step of the story
+STEP = "bold"
+
 
 @dataclass
 class Row:
@@ -25,14 +30,38 @@ class Row:
     lock: str = ""
     writes: str = ""
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return (self.machine, self.state, self.vm, self.lock, self.writes)
+
+
+TITLES = ("machine", "state", "VM", "lock", "guest's writes")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the story: the second in which it was said, its words, their colour."""
+
+    second: float
+    text: str
+    style: str = ""
+
+    @property
+    def is_step(self) -> bool:
+        return self.style == STEP
+
+    @property
+    def margin(self) -> str:
+        return f"{self.second:6.1f} s  ".ljust(_MARGIN) if self.is_step else " " * _MARGIN
+
 
 @dataclass
 class Screen:
-    """Steps and rows; `look` refreshes the rows and is called again and again in a thread of its own."""
+    """Lines and rows; `look` refreshes the rows and is called again and again in a thread of its own."""
 
     rows: list[Row]
     look: Callable[[], None]
-    steps: list[Text] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -42,14 +71,14 @@ class Screen:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
+        """Show the picture while the story runs. What stands there at the end is how it ended."""
         watcher = threading.Thread(target=self._watch, daemon=True)
         if not sys.stdout.isatty():
             watcher.start()
             try:
                 yield
             finally:
-                self._stop.set()
-                watcher.join(5)
+                self._end(watcher)
             return
         with Live(console=self._console, get_renderable=self._picture, refresh_per_second=5) as live:
             self._live = live
@@ -57,26 +86,30 @@ class Screen:
             try:
                 yield
             finally:
-                self._stop.set()
-                watcher.join(5)
+                self._end(watcher)
+
+    def _end(self, watcher: threading.Thread) -> None:
+        self._stop.set()
+        watcher.join(5)
 
     def step(self, text: str) -> None:
-        """What happens next, with the time since the beginning."""
-        self._say(Text(f"{time.monotonic() - self.began:6.1f} s  ", style="dim") + Text(text, style="bold"))
+        """Say what happens next, with the time since the beginning."""
+        self._say(text, STEP)
 
     def detail(self, text: str, style: str = "") -> None:
         for line in text.splitlines():
-            self._say(Text(" " * 10 + line, style=style))
+            self._say(line, style)
 
     def table(self) -> None:
-        """The table once, for a terminal that cannot show it live."""
+        """Print the table once, for a terminal that cannot show it live."""
         if self._live is None:
             self._console.print(self._rows())
 
-    def _say(self, text: Text) -> None:
-        self.steps.append(text)
+    def _say(self, text: str, style: str) -> None:
+        line = Line(time.monotonic() - self.began, text, style)
+        self.lines.append(line)
         if self._live is None:
-            self._console.print(text, soft_wrap=True)
+            self._console.print(_drawn(line), soft_wrap=True)
 
     def _watch(self) -> None:
         while not self._stop.is_set():
@@ -85,10 +118,14 @@ class Screen:
 
     def _picture(self) -> Group:
         room = max(8, self._console.height - len(self.rows) - 8)
-        return Group(*self.steps[-room:], Text(), self._rows())
+        return Group(*map(_drawn, self.lines[-room:]), Text(), self._rows())
 
     def _rows(self) -> Table:
-        table = Table("machine", "state", "VM", "lock", "guest's writes", expand=False)
+        table = Table(*TITLES, expand=False)
         for row in self.rows:
-            table.add_row(row.machine, row.state, row.vm, row.lock, row.writes)
+            table.add_row(*row.cells)
         return table
+
+
+def _drawn(line: Line) -> Text:
+    return Text(line.margin, style="dim") + Text(line.text, style=line.style)

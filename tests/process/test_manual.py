@@ -1,26 +1,22 @@
-"""Manual pages and completion: made from the program, so nothing in it can be missing from them."""
+"""Manual pages: made from the program, so nothing in it can be missing from them."""
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from vmguard import config
-from vmguard.cli import completion, man
-from vmguard.cli.main import COMMANDS, all_parsers, main, top_parser
+from vmguard.cli import man
+from vmguard.cli.main import all_parsers, top_parser
 from vmguard.cli.manual import examples, pages
 from vmguard.cli.manual.roff import Page, escape
 from vmguard.doctor.catalogue import CHECKS
 from vmguard.hook import operations
 from vmguard.hook.libvirt import PROOF
-
-Capture = pytest.CaptureFixture[str]
 
 
 def shown(page: str) -> str:
@@ -82,72 +78,6 @@ def test_nothing_in_a_text_is_obeyed_by_roff() -> None:
     page = Page("x", 1, "1", "2026-11-21", "y")
     page.tagged("-rf", "")
     assert page.text().endswith("\\fB\\-rf\\fR\n\\&\n")
-
-
-# -- completion -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def complete(tmp_path: Path) -> Any:
-    """What bash offers behind some words; the VMs are those of a vmguard of ours."""
-    script = tmp_path / "completion.bash"
-    script.write_text(completion.bash())
-    vmguard = tmp_path / "vmguard"
-    vmguard.write_text("#!/bin/sh\nprintf 'web\\nweb two\\nmail\\n'\n")
-    vmguard.chmod(0o755)
-
-    def ask(*words: str) -> list[str]:
-        code = (
-            f'source {script}; COMP_WORDS=(vmguard "$@"); COMP_CWORD=$#; _vmguard; printf "%s\\n" "${{COMPREPLY[@]}}"'
-        )
-        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-        done = subprocess.run(
-            ["bash", "-u", "-c", code, "bash", *words],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=tmp_path,
-        )
-        assert done.stderr == ""
-        return done.stdout.split("\n")[:-1]
-
-    return ask
-
-
-def test_commands_are_completed(complete: Any) -> None:
-    assert complete("") == [*(command.name for command in COMMANDS), "help"]
-    assert complete("hist") == ["history"]
-    assert complete("--json", "hist") == ["history"]
-    assert complete("--config", "check", "hist") == ["history"]
-
-
-def test_vms_are_completed_by_name_whatever_they_are_called(complete: Any) -> None:
-    assert complete("check", "w") == ["web", "web\\ two"]
-    assert complete("check", "") == ["web", "web\\ two", "mail"]
-    assert complete("plan", "--name", "m") == ["mail"]
-
-
-def test_options_words_and_files_are_completed(complete: Any, tmp_path: Path) -> None:
-    assert complete("adopt", "--dr") == ["--dry-run"]
-    assert "--json" in complete("status", "--")
-    assert complete("enable", "lib") == ["libvirt"]
-    assert complete("config", "ex") == ["example"]
-    (tmp_path / "disk.raw").write_text("")
-    assert complete("who", "dis") == ["disk.raw"]
-
-
-def test_names_are_those_that_this_hosts_files_know(tmp_path: Path, capsys: Capture) -> None:
-    for path in ("libvirt/web.xml", "etc/two words.xml", "etc/notes.txt"):
-        (tmp_path / path).parent.mkdir(exist_ok=True)
-        (tmp_path / path).write_text("")
-    (tmp_path / "run/vms").mkdir(parents=True)
-    (tmp_path / "run/vms/x.json").write_text(json.dumps({"name": "held", "uuid": "u-1", "files": []}))
-    folders = {"libvirt": {"run_dir": f"{tmp_path}/libvirt", "config_dir": f"{tmp_path}/etc"}}
-    settings = {**folders, "daemon": {"run_dir": f"{tmp_path}/run"}, "proxmox": {"config_dir": f"{tmp_path}/pve"}}
-    (tmp_path / "c.yaml").write_text(json.dumps(settings))
-    assert main(["completion", "names", "--config", str(tmp_path / "c.yaml")]) == 0
-    assert capsys.readouterr().out.splitlines() == ["held", "two words", "u-1", "web"]
 
 
 # -- examples ---------------------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ ANYWHERE = {
     "hook-script": ["hook-script", "proxmox"],
     "man": ["man", "vmguard-hooks"],
     "completion bash": ["completion", "bash"],
+    "completion zsh": ["completion", "zsh"],
+    "completion fish": ["completion", "fish"],
     "completion names": ["completion", "names"],
     "doctor --fix": ["doctor", "--fix", "identity", "--dry-run"],
     "disable": ["disable", "libvirt", "--dry-run"],

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 BRINGS = (
     "/usr/share/doc/vmguard/README.md",
     *(f"/usr/share/doc/vmguard/{path.name}" for path in sorted((REPOSITORY / "packaging/docs").glob("*.md"))),
+    "/usr/share/doc/vmguard/demo.svg",
     "/usr/bin/vmguard",
     "/etc/vmguard/vmguard.yaml",
     "/usr/share/vmguard/hooks/qemu",
@@ -27,6 +28,7 @@ BRINGS = (
     "/usr/share/vmguard/schemas/status.json",
     "/usr/share/vmguard/schemas/error.json",
     "/usr/share/bash-completion/completions/vmguard",
+    "/usr/share/fish/vendor_completions.d/vmguard.fish",
     "/usr/share/man/man8/vmguard.8",
     "/usr/share/man/man5/vmguard.yaml.5",
     "/usr/share/man/man7/vmguard-hooks.7",
@@ -56,6 +58,7 @@ def test_the_deb_is_built_and_lintian_has_nothing_to_say(tmp_path: Path) -> None
     assert all(name in files for name in BRINGS)
     assert all(f"/usr/lib/python3/dist-packages/{name}" in files for name in modules())
     assert "/usr/share/pve-manager/templates/default/vmguard-subject.txt.hbs" in files, "Proxmox VE looks there"
+    assert "/usr/share/zsh/vendor-completions/_vmguard" in files
     assert "/etc/libvirt" not in files, "installing changes no hook"
     about = said("dpkg-deb", "--field", path)
     assert f"Version: {vmguard.__version__}" in about
@@ -83,9 +86,10 @@ def test_the_links_of_the_installed_documents_lead_to_installed_documents(tmp_pa
     folder = tmp_path / "usr/share/doc/vmguard"
     pages = {path.name: path.read_text() for path in folder.glob("*.md")}
     assert len(pages) > 12
+    there = {path.name for path in folder.iterdir()}
     links = [(name, link) for name, text in pages.items() for link in re.findall(r"\]\(([^)\s#:]+)(?:#[^)]*)?\)", text)]
     assert len(links) > 40
-    assert [(name, link) for name, link in links if link not in pages] == []
+    assert [(name, link) for name, link in links if link not in there] == []
 
 
 def test_rpmbuild_builds_the_spec() -> None:
@@ -93,5 +97,6 @@ def test_rpmbuild_builds_the_spec() -> None:
     files = said("rpm", "-qlp", path)
     assert all(name in files for name in BRINGS)
     assert all(f"/site-packages/{name}" in files for name in modules())
+    assert "/usr/share/zsh/site-functions/_vmguard" in files
     assert "/etc/vmguard/vmguard.yaml" in said("rpm", "-qp", "--configfiles", path)
     assert "python3-fasteners" in said("rpm", "-qp", "--requires", path)

@@ -63,7 +63,7 @@ def test_the_help_of_each_command_fits_into_80_columns_and_tells_the_exit_status
     monkeypatch.setenv("COLUMNS", "80")
     assert main([command.name, "--help"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith(f"usage: vmguard {command.name} ")
+    assert text.startswith(f"usage: vmguard {command.name}")
     assert "Exit status: 0 OK" in text
     assert max(map(len, text.splitlines())) <= 80
 

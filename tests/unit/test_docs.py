@@ -54,6 +54,28 @@ def test_negative_control_words_that_nothing_prints_are_seen() -> None:
     assert "VM '…' is not begun: disk … is locked" not in PRINTED
 
 
+#: what strangers ask -> what the place says to which one link of the README leads them
+QUESTIONS = {
+    "troubleshooting.md#my-vm-was-killed": "`vmguard history VM` has the reason",
+    "troubleshooting.md#virsh-says-running-but-the-vm-hangs": "It is frozen, most likely",
+    "howto.md#reboot-the-nas": "As long as you like",
+    "howto.md#replace-a-dead-host": "`vmguard check VM`",
+    "howto.md#remove": "`apt purge vmguard`",
+}
+
+
+@pytest.mark.parametrize("place", QUESTIONS)
+def test_each_strangers_question_is_one_link_away(place: str) -> None:
+    assert f"(packaging/docs/{place})" in (ROOT / "README.md").read_text()
+    file, anchor = place.split("#")
+    [section] = [
+        part
+        for part in re.split(r"^## ", (DOCS / file).read_text(), flags=re.MULTILINE)
+        if anchors(f"# {part}") & {anchor}
+    ]
+    assert QUESTIONS[place] in " ".join(section.split())
+
+
 # -- links to sections ------------------------------------------------------------------------------------------------
 
 

@@ -115,7 +115,7 @@ LINES = {
     "unguarded": (
         HostState([WEB._replace(unlocked=True)]),
         "CRITICAL: VM 'web' UNGUARDED: a disk has no lock",
-        "vmguard check web",
+        "vmguard adopt web locks it again, or says who has it",
     ),
     "held": (
         HostState([WEB._replace(beside="QEMU locks nothing")]),

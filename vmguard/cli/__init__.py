@@ -4,6 +4,7 @@ Only ``main`` turns errors into an exit status. Every command prints through ``o
 
 main            runs a command: global options, the table of commands, errors, exit status
 output          prints text, tables, colours and JSON; shows hostile names harmlessly
+wrapping        breaks lines between words, for a terminal
 arguments       types of option values for argparse
 host            the first and the last line of each command: how this host stands, what to do now
 past            the history, from the daemon's file or from the daemon
@@ -35,6 +36,6 @@ notify_watch    ``notify watch``: tells them that the daemon is down
 report          ``report``: packs an archive for a bug report
 man             ``man PAGE``: prints a manual page as roff
 manual          the texts of the manual pages
-completion      ``completion``: prints the completion for bash
+completion      ``completion``: prints the completion for a shell, and the names of VMs that it offers
 daemon          ``daemon``: runs the daemon
 """

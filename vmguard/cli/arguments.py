@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from vmguard.config.values import parse_duration
 from vmguard.errors import BadInput
@@ -14,6 +14,25 @@ class UsageError(BadInput):
     """The arguments of a command are invalid."""
 
     exit_code = 2
+
+
+class HelpText(argparse.RawDescriptionHelpFormatter):
+    """Lays out --help: values to choose from as ``libvirt|proxmox``, and a usage without the option --help itself."""
+
+    def add_usage(
+        self,
+        usage: str | None,
+        actions: Iterable[argparse.Action],
+        groups: Iterable[argparse._MutuallyExclusiveGroup],
+        prefix: str | None = None,
+    ) -> None:
+        shown = [action for action in actions if not isinstance(action, argparse._HelpAction)]
+        super().add_usage(usage, shown, groups, prefix)
+
+    def _metavar_formatter(self, action: argparse.Action, default_metavar: str) -> Callable[[int], tuple[str, ...]]:
+        if action.metavar is None and action.choices is not None:
+            return lambda size: ("|".join(map(str, action.choices or ())),) * size
+        return super()._metavar_formatter(action, default_metavar)
 
 
 _DAYS = re.compile(r"([0-9]{1,4})d")

@@ -1,4 +1,4 @@
-"""``vmguard completion bash|names``: bash's completion, made from the commands' own parsers; and the VMs it offers."""
+"""``vmguard completion SHELL|names``: the completion for a shell, and this host's VMs, which it offers."""
 
 from __future__ import annotations
 
@@ -7,66 +7,27 @@ import os
 
 from vmguard.adapters.linux import statefile
 from vmguard.adapters.proxmox import host as proxmox_host
-from vmguard.cli import main, places
+from vmguard.cli import places
 from vmguard.cli.output import Output
 from vmguard.core.reports.status import Status
 from vmguard.errors import VmguardError
 from vmguard.query.places import Places
 
+SHELLS = ("bash", "zsh", "fish")
+_NAMES = "names"
 #: for the cluster's files; somebody waits at a prompt
 _PATIENCE_S = 1.0
 
-_HEAD = """\
-# bash completion of vmguard; made by: vmguard completion bash
-_vmguard_vms() {
-    local name
-    COMPREPLY=()
-    while IFS= read -r name; do
-        [[ $name == "$1"* ]] && COMPREPLY+=("$(printf %q "$name")")
-    done < <(vmguard completion names 2> /dev/null)
-}
-
-_vmguard() {
-    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} command= at options= words= vms= files=
-    for ((at = 1; at < COMP_CWORD; at++)); do
-        case ${COMP_WORDS[at]} in
-            --config|--timeout) ((at++)) ;;
-            -*) ;;
-            *) command=${COMP_WORDS[at]}; break ;;
-        esac
-    done
-    COMPREPLY=()
-    case $before in
-        --config|--storage-cfg|--domain-xml|--pve-config|--output) COMPREPLY=($(compgen -f -- "$word")); return ;;
-        --name|--uuid) _vmguard_vms "$word"; return ;;
-    esac
-    case $command in
-"""
-_TAIL = """\
-    esac
-    if [[ $word == -* ]]; then
-        COMPREPLY=($(compgen -W "@GLOBALS@ $options" -- "$word"))
-    elif [[ -n $words ]]; then
-        COMPREPLY=($(compgen -W "$words" -- "$word"))
-    elif [[ -n $vms ]]; then
-        _vmguard_vms "$word"
-    fi
-    if [[ -n $files && ${#COMPREPLY[@]} -eq 0 ]]; then
-        COMPREPLY=($(compgen -f -- "$word"))
-    fi
-}
-complete -o filenames -F _vmguard vmguard
-"""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=["bash", "names"], help="the shell's script, or this host's VMs, a line each")
+    parser.add_argument("what", choices=[*SHELLS, _NAMES], help="the shell's script, or this host's VMs, a line each")
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    if args.what == "bash":
-        text = bash()
-        out.json({"schema": 1, "bash": text}) if args.json else out.block(text)
+    if args.what in SHELLS:
+        with open(script_of(args.what), encoding="utf-8") as stream:
+            text = stream.read()
+        out.json({"schema": 1, args.what: text}) if args.json else out.block(text)
         return Status.OK
     names = known_names(places.of(args))
     if args.json:
@@ -75,6 +36,11 @@ def run(args: argparse.Namespace, out: Output) -> int:
         if name.isprintable():  # no other can be offered, a line each
             out.line(name)
     return Status.OK
+
+
+def script_of(shell: str) -> str:
+    """Return where the completion for a shell lies: made from the commands' parsers, a test holds it to them."""
+    return os.path.join(os.path.dirname(__file__), "scripts", f"vmguard.{shell}")
 
 
 def known_names(where: Places) -> list[str]:
@@ -97,29 +63,3 @@ def _below(folder: str, suffix: str) -> list[str]:
         return [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(suffix)]
     except OSError:
         return []
-
-
-def bash() -> str:
-    """Return the whole script."""
-    parsers = main.all_parsers()
-    lines = [f'        "") words="{" ".join(parsers)} help" ;;']
-    for name, parser in parsers.items():
-        lines.append(f"        {name}) {_case(parser)} ;;")
-    options = " ".join(option for action in main.top_parser()._actions for option in action.option_strings)
-    return _HEAD + "\n".join(lines) + "\n" + _TAIL.replace("@GLOBALS@", options)
-
-
-def _case(parser: argparse.ArgumentParser) -> str:
-    """Return what may follow a command, as assignments of the script: options, fixed words, VMs, files."""
-    options = [option for action in parser._actions for option in action.option_strings]
-    said = [f'options="{" ".join(options)}"']
-    for action in parser._actions:
-        if action.option_strings:
-            continue
-        if action.choices:
-            said.append(f'words="{" ".join(map(str, action.choices))}"')
-        if "VM" in str(action.metavar):
-            said.append("vms=yes")
-        if "FILE" in str(action.metavar) or "PATH" in str(action.metavar):
-            said.append("files=yes")
-    return "; ".join(said)

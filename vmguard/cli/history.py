@@ -101,7 +101,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
             out.line()
         _print(incident, out)
     host.end(health, out)
-    return health.severity
+    return Status.OK  # it was asked what happened, not how this host stands
 
 
 def _acknowledge(run_dir: str, out: Output) -> int:

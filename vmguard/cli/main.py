@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import vmguard
-from vmguard.cli.arguments import UsageError, duration
+from vmguard.cli.arguments import HelpText, UsageError, duration
 from vmguard.cli.output import Output, OutputClosed
 from vmguard.config.problems import BadConfig, did_you_mean, quoted
 from vmguard.core.reports.status import Status
@@ -63,7 +63,7 @@ COMMANDS = (
     Command("notify", "who is told of events: send a test, see what waits", "vmguard.cli.notify"),
     Command("report", "an archive for a bug report, without secrets", "vmguard.cli.report"),
     Command("man", "print a manual page", "vmguard.cli.man"),
-    Command("completion", "print the completion for a shell", "vmguard.cli.completion"),
+    Command("completion", "print the completion for bash, zsh or fish", "vmguard.cli.completion"),
     Command("daemon", "hold the locks of this host (systemd starts it)", "vmguard.cli.daemon"),
 )
 
@@ -72,7 +72,10 @@ ALIASES = {"disarm": "maintenance"}
 #: what ``vmguard`` alone does
 _WITHOUT_A_COMMAND = "status"
 
-_EXIT_STATUS = "Exit status: 0 OK, 1 WARNING, 2 CRITICAL (also: wrong usage), 3 UNKNOWN (also:\ncould not be done)."
+_EXIT_STATUS = (
+    "Exit status: 0 OK, 1 WARNING, 2 CRITICAL (also: wrong usage), 3 UNKNOWN (also:\n"
+    "could not be done). history and timing only tell: 0 whatever they tell."
+)
 _GLOBALS = "Every command takes --json, --no-color, --config FILE, --timeout TIME, -q and -v\n(see: vmguard --help)."
 
 _FLAG = re.compile(r"--(json|no-color|quiet|verbose)|-[qv]+")
@@ -92,7 +95,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("allow_abbrev", False)
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("formatter_class", HelpText)
         super().__init__(**{**options, "add_help": False})
         self.add_argument("-h", "--help", action=_Help, help="show this text and exit")
 
@@ -100,11 +103,8 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message, f"{self.prog} --help")
 
 
-class _Help(argparse.Action):
+class _Help(argparse._HelpAction):
     """The option --help."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{**options, "nargs": 0, "default": argparse.SUPPRESS})
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         raise _TextRequested(parser.format_help())
@@ -232,6 +232,13 @@ def top_parser() -> Parser:
         description="Guards the disks of virtual machines on NFSv4: one host at a time.",
         epilog=f"commands (vmguard COMMAND --help tells more):\n{commands}\n\n{_EXIT_STATUS}",
     )
+    add_global_options(parser)
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    return parser
+
+
+def add_global_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that may stand before and behind the name of any command."""
     add = parser.add_argument
     add("--json", action="store_true", help="print one JSON document, also for an error")
     add("--no-color", action="store_true", help="no colours (also: NO_COLOR=1)")
@@ -239,8 +246,6 @@ def top_parser() -> Parser:
     add("--timeout", type=duration(), metavar="TIME", help="give up asking after this time (5, 500ms, 2m)")
     add("-q", "--quiet", action="store_true", help="no warnings")
     add("-v", "--verbose", action="count", default=0, help="tell more; twice: with tracebacks")
-    add("--version", action="store_true", help="print the version and exit")
-    return parser
 
 
 def command_parser(command: Command, module: Any) -> Parser:
@@ -255,7 +260,7 @@ def command_parser(command: Command, module: Any) -> Parser:
 
 
 def all_parsers() -> dict[str, Parser]:
-    """Return the parser of every command, for the manual and the shell's completion."""
+    """Return the parser of every command, for the manual."""
     return {command.name: command_parser(command, _module(command)) for command in COMMANDS}
 
 

@@ -14,7 +14,7 @@ Names of VMs and files come from outside: whatever they contain (escape sequence
 never interpreted (vmguard/core/words.py). Only ``block`` and ``document`` print their text unchanged.
 
 Colours and framed tables need a terminal and the rich package. Without them the same words are printed as plain,
-aligned text. A file or a pipe gets whole lines, however long.
+aligned text. At a terminal lines are broken between words. A file or a pipe gets whole lines, however long.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ import contextlib
 import json
 import os
 import sys
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
+from vmguard.cli.wrapping import columns as _columns
+from vmguard.cli.wrapping import wrapped
 from vmguard.core.words import in_utf8, printable, printable_lines
 from vmguard.errors import VmguardError
 
@@ -60,6 +61,7 @@ class Output:
         environ = os.environ if environ is None else environ
         self._terminal = _is_terminal(self._stdout)
         self.width = _width(self._stdout, environ) if self._terminal else _DEFAULT_WIDTH_COLUMNS
+        self._stderr_width = _width(self._stderr, environ)
         plain = no_color or bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
         self._rich: Any = (
             _rich_console(self._stdout, self.width) if self._terminal and not plain and not as_json else None
@@ -72,20 +74,26 @@ class Output:
     # -- for people -------------------------------------------------------------------------------------------------
 
     def line(self, text: str = "") -> None:
-        if not self.as_json:
-            self._print(printable(text))
+        if self.as_json:
+            return
+        for line in self._fitting(printable(text)):
+            self._print(line)
 
     def status(self, word: str, text: str) -> None:
         """Print a coloured status (OK, WARNING, CRITICAL, UNKNOWN), and what it is about."""
         if self.as_json:
             return
+        first, *later = self._fitting(f"{printable(word)}: {printable(text)}")
         if self._rich is None:
-            self._print(f"{printable(word)}: {printable(text)}")
-            return
-        from rich.text import Text
+            self._print(first)
+        else:
+            from rich.text import Text
 
-        line = Text.assemble((printable(word), _STYLES.get(word.strip(), "")), f": {printable(text)}")
-        self._render(line, soft_wrap=True)
+            head = printable(word)
+            styled = Text.assemble((head, _STYLES.get(word.strip(), "")), first.removeprefix(head))
+            self._render(styled, soft_wrap=True)
+        for line in later:
+            self._print(line)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Print a table. Each row has one cell a column; cells are shown with str()."""
@@ -144,12 +152,17 @@ class Output:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
+    def _fitting(self, text: str) -> list[str]:
+        return wrapped(text, self.width) if self._terminal else [text]
+
     def _print(self, text: str) -> None:
         self._write(self._stdout, text + "\n", flush=self._terminal)
 
     def _complain(self, text: str) -> None:
         with contextlib.suppress(VmguardError, OutputClosed):  # the flush at the end fails again and is reported
             self.flush()  # with 2>&1 a warning must not precede the line that it is about
+        if _is_terminal(self._stderr):
+            text = "\n".join(part for line in text.split("\n") for part in wrapped(line, self._stderr_width))
         with contextlib.suppress(VmguardError, OutputClosed):  # the exit status still says it
             self._write(self._stderr, text + "\n")
 
@@ -229,14 +242,6 @@ def _rich_table(columns: Sequence[str], cells: list[list[str]]) -> Any:
             )
         )
     return table
-
-
-def _columns(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
-    if text.isascii():
-        return len(text)
-    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
-    return len(text) + wide - sum(unicodedata.combining(char) != 0 for char in text)
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

@@ -190,6 +190,8 @@ SCHEMAS: dict[str, Fields] = {
     "report": {"schema": N, "file": T, "parts": {"NAME": N}},
     "man": {"schema": N, "page": T, "section": N, "roff": T},
     "completion bash": {"schema": N, "bash": T},
+    "completion zsh": {"schema": N, "zsh": T},
+    "completion fish": {"schema": N, "fish": T},
     "completion names": {"schema": N, "names": [T]},
 }
 #: what any command prints with --json when it fails

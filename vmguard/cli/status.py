@@ -13,7 +13,7 @@ from vmguard.cli import host, places
 from vmguard.cli.host import Answers
 from vmguard.cli.output import Output
 from vmguard.core.locks.plan import EXCLUSIVE, SHARED
-from vmguard.core.reports.health import Health
+from vmguard.core.reports.health import Health, nfs_server
 from vmguard.core.reports.local_time import local_time
 from vmguard.core.words import vm_title
 from vmguard.query import ask_share
@@ -142,7 +142,7 @@ def _mount(mount: MountAnswer, in_maintenance: bool) -> list[str]:
     locks = f"{mount.locks}" + (f", {mount.unsure} asked" if mount.unsure else "")
     return [
         mount.mount,
-        mount.source,
+        nfs_server(mount.source) or mount.source,
         f"{mount.lease:g} s",
         mount.phase,
         "-" if mount.lease_age is None else f"{mount.lease_age:.1f} s ago",

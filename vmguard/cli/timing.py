@@ -10,7 +10,7 @@ from vmguard.cli import host, places
 from vmguard.cli.output import Output
 from vmguard.config import load
 from vmguard.core.reports.health import Health
-from vmguard.core.reports.status import Status, worst
+from vmguard.core.reports.status import Status
 from vmguard.core.watchdog.timing import ImpossibleTiming, Timeline, Wishes, timeline
 
 _WIDTH_COLUMNS = 72
@@ -38,21 +38,21 @@ def show(
     out: Output,
     found: Health | None = None,
 ) -> int:
-    """Print the timeline of each lease, for people or as JSON; return the exit status.
+    """Print the timeline of each lease, for people or as JSON; return the exit status: CRITICAL where there is none.
 
-    ``probes``: how the locks of a mount are probed, as far as that is known. ``found``: the health of this host.
+    ``probes``: how the locks of a mount are probed, as far as that is known. ``found``: the health of this host, which
+    the exit status leaves out: it was asked when what happens.
     """
     answers: list[dict[str, object]] = []
     status = Status.OK
     if found is not None:
-        status = found.severity
         host.begin(found, out)
         out.line()
     for number, (name, lease) in enumerate(leases.items()):
         try:
             line = timeline(lease, wishes)
         except ImpossibleTiming as problem:
-            status = worst([status, Status.CRITICAL])
+            status = Status.CRITICAL
             answers.append({"mount": name, "lease": lease, "problem": str(problem)})
             out.status("CRITICAL", f"{name}: {problem}; the daemon goes by its defaults there")
             continue

@@ -18,7 +18,7 @@ from vmguard.core.reports.health import REPLACED_TODO, Finding, Health, findings
 from vmguard.core.reports.local_time import local_time
 from vmguard.core.reports.status import Status
 from vmguard.core.reports.vm_report import DiskReport, DiskStatus, VmReport
-from vmguard.core.words import printable, vm_title
+from vmguard.core.words import printable, shell_word, vm_title
 from vmguard.errors import VmguardError
 from vmguard.query import ask_share, host_state, judge, other_mounts, wording
 from vmguard.query.answers import FileAnswer, Known, LockOnShare, VmAnswer
@@ -66,7 +66,7 @@ def _report_guarded(report: VmReport, vm: VmAnswer, daemon_down: bool, places: P
     others = {item.path: item for item in other_mounts.of_vm(vm, not daemon_down)}
     for file in vm.files:
         verdict = judge.verdict_here(file)
-        todo = REPLACED_TODO if file.replaced else "vmguard adopt"
+        todo = REPLACED_TODO if file.replaced else f"vmguard adopt {shell_word(vm.name)}"
         text = wording.guard_words(file, local_time(vm.claimed, datetime.datetime.now(datetime.UTC)))
         if file.path in others and verdict is DiskStatus.GUARDED_HERE:
             verdict, text = DiskStatus.OTHER_MOUNT, f"{text}; but {others[file.path].why}"
@@ -125,7 +125,7 @@ def _report_from_share(report: VmReport, found: Found, places: Places) -> None:
         if pid is not None and disk.verdict in (DiskStatus.FREE, DiskStatus.OTHER_MOUNT):
             disk.verdict = DiskStatus.UNGUARDED_HERE
             disk.text = f"QEMU (pid {pid}) runs on this host and nothing locks this file"
-            disk.todo = "vmguard adopt"
+            disk.todo = f"vmguard adopt {shell_word(found.name)}"
         report.disks.append(disk)
 
 

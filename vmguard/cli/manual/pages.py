@@ -95,7 +95,10 @@ def vmguard_8(top: argparse.ArgumentParser, commands: Mapping[str, argparse.Argu
         page.paragraph(paragraph)
     examples.add_to(page, examples.VMGUARD)
     page.section("exit status")
-    page.paragraph("That of monitoring plugins, for every command.")
+    page.paragraph(
+        "That of monitoring plugins. check, status, who, doctor and audit exit with what they find; history and timing "
+        "only tell, and exit with 0 on a host that is not well, too."
+    )
     _list(page, _STATUS)
     page.section("json")
     page.paragraph(

@@ -70,8 +70,13 @@ class MountState(NamedTuple):
 
     @property
     def server(self) -> str:
-        server, colon, _ = self.source.partition(":/")
-        return printable(server.strip("[]") if colon else self.source or self.name)
+        return printable(nfs_server(self.source) or self.source or self.name)
+
+
+def nfs_server(source: str) -> str:
+    """Return the server of ``nas:/vm``; empty for a source that names none."""
+    server, colon, _ = source.partition(":/")
+    return server.strip("[]") if colon else ""
 
 
 class Maintenance(NamedTuple):
@@ -245,7 +250,7 @@ class _Telling:
 
     def _unlocked(self, vms: Sequence[VmState]) -> Finding:
         text = f"{_names(vms)} UNGUARDED: a disk has no lock"
-        return Finding(Status.CRITICAL, text, f"vmguard check {_one(vms)}")
+        return Finding(Status.CRITICAL, text, f"vmguard adopt {_one(vms)} locks it again, or says who has it")
 
     def _beside(self, vms: Sequence[VmState]) -> Finding:
         text = f"{_names(vms)} locked beside QEMU only ({_cut(vms[0].beside)})"
