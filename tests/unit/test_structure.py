@@ -56,6 +56,7 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "sources": {"locks", "words"},
         "reports": {"locks", "sources", "words"},
         "watchdog": set(),
+        "pictures": {"watchdog", "words"},
     },
     "adapters": {
         "__init__": set(),

@@ -13,6 +13,7 @@ json_schema     the same as JSON Schema, for the packages
 check           ``check VM``: is it guarded, by which host, and what to do
 status          ``status``: every VM that this host guards, and its leases
 history         ``history``: what the watchdog saw and did
+picture_files   ``--html`` and ``--svg``: incidents as pictures
 verify_journal  ``verify-journal``: can the watchdog have written this history
 timing          ``timing``: what happens when in an outage
 maintenance     ``maintenance`` (``disarm``): the watchdog only reports for a while
@@ -30,6 +31,7 @@ config_cmd      ``config check|show|example``
 hook_script     ``hook-script``: prints a hook with this installation's paths
 metrics         ``metrics``: prints, writes or serves metrics for Prometheus
 report          ``report``: packs an archive for a bug report
+merge           ``report --merge``: several hosts' histories in one picture and one table
 man             ``man PAGE``: prints a manual page as roff
 manual          the texts of the manual pages
 completion      ``completion``: prints the completion for bash

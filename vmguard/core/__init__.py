@@ -1,6 +1,7 @@
 """The pure core: what to lock, who owns it, what a verdict means. No system calls, no third-party imports.
 
 locks       what a claim locks, whose lock it is, and when it may be released
+pictures    incidents as pictures: a history becomes intervals, and these SVG and HTML
 reports     what people and monitoring are told: check, audit, metrics
 sources     which files a VM uses: libvirt's XML, Proxmox's configuration, image headers, arguments of processes
 watchdog    the state machine that decides every freeze, thaw and fence, and the fence ladder
