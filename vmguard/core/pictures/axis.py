@@ -5,17 +5,18 @@ A VM that stands still for an hour after an outage of ten seconds would leave on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-#: shorter stretches are never cut
-_LEAST_CUT_S = 30.0
-#: a stretch is cut when all that is shorter would have less than this part of the paper beside it
-_MUCH = 4.0
+#: a stretch is cut when it has so many times the length of all that is shorter, which counts as so long at least
+_MUCH, _LEAST_REST_S = 4.0, 15.0
 #: what stays of a stretch on both sides of its cut, as a part of all that is not cut
 _LEFT = 0.06
 #: paper of a cut, and least distance of two ticks
 _CUT_PX, _TICK_PX = 62.0, 64.0
+#: of a piece
+_MOST_TICKS = 40
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
 
 
@@ -56,12 +57,11 @@ class Axis:
         step = next((step for step in _STEPS if step >= least), least)
         found: list[float] = []
         for piece in shown:
-            number = -int(-(piece.begin - origin) // step)
-            while origin + number * step <= piece.end and len(found) < 200:
+            first = math.ceil((piece.begin - origin) / step)
+            for number in range(first, first + _MOST_TICKS):
                 second = origin + number * step
-                if second >= piece.begin and self._has_room(second, found):
+                if piece.begin <= second <= piece.end and self._has_room(second, found):
                     found.append(second)
-                number += 1
         return found
 
     def _has_room(self, second: float, ticks: Sequence[float]) -> bool:
@@ -93,9 +93,7 @@ def _limit(gaps: Sequence[float]) -> float:
     limit = float("inf")
     for gap in ordered:
         rest -= gap
-        if gap < _LEAST_CUT_S:
-            break
-        if gap > _MUCH * rest:
+        if gap > _MUCH * max(rest, _LEAST_REST_S):
             limit = gap
     return limit
 

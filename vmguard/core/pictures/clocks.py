@@ -61,8 +61,9 @@ def host_clock(entries: Iterable[Entry]) -> HostClock | None:
         if wall is None:
             continue
         offset = wall - entry.boottime
-        slack = _READING_S + _SLEW * max(entry.boottime - last, 0.0)
-        if not known or offset > high + slack or offset + _CUT_S < low - slack:
+        slewed = _SLEW * max(entry.boottime - last, 0.0)
+        low, high = low - slewed, high + slewed
+        if not known or offset > high + _READING_S or offset + _CUT_S < low - _READING_S:
             if known:
                 steps.append(Step(last, entry.boottime, offset + _CUT_S / 2 - (low + high) / 2))
             low, high = offset, offset + _CUT_S

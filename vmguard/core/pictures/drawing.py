@@ -205,13 +205,16 @@ def _text(x: float, y: float, words: str, kind: str, anchor: str = "start") -> s
 # -- panels ----------------------------------------------------------------------------------------------------------
 
 
-def panels(lanes: Sequence[Lane], most: int) -> Iterable[Sequence[Lane]]:
-    """Cut lanes into parts of ``most`` at most, each of which fits on a sheet; a host begins a part where it can."""
+def panels(lanes: Sequence[Lane], first: int, most: int) -> Iterable[Sequence[Lane]]:
+    """Cut lanes into parts, each of which fits on a sheet; a host begins a part where it can.
+
+    The first one has ``first`` lanes at most, the others ``most``.
+    """
     starts = [0]
     for number, lane in enumerate(lanes):
-        size = number - starts[-1]
+        size, room = number - starts[-1], first if len(starts) == 1 else most
         rest = sum(1 for other in lanes[number:] if other.host == lane.host)
-        if size >= most or (lane.place is Place.HOST and size and size + rest > most):
+        if size >= room or (lane.place is Place.HOST and size and size + rest > room):
             starts.append(number)
     for begin, end in pairwise([*starts, len(lanes)]):
         yield lanes[begin:end]

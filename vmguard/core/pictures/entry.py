@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 #: silence that separates two incidents
 INCIDENT_GAP_S = 120.0
+#: no host is up for longer
+_LONGEST_S = 1e10
 LATE, HEALTHY, RECOVERING = "mount.late", "mount.healthy", "mount.recovering"
 #: lines that say once more what is known
 REMINDERS = frozenset({"vm.still-frozen"})
@@ -59,7 +61,7 @@ def _seconds(value: object) -> float:
         seconds = float(value) if isinstance(value, int | float) else 0.0
     except OverflowError:
         return 0.0
-    return seconds if math.isfinite(seconds) else 0.0
+    return seconds if 0 <= seconds <= _LONGEST_S else 0.0
 
 
 def incidents(entries: Sequence[Entry]) -> list[list[Entry]]:

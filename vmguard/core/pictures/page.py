@@ -13,8 +13,8 @@ from vmguard.core.pictures.moments import day_and_time, length, zone
 from vmguard.core.pictures.style import DRAWING, PAGE
 from vmguard.core.pictures.tables import bars_table, lines_table
 
-#: lanes of one drawing on a page: as many as fit on a sheet of paper
-_SHEET = 26
+#: lanes of one drawing on a page: as many as fit on a sheet of paper, and on one with a heading
+_SHEET, _FIRST_SHEET = 26, 18
 #: killed VMs that are named above a drawing
 _NAMED = 20
 #: the browser itself refuses whatever a stranger's word could try
@@ -60,7 +60,7 @@ def headline(chapter: Chapter) -> str:
 def _chapter(chapter: Chapter, number: int) -> str:
     title = headline(chapter)
     axis = axis_of(chapter)
-    drawings = [drawing(chapter, lanes, axis, title) for lanes in panels(chapter.lanes, _SHEET)]
+    drawings = [drawing(chapter, lanes, axis, title) for lanes in panels(chapter.lanes, _FIRST_SHEET, _SHEET)]
     parts = [tag("h2", {"id": f"incident-{number}"}, f"<bdi>{escaped(title)}</bdi>"), _summary(chapter), *drawings]
     return tag("section", {}, "\n".join([*parts, bars_table(chapter), lines_table(chapter)]))
 

@@ -91,7 +91,8 @@ body { font: 15px/1.45 system-ui, "DejaVu Sans", sans-serif; margin: 1.5rem auto
   color: #222; background: #fff; }
 h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .2rem; } h3 { font-size: 1rem; }
 p, ul { margin: .3rem 0; } .quiet { color: #666; }
-svg.incident { display: block; width: 100%; height: auto; margin: .6rem 0; border: 1px solid #d8dce0; }
+svg.incident { display: block; box-sizing: border-box; width: 100%; height: auto; margin: .6rem 0;
+  border: 1px solid #d8dce0; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; margin: .4rem 0 1rem; }
 caption { text-align: left; font-weight: bold; padding: .3rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .6rem .2rem 0; border-bottom: 1px solid #e3e6e9; }
