@@ -68,7 +68,10 @@ def run(args: argparse.Namespace, out: Output) -> int:
         host.begin(health, out)
         out.line()
     if not found:
-        out.line("nothing since the last boot" + (f" about VM '{args.vm}'" if args.vm else ""))
+        out.line(
+            ("nothing in that time" if args.since else "nothing since the last boot")
+            + (f" about VM '{args.vm}'" if args.vm else "")
+        )
     for number, incident in enumerate(found):
         if number:
             out.line()
