@@ -20,6 +20,8 @@ HOSTILE = (
 )
 SCRIPTS = ("日本語の仮想マシン", "خادم-الويب", "сервер", "Πύλη", "שרת", "서버", "वेब", "🖥️-1", "e\u0301tage", "ﷺ" * 4)
 
+_LEVELS = {"late": "warning", "at-risk": "warning", "expired": "error"}
+
 
 def outage(names: Sequence[str], begin: float = 100.0, ahead: float = 0.0) -> list[dict[str, Any]]:
     """Return the lines of a storage's outage of 22 s: ``names`` are frozen 8 s after its last answer, and thawed.
@@ -53,7 +55,8 @@ def in_file(lines: Sequence[dict[str, Any]]) -> str:
 
 def _mount(second: float, what: str, text: str, **more: str) -> dict[str, Any]:
     fields = {"mount": "/srv/vm", **({"phase": what} if what != "seen" else {}), **more}
-    return {"boottime": second, "level": "info", "code": f"mount.{what}", "text": text, "fields": fields}
+    level = _LEVELS.get(what, "info")
+    return {"boottime": second, "level": level, "code": f"mount.{what}", "text": text, "fields": fields}
 
 
 def _vm(second: float, what: str, name: str, text: str, level: str = "info") -> dict[str, Any]:

@@ -105,7 +105,7 @@ def test_sixty_vms_are_drawn_in_sheets_and_told_in_a_row() -> None:
     root = parsed(found)
     assert len(bars(root, "frozen")) == 60
     sheets = list(root.iter(f"{SVG}svg"))
-    assert [len(bars(sheet, "frozen")) for sheet in sheets] == [16, 26, 18]
+    assert [len(bars(sheet, "frozen")) for sheet in sheets] == [12, 26, 22]
     row = next(row for row in root.iter("tr") if row.get("data-kind") == "frozen")
     assert "59 VMs: vm-0, vm-1, vm-2" in "".join(row.itertext())
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 #: a stretch is cut when it has so many times the length of all that is shorter, which counts as so long at least
-_MUCH, _LEAST_REST_S = 4.0, 15.0
+_MUCH, _LEAST_REST_S = 3.0, 15.0
 #: what stays of a stretch on both sides of its cut, as a part of all that is not cut
 _LEFT = 0.06
 #: paper of a cut, and least distance of two ticks

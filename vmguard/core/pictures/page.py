@@ -14,7 +14,7 @@ from vmguard.core.pictures.style import DRAWING, PAGE
 from vmguard.core.pictures.tables import bars_table, lines_table
 
 #: lanes of one drawing on a page: as many as fit on a sheet of paper, and on one with a heading
-_SHEET, _FIRST_SHEET = 26, 18
+_SHEET, _FIRST_SHEET = 26, 14
 #: killed VMs that are named above a drawing
 _NAMED = 20
 #: the browser itself refuses whatever a stranger's word could try

@@ -27,8 +27,8 @@ SIGN_WORDS: dict[Sign, str] = {
     Sign.NOTE: "another line",
 }
 _BESIDE = {Sign.KEPT: "KEPT", Sign.LOST: "LOST", Sign.GONE: "ended"}
-#: room for the word beside a mark
-_WORD_PX = 46.0
+#: a letter of the word beside a mark
+_LETTER_PX = 6.4
 
 
 def shape(kind: Sign, x: float, y: float) -> str:
@@ -42,16 +42,33 @@ def sign(lane: Lane, mark: Mark, axis: Axis, right: float, y: float) -> str:
     x = axis.x(mark.second)
     about = tag("title", {}, escaped(f"{time_of_day(mark.second, 1)} {mark.text}"))
     parts = [about, shape(mark.sign, x, y - 6 if mark.sign is Sign.NOTE else y)]
-    word = _BESIDE.get(mark.sign, "")
-    if word and _is_free(lane, mark, x, axis, right):
-        parts.append(tag("text", {"class": f"verdict {mark.sign}", "x": x + 8, "y": y + 3.7}, word))
+    word = _word(lane, mark)
+    if word and _is_free(lane, mark, axis, (x, min(x + 10 + len(word) * _LETTER_PX, right + 1)), right):
+        parts.append(
+            tag(
+                "text",
+                {
+                    "class": f"verdict {Sign.LOST if word.startswith(_BESIDE[Sign.LOST]) else mark.sign}",
+                    "x": x + 8,
+                    "y": y + 3.7,
+                },
+                word,
+            )
+        )
     facts = {"data_sign": str(mark.sign), "data_second": f"{mark.second:.3f}"}
     return tag("g", facts, "".join(parts))
 
 
-def _is_free(lane: Lane, mark: Mark, x: float, axis: Axis, right: float) -> bool:
+def _word(lane: Lane, mark: Mark) -> str:
+    """Return the word beside a mark; the end of a VM whose lock was lost says so, too."""
+    word = _BESIDE.get(mark.sign, "")
+    lost = any(other.sign is Sign.LOST and other.second <= mark.second for other in lane.marks)
+    return f"LOST, {word}" if mark.sign is Sign.GONE and lost else word
+
+
+def _is_free(lane: Lane, mark: Mark, axis: Axis, room: tuple[float, float], right: float) -> bool:
     """Return whether no bar, no other verdict and no edge is where the word would stand."""
-    end = x + _WORD_PX
+    x, end = room
     if end > right:
         return False
     bars = [bar for bar in lane.bars if bar.kind not in STRIPS]

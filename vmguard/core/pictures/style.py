@@ -97,7 +97,7 @@ table { border-collapse: collapse; width: 100%; font-size: 13px; margin: .4rem 0
 caption { text-align: left; font-weight: bold; padding: .3rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .6rem .2rem 0; border-bottom: 1px solid #e3e6e9; }
 td { overflow-wrap: anywhere; } th { color: #666; font-weight: normal; }
-td.host { white-space: nowrap; } th:first-child { padding-left: calc(.4rem + 3px); }
+td.host, td.what { white-space: nowrap; overflow-wrap: normal; } th:first-child { padding-left: calc(.4rem + 3px); }
 td.time { white-space: nowrap; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 tr.decision td { background: #f3f5fb; } tr.error td:first-child { border-left: 3px solid #c4161c; padding-left: .4rem; }
 tr.warning td:first-child { border-left: 3px solid #f0a35e; padding-left: .4rem; }
@@ -105,6 +105,9 @@ tr.info td:first-child { border-left: 3px solid transparent; padding-left: .4rem
 @media screen and (prefers-color-scheme: dark) {
   body { color: #e3e5e8; background: #101316; } .quiet, th { color: #a9b0b8; }
   svg.incident { border-color: #353b42; } th, td { border-color: #2c3238; } tr.decision td { background: #1d2230; }
+}
+@media screen and (max-width: 45rem) {
+  section { overflow-x: auto; } svg.incident, table { min-width: 44rem; }
 }
 @media print {
   @page { size: A4 landscape; margin: 12mm; }

@@ -91,7 +91,7 @@ def _bar_row(bar: Bar, lanes: Sequence[Lane], with_host: bool) -> str:
     names = ", ".join(lane.name or "?" for lane in lanes[:_NAMES])
     count = f"{len(lanes)} VMs: " if len(lanes) > 1 else ""
     cells = [
-        _words(WORDS[bar.kind]),
+        _words(WORDS[bar.kind], "what"),
         tag("td", {"class": "time"}, escaped(begin + time_of_day(bar.begin, 1))),
         tag("td", {"class": "time"}, escaped(end + time_of_day(bar.end, 1))),
         tag("td", {"class": "time"}, escaped(length(bar.end - bar.begin))),
