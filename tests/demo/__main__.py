@@ -1,12 +1,15 @@
-"""The story of the demo. Each step is checked: the demo fails when vmguard does."""
+"""The story of the demo. Each step is checked: the demo fails when vmguard does. ``--html FILE`` leaves a picture."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+from tests.demo import incident
 from tests.demo.screen import Row, Screen
 from tests.lab import Lab, LabError, NfsServer
 from tests.lab.domain import domain_xml
@@ -170,9 +173,15 @@ class Demo:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser("tests/lab/demo")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the incidents of the demo as a page")
+    args = parser.parse_args()
     with Lab() as lab:
+        demo = Demo(lab)
         try:
-            Demo(lab).run()
+            demo.run()
+            if args.html is not None:
+                incident.draw(demo.nodes, args.html)
         except (Failed, LabError) as problem:
             lab.keep_logs()
             print(f"demo: FAILED: {problem}", file=sys.stderr)

@@ -72,8 +72,9 @@ class _Lanes:
     def _key(self, entry: Entry) -> str:
         """Return what tells this line's VM from the others; a refused start has no id."""
         uuid = entry.field("uuid")
-        known = {name for name, lane in self._vms.items() if uuid and lane.is_of(uuid)}
-        return entry.field("vm") or next(iter(sorted(known)), "")
+        if entry.field("vm") or not uuid:
+            return entry.field("vm")
+        return next((name for name, lane in self._vms.items() if lane.is_of(uuid)), "")
 
     def _began(self, entry: Entry, mount: str) -> None:
         """A daemon tells each mount once: a mount that is told again is told by another daemon."""
