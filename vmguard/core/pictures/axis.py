@@ -15,6 +15,8 @@ _MUCH, _LEAST_REST_S = 3.0, 15.0
 _LEFT = 0.06
 #: paper of a cut, and least distance of two ticks
 _CUT_PX, _TICK_PX = 62.0, 64.0
+#: histories have milliseconds
+_SHORTEST_S = 1e-3
 #: of a piece
 _MOST_TICKS = 40
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
@@ -37,7 +39,7 @@ class Axis:
 
     def __init__(self, begin: float, end: float, points: Iterable[float], left: float, right: float) -> None:
         self.left, self.right = left, right
-        end = end if end > begin else begin + 1.0
+        end = end if end - begin >= _SHORTEST_S else begin + 1.0
         self.pieces = _placed(_spans(begin, end, points), left, right)
 
     def x(self, second: float) -> float:
@@ -88,13 +90,11 @@ def _spans(begin: float, end: float, points: Iterable[float]) -> list[tuple[floa
 
 def _limit(gaps: Sequence[float]) -> float:
     """Return the length from which on a stretch is cut: most of them cut as leaves the rest enough paper."""
-    ordered = sorted(gaps, reverse=True)
-    rest = sum(ordered)
-    limit = float("inf")
-    for gap in ordered:
-        rest -= gap
-        if gap > _MUCH * max(rest, _LEAST_REST_S):
-            limit = gap
+    limit, rest = math.inf, 0.0
+    for gap in sorted(gaps):
+        if rest and gap > _MUCH * max(rest, _LEAST_REST_S):
+            limit = min(limit, gap)
+        rest += gap
     return limit
 
 

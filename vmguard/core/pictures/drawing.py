@@ -65,10 +65,12 @@ def drawing(chapter: Chapter, lanes: Sequence[Lane], axis: Axis, title: str, sty
 
 def _grid(axis: Axis, chapter: Chapter, bottom: float) -> str:
     parts = []
-    for second in axis.ticks(chapter.origin):
+    ticks = axis.ticks(chapter.origin)
+    digits = 1 if any(later - earlier < 1 for earlier, later in pairwise(ticks)) else 0
+    for second in ticks:
         x = axis.x(second)
         parts.append(tag("line", {"class": "grid", "x1": x, "x2": x, "y1": _HEAD - 4, "y2": bottom}))
-        parts.append(_text(x, 13.0, time_of_day(second), "clock", anchor="middle"))
+        parts.append(_text(x, 13.0, time_of_day(second, digits), "clock", anchor="middle"))
         parts.append(_text(x, 26.0, after(second - chapter.origin), "tick", anchor="middle"))
     return "".join(parts)
 
