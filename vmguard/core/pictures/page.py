@@ -69,7 +69,7 @@ def _summary(chapter: Chapter) -> str:
     """Return what people ask first: how many VMs were frozen, for how long at most, and which were killed."""
     bars = [(lane, bar) for lane in chapter.lanes if lane.place is Place.VM for bar in lane.bars]
     frozen = [(lane, bar) for lane, bar in bars if bar.kind is Kind.FROZEN]
-    fenced = [lane for lane, bar in bars if bar.kind is Kind.FENCING]
+    fenced = list(dict.fromkeys(lane for lane, bar in bars if bar.kind is Kind.FENCING))
     said = []
     if frozen:
         longest = max((bar for _, bar in frozen), key=lambda bar: bar.end - bar.begin)
