@@ -141,6 +141,15 @@ def test_a_fence_whose_beginning_is_lacking_begins_by_the_words_of_its_steps() -
     assert bar.steps == ((200.5, "kill"), (201.0, "done"))
 
 
+def test_a_lost_lock_may_be_the_last_one_of_its_mount() -> None:
+    """Then the mount is idle without a word; another lock's line says that it was not."""
+    lost = line(140, "lock.lost", level="error", vm="v1", mount="/nas", verdict="lost", evidence="EIO")
+    entries = [*OUTAGE[:5], lost, line(150, "vm.fence", level="error", vm="v1", need="lost", mount="/nas")]
+    assert told(lane(entries, Place.STORAGE).bars)[-1] == ("expired", 110, 140, True, False)
+    entries.append(move(160, "expired", "recovering", 0.1))
+    assert told(lane(entries, Place.STORAGE).bars)[-2] == ("expired", 110, 160, True, True)
+
+
 # -- a daemon that begins anew ----------------------------------------------------------------------------------------
 
 

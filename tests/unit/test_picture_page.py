@@ -158,6 +158,25 @@ def test_one_incident_of_two_hosts_is_one_chapter() -> None:
     assert frozen["b"] - frozen["a"] == pytest.approx(1, abs=0.6), "by their own clocks, whatever their boot clocks say"
 
 
+def test_a_heading_does_not_speak_for_two_different_outages() -> None:
+    """A reboot without a loss and a cut with one, joined by another host's line: each is said for itself."""
+    harmless = [
+        line for line in outage(["web", "db"], 100) if "lost" not in line["code"] and "fence" not in line["code"]
+    ]
+    a = [*harmless, *outage(["web"], 200)[1:]]
+    between = [{**outage(["x"], 240)[0], "boottime": second} for second in (110.0, 190.0, 220.0)]
+    found = album(
+        [Source(host, [Entry.from_json(line) for line in lines]) for host, lines in (("a", a), ("b", between))]
+    )
+    (chapter,) = found.chapters
+    assert "no lock" not in page.headline(chapter)
+    assert [outage.words.partition(";")[0] for outage in chapter.kinds] == [
+        "the way to the storage was cut",
+        "the storage came back, and a lock was lost",
+    ]
+    assert "13:03:23.4 a: the storage came back, and a lock was lost" in "".join(parsed(found).itertext())
+
+
 def test_what_an_admin_adds_to_a_clock_moves_its_lanes_and_is_said() -> None:
     plain, other = source("a"), source("b")
     moved = Source("b", other.entries, offset=7.0)

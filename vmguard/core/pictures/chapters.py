@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vmguard.core.pictures.bars import Kind, Lane, Place
-from vmguard.core.pictures.entry import Entry, incidents, kind_of, of_vm
+from vmguard.core.pictures.entry import LATE, LOST, Entry, incidents, kind_of, of_vm
 from vmguard.core.pictures.lanes import HostPicture, host_picture
 
 #: two hosts' windows this near to each other are one incident: a server is silent for each of them in another second
@@ -46,13 +46,22 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Outage:
+    """What one host's incident was, and since when."""
+
+    second: float
+    host: str
+    words: str
+
+
+@dataclass(frozen=True)
 class Chapter:
     """One incident: what is drawn, and the lines below it."""
 
     begin: float
     end: float
-    #: kinds of outage, each with the hosts that saw it
-    kinds: tuple[tuple[str, tuple[str, ...]], ...]
+    #: what each host's incident was, in their order
+    kinds: tuple[Outage, ...]
     lanes: tuple[Lane, ...]
     lines: tuple[Line, ...]
 
@@ -78,7 +87,7 @@ class _Window:
     end: float
     hosts: set[str]
     lines: list[Line]
-    kinds: list[tuple[str, str]]
+    kinds: list[Outage]
 
 
 def album(sources: Sequence[Source], vm: str = "", since: float | None = None, last: int | None = None) -> Album:
@@ -127,11 +136,20 @@ def _windows(host: str, entries: Sequence[Entry], shift: float, lanes: Sequence[
         if not chosen:
             continue
         lines = [Line(host, entry.boottime + shift, entry) for entry in chosen]
-        window = _Window(lines[0].second, lines[-1].second, {host}, lines, [(kind_of(chosen), host)])
+        window = _Window(lines[0].second, lines[-1].second, {host}, lines, _outage(host, lines))
         for lane in _wanted(lanes, vm):
             _reach(window, lane)
         found.append(window)
     return found
+
+
+def _outage(host: str, lines: Sequence[Line]) -> list[Outage]:
+    """Return what an incident was; nothing where that cannot be said."""
+    entries = [line.entry for line in lines]
+    lost = any(entry.code == LOST and entry.level == "error" for entry in entries)
+    words = kind_of(entries) or ("a lock was lost" if lost else "")
+    began = next((line.second for line in lines if line.entry.code == LATE), lines[0].second)
+    return [Outage(began, host, words)] if words else []
 
 
 def _reach(window: _Window, lane: Lane) -> None:
@@ -166,15 +184,11 @@ def _joined(windows: Iterable[_Window]) -> list[_Window]:
 
 def _chapter(window: _Window, lanes: Iterable[Lane]) -> Chapter:
     begin, end = window.begin, max(window.end, window.begin + _LEAST_S)
-    kinds: dict[str, list[str]] = {}
-    for kind, host in window.kinds:
-        if kind and host not in kinds.setdefault(kind, []):
-            kinds[kind].append(host)
     shown = [cut for lane in lanes if lane.host in window.hosts and (cut := _cut(lane, begin, end)) is not None]
     return Chapter(
         begin,
         end,
-        tuple((kind, tuple(hosts)) for kind, hosts in kinds.items()),
+        tuple(sorted(window.kinds, key=lambda outage: outage.second)),
         tuple(shown),
         tuple(sorted(window.lines, key=lambda line: line.second)),
     )

@@ -19,7 +19,7 @@ from vmguard.core.pictures.signs import sign
 from vmguard.core.pictures.style import HATCH
 
 #: the last bar ends at RIGHT: the word of a verdict stands behind it
-WIDTH, GUTTER, RIGHT = 1000.0, 190.0, 944.0
+WIDTH, GUTTER, RIGHT = 1000.0, 190.0, 920.0
 #: paper before the first second
 _PAD = 22.0
 _HEAD = 36.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from vmguard.core.pictures.bars import Lane, Mark, Sign
 from vmguard.core.pictures.clocks import HostClock, Step, host_clock
-from vmguard.core.pictures.entry import Entry
+from vmguard.core.pictures.entry import LOST, Entry
 from vmguard.core.pictures.host_lane import HostLane
 from vmguard.core.pictures.storage_lane import StorageLane
 from vmguard.core.pictures.vm_lane import VmLane
@@ -51,9 +51,7 @@ class _Lanes:
             self._mounts.setdefault(mount, StorageLane(mount)).take(entry)
         elif kind in ("vm", "lock", "fence") and vm:
             self._vms.setdefault(vm, VmLane(vm)).take(entry)
-            if entry.code in _MAYBE_IDLE:
-                for lane in self._mounts.values():
-                    lane.maybe_idle(entry.boottime)
+            self._maybe_idle(entry, mount)
         elif kind == "start" and vm in self._vms:
             self._vms[vm].take(entry)
         else:
@@ -62,6 +60,14 @@ class _Lanes:
             for lane_of_vm in self._vms.values():
                 lane_of_vm.armed(entry)
         self._last = entry.boottime
+
+    def _maybe_idle(self, entry: Entry, mount: str) -> None:
+        """A lock is gone: if it was the last one of its mount, nobody watches there any more."""
+        if entry.code == LOST and mount in self._mounts:
+            self._mounts[mount].maybe_idle(entry.boottime)
+        elif entry.code in _MAYBE_IDLE:
+            for lane in self._mounts.values():
+                lane.maybe_idle(entry.boottime)
 
     def lanes(self, host: str, until: float) -> list[Lane]:
         """Return all lanes; the host's own first, then its mounts, then its VMs by name."""

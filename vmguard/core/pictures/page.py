@@ -9,7 +9,7 @@ from vmguard.core.pictures.chapters import Album, Chapter, Source
 from vmguard.core.pictures.drawing import axis_of, drawing, panels
 from vmguard.core.pictures.lanes import HostPicture
 from vmguard.core.pictures.markup import escaped, tag
-from vmguard.core.pictures.moments import day_and_time, length, zone
+from vmguard.core.pictures.moments import day_and_time, length, time_of_day, zone
 from vmguard.core.pictures.style import DRAWING, PAGE
 from vmguard.core.pictures.tables import bars_table, lines_table
 
@@ -49,12 +49,10 @@ def svg(album: Album, title: str) -> str:
 
 
 def headline(chapter: Chapter) -> str:
-    """Say when a chapter was, how long, and what kind of outage."""
+    """Say when a chapter was, how long, and what kind of outage, if it was one."""
     seconds = chapter.lines[-1].second - chapter.origin if chapter.lines else 0.0
-    kinds = [f"{kind} ({', '.join(hosts)})" for kind, hosts in chapter.kinds]
-    if len(chapter.kinds) == 1:
-        kinds = [chapter.kinds[0][0]]
-    return "; ".join([f"{day_and_time(chapter.origin)}, {length(seconds)}", *kinds])
+    words = {outage.words for outage in chapter.kinds}
+    return "; ".join([f"{day_and_time(chapter.origin)}, {length(seconds)}", *(words if len(words) == 1 else ())])
 
 
 def _chapter(chapter: Chapter, number: int) -> str:
@@ -79,7 +77,15 @@ def _summary(chapter: Chapter) -> str:
         said.append(f"fenced: {_names(fenced, len({line.host for line in chapter.lines}) > 1)}")
     if any(bar.kind is Kind.UNKNOWN for lane in chapter.lanes for bar in lane.bars):
         said.append("hatched: what the history does not say")
-    return tag("p", {}, f"<bdi>{escaped('; '.join(said))}</bdi>") if said else ""
+    lines = [*_outages(chapter), *(["; ".join(said)] if said else [])]
+    return "".join(tag("p", {}, f"<bdi>{escaped(line)}</bdi>") for line in lines)
+
+
+def _outages(chapter: Chapter) -> list[str]:
+    """Return what each host's incident was, where a heading cannot say it for all."""
+    if len({outage.words for outage in chapter.kinds}) < 2:
+        return []
+    return [f"{time_of_day(outage.second, 1)} {outage.host}: {outage.words}" for outage in chapter.kinds]
 
 
 def _names(lanes: Sequence[Lane], with_host: bool) -> str:
