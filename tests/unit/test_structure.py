@@ -52,11 +52,11 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "__init__": set(),
         "lean_json": set(),
         "words": set(),
+        "pictures": {"watchdog", "words"},
         "locks": {"lean_json", "words"},
         "sources": {"locks", "words"},
         "reports": {"locks", "sources", "words"},
         "watchdog": set(),
-        "pictures": {"watchdog", "words"},
     },
     "adapters": {
         "__init__": set(),
