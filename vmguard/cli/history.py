@@ -85,7 +85,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
 def _source(run_dir: str, entries: Sequence[Entry], answers: host.Answers) -> Source:
     """Return this host's history for a picture. While its daemon answers, no line is lacking at the end."""
     until = None if answers.problem else clock.boottime()
-    whole = is_whole(os.path.join(run_dir, FILE))
+    path = os.path.join(run_dir, FILE)
+    whole = os.path.exists(path) and is_whole(path)
     return Source(
         os.uname().nodename, entries, until, clock_note=picture_files.clock_words(clock_sync.read()), whole=whole
     )
