@@ -63,19 +63,18 @@ def bars(chromium: Browser, *kinds: str) -> list[Drawn]:
     found = []
     for attributes, (left, _, width, _), colour in chromium.boxes():
         words = attributes.get("class", "").split()
-        if attributes[""] == "rect" and words[:1] == ["bar"] and words[1] in kinds and left > 200:  # not the legend
+        in_legend = attributes.get("x") == "0"
+        if attributes[""] == "rect" and words[:1] == ["bar"] and words[1] in kinds and not in_legend:
             found.append(Drawn(words[1], left, left + width, colour))
     return found
 
 
 def tick_scale(chromium: Browser) -> float:
-    """Return pixels for a second, by the lines of the axis: they stand at round seconds."""
-    lines = sorted(
-        left for attributes, (left, *_), _ in chromium.boxes() if attributes.get("class") == "grid" and attributes["y1"]
-    )
-    marks = [float(text) for text in re.findall(r"^\+([\d.]+) s$", chromium.text(), re.MULTILINE)]
+    """Return pixels for a second, by the last two lines of the axis: they stand at round seconds."""
+    lines = sorted(left for attributes, (left, *_), _ in chromium.boxes() if attributes.get("class") == "grid")
+    marks = [float(text) for text in re.findall(r"^\+(\d+(?:\.\d)?) s$", chromium.text(), re.MULTILINE)]
     assert len(lines) == len(marks) >= 3
-    return (lines[-1] - lines[0]) / (marks[-1] - marks[0])
+    return (lines[-1] - lines[-2]) / (marks[-1] - marks[-2])
 
 
 def test_bars_are_where_the_lines_of_the_history_say(chromium: Browser, kept: Path) -> None:
@@ -93,7 +92,7 @@ def test_bars_are_where_the_lines_of_the_history_say(chromium: Browser, kept: Pa
     assert (shorter.right - shorter.left) / pixels == pytest.approx(14.5, abs=0.3)
     assert fence[0].left == pytest.approx(longer.right, abs=2)
     assert late.left == pytest.approx(silent.right, abs=1)
-    assert {bar.left for bar in frozen} == {late.right}
+    assert [bar.left for bar in frozen] == pytest.approx([late.right, late.right], abs=1)
     chromium.screenshot(kept / "light.png")
 
 
@@ -130,14 +129,14 @@ def test_hostile_names_show_as_text(chromium: Browser, kept: Path) -> None:
         assert printable(name) in text.replace("\n", ""), name
     assert chromium.title() == "vmguard: names"
     names = {attributes[""].lower() for attributes, _, _ in chromium.boxes()}
-    assert not names & {"script", "img", "iframe", "a", "b"} - {"b"}
+    assert not names & {"script", "img", "iframe", "a", "h3"}
     chromium.screenshot(kept / "names.png")
 
 
 def test_control_a_page_that_runs_and_loads_what_it_is_told_would_be_seen(chromium: Browser, tmp_path: Path) -> None:
     """Without escaping the element is there; the policy and the missing scripts are a second wall."""
     path = tmp_path / "bad.html"
-    path.write_text("<!DOCTYPE html><title>bad</title><p>x</p><img src='http://evil.example/x'>")
+    path.write_text("<!DOCTYPE html><title>bad</title><p>x</p><img src='x.png'>")
     chromium.open(path)
     assert "img" in {attributes[""].lower() for attributes, _, _ in chromium.boxes()}
 
