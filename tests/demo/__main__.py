@@ -1,4 +1,4 @@
-"""``python -m tests.demo [--record FILE]``: plays the story of story.py, and writes down what was seen."""
+"""``python -m tests.demo [--record FILE] [--html FILE]``: plays the story of story.py, and writes down what was seen."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.demo import record
+from tests.demo import incident, record
 from tests.demo.story import Failed, Story
 from tests.lab import Lab, LabError
 
@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument(
         "--record", type=Path, metavar="FILE", help="write down what was seen: a picture (.svg) or an asciicast (.cast)"
     )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the incidents of the demo as a page")
     args = parser.parse_args()
     if args.record is not None and args.record.suffix not in _FORMATS:
         parser.error(f"--record: {args.record} ends neither with .svg nor with .cast")
@@ -26,6 +27,8 @@ def main() -> int:
         story = Story(lab)
         try:
             story.run()
+            if args.html is not None:
+                incident.draw(story.nodes, args.html)
         except (Failed, LabError) as problem:
             lab.keep_logs()
             print(f"demo: FAILED: {problem}", file=sys.stderr)

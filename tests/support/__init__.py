@@ -1,5 +1,6 @@
 """Helpers that several tiers of tests share.
 
+browser             a headless Chromium, driven without a script in the page
 daemon_harness      the daemon's parts in the test's own loop, without a daemon
 dead_share          an LD_PRELOAD library for which a folder is a share that does not answer
 descriptors         descriptors of this process: none may be left open
@@ -16,6 +17,7 @@ libvirt_operations  what libvirt can do to the files of a running VM, step by st
 migration_peer      private libvirts between which VMs migrate
 namespaces          mount and pid namespaces that end with the test
 other_users         work done as another user, or as a squashed root
+picture_histories   histories for pictures: outages, hostile names, names in other scripts
 processes           processes that end with the test that started them
 qemu_img            disk images made by qemu-img
 receivers           a web server and a mail server that take messages, refuse them, or hang

@@ -18,6 +18,7 @@ from vmguard.adapters.linux.journal import FIELDS, JournalHandler
 from vmguard.cli import history as command
 from vmguard.cli import timing
 from vmguard.cli.output import Output
+from vmguard.core.pictures.entry import Entry, incidents, kind_of
 from vmguard.core.watchdog.events import Level, Report
 from vmguard.core.watchdog.timing import timeline
 from vmguard.daemon.report.history import FILE, History, read
@@ -201,7 +202,7 @@ def test_no_value_from_outside_ends_a_variable() -> None:
 def test_a_forgotten_lock_is_explained_with_its_cure(tmp_path: Path, evidence: str, is_told: bool) -> None:
     """As after an export that came later than nfsd itself: nobody has the disk, and a restart is safe."""
     History(str(tmp_path)).add(Report(Level.ERROR, "lock.lost", "LOST", {}), {"evidence": evidence})
-    entries = [command.Entry.from_json(value) for value in read(str(tmp_path))]
+    entries = [Entry.from_json(value) for value in read(str(tmp_path))]
     stream = io.StringIO()
     command._print(entries, Output(stream))
     said = stream.getvalue()
@@ -212,8 +213,8 @@ def test_a_forgotten_lock_is_explained_with_its_cure(tmp_path: Path, evidence: s
 # -- what kind of outage it was -------------------------------------------------------------------------------------
 
 
-def outage(*codes: str, begin: float = 0.0) -> list[command.Entry]:
-    return [command.Entry.from_json(entry(begin + number, code, mount="/srv/vm")) for number, code in enumerate(codes)]
+def outage(*codes: str, begin: float = 0.0) -> list[Entry]:
+    return [Entry.from_json(entry(begin + number, code, mount="/srv/vm")) for number, code in enumerate(codes)]
 
 
 CUT = ("mount.late", "mount.at-risk", "vm.freeze", "mount.recovering", "vm.thaw", "mount.healthy")
@@ -231,12 +232,12 @@ REBOOT = ("mount.late", "mount.at-risk", "mount.new-session", "mount.recovering"
     ],
 )
 def test_a_cut_and_a_restart_are_told_apart(codes: tuple[str, ...], kind: str) -> None:
-    found = command.kind_of(outage(*codes))
+    found = kind_of(outage(*codes))
     assert found.startswith(kind) if kind != "a lock was lost" else found.endswith(kind)
     assert bool(found) == bool(kind)
 
 
 def test_a_restart_right_after_a_cut_is_an_incident_of_its_own() -> None:
-    found = command.incidents(outage(*CUT) + outage(*REBOOT, begin=20.0))
-    assert [command.kind_of(incident)[:17] for incident in found] == ["the way to the st", "the storage was r"]
-    assert len(command.incidents(outage(*CUT[:4]) + outage(*REBOOT, begin=20.0))) == 1, "the first is not over"
+    found = incidents(outage(*CUT) + outage(*REBOOT, begin=20.0))
+    assert [kind_of(incident)[:17] for incident in found] == ["the way to the st", "the storage was r"]
+    assert len(incidents(outage(*CUT[:4]) + outage(*REBOOT, begin=20.0))) == 1, "the first is not over"

@@ -52,6 +52,7 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "__init__": set(),
         "lean_json": set(),
         "words": set(),
+        "pictures": {"watchdog", "words"},
         "locks": {"lean_json", "words"},
         "sources": {"locks", "words"},
         "reports": {"locks", "sources", "words"},

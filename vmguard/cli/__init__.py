@@ -15,6 +15,7 @@ json_schema     the same as JSON Schema, for the packages
 check           ``check VM``: is it guarded, by which host, and what to do
 status          ``status``: every VM that this host guards, and its leases
 history         ``history``: what the watchdog saw and did
+picture_files   ``--html`` and ``--svg``: incidents as pictures
 verify_journal  ``verify-journal``: can the watchdog have written this history
 timing          ``timing``: what happens when in an outage
 maintenance     ``maintenance`` (``disarm``): the watchdog only reports for a while
@@ -34,6 +35,7 @@ metrics         ``metrics``: prints, writes or serves metrics for Prometheus
 notify          ``notify test|status``: messages to those who are told of events
 notify_watch    ``notify watch``: tells them that the daemon is down
 report          ``report``: packs an archive for a bug report
+merge           ``report --merge``: several hosts' histories in one picture and one table
 man             ``man PAGE``: prints a manual page as roff
 manual          the texts of the manual pages
 completion      ``completion``: prints the completion for a shell, and the names of VMs that it offers

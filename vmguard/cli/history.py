@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
 
-from vmguard.cli import host, past, places
+from vmguard.adapters.linux import clock, clock_sync
+from vmguard.cli import host, past, picture_files, places
+from vmguard.cli.arguments import span
 from vmguard.cli.output import Output
+from vmguard.core.pictures.chapters import Source
+from vmguard.core.pictures.entry import LOST, Entry, incidents, kind_of, of_vm
 from vmguard.core.reports.local_time import local_time
 from vmguard.core.reports.status import Status
 from vmguard.core.words import in_utf8
 from vmguard.daemon.report import acknowledged
+from vmguard.daemon.report.history import FILE, is_whole
 from vmguard.errors import VmguardError
 
-#: silence that separates two incidents
-_INCIDENT_GAP_S = 120.0
 _MARKS = {"error": "!!", "warning": " !", "info": "  "}
-
-_LATE, _HEALTHY, _RECOVERING = "mount.late", "mount.healthy", "mount.recovering"
-_LOST, _NEW_SESSION = "lock.lost", "mount.new-session"
 
 #: how the evidence begins when the server does not know a lock any more, and no other host is named
 _FORGOTTEN = "EIO"
@@ -36,44 +36,14 @@ _FORGOTTEN_HELP = (
 )
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One line of the history. Whatever it lacks, or has in another type, is empty: garbage must not hide the rest."""
-
-    #: UTC, ISO
-    at: str
-    #: CLOCK_BOOTTIME seconds
-    boottime: float
-    level: str
-    code: str
-    text: str
-    fields: Mapping[str, str]
-    #: the line as it was written, for --json
-    json: Mapping[str, object]
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> Entry:
-        boottime, fields = value.get("boottime"), value.get("fields")
-        return cls(
-            at=str(value.get("at", "?")),
-            boottime=float(boottime) if isinstance(boottime, int | float) else 0.0,
-            level=str(value.get("level")),
-            code=str(value.get("code")),
-            text=str(value.get("text", "")),
-            fields={name: str(text) for name, text in fields.items()} if isinstance(fields, dict) else {},
-            json=value,
-        )
-
-    def field(self, name: str) -> str:
-        return self.fields.get(name, "")
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("vm", metavar="VM", nargs="?", default="", help="only incidents of this VM, by name or uuid")
     parser.add_argument(
         "--acknowledge", action="store_true", help="what happened is known: status and check show those fences no more"
     )
     parser.add_argument("--last", metavar="N", type=int, default=10, help="how many incidents, the newest last (10)")
+    parser.add_argument("--since", metavar="TIME", type=span, help="only incidents of the last 30m, 2h, 3d")
+    picture_files.add_arguments(parser)
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
@@ -87,7 +57,10 @@ def run(args: argparse.Namespace, out: Output) -> int:
     health = answers.line(uuids if args.vm else None)
     entries = [Entry.from_json(value) for value in past.entries(where)]
     wanted = in_utf8(args.vm)  # as the history has it
-    found = [chosen for incident in incidents(entries) if (chosen := _of_vm(incident, wanted))][-max(args.last, 1) :]
+    since = clock.boottime() - args.since if args.since else 0.0
+    chosen = [some for incident in incidents(entries) if (some := of_vm(incident, wanted))]
+    found = [incident for incident in chosen if incident[-1].boottime >= since][-max(args.last, 1) :]
+    drawn = picture_files.write(args, [_source(run_dir, entries, answers)], wanted)
     if args.json:
         incidents_json = [[entry.json for entry in incident] for incident in found]
         out.json({"schema": 1, "health": health.as_json(), "incidents": incidents_json})
@@ -95,13 +68,28 @@ def run(args: argparse.Namespace, out: Output) -> int:
         host.begin(health, out)
         out.line()
     if not found:
-        out.line("nothing since the last boot" + (f" about VM '{args.vm}'" if args.vm else ""))
+        out.line(
+            ("nothing in that time" if args.since else "nothing since the last boot")
+            + (f" about VM '{args.vm}'" if args.vm else "")
+        )
     for number, incident in enumerate(found):
         if number:
             out.line()
         _print(incident, out)
+    for path in drawn:
+        out.line(f"picture: {path}")
     host.end(health, out)
     return Status.OK  # it was asked what happened, not how this host stands
+
+
+def _source(run_dir: str, entries: Sequence[Entry], answers: host.Answers) -> Source:
+    """Return this host's history for a picture. While its daemon answers, no line is lacking at the end."""
+    until = None if answers.problem else clock.boottime()
+    path = os.path.join(run_dir, FILE)
+    whole = os.path.exists(path) and is_whole(path)
+    return Source(
+        os.uname().nodename, entries, until, clock_note=picture_files.clock_words(clock_sync.read()), whole=whole
+    )
 
 
 def _acknowledge(run_dir: str, out: Output) -> int:
@@ -117,46 +105,6 @@ def _acknowledge(run_dir: str, out: Output) -> int:
     return Status.OK
 
 
-def incidents(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Group entries that lie close together. A server that falls silent once more begins another incident."""
-    found: list[list[Entry]] = []
-    for before, entry in zip([None, *entries], entries, strict=False):
-        is_far = before is None or abs(entry.boottime - before.boottime) > _INCIDENT_GAP_S
-        if is_far or (entry.code == _LATE and _is_over(found[-1], entry.field("mount"))):
-            found.append([])
-        found[-1].append(entry)
-    return found
-
-
-def _is_over(incident: Sequence[Entry], mount: str) -> bool:
-    """Return whether a mount fell silent in an incident and answers again."""
-    codes = [entry.code for entry in incident if entry.field("mount") == mount and entry.code.startswith("mount.")]
-    return _LATE in codes and _HEALTHY in codes[codes.index(_LATE) :]
-
-
-def kind_of(incident: Sequence[Entry]) -> str:
-    """Say what kind of outage an incident was; empty when the storage was not silent, or is so still."""
-    codes = [entry.code for entry in incident]
-    if _LATE not in codes or not {_HEALTHY, _RECOVERING} & set(codes[codes.index(_LATE) :]):
-        return ""
-    if _LOST in codes:
-        return "the storage came back, and a lock was lost"
-    if _NEW_SESSION in codes[codes.index(_LATE) :]:
-        return "the storage was restarted, or had given this host up; no lock was lost"
-    return "the way to the storage was cut; it kept this host's session"
-
-
-def _of_vm(incident: list[Entry], wanted: str) -> list[Entry]:
-    """Return a VM's own entries and those of its mounts; none when it had no part in the incident."""
-    if not wanted:
-        return incident
-    own = [entry for entry in incident if wanted in (entry.field(name) for name in ("name", "uuid", "vm"))]
-    if not own:
-        return []
-    mounts = {entry.field("mount") for entry in own} | {""}
-    return [entry for entry in incident if entry in own or (not entry.field("vm") and entry.field("mount") in mounts)]
-
-
 def _print(incident: Sequence[Entry], out: Output) -> None:
     first, last = incident[0], incident[-1]
     length = last.boottime - first.boottime
@@ -167,6 +115,6 @@ def _print(incident: Sequence[Entry], out: Output) -> None:
         times = f" ({len(same)} times)" if len(same) > 1 else ""
         mark = _MARKS.get(same[0].level, "  ")
         out.line(f"  {same[0].boottime - first.boottime:+8.2f} s {mark} {same[0].text}{times}")
-    if any(entry.code == _LOST and entry.field("evidence").startswith(_FORGOTTEN) for entry in incident):
+    if any(entry.code == LOST and entry.field("evidence").startswith(_FORGOTTEN) for entry in incident):
         for line in _FORGOTTEN_HELP:
             out.line(f"      {line}")

@@ -1,8 +1,9 @@
-"""``vmguard report``: one archive with everything that a bug report needs, without secrets."""
+"""``vmguard report``: one archive with everything that a bug report needs, without secrets; or several, merged."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import io
 import json
@@ -13,8 +14,8 @@ from collections.abc import Callable
 
 import vmguard
 from vmguard import config as configuration
-from vmguard.adapters.linux import atomic_file, bounded_child, programs
-from vmguard.cli import doctor
+from vmguard.adapters.linux import atomic_file, bounded_child, clock, clock_sync, programs
+from vmguard.cli import doctor, merge
 from vmguard.cli.output import Output
 from vmguard.core.reports.status import Status
 from vmguard.core.sources.secrets import without_secrets
@@ -46,9 +47,13 @@ _COMMANDS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", help="where to put it; ./vmguard-report-HOST-TIME.tar.gz else")
+    merge.add_arguments(parser)
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
+    if args.merge:
+        return merge.run(args, out)
+    merge.refuse_without_merge(args)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     name = f"vmguard-report-{file_name(os.uname().nodename)}-{stamp}"
     path = args.output or f"{name}.tar.gz"
@@ -79,6 +84,7 @@ def _parts(args: argparse.Namespace) -> dict[str, bytes]:
         "status.json": lambda: _asked(run_dir, Daemon.status),
         "health.json": lambda: _asked(run_dir, Daemon.health),
         "doctor.json": lambda: _doctor(args),
+        "clock.json": _clock,
         "history.jsonl": lambda: _file(os.path.join(run_dir, "history.jsonl")),
     }
     for file in _state_files(run_dir):
@@ -114,6 +120,13 @@ def _doctor(args: argparse.Namespace) -> str:
     """Return what the doctor finds, in a child that can be killed. No interpreter is started for it."""
     found = bounded_child.run(lambda: doctor.answer(args.config), _COMMAND_TIMEOUT_S, "the doctor looked at this host")
     return json.dumps(found) + "\n"
+
+
+def _clock() -> str:
+    """Return both clocks of one moment, and what the kernel says of the wall clock: for ``--merge``."""
+    sync = clock_sync.read()
+    said = None if sync is None else dataclasses.asdict(sync)
+    return json.dumps({"at": clock.wall(), "boottime": round(clock.boottime(), 3), "sync": said}) + "\n"
 
 
 def _asked(run_dir: str, ask: Callable[[Daemon], object]) -> str:

@@ -2,6 +2,7 @@
 
 locks       what a claim locks, whose lock it is, and when it may be released
 notices     messages about events for people elsewhere
+pictures    incidents as pictures: a history becomes intervals, and these SVG and HTML
 reports     what people and monitoring are told: check, audit, metrics
 sources     which files a VM uses: libvirt's XML, Proxmox's configuration, image headers, arguments of processes
 watchdog    the state machine that decides every freeze, thaw and fence, and the fence ladder

@@ -3,6 +3,7 @@
 atomic_file         files written in folders that may be somebody else's
 bounded_child       work that may hang on the share, in a child with a deadline
 clock               CLOCK_BOOTTIME, and wall time for people
+clock_sync          whether somebody disciplines the wall clock
 configured_mounts   the shares that are to be mounted: fstab, units, netfs pools
 descriptors         how many this process has, and may have
 first_use           whether the admin has put vmguard to use

@@ -25,6 +25,10 @@ VMGUARD: Examples = {
         "vmguard history web",
         "vmguard who /srv/vm/web.qcow2",
     ),
+    "An incident as a picture, of this host, and of several by the reports that were made on each of them:": (
+        "vmguard history --since 2h --html incident.html",
+        "vmguard report --merge hyp-a.tar.gz hyp-b.tar.gz --html incident.html",
+    ),
     "What would happen in an outage, here and with another lease?": ("vmguard timing", "vmguard timing --lease 30"),
     "It is known, and settled: fences until now are shown no more, and a check does not warn for a month.": (
         "vmguard history --acknowledge",
