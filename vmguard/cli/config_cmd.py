@@ -54,6 +54,7 @@ def _show(args: argparse.Namespace, out: Output) -> int:
             {
                 "settings": {row.name: _as_json(row, value, origin) for row, value, origin in rows},
                 "vms": {name: dict(entry) for name, entry in effective.vms.items()},
+                "servers": {name: effective.server_entry(name) for name in effective.servers},
             }
         )
     else:
@@ -62,6 +63,12 @@ def _show(args: argparse.Namespace, out: Output) -> int:
             [f"vms.{name}.{key}", own[key].kind.show(value), str(effective.origins[("vms", name, key)])]
             for name, entry in effective.vms.items()
             for key, value in entry.items()
+        ]
+        keys = config.server_settings()
+        vms += [
+            [f"servers.{name}.{key}", keys[key].kind.show(value), str(effective.origins[("servers", name, key)])]
+            for name in effective.servers
+            for key, value in effective.server_entry(name).items()
         ]
         out.table(
             ["setting", "value", "set in"],

@@ -15,6 +15,7 @@ settings   the table of settings, from which everything else is made
 libvirt    section ``libvirt`` of the table
 migration  section ``migration``
 proxmox    section ``proxmox``
+servers    the entries of ``servers``: how each storage server is asked
 storage    section ``storage``
 watch      section ``watch``
 row        how a row of the table is written
@@ -29,7 +30,7 @@ render     writes the shipped, commented file
 """
 
 from vmguard.config.checks import contradictions
-from vmguard.config.choices import LocalFiles, LogLevel, PolicyAction, SessionVms, Window
+from vmguard.config.choices import LocalFiles, LogLevel, PolicyAction, ServerKind, SessionVms, Transport, Window
 from vmguard.config.last_good import load_or_kept
 from vmguard.config.loader import (
     DIRECTORY,
@@ -39,12 +40,14 @@ from vmguard.config.loader import (
     needs_restart,
 )
 from vmguard.config.problems import BadConfig, Problem, did_you_mean
-from vmguard.config.render import example, introduction, vms_help
+from vmguard.config.render import SERVERS_HELP, example, introduction, vms_help
+from vmguard.config.servers import Server
 from vmguard.config.settings import (
     Config,
     Origin,
     Setting,
     sections,
+    server_settings,
     settings,
     vm_settings,
 )
@@ -52,6 +55,7 @@ from vmguard.config.values import format_duration, parse_duration
 
 __all__ = [
     "DIRECTORY",
+    "SERVERS_HELP",
     "BadConfig",
     "Config",
     "LocalFiles",
@@ -59,8 +63,11 @@ __all__ = [
     "Origin",
     "PolicyAction",
     "Problem",
+    "Server",
+    "ServerKind",
     "SessionVms",
     "Setting",
+    "Transport",
     "Window",
     "contradictions",
     "default_paths",
@@ -74,6 +81,7 @@ __all__ = [
     "needs_restart",
     "parse_duration",
     "sections",
+    "server_settings",
     "settings",
     "vm_settings",
     "vms_help",

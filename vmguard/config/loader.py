@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,19 @@ from vmguard.config import document
 from vmguard.config.checks import contradictions
 from vmguard.config.document import Node
 from vmguard.config.problems import BadConfig, Problem, did_you_mean, quoted
-from vmguard.config.settings import VMS, Config, KeyPath, Origin, Setting, build, sections, settings, vm_settings
+from vmguard.config.settings import (
+    SERVERS,
+    VMS,
+    Config,
+    KeyPath,
+    Origin,
+    Setting,
+    build,
+    sections,
+    server_settings,
+    settings,
+    vm_settings,
+)
 from vmguard.core.words import printable
 
 DIRECTORY = "/etc/vmguard"
@@ -95,7 +107,10 @@ class _Reading:
         known = sections()
         for name, body in self._entries(root, path, ""):
             if name.text == VMS:
-                self._take_vms(body, path)
+                self._take_entries(VMS, "names or uuids of VMs", "on_lost: freeze", vm_settings(), body, path)
+            elif name.text == SERVERS:
+                what = "names of servers or mount points"
+                self._take_entries(SERVERS, what, "transport: ssh", server_settings(), body, path)
             elif name.text not in known:
                 self._complain(path, name.line, name.text, self._unknown_section(name.text))
             elif body.kind == "mapping":
@@ -116,19 +131,21 @@ class _Reading:
             else:
                 self._take_value(row, value, path)
 
-    def _take_vms(self, body: Node, path: str) -> None:
+    def _take_entries(
+        self, section: str, what: str, example: str, table: Mapping[str, Setting], body: Node, path: str
+    ) -> None:
+        """Take a section whose keys are names, each with an entry of keys. ``what``: what is named."""
         if body.is_nothing:
             return
         if body.kind != "mapping":
-            self._complain(path, body.line, VMS, f"must hold names or uuids of VMs, not {_a(body)}")
+            self._complain(path, body.line, section, f"must hold {what}, not {_a(body)}")
             return
-        table = vm_settings()
-        for name, entry in self._entries(body, path, VMS + "."):
+        for name, entry in self._entries(body, path, section + "."):
             if entry.is_nothing:  # all of its keys are commented out
                 continue
-            where = f"{VMS}.{name.text}"
+            where = f"{section}.{name.text}"
             if entry.kind != "mapping":
-                self._complain(path, entry.line, where, f"must hold lines such as 'on_lost: freeze', not {_a(entry)}")
+                self._complain(path, entry.line, where, f"must hold lines such as '{example}', not {_a(entry)}")
                 continue
             for key, value in self._entries(entry, path, where + "."):
                 row = table.get(key.text)
@@ -138,7 +155,7 @@ class _Reading:
                 elif value.kind != "scalar" or value.is_nothing:
                     self._complain(path, value.line, f"{where}.{key.text}", f"takes a value ({row.kind.describe()})")
                 else:
-                    self._take_value(row, value, path, (VMS, name.text, key.text))
+                    self._take_value(row, value, path, (section, name.text, key.text))
 
     def _take_value(self, row: Setting, value: Node, path: str, key: KeyPath | None = None) -> None:
         key = key or row.path

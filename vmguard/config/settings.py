@@ -22,6 +22,7 @@ from vmguard.config.migration import Migration
 from vmguard.config.proxmox import Proxmox
 from vmguard.config.row import section as _section
 from vmguard.config.row import setting as _setting
+from vmguard.config.servers import Server
 from vmguard.config.storage import Storage
 from vmguard.config.values import AbsolutePath, Choice, Duration, Kind, Line, Name, YesNo
 from vmguard.config.watch import Watch
@@ -312,6 +313,8 @@ class Config:
     hosts: Hosts = _section(Hosts, "How hosts are named.")
     #: by name or uuid: what is set for one VM alone, keys of VM_KEYS
     vms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: by the server's name as mounts have it, or by mount point: how the server itself can be asked
+    servers: Mapping[str, Server] = field(default_factory=dict)
     #: where each value was set; a value that is not listed has its default
     origins: Mapping[KeyPath, Origin] = field(default_factory=dict, compare=False, repr=False)
 
@@ -321,6 +324,11 @@ class Config:
     def origin(self, setting: Setting) -> str:
         """Return where a setting was set: ``FILE:LINE``, or ``default``."""
         return str(self.origins.get(setting.path, "default"))
+
+    def server_entry(self, name: str) -> dict[str, Any]:
+        """Return what was set for a storage server, by key."""
+        keys = [path[2] for path in self.origins if path[:2] == (SERVERS, name)]
+        return {key: getattr(self.servers[name], key) for key in keys}
 
 
 def sections() -> dict[str, str]:
@@ -358,6 +366,20 @@ def vm_settings() -> dict[str, Setting]:
     return {key: rows[path] for key, path in VM_KEYS.items()}
 
 
+#: the section with an entry for each storage server: ``servers: {NAME or MOUNT POINT: {transport: ssh}}``
+SERVERS = "servers"
+
+
+def server_settings() -> dict[str, Setting]:
+    """Return the rows that an entry of ``servers`` may have, by key."""
+    return {
+        item.name: Setting(
+            SERVERS, item.name, item.metadata["kind"], item.default, item.metadata["help"], item.metadata["restart"]
+        )
+        for item in fields(Server)
+    }
+
+
 def build(values: Mapping[KeyPath, Any], origins: Mapping[KeyPath, Origin]) -> Config:
     """Build a configuration from parsed values; a missing one gets its default."""
     defaults = Config()
@@ -366,7 +388,11 @@ def build(values: Mapping[KeyPath, Any], origins: Mapping[KeyPath, Origin]) -> C
         given = {path[1]: value for path, value in values.items() if path[0] == section}
         parts[section] = type(getattr(defaults, section))(**given)
     vms: dict[str, dict[str, Any]] = {}
+    asked: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
         if path[0] == VMS:
             vms.setdefault(path[1], {})[path[2]] = value
-    return Config(**parts, vms=vms, origins=dict(origins))
+        elif path[0] == SERVERS:
+            asked.setdefault(path[1], {})[path[2]] = value
+    servers = {name: Server(**entry) for name, entry in asked.items()}
+    return Config(**parts, vms=vms, servers=servers, origins=dict(origins))

@@ -93,6 +93,7 @@ def _wait(reports: int, child: int, speak: Callable[[str], None] | None, caller:
     if caller >= 0:
         poll.register(caller, select.POLLIN)
     stage, deadline = "starting", boottime() + FIRST_DEADLINE_S
+    servers = ""
     pending = b""
     while True:
         left = max(0.0, deadline - boottime())
@@ -107,7 +108,7 @@ def _wait(reports: int, child: int, speak: Callable[[str], None] | None, caller:
                 continue
             os.kill(child, 9)
             raise StorageTimeout(
-                f"the storage did not answer in time while {stage}",
+                f"the storage did not answer in time while {stage}{servers}",
                 "the server is down, or in the grace period after its reboot, or a dead host has a delegation of a disk"
                 " until its lease ends; nothing was left locked, try again later",
             )
@@ -121,6 +122,9 @@ def _wait(reports: int, child: int, speak: Callable[[str], None] | None, caller:
                 return [str(warning) for warning in report["held"]]
             if "refused" in report:
                 raise VmguardError.passed_on(report["refused"], report["hint"])
+            if "servers" in report:
+                servers = f"; by its own word {report['servers']}"
+                continue
             if "note" in report:
                 if speak is not None:
                     speak(report["note"])
@@ -168,6 +172,8 @@ def _claim(vm: VmToClaim, connection: wire.Connection, progress: ProgressPipe) -
     settings = ClaimSettings.from_json(connection.answer()["settings"])
     faults.point("asked")
     progress.seconds = settings.timeout
+    if settings.server_words:
+        progress.say({"servers": settings.server_words})
     claimed = claim_on_share.open_files(vm, settings, progress)
     if os.path.exists(_NFS_SERVER):
         from vmguard.adapters.linux.nfs_server import NfsServer
