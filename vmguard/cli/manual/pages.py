@@ -140,6 +140,9 @@ def _command(page: Page, name: str, parser: argparse.ArgumentParser) -> None:
         if isinstance(action, argparse._SubParsersAction):
             for word, below in action.choices.items():
                 page.tagged(f"{name} {word}", str(below.description or ""))
+                if any(item.dest not in _NOT_OPTIONS for item in below._actions):
+                    page.literal(_usage(below))
+                    _arguments(page, below)
 
 
 def _arguments(page: Page, parser: argparse.ArgumentParser) -> None:
