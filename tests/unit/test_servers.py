@@ -220,6 +220,10 @@ BAD = [
         changed(log=[{"at": 1, "text": "NFSD: Using legacy client tracking operations."}]),
         {"server.tracker": Level.WARN},
     ),
+    (
+        changed(nfsdcld=False, log=[], database={"problem": "no such table: grace"}),
+        {"server.tracker": Level.WARN, "server.memory": Level.WARN},
+    ),
     (changed(database={"filesystem": "tmpfs"}), {"server.memory": Level.FAIL}),
     (changed(database={"problem": "unable to open database file"}), {"server.memory": Level.WARN}),
     (document([client("hyp-a", minor=0)]), {"server.version": Level.WARN}),

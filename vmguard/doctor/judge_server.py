@@ -77,7 +77,7 @@ def _version(name: str, facts: ServerFacts) -> Finding:
 
 
 def _tracker(name: str, memory: Memory) -> Finding:
-    if memory.keeper_runs is False and memory.tracker in ("", "nfsdcld", "old nfsdcld"):
+    if memory.is_unattended:
         text = "nfsdcld does not run: new clients are written down nowhere, and are forgotten at the next reboot"
         return fail(
             "server.tracker", name, text, "systemctl restart nfsdcld   # on the server, then vmguard storage status"
@@ -87,6 +87,9 @@ def _tracker(name: str, memory: Memory) -> Finding:
         return warn(
             "server.tracker", name, text, "systemctl enable --now nfsdcld   # on the server, before its next start"
         )
+    if memory.keeper_runs is False:
+        text = "nfsdcld does not run, and the log does not tell any more what writes the clients down"
+        return warn("server.tracker", name, text, "systemctl status nfsdcld   # on the server")
     return ok("server.tracker", name, "nfsdcld writes its clients down")
 
 

@@ -97,7 +97,7 @@ def _risks(name: str, facts: ServerFacts, me: asked.Me) -> list[Finding]:
     if dead:
         text = f"{printable(name)}: dead hosts on record prolong its grace period to the full length: {', '.join(dead)}"
         found.append(Finding(Status.WARNING, text, "vmguard storage doctor"))
-    if facts.memory is not None and facts.memory.keeper_runs is False:
+    if facts.memory is not None and facts.memory.is_unattended:
         text = f"{printable(name)} would forget its clients: nfsdcld does not run"
         found.append(Finding(Status.CRITICAL, text, "vmguard storage doctor"))
     return found

@@ -125,6 +125,11 @@ class Memory:
     epoch: int | None = None
     recorded: Sequence[str] = ()
 
+    @property
+    def is_unattended(self) -> bool:
+        """Whether nfsdcld, which is to keep the record, is not there. A server may be tracked by something else."""
+        return self.keeper_runs is False and ("nfsdcld" in self.tracker or (not self.tracker and not self.problem))
+
 
 @dataclass(frozen=True)
 class Export:

@@ -19,7 +19,7 @@ _TRACKER = re.compile(r"NFSD: Using (.+?) client tracking operations")
 _GRACE_BEGINS = re.compile(r"NFSD: starting (\d+)-second grace period")
 FORGOT = "no clients to reclaim, skipping NFSv4 grace period"
 #: file systems that a reboot empties
-VOLATILE = ("tmpfs", "ramfs", "rootfs", "overlay", "squashfs")
+VOLATILE = ("tmpfs", "ramfs", "rootfs")
 
 
 def facts(found: Document) -> ServerFacts:
