@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from vmguard.config import Config, Server
 from vmguard.core import lean_json
 from vmguard.core.locks.owner_record import Owner
 from vmguard.core.servers.facts import Client
+from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.settings import Settings
 from vmguard.daemon.watch.server_answers import ServerAnswers
 from vmguard.doctor.facts import HostFacts, IdentityFacts, MountFacts
@@ -115,6 +116,32 @@ def test_a_claim_is_told_that_the_server_is_in_grace(tmp_path: Path) -> None:
     assert kept[1].free_in(kept[1].at) == 78.0
     words = Settings(lambda: ONE, told).claim("libvirt", None).server_words
     assert words.startswith("nas is in its grace period: new locks wait ")
+
+
+def test_a_server_is_asked_now_and_then_and_at_once_when_it_was_restarted(tmp_path: Path) -> None:
+    loop, asked, counts = SimulatedLoop(), list[str](), {"/srv/vm": [b"1"]}
+
+    def start_job(_: Loop, module: str, done: Callable[[int], None], stdin: dict[str, Any], seconds: float) -> None:
+        asked.append(f"{module} {stdin['name']}")
+        done(0)
+
+    ServerAnswers(loop, str(tmp_path), lambda: ONE, lambda: [VM], lambda _: dict(counts), start_job).start()
+    assert asked == ["ask_server nas"]
+    loop.pass_by(29.0, 1.0)
+    assert len(asked) == 1
+    loop.pass_by(6.0, 1.0)
+    assert len(asked) == 2
+    counts["/srv/vm"] = [b"2"]
+    loop.pass_by(6.0, 1.0)
+    assert len(asked) == 3
+    loop.pass_by(12.0, 1.0)
+    assert len(asked) == 3
+
+
+def test_nobody_is_asked_without_an_entry(tmp_path: Path) -> None:
+    loop = SimulatedLoop()
+    ServerAnswers(loop, str(tmp_path), Config, lambda: [VM], lambda _: pytest.fail("looked")).start()
+    loop.pass_by(60.0, 1.0)
 
 
 def test_a_lock_is_free_no_earlier_than_the_grace_period_ends() -> None:

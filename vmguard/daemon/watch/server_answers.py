@@ -10,7 +10,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterable
 
-from vmguard.adapters.linux import mounts
+from vmguard.adapters.linux import mounts, mountstats
 from vmguard.adapters.linux.mounts import Mount
 from vmguard.adapters.servers import cache
 from vmguard.adapters.servers.cache import Kept
@@ -40,10 +40,18 @@ class ServerAnswers:
         run_dir: str,
         config: Callable[[], Config],
         table: Callable[[], Iterable[Mount]] = mounts.mounts,
+        sessions: Callable[[Iterable[str]], dict[str, list[bytes]]] = mountstats.sessions,
+        start_job: Callable[..., None] = subprocesses.start,
     ) -> None:
-        """``table``: this host's mounts."""
+        """``table``: this host's mounts. ``sessions``: how often their clients have set up their state.
+
+        ``start_job``: starts a child process.
+        """
         self._loop = loop
         self._table = table
+        self._sessions = sessions
+        self._start_job = start_job
+        self._set_up: dict[str, list[bytes]] = {}
         self._run_dir = run_dir
         self._config = config
         #: name -> when it is due again, and whether it is being asked
@@ -55,6 +63,8 @@ class ServerAnswers:
         """Ask whoever is due, from now on."""
         self._loop.call_in(_LOOK_S, self.start)
         servers = self._config().servers
+        if servers and self._has_restarted():
+            self._due.clear()
         for name, entry in servers.items():
             if name not in self._busy and self._loop.now() >= self._due.get(name, 0.0):
                 self._ask(name, entry)
@@ -90,6 +100,18 @@ class ServerAnswers:
                 said.append(f"{printable(name)} is in its grace period: new locks wait {left:.0f} s more at most")
         return "; ".join(said)
 
+    def _has_restarted(self) -> bool:
+        """Return whether a client has set up its state anew since the last look: its server was restarted, perhaps.
+
+        Then the grace period is what everybody wants to know of, and the last answer is from before it.
+        """
+        try:
+            now = self._sessions([mount.point for mount in self._table() if mount.is_nfs])
+        except OSError:
+            return False
+        before, self._set_up = self._set_up, now
+        return any(before.get(point, counts) != counts for point, counts in now.items())
+
     def _ask(self, name: str, entry: Server) -> None:
         self._busy.add(name)
         self._due[name] = self._loop.now() + entry.every
@@ -103,7 +125,7 @@ class ServerAnswers:
         }
         done = functools.partial(self._done, name)
         try:
-            subprocesses.start(self._loop, "ask_server", done, stdin=job, seconds=entry.timeout + _EXTRA_S)
+            self._start_job(self._loop, "ask_server", done, stdin=job, seconds=entry.timeout + _EXTRA_S)
         except OSError as problem:
             self._busy.discard(name)
             log.debug("%s is not asked about itself: %s", name, problem)
