@@ -18,7 +18,7 @@ from vmguard.adapters.linux.mountstats import NfsStatistics
 from vmguard.adapters.servers import cache
 from vmguard.adapters.servers.knfsd import parse
 from vmguard.cli.storage.holder import contradiction
-from vmguard.config import Config, Server
+from vmguard.config import BadConfig, Config, Server, last_good, load
 from vmguard.core import lean_json
 from vmguard.core.locks.owner_record import Owner
 from vmguard.core.servers.facts import Client
@@ -178,3 +178,45 @@ def test_the_servers_word_against_the_owner_record_is_shown() -> None:
     assert contradiction(client, Owner(1, host="hyp-c")) == ""
     assert "names hyp-b: the server's word counts" in contradiction(client, Owner(1, host="hyp-b"))
     assert "was released" in contradiction(client, Owner(1, host="hyp-b", released="2026-11-28T08:00:00Z"))
+
+
+# -- the configuration ------------------------------------------------------------------------------------------------
+
+
+def loaded(tmp_path: Path, text: str) -> Config:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    return load([str(path)])
+
+
+def test_a_server_is_configured(tmp_path: Path) -> None:
+    iso = "{transport: command, command: docker exec -i n python3 -I -}"
+    text = f"servers:\n  nas:\n    destination: root@nas\n  /srv/iso: {iso}\n"
+    found = loaded(tmp_path, text).servers
+    assert found["nas"] == Server(destination="root@nas")
+    assert found["/srv/iso"].command == ("docker", "exec", "-i", "n", "python3", "-I", "-")
+
+
+def test_what_was_set_is_kept_as_the_last_good_configuration(tmp_path: Path) -> None:
+    text = "servers: {nas: {transport: command, command: \"sh -c 'a b'\", every: 1m}, b: {partner: nas}}"
+    config = loaded(tmp_path, text)
+    assert loaded(tmp_path, last_good.text(config)).servers == config.servers
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("{transport: command}", "servers.nas.transport: is command, but there is no command"),
+        ("{partner: nas}", "servers.nas.partner: is no other entry of servers"),
+        ("{destination: -oProxyCommand=x}", "is not a destination of ssh"),
+        ("{kind: ontap}", "is not knfsd"),
+        ("{command: [a, b]}", "servers.nas.command: takes a value"),
+        ('{command: "a \'b"}', "cannot be split into words"),
+        ("{trasport: ssh}", "unknown key; did you mean 'transport'?"),
+        ("ssh", "must hold lines such as 'transport: ssh'"),
+    ],
+)
+def test_a_mistake_in_an_entry_is_named(tmp_path: Path, entry: str, says: str) -> None:
+    with pytest.raises(BadConfig) as bad:
+        loaded(tmp_path, f"servers:\n  nas: {entry}\n")
+    assert says in bad.value.message

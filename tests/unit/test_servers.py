@@ -19,7 +19,7 @@ from vmguard.core.servers.release import Signs
 from vmguard.core.watchdog.timing import timeline
 from vmguard.doctor.catalogue import CHECKS
 from vmguard.doctor.finding import Level
-from vmguard.doctor.judge_server import judge_server
+from vmguard.doctor.judge_server import judge_pair, judge_server
 from vmguard.errors import ServerError
 
 
@@ -238,12 +238,32 @@ BAD = [
 
 
 def test_every_check_of_a_server_has_a_bad_state_here() -> None:
-    assert {check for _, wanted in BAD for check in wanted} == {name for name in CHECKS if name.startswith("server.")}
+    assert {check for _, wanted in BAD for check in wanted} | {"server.partner"} == {
+        name for name in CHECKS if name.startswith("server.")
+    }
 
 
 @pytest.mark.parametrize(("made", "wanted"), BAD)
 def test_the_doctor_finds_each_fault_and_nothing_else(made: dict[str, Any], wanted: dict[str, Level]) -> None:
     assert levels(made) == wanted
+
+
+PAIRED = {"etab": "/srv/vm\t*(rw,sync,fsid=1)\n"}
+
+
+@pytest.mark.parametrize(
+    ("other", "level", "says"),
+    [
+        (changed(files=PAIRED), Level.OK, "one scope"),
+        (changed(files=PAIRED, host="nas-b"), Level.FAIL, "scopes nas and nas-b"),
+        (changed(files={"etab": "/srv/vm\t*(rw,sync,fsid=2)\n"}), Level.FAIL, "another fsid"),
+        (changed(files={**PAIRED, "nfsv4leasetime": "120\n"}), Level.FAIL, "shorter than the lease that nas-b gave"),
+    ],
+)
+def test_both_nodes_of_a_pair_are_compared(other: dict[str, Any], level: Level, says: str) -> None:
+    found = judge_pair("nas", facts(changed(files=PAIRED)), "nas-b", facts(other))
+    assert (found.check, found.level) == ("server.partner", level)
+    assert says in found.text
 
 
 # -- a reboot ---------------------------------------------------------------------------------------------------------

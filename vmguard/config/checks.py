@@ -34,6 +34,10 @@ def _servers(config: Config) -> list[Problem]:
     """Return the storage servers that cannot be asked as they stand."""
     problems = []
     for name, server in config.servers.items():
+        if server.partner and (server.partner not in config.servers or server.partner == name):
+            blamed = config.origins.get((SERVERS, name, "partner"), Origin("defaults", 0))
+            where = f"{SERVERS}.{printable(name)}.partner"
+            problems.append(Problem(blamed.file, blamed.line, where, f"is no other entry of {SERVERS}"))
         if server.transport is not Transport.COMMAND or server.command:
             continue
         blamed = config.origins.get((SERVERS, name, "transport"), Origin("defaults", 0))

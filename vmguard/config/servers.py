@@ -50,6 +50,12 @@ class Server:
         "With transport: command or local, what is started for vmguard storage release, as for command. "
         '"" means that nothing can be released from here.',
     )
+    partner: str = setting(
+        Name("the name of another entry", r"[^\s]{1,255}", may_be_empty=True),
+        "",
+        "The entry of the other node of a fail-over pair: vmguard storage doctor compares what must be equal on both "
+        '(scope, fsid of each export). "" means that it stands alone.',
+    )
     timeout: float = setting(Duration(1, 60), 5.0, "After this time the probe is ended, and the answer is none.")
     every: float = setting(
         Duration(5, 3600),

@@ -68,6 +68,8 @@ CHECKS: dict[str, str] = {
     "server.dead-records": "the grace period ends early once everybody on record has reclaimed: hosts that never come "
     "back prolong it to its full length",
     "server.delegations": "a write delegation lets one client keep a lock to itself, unseen by the server",
+    "server.partner": "after a fail-over a client reclaims only from a server of the same scope (on Linux the host "
+    "name under which nfsd was started), and finds its files only by the same fsid",
     "server.sync": "with async the server says that data is on disk before it is",
     # -- this host
     "host.recover-lost-locks": "with this kernel parameter a client takes a lost lock again behind everybody's "

@@ -23,6 +23,34 @@ def judge_server(name: str, facts: ServerFacts, disks: Sequence[int] = ()) -> li
     return found
 
 
+def judge_pair(name: str, facts: ServerFacts, partner: str, other: ServerFacts) -> Finding:
+    """Judge what must be equal on both nodes of a fail-over pair for a client to reclaim on the other one."""
+    subject = f"{name} and {partner}"
+    if facts.scope != other.scope:
+        scopes = f"{printable(facts.scope)} and {printable(other.scope)}"
+        text = f"scopes {scopes}: after a fail-over no client even tries to reclaim"
+        mend = "start nfsd under one name on both: option nfs_server_scope of ocf:heartbeat:nfsserver"
+        return fail("server.partner", subject, text, mend)
+    mine, theirs = _fsids(facts), _fsids(other)
+    unequal = sorted(folder for folder in mine.keys() & theirs.keys() if mine[folder] != theirs[folder])
+    if unequal:
+        text = f"another fsid on each: {_listed(unequal)}: open files are stale after a fail-over"
+        return fail("server.partner", subject, text, "the same fsid= for each export on both, in /etc/exports")
+    lease, grace = other.times.lease, facts.times.grace
+    if lease is not None and grace is not None and grace < lease:
+        text = f"the grace period of {name} ({grace:g} s) is shorter than the lease that {partner} gave ({lease:g} s)"
+        return fail("server.partner", subject, text, f"[nfsd] grace-time={lease:.0f} or more on {name}, {_RESTART}")
+    return ok("server.partner", subject, "one scope, equal fsids, grace as long as the other's lease")
+
+
+def _fsids(facts: ServerFacts) -> dict[str, str]:
+    """Return the fsid= of each export; empty where it is made of the file system, which is another on each node."""
+    return {
+        export.folder: next((word for word in export.options if word.startswith("fsid=")), "")
+        for export in facts.exports or ()
+    }
+
+
 def no_answer(name: str, problem: str, hint: str) -> Finding:
     """Return the finding about a server that cannot be asked."""
     return warn("server.answers", name, problem, hint or f"correct servers.{name} in /etc/vmguard/vmguard.yaml")
