@@ -44,7 +44,7 @@ class Place:
         self.channel = self.server.spawn([PYTHON, CHANNEL, "serve", str(PORT)])
         time.sleep(0.5)
 
-    def ask(self, *words: str, node: Guarded | None = None, timeout: float = 60.0) -> tuple[int, dict[str, Any]]:
+    def ask(self, *words: str, node: Guarded | None = None, timeout: float = 120.0) -> tuple[int, dict[str, Any]]:
         answer = (node or self.a).host.run([VMGUARD, *words, "--json"], timeout, check=False)
         said: dict[str, Any] = json.loads(answer.stdout)
         return answer.returncode, said
@@ -64,7 +64,7 @@ class Place:
 
 def config(server: NfsServer) -> str:
     command = f"{PYTHON} {CHANNEL} ask {server.address} {PORT}"
-    entry = f"{{transport: command, command: {command}, release_command: {command}, every: 5s}}"
+    entry = f"{{transport: command, command: {command}, release_command: {command}, every: 5s, timeout: 30s}}"
     return f"hook: {{wait: 0s}}\nservers: {{{server.address}: {entry}}}\n"
 
 
@@ -99,6 +99,7 @@ def test_what_a_server_says_is_what_it_is(place: Place) -> None:
     assert [name.split()[-1] for name in sorted(facts["recorded"])] == place.recorded()[0]
 
     _, said = place.ask("storage", "locks")
+    assert said["health"]["severity"] == "OK", said
     by_vm = {lock["vm"]: lock["host"] for lock in said["locks"] if lock["vm"]}
     assert by_vm == {"web": "hyp-a"}
     inodes = place.server.run(["stat", "-c", "%i", *web.paths, *db.paths]).stdout.split()
@@ -169,7 +170,8 @@ def test_a_dead_hosts_lock_is_released_with_proof_and_not_without(place: Place) 
     assert int(idle["hyp-b"]) >= LEASE, "a courteous server keeps it"
 
     def release(*words: str) -> tuple[int, dict[str, str]]:
-        status, said = place.ask("storage", "release", disk, *words, timeout=120)
+        status, said = place.ask("storage", "release", disk, *words, timeout=180)
+        assert "steps" in said, said
         return status, {step["step"]: f"{step['state']}: {step['text']}" for step in said["steps"]}
 
     status, steps = release("--yes")
