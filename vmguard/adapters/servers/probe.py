@@ -323,34 +323,35 @@ def nft(*words: str, **options: str) -> str:
 
 
 def family(address: str) -> "tuple[str, str]":
-    """The set that an address belongs to, and the address as nft writes it. Raises Refused."""
+    """The family of nft that an address belongs to, and the address as nft writes it. Raises Refused.
+
+    Not inet, which is both at once: not every kernel has it (CONFIG_NF_TABLES_INET).
+    """
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
         raise Refused("this is no address") from None
     if found.is_loopback or found.is_unspecified:
         raise Refused(f"{found} is the server itself")
-    return ("four" if found.version == 4 else "six"), str(found)
+    return ("ip" if found.version == 4 else "ip6"), str(found)
 
 
 RULES = """
-table inet {0} {{
-  set four {{ type ipv4_addr; }}
-  set six {{ type ipv6_addr; }}
+table {0} {1} {{
+  set blocked {{ type {2}; }}
   chain input {{ type filter hook input priority -300; policy accept; }}
 }}
-flush chain inet {0} input
-add rule inet {0} input ip saddr @four drop
-add rule inet {0} input ip6 saddr @six drop
+flush chain {0} {1} input
+add rule {0} {1} input {0} saddr @blocked drop
 """
 
 
 def block(address: str) -> "dict[str, Any]":
     """Have the firewall drop all that comes from an address; read back whether it does. Raises Refused."""
     name, shown = family(address)
-    nft("-f", "-", stdin=RULES.format(TABLE))
-    nft("add", "element", "inet", TABLE, name, f"{{ {shown} }}")
-    listed = nft("list", "table", "inet", TABLE)
+    nft("-f", "-", stdin=RULES.format(name, TABLE, "ipv4_addr" if name == "ip" else "ipv6_addr"))
+    nft("add", "element", name, TABLE, "blocked", f"{{ {shown} }}")
+    listed = nft("list", "table", name, TABLE)
     if shown not in listed or "drop" not in listed:
         raise Refused(f"the firewall does not list {shown}")
     return {"vmguard_probe": VERSION, "blocked": shown}
@@ -358,7 +359,7 @@ def block(address: str) -> "dict[str, Any]":
 
 def unblock(address: str) -> "dict[str, Any]":
     name, shown = family(address)
-    nft("delete", "element", "inet", TABLE, name, f"{{ {shown} }}")
+    nft("delete", "element", name, TABLE, "blocked", f"{{ {shown} }}")
     return {"vmguard_probe": VERSION, "unblocked": shown}
 
 
