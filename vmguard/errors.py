@@ -9,6 +9,7 @@
     ├── LockUnavailable          the file cannot be locked here at all (ENOLCK, EOPNOTSUPP, a mount with local locks)
     ├── LockConflict             another open file description holds a conflicting lock
     ├── StorageTimeout           the storage did not answer within the deadline
+    ├── ServerError              a storage server cannot be asked, or what it says is not understood
     ├── DaemonError              the daemon cannot be reached, or refused
     │   └── DaemonForbidden      this user or program may not use its socket; whether it runs is not known
     └── WireError                a message is malformed, too large, or of another version
@@ -92,6 +93,10 @@ class LockConflict(VmguardError):
 
 class StorageTimeout(VmguardError):
     """The storage did not answer in time. Nothing is known about the lock."""
+
+
+class ServerError(VmguardError):
+    """A storage server cannot be asked about itself, or its answer is not understood. Nothing depends on it."""
 
 
 class DaemonError(VmguardError):

@@ -14,8 +14,11 @@ from typing import Any
 
 from vmguard import config
 from vmguard.adapters.linux import configured_mounts, mounts, mountstats, sockets, statefile
+from vmguard.adapters.servers import knfsd
 from vmguard.core import lean_json
 from vmguard.core.locks import owner_record
+from vmguard.core.servers import epilogue, release
+from vmguard.core.servers.release import Signs
 from vmguard.core.sources import domain_xml, image_header, image_name, process_arguments, pve_config, pve_plan
 from vmguard.core.sources.pve_storage import parse_storages
 from vmguard.daemon.api.claims import ClaimRequests
@@ -29,6 +32,7 @@ from vmguard.daemon.registry.store import Registry
 from vmguard.daemon.runtime.descriptors import Descriptors
 from vmguard.daemon.runtime.loop import Loop
 from vmguard.daemon.runtime.storage_threads import StorageThreads
+from vmguard.doctor.judge_server import judge_server
 from vmguard.errors import VmguardError
 from vmguard.protocol import readers, wire
 from vmguard.protocol.messages import ClaimedFileMessage, ClaimSettings
@@ -58,6 +62,17 @@ def _file(data: bytes, name: str) -> str:
 
 def fuzz_domain_xml(data: bytes) -> None:
     domain_xml.parse_domain(data, defined=len(data) % 2 == 0)
+
+
+def fuzz_server_document(data: bytes) -> None:
+    """A storage server's answer, and all that is made of it for people."""
+    facts = knfsd.parse(data)
+    facts.grace.left(facts.times)
+    judge_server("nas", facts, [131])
+    epilogue.entries(facts, 1e9)
+    for client in facts.clients or ():
+        release.refusals(facts, client, "hyp-a", Signs())
+    release.holder_of(facts, 131, "web.raw")
 
 
 def fuzz_image_header(data: bytes) -> None:

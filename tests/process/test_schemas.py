@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 
 from tests.support.guard import Guard, Vm, eventually, make_disk
+from tests.support.server_documents import client, document, encoded, lock
 from vmguard.cli import doctor, json_schema
 from vmguard.cli.main import COMMANDS, main
 from vmguard.cli.output import Output
@@ -39,6 +40,14 @@ ANYWHERE = {
     "notify test": ["notify", "test"],
     "notify status": ["notify", "status"],
     "audit": ["audit"],
+    "storage status": ["storage", "status"],
+    "storage locks": ["storage", "locks"],
+    "storage doctor": ["storage", "doctor"],
+    "storage plan": ["storage", "plan", "reboot", "--down", "5m"],
+    "storage watch": ["storage", "watch", "--for", "1s"],
+    "storage explain": ["storage", "explain"],
+    "storage release": ["storage", "release", "--host", "hyp-x"],
+    "storage probe": ["storage", "probe"],
 }
 #: these are about the VMs and the daemon of a host
 WITH_DAEMON = {
@@ -89,7 +98,11 @@ def test_what_it_prints_has_the_shape_of_the_manual(name: str, tmp_path: Path, c
         "queue_dir": str(tmp_path / "queue"),
         "targets": {"near": {"type": "webhook", "url": "http://127.0.0.1:9/"}},
     }
-    config.write_text(json.dumps({"vms": {"web": {"on_lost": "freeze"}}, "notify": notify, **folders}))
+    (tmp_path / "answer.json").write_bytes(encoded(document([client("hyp-a", 3, lock(131, "vm/web.raw"))])))
+    folders["daemon"] = {"run_dir": str(tmp_path)}
+    asked = {"nas": {"transport": "command", "command": f"sh -c 'cat {tmp_path}/answer.json'"}}
+    settings = {"vms": {"web": {"on_lost": "freeze"}}, "servers": asked, "notify": notify, **folders}
+    config.write_text(json.dumps(settings))
     vms = tmp_path / "nodes" / "node1" / "qemu-server"
     vms.mkdir(parents=True)
     (vms / "100.conf").write_text("name: web\nscsi0: nas:100/vm-100-disk-0.raw\n")

@@ -19,11 +19,20 @@ from vmguard.adapters.linux import spawn
 STARTERS = {
     "vmguard.adapters.linux.spawn": {"os.posix_spawn", "os.execvp", "os.execve"},
     "vmguard.adapters.linux.programs": {"subprocess"},
+    # the admin's way to a storage server, ended with all of its session at a deadline
+    "vmguard.adapters.servers.transport": {"subprocess"},
+    # a program of its own, which runs on that server and knows nothing of vmguard
+    "vmguard.adapters.servers.probe": {"subprocess"},
     # the hookscript that the VM had before ours: the admin's, with what Proxmox gave it
     "vmguard.hook.proxmox": {"os.execv"},
 }
 #: a process that goes on with our own program
-FORKS = {"vmguard.adapters.linux.bounded_child", "vmguard.hook.claim", "vmguard.hook.prefork"}
+FORKS = {
+    "vmguard.adapters.linux.bounded_child",
+    "vmguard.hook.claim",
+    "vmguard.hook.prefork",
+    "vmguard.adapters.servers.probe",
+}
 #: who may name an interpreter: to start it, or to write its path into a hook
 INTERPRETER = {"vmguard.adapters.linux.spawn", "vmguard.cli.hook_script"}
 _STARTS = re.compile(r"^os\.(forkpty|posix_spawnp?|spawn\w+|exec\w+|system|popen)$")

@@ -58,12 +58,14 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "reports": {"locks", "sources", "words"},
         "watchdog": set(),
         "notices": {"watchdog", "words"},
+        "servers": {"watchdog", "words"},
     },
     "adapters": {
         "__init__": set(),
         "linux": set(),
         "storage": {"linux"},
         "messages": {"linux"},
+        "servers": {"linux"},
         "hypervisor": {"linux"},
         "libvirt": {"hypervisor", "linux"},
         "proxmox": {"hypervisor", "linux", "storage"},
@@ -83,7 +85,7 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "claim": {"fence", "release", "pin", "owner_records", "report", "registry", "runtime"},
         "adopt": {"claim", "fence", "pin", "scan", "registry", "runtime"},
         "api": {"claim", "fence", "watch", "report", "registry", "runtime"},
-        "settings": {"claim", "owner_records", "registry", "report"},
+        "settings": {"claim", "owner_records", "registry", "report", "watch"},
         "wiring": {
             "settings",
             *("api", "adopt", "claim", "watch", "fence", "release", "pin"),

@@ -22,6 +22,7 @@ maintenance     ``maintenance`` (``disarm``): the watchdog only reports for a wh
 arm             ``arm``: ends a maintenance early
 who             ``who FILE``: who holds a disk image
 adopt           ``adopt``: guards VMs that run already
+storage         ``storage``: what the storage servers themselves know
 doctor          ``doctor``: what is unsafe on this host, and how to mend it
 enable          ``enable HYPERVISOR``
 disable         ``disable HYPERVISOR``

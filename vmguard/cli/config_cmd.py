@@ -72,6 +72,7 @@ def _show(args: argparse.Namespace, out: Output) -> int:
                 "settings": {row.name: _as_json(row, value, origin) for row, value, origin in rows},
                 "vms": {name: dict(entry) for name, entry in effective.vms.items()},
                 "targets": {name: target.as_json() for name, target in effective.notify_targets().items()},
+                "servers": {name: effective.server_entry(name) for name in effective.servers},
             }
         )
     else:
@@ -87,6 +88,12 @@ def _show(args: argparse.Namespace, out: Output) -> int:
             for name, entry in effective.targets.items()
             for key, value in entry.items()
             for place in [("notify", "targets", name, key)]
+        ]
+        asked = config.server_settings()
+        vms += [
+            [f"servers.{name}.{key}", asked[key].kind.show(value), str(effective.origins[("servers", name, key)])]
+            for name in effective.servers
+            for key, value in effective.server_entry(name).items()
         ]
         out.table(
             ["setting", "value", "set in"],

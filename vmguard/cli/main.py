@@ -53,6 +53,7 @@ COMMANDS = (
     Command("who", "who holds a disk image, here or on another host", "vmguard.cli.who"),
     Command("adopt", "guard VMs that run already, without touching them", "vmguard.cli.adopt"),
     Command("doctor", "what is unsafe on this host, why, and how to mend it", "vmguard.cli.doctor"),
+    Command("storage", "what the storage servers themselves know, and what follows", "vmguard.cli.storage.command"),
     Command("enable", "install a hypervisor's hook and prove that it is called", "vmguard.cli.enable"),
     Command("disable", "take back what enable did", "vmguard.cli.disable"),
     Command("audit", "what the guard of a Proxmox cluster misses", "vmguard.cli.audit"),

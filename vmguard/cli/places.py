@@ -24,6 +24,7 @@ def of_config(config: Config, timeout: float) -> Places:
         trusted_folders=config.storage.trusted_folders,
         record_folder=config.owner_record.directory if config.owner_record.enabled else "",
         timeout=timeout,
+        servers=tuple((name, 2 * entry.every + entry.timeout) for name, entry in config.servers.items()),
     )
 
 

@@ -104,6 +104,54 @@ _STEPS_DONE: Fields = {
     "steps": [{"step": T, "state": T, "text": T}],
 }
 
+_HOLDER: Fields = {"host": T, "address": T, "state": T, "idle": "number or null"}
+_HEALTH: Fields = {"severity": T, "headline": T, "do_now": T}
+_SECONDS = "number or null"
+_YES = "yes/no or null"
+_SERVER_FACTS: Fields = {
+    "kind": T,
+    "version": T,
+    "scope": T,
+    "up": _YES,
+    "lease": _SECONDS,
+    "grace": _SECONDS,
+    "lockd_grace": _SECONDS,
+    "in_grace": _YES,
+    "lockd_in_grace": _YES,
+    "grace_left": _SECONDS,
+    "may_reclaim": [T],
+    "missing": [T],
+    "recorded": [T],
+    "this_host_on_record": _YES,
+    "clients": [{**_HOLDER, "name": T}],
+    "unknown": [T],
+}
+_STORAGE: Fields = {"schema": N, "status": T, "health": _HEALTH}
+_OUTLOOK: Fields = {
+    "mount": T,
+    "server": T,
+    "lease": N,
+    "vms": [T],
+    "frozen": T,
+    "freeze_from": _SECONDS,
+    "freeze_until": _SECONDS,
+    "verdict_from": _SECONDS,
+    "verdict_until": _SECONDS,
+    "back_by": _SECONDS,
+    "new_locks_at": _SECONDS,
+}
+_SERVER_LOCK: Fields = {
+    "server": T,
+    **_HOLDER,
+    "client": T,
+    "file": T,
+    "inode": N,
+    "device": T,
+    "vm": T,
+    "path": T,
+    "wrong": T,
+}
+
 #: command, with its action if it has any -> what it prints; null may stand for an object
 SCHEMAS: dict[str, Fields] = {
     "check": {
@@ -135,7 +183,17 @@ SCHEMAS: dict[str, Fields] = {
     "verify-journal": {"schema": N, "status": T, "lines": N, "faults": [{"line": N, "code": T, "text": T}]},
     "timing": {
         "schema": N,
-        "mounts": [{"mount": T, "lease": N, "probes": T, "outage": [["any"]], "recovery": [["any"]]}],
+        "mounts": [
+            {
+                "mount": T,
+                "lease": N,
+                "probes": T,
+                "grace": "number or null",
+                "new_locks_after": "number or null",
+                "outage": [["any"]],
+                "recovery": [["any"]],
+            }
+        ],
     },
     "maintenance": {"schema": N, "disarmed": _DISARMED, "survives_restart": B},
     "arm": {"schema": N, "disarmed": _DISARMED, "was": _DISARMED},
@@ -146,6 +204,7 @@ SCHEMAS: dict[str, Fields] = {
         "vms": [_VM],
         "processes": [{"pid": N, "name": T, "writable": B}],
         "daemon": T,
+        "storage": {"server": T, **_HOLDER, "text": T, "contradiction": T},
     },
     "adopt": {
         "schema": N,
@@ -158,6 +217,31 @@ SCHEMAS: dict[str, Fields] = {
         "status": T,
         "findings": [{"check": T, "subject": T, "level": T, "text": T, "why": T, "mend": T, "muted": T}],
     },
+    "storage status": {
+        **_STORAGE,
+        "servers": [{"name": T, "mounts": [T], "problem": T, "facts": _SERVER_FACTS}],
+    },
+    "storage locks": {**_STORAGE, "locks": [_SERVER_LOCK]},
+    "storage doctor": {
+        **_STORAGE,
+        "findings": [{"check": T, "subject": T, "level": T, "text": T, "why": T, "mend": T, "muted": T}],
+    },
+    "storage plan": {**_STORAGE, "mounts": [_OUTLOOK]},
+    "storage watch": {
+        "schema": N,
+        "status": T,
+        "seconds": N,
+        "stood": [{"vm": T, "longest": N}],
+        "lost": [T],
+    },
+    "storage explain": {
+        **_STORAGE,
+        "servers": [
+            {"name": T, "problem": T, "lines": [{"at": T, "text": T, "meaning": T}], "conclusions": [T]},
+        ],
+    },
+    "storage release": _STEPS_DONE,
+    "storage probe": {"schema": N, "program": T},
     "doctor --fix": _STEPS_DONE,
     "doctor --mute": {"schema": N, "check": T, "muted": T},
     "enable": _STEPS_DONE,
@@ -176,6 +260,7 @@ SCHEMAS: dict[str, Fields] = {
         "targets": {"NAME": {"NAME": "any"}},
         "settings": {"NAME": {"value": "any", "text": T, "default": "any", "set_in": T}},
         "vms": {"NAME": {"NAME": "any"}},
+        "servers": {"NAME": {"NAME": "any"}},
     },
     "config example": {"example": T},
     "hook-script": {"schema": N, "hypervisor": T, "script": T},

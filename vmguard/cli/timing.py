@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Mapping
 
-from vmguard.adapters.linux import mountstats
+from vmguard.adapters.linux import clock, mounts, mountstats
+from vmguard.adapters.servers.cache import Kept
 from vmguard.cli import host, places
 from vmguard.cli.output import Output
 from vmguard.config import load
 from vmguard.core.reports.health import Health
 from vmguard.core.reports.status import Status
 from vmguard.core.watchdog.timing import ImpossibleTiming, Timeline, Wishes, timeline
+from vmguard.query import server_cache
+from vmguard.query.places import Places
 
 _WIDTH_COLUMNS = 72
 
@@ -25,9 +29,10 @@ def run(args: argparse.Namespace, out: Output) -> int:
     wishes = Wishes(margin=watch.margin or None, probe=watch.probe or None, slow_round=watch.slow_round)
     if args.lease:  # about a server, not about this host
         return show({f"a lease of {args.lease:g} s": args.lease}, {}, wishes, args.json, out)
-    answers = host.ask(places.of(args))
+    where = places.of(args)
+    answers = host.ask(where)
     probes = {mount.mount: mount.probes for mount in answers.health.mounts}
-    return show(_leases(), probes, wishes, args.json, out, answers.line())
+    return show(_leases(), probes, wishes, args.json, out, answers.line(), _told(where))
 
 
 def show(
@@ -37,11 +42,12 @@ def show(
     as_json: bool,
     out: Output,
     found: Health | None = None,
+    told: Mapping[str, Kept] | None = None,
 ) -> int:
     """Print the timeline of each lease, for people or as JSON; return the exit status: CRITICAL where there is none.
 
     ``probes``: how the locks of a mount are probed, as far as that is known. ``found``: the health of this host, which
-    the exit status leaves out: it was asked when what happens.
+    the exit status leaves out: it was asked when what happens. ``told``: what the servers of mounts said of themselves.
     """
     answers: list[dict[str, object]] = []
     status = Status.OK
@@ -49,8 +55,9 @@ def show(
         host.begin(found, out)
         out.line()
     for number, (name, lease) in enumerate(leases.items()):
+        kept = (told or {}).get(name)
         try:
-            line = timeline(lease, wishes)
+            line = timeline(lease, dataclasses.replace(wishes, grace=kept.times.grace) if kept is not None else wishes)
         except ImpossibleTiming as problem:
             status = Status.CRITICAL
             answers.append({"mount": name, "lease": lease, "problem": str(problem)})
@@ -58,11 +65,21 @@ def show(
             continue
         how = probes.get(name, "")
         answers.append(
-            {"mount": name, "lease": lease, "probes": how, "outage": line.outage(), "recovery": line.recovery()}
+            {
+                "mount": name,
+                "lease": lease,
+                "probes": how,
+                "grace": kept.times.grace if kept is not None else None,
+                "new_locks_after": kept.times.new_locks_after if kept is not None else None,
+                "outage": line.outage(),
+                "recovery": line.recovery(),
+            }
         )
         if number:
             out.line()
         _draw(name, line, out, how)
+        if found is not None:
+            out.line(f"  {_grace_words(kept)}")
     if as_json:
         health = {"health": found.as_json()} if found is not None else {}
         out.json({"schema": 1, **health, "mounts": answers})
@@ -75,6 +92,23 @@ def show(
 
 def _leases() -> dict[str, float]:
     return {point: seen.lease for point, seen in sorted(mountstats.statistics().items()) if seen.lease}
+
+
+def _told(where: Places) -> dict[str, Kept]:
+    """Return what the servers of this host's mounts said of themselves lately, by mount point."""
+    kept = {mount.point: server_cache.of_mount(mount, where) for mount in mounts.mounts() if mount.is_nfs}
+    return {point: found for point, found in kept.items() if found is not None}
+
+
+def _grace_words(kept: Kept | None) -> str:
+    """Say by whose word the grace period is."""
+    if kept is None or kept.times.new_locks_after is None:
+        return "the server's grace period is not known here, and is taken for as long as the lease"
+    lockd = f", lockd's (NFSv3) {kept.times.lockd_grace:g} s" if kept.times.lockd_grace is not None else ""
+    return (
+        f"by the server's own word, {clock.boottime() - kept.at:.0f} s ago: grace {kept.times.grace:g} s{lockd}; new "
+        f"locks {kept.times.new_locks_after:g} s after its start at the latest"
+    )
 
 
 def _draw(name: str, line: Timeline, out: Output, probes: str = "") -> None:

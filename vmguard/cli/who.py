@@ -13,14 +13,16 @@ from vmguard.query.wording import guard_words
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a disk image")
+    parser.add_argument("--ask-storage", action="store_true", help="ask the storage server for the holder's name, too")
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
     answers = host.ask(where := places.of(args))
     report = reports.who(os.path.abspath(args.file), where, answers.known, answers.fenced)
     disk = report.disk
+    storage = _ask_storage(args, report) if args.ask_storage else None
     if args.json:
-        out.json(report.as_json())
+        out.json({**report.as_json(), "storage": storage})
         return report.health.severity
     host.begin(report.health, out)
     if disk.text not in report.health.headline:
@@ -32,7 +34,17 @@ def run(args: argparse.Namespace, out: Output) -> int:
     for process in report.processes:
         how = "for writing" if process.writable else "for reading"
         out.line(f"  open {how} here: {process.name} (pid {process.pid})")
+    if storage is not None:
+        out.line(f"  {storage['text']}")
+        if storage["contradiction"]:
+            out.warn(str(storage["contradiction"]))
     if disk.todo and disk.todo != report.health.do_now:
         out.line(f"  {disk.todo}")
     host.end(report.health, out, any(vm.frozen for vm in report.vms))
     return report.health.severity
+
+
+def _ask_storage(args: argparse.Namespace, report: reports.FileReport) -> dict[str, object]:
+    from vmguard.cli.storage import holder
+
+    return holder.of(args, os.path.abspath(args.file), report.inode, report.disk.owner, report.conflict)

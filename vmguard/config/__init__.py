@@ -15,7 +15,9 @@ settings   the table of settings, from which everything else is made
 libvirt    section ``libvirt`` of the table
 migration  section ``migration``
 notify     section ``notify``, and the keys of its targets
+owner_record  section ``owner_record``
 proxmox    section ``proxmox``
+servers    the entries of ``servers``: how each storage server is asked
 storage    section ``storage``
 watch      section ``watch``
 row        how a row of the table is written
@@ -30,7 +32,7 @@ render     writes the shipped, commented file
 """
 
 from vmguard.config.checks import contradictions
-from vmguard.config.choices import LocalFiles, LogLevel, PolicyAction, SessionVms, Window
+from vmguard.config.choices import LocalFiles, LogLevel, PolicyAction, ServerKind, SessionVms, Transport, Window
 from vmguard.config.last_good import load_or_kept
 from vmguard.config.loader import (
     DIRECTORY,
@@ -41,12 +43,14 @@ from vmguard.config.loader import (
 )
 from vmguard.config.notify import SECRET_KEYS, Target, target_keys
 from vmguard.config.problems import BadConfig, Problem, did_you_mean
-from vmguard.config.render import example, introduction, targets_help, vms_help
+from vmguard.config.render import SERVERS_HELP, example, introduction, targets_help, vms_help
+from vmguard.config.servers import Server
 from vmguard.config.settings import (
     Config,
     Origin,
     Setting,
     sections,
+    server_settings,
     settings,
     vm_settings,
 )
@@ -55,6 +59,7 @@ from vmguard.config.values import format_duration, parse_duration
 __all__ = [
     "DIRECTORY",
     "SECRET_KEYS",
+    "SERVERS_HELP",
     "BadConfig",
     "Config",
     "LocalFiles",
@@ -62,9 +67,12 @@ __all__ = [
     "Origin",
     "PolicyAction",
     "Problem",
+    "Server",
+    "ServerKind",
     "SessionVms",
     "Setting",
     "Target",
+    "Transport",
     "Window",
     "contradictions",
     "default_paths",
@@ -78,6 +86,7 @@ __all__ = [
     "needs_restart",
     "parse_duration",
     "sections",
+    "server_settings",
     "settings",
     "target_keys",
     "targets_help",

@@ -43,3 +43,17 @@ class LogLevel(StrEnum):
     WARNING = "warning"
     INFO = "info"
     DEBUG = "debug"
+
+
+class ServerKind(StrEnum):
+    """What serves NFS on a storage server."""
+
+    KNFSD = "knfsd"
+
+
+class Transport(StrEnum):
+    """How the probe program gets to a storage server."""
+
+    SSH = "ssh"
+    LOCAL = "local"
+    COMMAND = "command"

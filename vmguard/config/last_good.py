@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from vmguard.config.loader import load
 from vmguard.config.notify import target_keys
 from vmguard.config.problems import BadConfig, Problem
-from vmguard.config.settings import TARGETS, VMS, Config, sections, settings, vm_settings
+from vmguard.config.settings import SERVERS, TARGETS, VMS, Config, sections, server_settings, settings, vm_settings
 
 DIRECTORY = "/var/lib/vmguard"
 PATH = os.path.join(DIRECTORY, "last-good.yaml")
@@ -33,6 +33,12 @@ def text(config: Config) -> str:
     for name, entry in config.vms.items():
         lines.append(f"  {json.dumps(name, ensure_ascii=False)}:")
         lines += [f"    {key}: {rows[key].kind.show(value)}" for key, value in entry.items()]
+    keys = server_settings()
+    lines += [f"{SERVERS}:"] * bool(config.servers)
+    for name in config.servers:
+        lines.append(f"  {json.dumps(name, ensure_ascii=False)}:")
+        entry = config.server_entry(name)
+        lines += [f"    {key}: {keys[key].kind.show(value)}" for key, value in entry.items()]
     return "".join(f"{line}\n" for line in lines)
 
 

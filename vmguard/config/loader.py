@@ -13,6 +13,7 @@ from vmguard.config.document import Node
 from vmguard.config.notify import MAX_TARGETS, TARGET_NAME, TargetKey, target_keys, target_problems
 from vmguard.config.problems import BadConfig, Problem, did_you_mean, quoted
 from vmguard.config.settings import (
+    SERVERS,
     TARGETS,
     VMS,
     Config,
@@ -21,6 +22,7 @@ from vmguard.config.settings import (
     Setting,
     build,
     sections,
+    server_settings,
     settings,
     vm_settings,
 )
@@ -112,6 +114,9 @@ class _Reading:
         for name, body in self._entries(root, path, ""):
             if name.text == VMS:
                 self._take_named(body, path, (VMS,), vm_settings(), "names or uuids of VMs", "on_lost: freeze")
+            elif name.text == SERVERS:
+                what = "names of servers or mount points"
+                self._take_named(body, path, (SERVERS,), server_settings(), what, "transport: ssh")
             elif name.text not in known:
                 self._complain(path, name.line, name.text, self._unknown_section(name.text))
             elif body.kind == "mapping":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from vmguard.config.settings import TARGETS, VM_KEYS, Setting, sections, settings
+from vmguard.config.settings import TARGETS, VM_KEYS, Setting, sections, server_settings, settings
 
 _WIDTH_COLUMNS = 79
 
@@ -36,6 +36,9 @@ def example() -> str:
         if section == TARGETS[0]:
             lines += ["", *_comment(_TARGETS, "  "), *_TARGETS_EXAMPLE]
     lines += ["", "", *_comment(_VMS, ""), "vms:", "  #web:", "  #    on_lost: freeze", "  #    after_fence: off"]
+    lines += ["", "", *_comment(SERVERS_HELP, ""), "servers:", "  #nas:"]
+    for row in server_settings().values():
+        lines += ["", *_server_row(row)]
     return "\n".join(lines) + "\n"
 
 
@@ -52,6 +55,12 @@ def targets_help() -> str:
 def vms_help() -> str:
     """Return what may be set for one VM alone."""
     return _VMS
+
+
+def _server_row(row: Setting) -> Iterator[str]:
+    default = row.kind.show(row.default)
+    yield from _comment(f"{row.help}\nValue: {row.kind.describe()}. Default: {default}.", "  #    ")
+    yield f"  #    {row.key}: {default}"
 
 
 def _setting(row: Setting) -> Iterator[str]:
@@ -84,6 +93,12 @@ _TARGETS_EXAMPLE = (
     "    #    type: webhook",
     "    #    level: error",
     "    #    url_file: /etc/vmguard/secrets/pager-url",
+)
+SERVERS_HELP = (
+    "How the storage servers themselves can be asked: whether they are in grace and for how long, who holds a lock, "
+    "whether they would forget their clients at the next reboot (vmguard storage). Each by its name as mounts have "
+    "it (nas in nas:/vm), or by the mount point. Without an entry everything works as far as this host alone can know. "
+    "What a server says explains, plans and speeds up; it never decides about a VM."
 )
 _RESTART = " A change needs a restart of the daemon."
 

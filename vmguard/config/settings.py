@@ -13,16 +13,18 @@ A key path is a tuple of words (``("hook", "wait")``). So the section with an en
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from vmguard.config.choices import LocalFiles, LogLevel, PolicyAction, SessionVms, Window
 from vmguard.config.libvirt import Libvirt
 from vmguard.config.migration import Migration
 from vmguard.config.notify import Notify, Target
+from vmguard.config.owner_record import OwnerRecord
 from vmguard.config.proxmox import Proxmox
 from vmguard.config.row import section as _section
 from vmguard.config.row import setting as _setting
+from vmguard.config.servers import Server
 from vmguard.config.storage import Storage
 from vmguard.config.values import AbsolutePath, Choice, Duration, Kind, Name, YesNo
 from vmguard.config.watch import Watch
@@ -238,28 +240,6 @@ class Unguarded:
 
 
 @dataclass(frozen=True)
-class OwnerRecord:
-    """The record beside each disk."""
-
-    enabled: bool = _setting(
-        YesNo(),
-        True,
-        "Whether each claim writes a small record beside the disk, so that other hosts can say who holds it and since "
-        "when. It is never the lock.",
-    )
-    directory: str = _setting(
-        Name("the name of a directory, without /", r"(?!\.\.?$)[A-Za-z0-9._-]{1,64}"),
-        ".vmguard",
-        "The directory of these records, beside the disks. It must be the same on all hosts of a share.",
-    )
-    timeout: float = _setting(
-        Duration(0.1, 60),
-        5.0,
-        "After this time a record that the storage does not take is given up. The VM's start or stop never waits.",
-    )
-
-
-@dataclass(frozen=True)
 class Hosts:
     """How hosts are named."""
 
@@ -303,6 +283,8 @@ class Config:
     vms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: by name: who is told what happens, keys of Target; a missing one has its default
     targets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: by the server's name as mounts have it, or by mount point: how the server itself can be asked
+    servers: Mapping[str, Server] = field(default_factory=dict)
     #: where each value was set; a value that is not listed has its default
     origins: Mapping[KeyPath, Origin] = field(default_factory=dict, compare=False, repr=False)
 
@@ -317,6 +299,11 @@ class Config:
         """Return where a setting was set: ``FILE:LINE``, or ``default``."""
         return str(self.origins.get(setting.path, "default"))
 
+    def server_entry(self, name: str) -> dict[str, Any]:
+        """Return what was set for a storage server, by key."""
+        keys = [path[2] for path in self.origins if path[:2] == (SERVERS, name)]
+        return {key: getattr(self.servers[name], key) for key in keys}
+
 
 def sections() -> dict[str, str]:
     """Return the names of all sections with their help, in the order of the shipped file."""
@@ -328,8 +315,12 @@ def settings() -> Iterator[Setting]:
     defaults = Config()
     for section in sections():
         for item in fields(getattr(defaults, section)):
-            meta = item.metadata
-            yield Setting(section, item.name, meta["kind"], item.default, meta["help"], meta["restart"])
+            yield _row(section, item)
+
+
+def _row(section: str, item: Field[Any]) -> Setting:
+    meta = item.metadata
+    return Setting(section, item.name, meta["kind"], item.default, meta["help"], meta["restart"])
 
 
 #: the section with an entry for each VM: ``vms: {NAME or UUID: {on_lost: freeze}}``
@@ -355,6 +346,15 @@ def vm_settings() -> dict[str, Setting]:
     return {key: rows[path] for key, path in VM_KEYS.items()}
 
 
+#: the section with an entry for each storage server: ``servers: {NAME or MOUNT POINT: {transport: ssh}}``
+SERVERS = "servers"
+
+
+def server_settings() -> dict[str, Setting]:
+    """Return the rows that an entry of ``servers`` may have, by key."""
+    return {item.name: _row(SERVERS, item) for item in fields(Server)}
+
+
 def build(values: Mapping[KeyPath, Any], origins: Mapping[KeyPath, Origin]) -> Config:
     """Build a configuration from parsed values; a missing one gets its default."""
     defaults = Config()
@@ -362,11 +362,15 @@ def build(values: Mapping[KeyPath, Any], origins: Mapping[KeyPath, Origin]) -> C
     for section in sections():
         given = {path[1]: value for path, value in values.items() if path[0] == section and len(path) == 2}
         parts[section] = type(getattr(defaults, section))(**given)
-    vms: dict[str, dict[str, Any]] = {}
-    targets: dict[str, dict[str, Any]] = {}
+    named = {prefix: _entries(values, prefix) for prefix in ((VMS,), TARGETS, (SERVERS,))}
+    servers = {name: Server(**entry) for name, entry in named[(SERVERS,)].items()}
+    return Config(**parts, vms=named[(VMS,)], targets=named[TARGETS], servers=servers, origins=dict(origins))
+
+
+def _entries(values: Mapping[KeyPath, Any], prefix: KeyPath) -> dict[str, dict[str, Any]]:
+    """Return what is set below a key that holds entries with names of the admin's own, by name and key."""
+    found: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
-        if path[0] == VMS:
-            vms.setdefault(path[1], {})[path[2]] = value
-        elif path[:2] == TARGETS:
-            targets.setdefault(path[2], {})[path[3]] = value
-    return Config(**parts, vms=vms, targets=targets, origins=dict(origins))
+        if path[:-2] == prefix:
+            found.setdefault(path[-2], {})[path[-1]] = value
+    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -99,7 +100,7 @@ class Choice(Kind[E]):
 
     def describe(self) -> str:
         *first, last = self._members
-        return f"{', '.join(first)} or {last}"
+        return f"{', '.join(first)} or {last}" if first else last
 
 
 class YesNo(Kind[bool]):
@@ -184,3 +185,21 @@ class Line(Kind[str]):
 
     def describe(self) -> str:
         return f'{self._what} or ""'
+
+
+class Words(Kind[tuple[str, ...]]):
+    """The words of a command, split as a shell splits them."""
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        if len(text) > 4000 or not (text.isprintable() or not text):
+            raise ValueError(f"{quoted(text)} is not {self.describe()} of one line")
+        try:
+            return tuple(shlex.split(text))
+        except ValueError as problem:
+            raise ValueError(f"{quoted(text)} cannot be split into words: {str(problem).lower()}") from None
+
+    def show(self, value: tuple[str, ...]) -> str:
+        return json.dumps(shlex.join(value), ensure_ascii=False)
+
+    def describe(self) -> str:
+        return 'a command or ""'

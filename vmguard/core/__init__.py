@@ -5,6 +5,7 @@ notices     messages about events for people elsewhere
 pictures    incidents as pictures: a history becomes intervals, and these SVG and HTML
 reports     what people and monitoring are told: check, audit, metrics
 sources     which files a VM uses: libvirt's XML, Proxmox's configuration, image headers, arguments of processes
+servers     what a storage server says of itself, and what follows from it for people
 watchdog    the state machine that decides every freeze, thaw and fence, and the fence ladder
 lean_json   JSON without the import of json, for the hook
 words       words of strangers: how each edge shows them

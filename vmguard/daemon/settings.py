@@ -22,6 +22,7 @@ from vmguard.daemon.owner_records.mark_released import RecordSettings, fields
 from vmguard.daemon.registry.guarded_vm import GuardedVm
 from vmguard.daemon.report.notices import Wanted as NoticesWanted
 from vmguard.daemon.report.notify_command import Wanted
+from vmguard.daemon.watch.server_answers import ServerAnswers
 from vmguard.protocol.messages import ClaimPolicy, ClaimSettings, HostIdentity, RecordOptions
 
 #: the users that distributions have libvirt run swtpm as (swtpm_user in qemu.conf)
@@ -31,9 +32,11 @@ _SWTPM_USERS = ("swtpm", "tss")
 class Settings:
     """The configuration, translated for each part."""
 
-    def __init__(self, config: Callable[[], Config]) -> None:
+    def __init__(self, config: Callable[[], Config], servers: ServerAnswers | None = None) -> None:
+        """``servers``: what the storage servers say of themselves; None: nobody asks them."""
         self.config = config
         self._notices: tuple[Config | None, NoticesWanted] = (None, NoticesWanted())
+        self._servers = servers
 
     def timing(self) -> Timing:
         """Return how patient the daemon is with starts, and where hypervisors keep their pid files."""
@@ -135,6 +138,8 @@ class Settings:
             as_users=[] if known.runs_qemu_as_root else _user(config.libvirt.qemu_user),
             incoming=incoming,
             trusted_folders=list(config.storage.trusted_folders),
+            server_waits=self._servers.waits() if self._servers is not None and known.hook_may_wait else {},
+            server_words=self._servers.words() if self._servers is not None else "",
         )
 
     def windows(self, hypervisor: str) -> list[Range]:

@@ -63,6 +63,7 @@ from vmguard.daemon.watch.lease_store import LeaseStore
 from vmguard.daemon.watch.maintenance_mode import MaintenanceMode
 from vmguard.daemon.watch.observer import Observer
 from vmguard.daemon.watch.probes import Probes
+from vmguard.daemon.watch.server_answers import ServerAnswers
 
 #: shortest interval of the periodic scan
 _PIN_INTERVAL_S = 1.0
@@ -97,7 +98,8 @@ class Parts:
         self._tables = tables or MountTables(loop.now)
         self._fds_of = fds_of
         self._config_problems = config_problems
-        self.settings = Settings(config)
+        self.server_answers = ServerAnswers(loop, run_dir, config)
+        self.settings = Settings(config, self.server_answers)
         self.registry = Registry(run_dir)
         self.storage_threads = StorageThreads(loop)
         self.command_lines = command_lines or CommandLines(loop)
@@ -123,6 +125,7 @@ class Parts:
         self.fencer.resume()
         self.descriptors.start()
         self.notices.start()
+        self.server_answers.start()
 
     def _report_from_thread(self, report: Report) -> None:
         self.loop.call_from_thread(lambda: self.report(report))

@@ -22,6 +22,7 @@ look_proxmox   looks at Proxmox VE: version, hookscript, VMs without it
 judge_host     findings about this host
 judge_mount    findings about a mount, from its options and counters
 judge_storage  findings about what a storage did with the scratch file, and about what lies on it
+judge_server   findings about a storage server, from what it says of itself
 judge_confinement  findings about what Yama, SELinux and AppArmor forbid
 judge_guard    findings about vmguard, libvirt, Proxmox VE and one VM
 judge_qemus    findings about the running QEMUs

@@ -53,6 +53,25 @@ CHECKS: dict[str, str] = {
     "killed at its next doubt",
     "storage.twins": "the server tells hosts apart by their client id, on Linux the host name: a second host with "
     "the same one takes the locks of the first the moment it mounts the share, silently",
+    # -- what a server says of itself (vmguard storage doctor)
+    "server.answers": "what only the server knows (who has come back, who holds a lock, what it would forget) is "
+    "guessed while it cannot be asked; the guard itself does not depend on it",
+    "server.grace": "the grace period must be as long as the lease, or a rebooted server can give a lock to another "
+    "host before the old one is frozen, and long enough for every client to find the server again",
+    "server.nfs3": "a server of NFSv3 runs lockd, whose own grace period (50 s unless it is set) holds up new NFSv4 "
+    "locks, too, and never ends early",
+    "server.version": "NFSv4.0 has no sessions: a reboot that was missed, and a stolen identity, are noticed late or "
+    "never",
+    "server.tracker": "whom the server does not write down while it runs, it does not know after a reboot",
+    "server.memory": "a server that forgets its clients lets none of them reclaim: every VM with a disk there is "
+    "fenced at its next reboot",
+    "server.on-record": "only a host that is on the server's record may reclaim its locks after a reboot",
+    "server.dead-records": "the grace period ends early once everybody on record has reclaimed: hosts that never come "
+    "back prolong it to its full length",
+    "server.delegations": "a write delegation lets one client keep a lock to itself, unseen by the server",
+    "server.partner": "after a fail-over a client reclaims only from a server of the same scope (on Linux the host "
+    "name under which nfsd was started), and finds its files only by the same fsid",
+    "server.sync": "with async the server says that data is on disk before it is",
     # -- this host
     "host.recover-lost-locks": "with this kernel parameter a client takes a lost lock again behind everybody's "
     "back and writes on, although another host may have written in between",

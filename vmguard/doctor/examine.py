@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from vmguard.adapters.hypervisor import RunDirs
 from vmguard.adapters.linux import bounded_child, mounts
@@ -42,7 +42,7 @@ from vmguard.doctor.judge_qemus import judge_qemus
 from vmguard.doctor.judge_storage import judge_scratch, judge_share
 from vmguard.doctor.per_server import per_server
 from vmguard.errors import BadInput, StorageTimeout, VmguardError
-from vmguard.query import ask_daemon, other_mounts, reports
+from vmguard.query import ask_daemon, other_mounts, reports, server_cache
 from vmguard.query.places import Places
 
 
@@ -58,7 +58,7 @@ class Wanted:
 
 def examine(config: Config, places: Places, wanted: Wanted) -> list[Finding]:
     """Return all findings, the host's first. Raises BadInput when the subject is neither a path nor a VM."""
-    everything = look_mount.look()
+    everything = [_with_grace(mount, places) for mount in look_mount.look()]
     others = look_mount.look_others()
     vm, chosen, others = _subject(wanted, places, everything, others)
     host = look_host.look(config)
@@ -69,6 +69,13 @@ def examine(config: Config, places: Places, wanted: Wanted) -> list[Finding]:
     for trial in trials:
         findings += trial.findings(config, host)
     return per_server(findings, everything) + (judge_vm(vm) if vm is not None else [])
+
+
+def _with_grace(mount: MountFacts, places: Places) -> MountFacts:
+    """Add the server's own grace period, as far as the daemon has asked for it lately."""
+    about = mounts.Mount(0, mount.device, mount.point, mounts.NFS_TYPES[0], mount.source, "")
+    kept = server_cache.of_mount(about, places)
+    return mount if kept is None else replace(mount, grace=kept.times.grace)
 
 
 def _absent(seconds: float) -> list[AbsentShareFacts]:

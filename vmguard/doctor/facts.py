@@ -33,6 +33,8 @@ class MountFacts:
     reclaim_complete: int = 0
     #: the server's id of the file system, as /proc/fs/nfsfs/volumes has it; empty where it is not told
     fsid: str = ""
+    #: the server's grace period in seconds, by its own word; None: it was not asked
+    grace: float | None = None
 
     def option(self, name: str) -> str:
         """Return the value of ``name=value``; empty when there is none."""

@@ -195,6 +195,8 @@ def _lease(mount: MountFacts, host: HostFacts, wishes: Wishes) -> list[Finding]:
 
 def _reconnect(mount: MountFacts, host: HostFacts) -> Finding:
     slowest = mount.lease if (kernel_version(host) or (0,)) >= _QUICK_KERNEL else max(mount.lease, _SLOW_NOTICE_S)
+    if mount.grace is not None:
+        return _known_grace(mount, slowest, mount.grace)
     need = (
         f"a dead connection is noticed within {slowest:g} s; the server's grace period must be longer (it is "
         "not visible from here)"
@@ -207,6 +209,17 @@ def _reconnect(mount: MountFacts, host: HostFacts) -> Finding:
             f"on the server: /etc/nfs.conf, [nfsd] grace-time={slowest + _GRACE_MARGIN_S:.0f} (and lease-time=30)",
         )
     return ok("mount.reconnect", mount.point, need)
+
+
+def _known_grace(mount: MountFacts, slowest: float, grace: float) -> Finding:
+    """Judge a grace period that the server itself has told."""
+    text = (
+        f"a dead connection is noticed within {slowest:g} s, and the server says that its grace period is {grace:g} s"
+    )
+    if grace < slowest:
+        mend = f"on the server: /etc/nfs.conf, [nfsd] grace-time={slowest + _GRACE_MARGIN_S:.0f} (and lease-time=30)"
+        return warn("mount.reconnect", mount.point, f"{text}, which is shorter", mend)
+    return ok("mount.reconnect", mount.point, text)
 
 
 def _pnfs(mount: MountFacts, host: HostFacts) -> Finding:

@@ -15,6 +15,7 @@ claim_other_mount  the claim of a file on a mount whose locks prove nothing
 claim_proof     the proof of a claim's locks where something happened to the NFS client meanwhile
 claim_replaced  the claim on a file that replaced another one
 claim_saved     the claim of a VM that starts from saved memory
+claim_wait      for how long a lock is tried for where the hook may wait
 wait_line       one line for the task log while a start waits for a lock
 daemon_absent   what a start does without a daemon
 session_vm      what a start does for an ordinary user's VM (qemu:///session)

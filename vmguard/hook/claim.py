@@ -88,13 +88,13 @@ def _tell_refused(connection: wire.Connection, problem: VmguardError) -> None:
         pass
 
 
-def _timeout(stage: str) -> StorageTimeout:
-    """Return the error for a claim that took too long."""
+def _timeout(stage: str, servers: str) -> StorageTimeout:
+    """Return the error for a claim that took too long. ``servers``: what the storage servers say of themselves."""
     if stage == _ASKING:
         text = "the vmguard daemon does not answer; nothing was left locked"
         return StorageTimeout(text, "systemctl status vmguard, journalctl -u vmguard: it may have no memory or no time")
     return StorageTimeout(
-        f"the storage did not answer in time while {stage}",
+        f"the storage did not answer in time while {stage}{servers}",
         "the server is down, or in the grace period after its reboot, or a dead host has a delegation of a disk"
         " until its lease ends; nothing was left locked, try again later",
     )
@@ -107,6 +107,7 @@ def _wait(reports: int, child: int, speak: Callable[[str], None] | None, caller:
     if caller >= 0:
         poll.register(caller, select.POLLIN)
     stage, deadline = "starting", boottime() + FIRST_DEADLINE_S
+    servers = ""
     pending = b""
     while True:
         left = max(0.0, deadline - boottime())
@@ -120,7 +121,7 @@ def _wait(reports: int, child: int, speak: Callable[[str], None] | None, caller:
                 speak(f"the storage has not answered yet while {stage}; waiting for {more:.0f} s more")
                 continue
             os.kill(child, 9)
-            raise _timeout(stage)
+            raise _timeout(stage, servers)
         data = os.read(reports, _PIPE_READ_BYTES)
         if not data:
             raise VmguardError(f"the claim was ended from outside while {stage}; nothing was left locked")
@@ -131,6 +132,9 @@ def _wait(reports: int, child: int, speak: Callable[[str], None] | None, caller:
                 return [str(warning) for warning in report["held"]]
             if "refused" in report:
                 raise VmguardError.passed_on(report["refused"], report["hint"])
+            if "servers" in report:
+                servers = f"; by its own word {report['servers']}"
+                continue
             if "note" in report:
                 if speak is not None:
                     speak(report["note"])
@@ -178,6 +182,8 @@ def _claim(vm: VmToClaim, connection: wire.Connection, progress: ProgressPipe) -
     settings = ClaimSettings.from_json(connection.answer()["settings"])
     faults.point("asked")
     progress.seconds = settings.timeout
+    if settings.server_words:
+        progress.say({"servers": settings.server_words})
     claimed = claim_on_share.open_files(vm, settings, progress)
     if os.path.exists(_NFS_SERVER):
         from vmguard.adapters.linux.nfs_server import NfsServer

@@ -34,10 +34,6 @@ _FIRST_RETRY_S = 0.05
 _LAST_RETRY_S = 0.5
 #: of a wait before the first progress message
 _FIRST_PROGRESS_S = 1.0
-#: the lease that servers have by default
-_USUAL_LEASE_S = 90.0
-#: added to lease and grace, at least
-_LEAST_MARGIN_S = 5.0
 
 
 class ClaimedFile:
@@ -111,7 +107,9 @@ def open_files(vm: VmToClaim, settings: ClaimSettings, progress: ProgressPipe) -
         vm.storage_mounted.wait(settings.mount_wait, progress.note)
     _wait_for_shares(vm, settings, progress)
     if (wait := settings.wait) is None:
-        wait = _lease_and_grace()
+        from vmguard.hook import claim_wait
+
+        wait = claim_wait.lease_and_grace(settings.server_waits, mountstats.statistics())
         progress.seconds = max(progress.seconds, wait)
     progress.stage("opening the disks")
     resolved = resolve(vm.domain, opener)
@@ -187,16 +185,6 @@ def _judge_unguarded(unguarded: list[Unguarded], policy: ClaimPolicy) -> list[st
         if verdict == "warn":
             warnings.append(text)
     return warnings
-
-
-def _lease_and_grace() -> float:
-    """Return for how many seconds a dead host's lock can stand in the way.
-
-    That is its lease, and the grace period of a server that comes back. No client is told the grace period; servers
-    make it as long as the lease.
-    """
-    lease = max((known.lease for known in mountstats.statistics().values()), default=0.0) or _USUAL_LEASE_S
-    return 2 * lease + max(_LEAST_MARGIN_S, lease / 10)
 
 
 def _judge_mounts(files: list[ClaimedFile], policy: ClaimPolicy, warnings: list[str]) -> list[ClaimedFile]:

@@ -1,5 +1,6 @@
 """Programs that the daemon starts as children: what they do may hang, and then they can be killed.
 
+ask_server       ask a storage server about itself, keep its answer
 cut              abort all queued requests of a mount
 drain            wait until nothing of a dead QEMU is queued
 hypervisor       start a VM, or have its end cleaned up

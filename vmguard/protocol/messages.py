@@ -127,6 +127,8 @@ class ClaimSettings(Frozen):
         "policy",
         "record",
         "saved",
+        "server_waits",
+        "server_words",
         "timeout",
         "trusted_folders",
         "wait",
@@ -146,6 +148,8 @@ class ClaimSettings(Frozen):
         incoming: str | None,
         saved: float | None = None,
         trusted_folders: list[str] | None = None,
+        server_waits: dict[str, float] | None = None,
+        server_words: str = "",
     ) -> None:
         #: the time of the claim, as owner records have it
         self.now: Final = now
@@ -169,6 +173,10 @@ class ClaimSettings(Frozen):
         self.saved: Final = saved
         #: folders that the links on a share, and the headers of images, may lead to
         self.trusted_folders: Final = trusted_folders or []
+        #: by mount point: seconds for which a dead host's lock can stand in the way, by what the server itself said
+        self.server_waits: Final = server_waits or {}
+        #: which servers are in their grace periods, by their own word; empty: none is, or it is not known
+        self.server_words: Final = server_words
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -184,6 +192,8 @@ class ClaimSettings(Frozen):
             "incoming": self.incoming,
             **({} if self.saved is None else {"saved": self.saved}),
             **({"trusted_folders": self.trusted_folders} if self.trusted_folders else {}),
+            **({"server_waits": self.server_waits} if self.server_waits else {}),
+            **({"server_words": self.server_words} if self.server_words else {}),
         }
 
     @classmethod
@@ -202,6 +212,8 @@ class ClaimSettings(Frozen):
             incoming=None if value.get("incoming") is None else _get(value, "incoming", str),
             saved=None if value.get("saved") is None else _number(value, "saved"),
             trusted_folders=list(map(str, _get(value, "trusted_folders", list))) if "trusted_folders" in value else [],
+            server_waits=_numbers(value, "server_waits") if "server_waits" in value else {},
+            server_words=_get(value, "server_words", str) if "server_words" in value else "",
         )
 
 
@@ -283,6 +295,12 @@ def _number(value: dict[str, Any], key: str) -> float:
     if found.__class__ not in (int, float) or not -_LARGEST < found < _LARGEST:
         raise _wrong(value, key, "number")
     return float(found)
+
+
+def _numbers(value: dict[str, Any], key: str) -> dict[str, float]:
+    """Return numbers by name. Raise WireError when it is no object of them."""
+    found = _get(value, key, dict)
+    return {str(name): _number(found, name) for name in found}
 
 
 def _pairs(value: dict[str, Any], key: str) -> list[Pair]:

@@ -9,6 +9,7 @@ json_fields   reads the fields of a JSON object with their types
 running       whether the daemon runs, without starting it
 ask_daemon    asks the daemon, or reads its state files while it is down
 other_mounts  writable files on mounts where no lock is proven to reach other hosts
+server_cache  the last answer of a file's storage server, as the daemon keeps it
 ask_share     asks the share: the lock and owner record of one file, or every record that names a VM
 start_plan    which files the start of a VM would lock
 lookup        finds a VM by name, uuid or VMID, and its files

@@ -288,3 +288,5 @@ class LockOnShare:
     doubt: str = ""
     #: only somebody who reads it is in the way, with a shared lock
     is_reader: bool = False
+    #: seconds for which its server gives no new lock at all, by the server's own word; 0: it is not known to be so
+    grace_left: float = 0.0

@@ -20,8 +20,8 @@ from vmguard.adapters.storage.replaced import why_replaced
 from vmguard.core.locks.owner_record import TEXT_FIELDS, Owner
 from vmguard.core.locks.plan import EXCLUSIVE
 from vmguard.core.locks.ranges import WHOLE
-from vmguard.errors import VmguardError
-from vmguard.query import other_mounts
+from vmguard.errors import StorageTimeout, VmguardError
+from vmguard.query import other_mounts, server_cache
 from vmguard.query.answers import LockOnShare, VmAnswer
 from vmguard.query.places import Places
 
@@ -45,18 +45,27 @@ def lock_of(path: str, mode: str, places: Places) -> LockOnShare:
     Raises StorageTimeout when the storage does not answer in time, VmguardError when the file cannot be opened.
     """
     ask = functools.partial(_ask, path, mode, places.record_folder, places.trusted_folders)
-    answer = bounded_child.run(ask, places.timeout, f"asking for {path}")
+    kept = server_cache.of_path(path, places)
+    try:
+        answer = bounded_child.run(ask, places.timeout, f"asking for {path}")
+    except StorageTimeout as silent:
+        left = server_cache.grace_left(kept)
+        if not left:
+            raise
+        hint = f"its server is in its grace period for {left:.0f} s more at most, by its own word: wait"
+        raise StorageTimeout(silent.message, hint) from None
     return LockOnShare(
         conflict=bool(answer["conflict"]),
         owner=_owner(answer["owner"]),
         record_problem=str(answer["record_problem"]),
         local_users=tuple(map(str, answer["local_users"])),
-        lease=answer["lease"],
+        lease=kept.times.lease if kept is not None and kept.times.lease else answer["lease"],
         inode=int(answer["inode"]),
         other_mount=str(answer["other_mount"]),
         bare=str(answer["bare"]),
         doubt=str(answer["doubt"]),
         is_reader=bool(answer["is_reader"]),
+        grace_left=server_cache.grace_left(kept),
     )
 
 

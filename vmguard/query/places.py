@@ -25,3 +25,5 @@ class Places:
     trusted_folders: tuple[str, ...] = ()
     #: seconds
     timeout: float = DEFAULT_TIMEOUT_S
+    #: the storage servers that the daemon has asked, and for how many seconds an answer counts
+    servers: tuple[tuple[str, float], ...] = ()

@@ -173,6 +173,9 @@ class FileReport:
     health: Health
     #: why the daemon could not be asked; ``up`` when it could
     daemon: str
+    inode: int = 0
+    #: whether the share refuses a lock on it
+    conflict: bool = False
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -183,6 +186,7 @@ class FileReport:
             "vms": [vm.json for vm in self.vms],
             "processes": [process.as_json() for process in self.processes],
             "daemon": self.daemon,
+            "storage": None,
         }
 
 
@@ -217,4 +221,5 @@ def who(path: str, places: Places, known: Known, fenced: Sequence[FencedVm] = ()
     found = findings(host_state.of(known, fenced).only(vm.uuid for vm in here), datetime.datetime.now(datetime.UTC))
     if not found and disk.status is not Status.OK:
         found.append(Finding(disk.status, f"{disk.path}: {disk.text}", disk.todo))
-    return FileReport(disk, here, users, of_findings(found, f"{disk.path}: {disk.text}"), known.problem or "up")
+    health = of_findings(found, f"{disk.path}: {disk.text}")
+    return FileReport(disk, here, users, health, known.problem or "up", lock.inode, lock.conflict)

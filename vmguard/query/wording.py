@@ -111,10 +111,13 @@ def holder_todo(holder: Holder, lock: LockOnShare, now: datetime.datetime) -> st
         case Holder.HOST:
             if lock.owner is None or lock.lease is None:
                 return ""
-            free = now + datetime.timedelta(seconds=lock.lease + _AFTER_LEASE_S)
+            free = now + datetime.timedelta(seconds=max(lock.lease + _AFTER_LEASE_S, lock.grace_left))
+            held_up = ""
+            if lock.grace_left:
+                held_up = f"; by the server's own word its grace period lasts {lock.grace_left:.0f} s more at most"
             return (
                 f"if {printable(lock.owner.host)} is dead, its lock ends {lock.lease:.0f} s after its last contact with"
-                f" the server: a start can succeed from {free.astimezone():%H:%M:%S %Z} on at the latest"
+                f" the server: a start can succeed from {free.astimezone():%H:%M:%S %Z} on at the latest{held_up}"
             )
         case _:
             assert_never(holder)

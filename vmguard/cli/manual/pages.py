@@ -145,6 +145,9 @@ def _command(page: Page, name: str, parser: argparse.ArgumentParser) -> None:
         if isinstance(action, argparse._SubParsersAction):
             for word, below in action.choices.items():
                 page.tagged(f"{name} {word}", str(below.description or ""))
+                if any(item.dest not in _NOT_OPTIONS for item in below._actions):
+                    page.literal(_usage(below))
+                    _arguments(page, below)
 
 
 def _arguments(page: Page, parser: argparse.ArgumentParser) -> None:
@@ -196,6 +199,13 @@ def yaml_5() -> str:
     page.section("vms")
     page.paragraph(config.vms_help())
     page.literal(["vms:", "  web:", "    on_lost: freeze", "    after_fence: off"])
+    page.section("servers")
+    page.paragraph(config.SERVERS_HELP)
+    page.literal(
+        ["servers:", "  nas:", "    destination: vmguard-read@nas", "    release_destination: vmguard-release@nas"]
+    )
+    for row in config.server_settings().values():
+        page.tagged(f"servers.NAME.{row.key}", " ".join(_setting(row)))
     examples.add_to(page, examples.YAML)
     page.section("see also")
     page.paragraph("vmguard(8), vmguard-hooks(7)")

@@ -20,6 +20,10 @@ _TRUSTED = {
     "root of the other hosts of a share": "With the locks that this host takes from the server: NFS has no rights on "
     "locks. A host that is not to be trusted must not mount the share.",
     "The NFS server": "With the promise itself: it must honour its lease and its grace period.",
+    "The storage server's administration": "With words, where servers: in vmguard.yaml(5) says how it is asked. What "
+    "it prints is read as a stranger's bytes, bounded and escaped; it changes for how long Proxmox's hook waits, and "
+    "never decides about a running VM. The account that asks needs no right to change anything (a forced command); "
+    "another account releases a dead host's state, on an admin's order alone.",
     "Who may write to a share": "With nothing but the files there. A record, a link or an image that somebody puts "
     "there can have a start refused; it cannot make root open a device, lock or write a file elsewhere, or run "
     "anything.",

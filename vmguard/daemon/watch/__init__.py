@@ -8,4 +8,5 @@ maintenance_mode  disarm and arm
 observer          mounts, leases, VMs and the kernel's log, told to the machine
 probe_threads     the threads that probe locks, and may hang
 probes            the probes under way
+server_answers    what the storage servers say of themselves, asked for by child processes
 """
