@@ -28,6 +28,10 @@ class GaneshaServer(NfsServer):
     An admin cannot throw out one client of it, nor end its grace period: expire() and end_grace() raise LabError.
     """
 
+    # Linux since 6.19 asks for delegations of directories; Ganesha before 9.11 answers OP_ILLEGAL (its issue 1385), and
+    # a stat of a folder fails with EREMOTEIO now and then (seen with 4.3 and Linux 7.2).
+    host_setting = "p=/sys/module/nfsv4/parameters/directory_delegations; [ ! -e $p ] || echo N > $p"
+
     def clients(self) -> list[NfsClient]:
         """Return whom it would let reclaim: the clients on its record. It has no list of those that it serves."""
         # A name that is longer than a file's may be goes on in a folder below.

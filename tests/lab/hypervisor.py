@@ -46,6 +46,8 @@ class Hypervisor(Guest):
         nfs3 = "vers=3" in options
         if nfs3:
             self.run(START_STATD)
+        if server.host_setting:
+            self.run(server.host_setting)
         self.run(["mkdir", "-p", target])
         self.run(["mount", "-t", "nfs", "-o", options, server.source(export, nfs3), target], timeout)
 

@@ -22,6 +22,9 @@ STATE: Final = "/var/lib/nfs"
 class Storage(Protocol):
     """What a scenario wants of a server, whichever it is: one guest, or a pair of which one serves."""
 
+    #: a command that makes its hosts fit for it, before they mount; empty if nothing is to be done
+    host_setting: str
+
     def source(self, export: str = EXPORT, nfs3: bool = False) -> str: ...
     def run(self, command: str | Sequence[str], timeout: float = 10.0, check: bool = True) -> Result: ...
     def get(self, path: str, timeout: float = 30.0) -> bytes: ...
@@ -57,6 +60,8 @@ class NfsServer(Guest):
     srv.reboot(forget=True)        the same, but the server no longer knows its clients: no lock can be reclaimed
     srv.expire("hyp-a")            the server drops that client and its locks at once, as an admin can
     """
+
+    host_setting = ""
 
     def __init__(self, space: Space, hardware: Hardware, settings: ServerSettings) -> None:
         super().__init__(space, hardware)

@@ -80,6 +80,8 @@ class PairNode(NfsServer):
 class Pair:
     """The two nodes as one storage; all that is asked of it goes to the node that serves."""
 
+    host_setting = ""
+
     def __init__(self, nodes: Sequence[PairNode], address: str) -> None:
         self.active, self._other = nodes
         self.address = address
