@@ -24,6 +24,7 @@ from tests.support.worlds import WORLDS, Site, World
 ACTS: Final[tuple[Callable[[Site, Sheet], None], ...]] = (
     world_rows.starts,
     world_rows.partition,
+    world_rows.cut,
     world_rows.reboot,
     world_rows.forgotten,
     world_rows.takeover,

@@ -13,7 +13,7 @@ import pytest
 from tests.lab import GaneshaServer, Lab
 from tests.scenarios import world_rows
 from tests.support.watched_guests import LEASE, clean_up, codes, started, wait_until
-from tests.support.world_sheet import Sheet
+from tests.support.world_sheet import GREEN, Sheet
 from tests.support.worlds import GRACE, Site, World
 
 pytestmark = pytest.mark.lab
@@ -56,6 +56,13 @@ def test_the_server_that_is_killed_and_started_again_takes_the_reclaims_of_who_i
 
 def test_a_host_that_is_cut_off_for_longer_than_a_lease(site: Site) -> None:
     tried(world_rows.partition, site)
+
+
+def test_a_host_that_is_cut_off_as_long_and_whose_locks_nobody_wants(site: Site) -> None:
+    """Linux's nfsd would keep them."""
+    sheet = Sheet()
+    world_rows.cut(site, sheet)
+    assert sheet.rows == {"alone": (GREEN, "killed")}
 
 
 def test_a_reboot_of_the_storage_and_a_start_in_its_grace_period(site: Site) -> None:

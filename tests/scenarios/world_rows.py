@@ -2,6 +2,7 @@
 
     starts(site, sheet)       claims, refusals, delegations, hot-plug, a start without its hook
     partition(site, sheet)    A is cut off for longer than a lease; what it still has to write must not land
+    cut(site, sheet)          A is cut off as long, and nobody else wants a lock
     reboot(site, sheet)       the storage is off for 30 s; a start in its grace period
     forgotten(site, sheet)    the storage comes back without its list of clients
     takeover(site, sheet)     host A dies; it stays dead
@@ -142,7 +143,6 @@ def partition(site: Site, sheet: Sheet) -> None:
         site.a.make_disks(guest)
         vms[guest.name] = start(site.a, guest, "off")
     kind = _probed_by(site)
-    unwanted = started(site.a, "unwanted")
     stale = Guest("beside")
     with beside(site, stale) as bare:
         site.lab.partition(site.a.host, site.bare)
@@ -166,8 +166,6 @@ def partition(site: Site, sheet: Sheet) -> None:
         assert kind, "no request of the probes was counted"
         assert beat(site, judged) == MARK
         said(kind)
-    with sheet.row("unwanted") as said:
-        said(_judged(site, *unwanted))
     vms[alive.name].kill()
     with sheet.row("stale"):
         for guest in guests.values():
@@ -178,24 +176,28 @@ def partition(site: Site, sheet: Sheet) -> None:
         site.let_go(guest)
 
 
-def _judged(site: Site, guest: Guest, vm: Vm) -> str:
-    """Wait until a VM is judged whose disk nobody has taken, end it, and return what became of it."""
-    wait_until("it is judged", lambda: dead(vm) or "vm.thaw" in codes(site.a, guest), 60, site.a.log)
-    killed = dead(vm)
-    if not killed:
-        vm.wait_beats(3)
-    assert ("lock.lost" in codes(site.a, guest)) == killed
-    assert "E" not in vm.beats()
-    clean_up(site.a, (guest, vm))
-    return "killed" if killed else "goes on"
-
-
 def _probed_by(site: Site) -> str:
     """Return the request by which the locks are probed, by the mount's own count; the heartbeat VM sends no such."""
     kinds = ("SEEK", "READ")
     before = {kind: site.requests(kind) for kind in kinds}
     time.sleep(4)
     return ", ".join(kind for kind in kinds if site.requests(kind) > before[kind])
+
+
+def cut(site: Site, sheet: Sheet) -> None:
+    guest, vm = started(site.a, "alone")
+    with sheet.row("alone") as said:
+        site.lab.partition(site.a.host)
+        time.sleep(2 * LEASE)
+        site.lab.heal(site.a.host)
+        wait_until("it is judged", lambda: dead(vm) or "vm.thaw" in codes(site.a, guest), 60, site.a.log)
+        killed = dead(vm)
+        if not killed:
+            vm.wait_beats(3)
+        assert ("lock.lost" in codes(site.a, guest)) == killed
+        assert "E" not in vm.beats()
+        said("killed" if killed else "goes on")
+    clean_up(site.a, (guest, vm))
 
 
 def reboot(site: Site, sheet: Sheet, down: float = 30) -> None:

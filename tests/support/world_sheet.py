@@ -27,7 +27,7 @@ ROWS: Final = {
     "stale": "stale queued write refused",
     "control": "control: without the pin it lands",
     "probe": "probe reaches the server, tells the loss",
-    "unwanted": "cut for over a lease, nobody wanted its disk",
+    "alone": "cut for two leases, nobody wanted its locks",
     "reboot": "30 s storage reboot costs no VM",
     "grace": "start in grace gets nothing that is claimed",
     "forgotten": "forgotten by the server: VM dead, data safe",

@@ -15,7 +15,7 @@ from tests.support.world_sheet import GREEN, RED, ROWS
 KEPT: Final = Path(__file__).resolve().parents[1] / "bench" / "worlds.json"
 NOT_RUN: Final = "not run"
 #: rows whose cells show what was measured
-_TELLS: Final = ("takeover", "probe", "unwanted")
+_TELLS: Final = ("takeover", "probe", "alone")
 
 
 @dataclass(frozen=True)
