@@ -89,13 +89,15 @@ def test_a_move_in_a_wrong_order_costs_the_vm_and_no_data(site: Site, name: str)
     assert "LOST" in said
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("name", "kernel", "wrong"),
-    [("unlocked-first", "6.12", {"unlock_first": True}), ("not-announced", None, {"announce": False})],
-)
-def test_more_wrong_orders(name: str, kernel: str | None, wrong: dict[str, Any]) -> None:
-    """Linux 6.12 takes NFSv4 locks away by unlock_filesystem, 6.1 those of NFSv3 alone."""
-    with Lab() as lab:
-        site = Site(lab, World("", "pair"), lab.pair(kernel=kernel))
-        print(costs_the_vm_and_no_data(site, Guest(name), wrong))
+if LONG:
+
+    @pytest.mark.long
+    @pytest.mark.parametrize(
+        ("name", "kernel", "wrong"),
+        [("unlocked-first", "6.12", {"unlock_first": True}), ("not-announced", None, {"announce": False})],
+    )
+    def test_more_wrong_orders(name: str, kernel: str | None, wrong: dict[str, Any]) -> None:
+        """Linux 6.12 takes NFSv4 locks away by unlock_filesystem, 6.1 those of NFSv3 alone."""
+        with Lab() as lab:
+            site = Site(lab, World("", "pair"), lab.pair(kernel=kernel))
+            print(costs_the_vm_and_no_data(site, Guest(name), wrong))
