@@ -2,14 +2,17 @@
 
 from tests.lab.channel import Job
 from tests.lab.errors import CommandFailed, GuestDown, GuestTimeout, LabError, LabUnavailable, Result
+from tests.lab.ganesha import GaneshaServer
 from tests.lab.guest import Guest
 from tests.lab.hypervisor import Hypervisor
 from tests.lab.lab import Lab
 from tests.lab.locker import Locker
-from tests.lab.nfs import NfsClient, NfsServer
+from tests.lab.nfs import NfsClient, NfsServer, Storage
+from tests.lab.pair import Pair
 
 __all__ = [
     "CommandFailed",
+    "GaneshaServer",
     "Guest",
     "GuestDown",
     "GuestTimeout",
@@ -21,5 +24,7 @@ __all__ = [
     "Locker",
     "NfsClient",
     "NfsServer",
+    "Pair",
     "Result",
+    "Storage",
 ]

@@ -43,6 +43,7 @@ class Hardware:
     memory: str  # as UML takes it: "256M"
     modules: Sequence[str] = ()
     images: Sequence[Path] = field(default_factory=list)
+    shared: bool = False  # other guests have the images, too, and no lock keeps two of them from mounting one at once
     init: str = "agent"
     kernel: Kernel = field(default_factory=kernel)
 
@@ -232,6 +233,7 @@ class Guest:
         }
         state = self._space.directory / "uml" / f"{hardware.name}-{self.boots}"
         state.mkdir(parents=True)
+        flags = "sc" if hardware.shared else "s"  # s: opened O_SYNC
         return [
             str(hardware.kernel.program),
             f"mem={hardware.memory}",
@@ -239,7 +241,7 @@ class Guest:
             *("con=null", "con0=null,fd:1", "ssl=null", f"ssl0=fd:{line}", "quiet"),
             *(f"uml_dir={state}/", f"umid={hardware.name}"),
             f"vec0:transport=tap,ifname={hardware.port.tap},depth=64,gro=1",
-            *(f"ubd{letter}s={image}" for letter, image in zip("abcd", hardware.images, strict=False)),
+            *(f"ubd{letter}{flags}={image}" for letter, image in zip("abcd", hardware.images, strict=False)),
             *(f"{key}={value}" for key, value in words.items()),
         ]
 

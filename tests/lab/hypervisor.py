@@ -7,7 +7,7 @@ from typing import Final
 from tests.lab.errors import LabError
 from tests.lab.guest import Guest, Hardware
 from tests.lab.libvirt import Libvirt
-from tests.lab.nfs import EXPORT, NfsServer
+from tests.lab.nfs import EXPORT, Storage
 from tests.lab.qemu import Vm
 from tests.lab.space import Space
 
@@ -36,7 +36,7 @@ class Hypervisor(Guest):
 
     def mount(
         self,
-        server: NfsServer,
+        server: Storage,
         target: str = EXPORT,
         options: str = "vers=4.2,hard",
         export: str = EXPORT,
@@ -46,6 +46,8 @@ class Hypervisor(Guest):
         nfs3 = "vers=3" in options
         if nfs3:
             self.run(START_STATD)
+        if server.host_setting:
+            self.run(server.host_setting)
         self.run(["mkdir", "-p", target])
         self.run(["mount", "-t", "nfs", "-o", options, server.source(export, nfs3), target], timeout)
 

@@ -20,10 +20,12 @@ from types import TracebackType
 from typing import ClassVar, Literal, Self, TypeVar
 
 from tests.lab import kernels
+from tests.lab.ganesha import GaneshaServer
 from tests.lab.guest import Guest, Hardware
 from tests.lab.hypervisor import Hypervisor
-from tests.lab.net import Network
+from tests.lab.net import FLOATING, Network
 from tests.lab.nfs import EXPORT, NfsServer, ServerSettings
+from tests.lab.pair import Pair, PairNode
 from tests.lab.space import Space
 
 OPTIONS = "rw,sync,insecure,no_subtree_check"
@@ -65,20 +67,33 @@ class Lab:
         more_exports: Mapping[str, str] | None = None,
         nfs3: bool = False,
         kernel: str | None = None,
+        ganesha: bool = False,
     ) -> NfsServer:
         """A storage server. lease, grace: seconds. mac="random": another one at each boot.
 
         more_exports: folder below /srv -> export options, besides /srv/vm.
-        kernel: another than the lab's, see kernels.py.
+        kernel: another than the lab's, see kernels.py. ganesha: NFS-Ganesha serves, in user space, and not the kernel.
         """
         squash = "root_squash" if root_squash else "no_root_squash"
         folders = {EXPORT: f"{OPTIONS},{squash}", **(more_exports or {})}
         exports = {path: f"{options},fsid={n}" for n, (path, options) in enumerate(folders.items(), 1)}
         images = [self.space.directory / f"{name}-{part}.img" for part in ("data", "state")]
         port = self._network.add_port(mac == "random")
-        hardware = Hardware(name, name, port, mem, ("nfsd", "ext4"), images, kernel=kernels.of_server(kernel))
-        server = NfsServer(self.space, hardware, ServerSettings(lease, grace, exports, nfs3))
-        return self._boot(server)
+        modules = ("ext4",) if ganesha else ("nfsd", "ext4")
+        hardware = Hardware(name, name, port, mem, modules, images, kernel=kernels.of_server(kernel))
+        kind = GaneshaServer if ganesha else NfsServer
+        return self._boot(kind(self.space, hardware, ServerSettings(lease, grace, exports, nfs3)))
+
+    def pair(self, lease: int = 10, grace: int = 20, kernel: str | None = None) -> Pair:
+        """Two servers with one pair of images and one address that moves. kernel: see kernels.py."""
+        images = [self.space.directory / f"pair-{part}.img" for part in ("data", "state")]
+        settings = ServerSettings(lease, grace, {EXPORT: f"{OPTIONS},no_root_squash,fsid=1"})
+        nodes = []
+        for name in ("node-1", "node-2"):
+            port, own = self._network.add_port(False), kernels.of_server(kernel)
+            hardware = Hardware(name, name, port, "256M", ("nfsd", "ext4"), images, shared=True, kernel=own)
+            nodes.append(self._boot(PairNode(self.space, hardware, settings)))
+        return Pair(nodes, FLOATING)
 
     def hypervisor(
         self,

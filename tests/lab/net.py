@@ -9,6 +9,8 @@ from tests.lab.space import Space
 
 BRIDGE = "br0"
 SUBNET = "10.77.0"
+#: no port's own: it moves between guests
+FLOATING = f"{SUBNET}.200"
 
 
 @dataclass(frozen=True)

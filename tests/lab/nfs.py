@@ -5,17 +5,32 @@ from __future__ import annotations
 import re
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from tests.lab.errors import LabError
+from tests.lab.errors import LabError, Result
 from tests.lab.guest import Guest, Hardware
 from tests.lab.space import Space
 
 ROOT: Final = "/srv"
 EXPORT: Final = "/srv/vm"
 STATE: Final = "/var/lib/nfs"
+
+
+class Storage(Protocol):
+    """What a scenario wants of a server, whichever it is: one guest, or a pair of which one serves."""
+
+    #: a command that makes its hosts fit for it, before they mount; empty if nothing is to be done
+    host_setting: str
+
+    def source(self, export: str = EXPORT, nfs3: bool = False) -> str: ...
+    def run(self, command: str | Sequence[str], timeout: float = 10.0, check: bool = True) -> Result: ...
+    def get(self, path: str, timeout: float = 30.0) -> bytes: ...
+    def locks(self) -> str: ...
+    def in_grace(self) -> bool: ...
+    def reboot(self, down: float = 0.0, forget: bool = False) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,8 @@ class NfsServer(Guest):
     srv.expire("hyp-a")            the server drops that client and its locks at once, as an admin can
     """
 
+    host_setting = ""
+
     def __init__(self, space: Space, hardware: Hardware, settings: ServerSettings) -> None:
         super().__init__(space, hardware)
         self.settings = settings
@@ -53,7 +70,8 @@ class NfsServer(Guest):
         #: whether it gives delegations, from its next boot on (fs.leases-enable)
         self.leases = True
         for image, size in zip(hardware.images, ("4G", "32M"), strict=True):
-            make_image(image, size)
+            if not image.exists():  # of a pair the first node makes them
+                make_image(image, size)
 
     def source(self, export: str = EXPORT, nfs3: bool = False) -> str:
         """Return what a client mounts. NFSv4 paths start at the pseudo root /srv; the overlay cannot be exported."""

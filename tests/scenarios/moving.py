@@ -13,7 +13,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 
-from tests.lab import Job, Lab, Result
+from tests.lab import Job, Lab, NfsServer, Result, Storage
 from tests.lab.domain import domain_xml
 from tests.lab.heartbeat import counter, heartbeat_disk
 from tests.lab.hypervisor import Hypervisor
@@ -40,20 +40,33 @@ ROOM = "for kind in rmem wmem; do echo 4096 8388608 8388608 > /proc/sys/net/ipv4
 
 class Movers:
     def __init__(
-        self, lab: Lab, config: str = "", impatient: bool = False, more_exports: Mapping[str, str] | None = None
+        self,
+        lab: Lab,
+        config: str = "",
+        impatient: bool = False,
+        more_exports: Mapping[str, str] | None = None,
+        server: Storage | None = None,
+        kernel: str | None = None,
     ) -> None:
+        """Build the hosts, and a server unless there is one. kernel: of the hosts; see tests/lab/kernels.py."""
         self.lab = lab
         self._config, self._impatient = config, impatient
-        self.server = lab.nfs_server(lease=10, grace=10, more_exports=more_exports)
-        hosts = [lab.hypervisor(name, libvirt=True) for name in ("hyp-a", "hyp-b")]
-        self.third = lab.hypervisor("hyp-c")
-        self.third.mount(self.server)
+        self.storage: Storage = server or lab.nfs_server(lease=10, grace=10, more_exports=more_exports)
+        hosts = [lab.hypervisor(name, libvirt=True, kernel=kernel) for name in ("hyp-a", "hyp-b")]
+        self.third = lab.hypervisor("hyp-c", kernel=kernel)
+        self.third.mount(self.storage)
         self.a, self.b = (self.join(host) for host in hosts)
+
+    @property
+    def server(self) -> NfsServer:
+        """The storage, where it is one guest with the kernel's nfsd."""
+        assert isinstance(self.storage, NfsServer)
+        return self.storage
 
     def join(self, host: Hypervisor) -> Stored:
         """A host that has just been switched on takes its part."""
         node = Stored(host, self._config)
-        node.mount(self.server)
+        node.mount(self.storage)
         node.start_daemon()
         if self._impatient:
             host.run(IMPATIENT)
@@ -162,7 +175,7 @@ class Movers:
         told = [node.host.libvirt.beats(name) for node in (self.a, self.b)]
         assert "E" not in "".join(told)
         # The last write may be on the disk without having been told.
-        missing = counter(self.server.get(f"{SHARE}/{name}.qcow2")) - sum(text.count(".") for text in told)
+        missing = counter(self.storage.get(f"{SHARE}/{name}.qcow2")) - sum(text.count(".") for text in told)
         assert missing in (0, 1), (missing, told)
 
 

@@ -26,4 +26,7 @@ source_tree         vmguard's modules, their imports, and circles among them
 stand_ins           script: the command line with stand-ins for the programs that it runs
 supervisor          script: ends a command and all of its descendants
 watched_guests      what the watchdog's scenarios ask of guarded guests
+world_sheet         what was seen in a world, row by row
+world_table         the table of worlds, from what was kept of the sheets
+worlds              kernels of hosts, kinds of servers, and a site in one of them
 """

@@ -15,10 +15,11 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.lab import Job, Lab, NfsServer, Result
+from tests.lab import Job, Lab, NfsServer, Result, Storage
 from tests.lab.guest import PYTHON, REPOSITORY
 from tests.lab.heartbeat import heartbeat_disk
 from tests.lab.hypervisor import Hypervisor
@@ -88,7 +89,7 @@ class Guarded:
     def name(self) -> str:
         return self.host.name
 
-    def mount(self, server: NfsServer, target: str = SHARE, options: str = "vers=4.2,hard") -> None:
+    def mount(self, server: Storage, target: str = SHARE, options: str = "vers=4.2,hard") -> None:
         self.host.mount(server, target, options=options)
 
     def install(self) -> None:
@@ -133,8 +134,8 @@ class Guarded:
             self.host.put(path, heartbeat_disk(image_format(path)), timeout=60)
         self.host.run("sync")
 
-    def run_vm(self, guest: Guest, locking: str = "auto", cache: str = "none") -> Vm:
-        """Start QEMU alone, as libvirt does after its hook."""
+    def run_vm(self, guest: Guest, locking: str = "auto", cache: str = "none", more: Sequence[str] = ()) -> Vm:
+        """Start QEMU alone, as libvirt does after its hook. more: arguments besides."""
         drives = []
         for path in guest.paths:
             options = f"file.locking={locking},if=virtio,cache={cache},werror=report"
@@ -144,7 +145,7 @@ class Guarded:
             drives += ["-drive", cd]
         identity = ["-name", f"guest={guest.name}", "-uuid", guest.uuid, "-pidfile", f"{RUN_DIR}/{guest.name}.pid"]
         machine = ["-accel", "tcg", "-m", "16", "-nodefaults", "-display", "none", "-serial", "stdio"]
-        return Vm(self.host.spawn([EMULATOR, *identity, *machine, *drives]))
+        return Vm(self.host.spawn([EMULATOR, *identity, *machine, *drives, *more]))
 
     def start_vm(self, guest: Guest, locking: str = "auto", pinned: bool = True, cache: str = "none") -> Vm:
         """Start a VM: the hook's claim, QEMU, its first beats, the pin."""

@@ -43,3 +43,10 @@ def test_an_export_that_came_late_is_cured_by_the_order_of_units() -> None:
     assert "umount -l /srv/vm && mount /srv/vm" in found.mend
     (other,) = judge_scratch(MOUNT, ScratchFacts(error=("EIO", "I/O error")))
     assert "RequiresMountsFor=" not in other.mend, "control"
+
+
+def test_a_server_that_does_not_know_delegations_of_directories_is_cured_on_the_host() -> None:
+    (found,) = judge_scratch(MOUNT, ScratchFacts(error=("EREMOTEIO", "Remote I/O error")))
+    assert "directory_delegations=N" in found.mend
+    (other,) = judge_scratch(MOUNT, ScratchFacts(error=("EIO", "I/O error")))
+    assert "directory_delegations" not in other.mend, "control"

@@ -27,7 +27,9 @@ _FORGOTTEN = "EIO"
 _FORGOTTEN_HELP = (
     "why: the server does not know a lock any more. Either another host has the disk",
     "  (vmguard who FILE names it), or the server has forgotten the lock: it came back",
-    "  without its records, or before its exports (ESTALE)",
+    "  without its records, or before its exports (ESTALE); or the other node of a pair",
+    "  took over without them, or under another name (scope), or unlock_filesystem came",
+    "  before the address was gone",
     "do now: if nobody has the disk, start the VM again. watch.after_fence: restart",
     "  does so by itself, and is safe here: it must claim the disks like any start",
     "  and is refused while another host has one. On the server, nfs-server must start",

@@ -17,6 +17,13 @@ _NO_DELEGATIONS = (
     " echo 0 > /sys/module/nfsv4/parameters/delegation_watermark; or on a Linux server: sysctl fs.leases-enable=0"
 )
 _FULL = "df -h and df -i on the server"
+#: Linux since 6.19 asks for delegations of directories, NFS-Ganesha before 9.11 answers OP_ILLEGAL (its issue 1385),
+#: and the client makes EREMOTEIO of a stat of it (seen with 4.3 and Linux 7.2)
+_NO_DIRECTORY_DELEGATIONS = (
+    "if the server is NFS-Ganesha before 9.11 and this host's kernel 6.19 or newer: echo 'options nfsv4 "
+    "directory_delegations=N' > /etc/modprobe.d/vmguard-directories.conf; "
+    "echo N > /sys/module/nfsv4/parameters/directory_delegations"
+)
 #: what keeps an export from coming later than the server of it
 EXPORT_ORDER = (
     "on the server: nfs-server must start after the exported file system is mounted: systemctl edit nfs-server, "
@@ -41,7 +48,13 @@ def judge_scratch(mount: MountFacts, scratch: ScratchFacts) -> list[Finding]:
         return [ok("storage.answers", at, "it answers"), fail("storage.root", at, text, _owner(mount))]
     if name:
         again = f"umount -l {shell_word(at)} && mount {shell_word(at)}"
-        mend = {"ENOSPC": _FULL, "EDQUOT": _FULL, "ESTALE": f"{EXPORT_ORDER}; then here: {again}"}.get(name, again)
+        mends = {
+            "ENOSPC": _FULL,
+            "EDQUOT": _FULL,
+            "ESTALE": f"{EXPORT_ORDER}; then here: {again}",
+            "EREMOTEIO": _NO_DIRECTORY_DELEGATIONS,
+        }
+        mend = mends.get(name, again)
         return [fail("storage.answers", at, f"a scratch file could not be made: {sentence}", mend)]
     return [
         ok("storage.answers", at, "it answers"),
