@@ -1,4 +1,4 @@
-"""``python -m tests.demo [--record FILE] [--html FILE]``: plays the story of story.py, and writes down what was seen."""
+"""``python -m tests.demo [--record FILE] [--html FILE]``: plays story.py, and writes down what was seen."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from vmguard.adapters.linux import ofd, proc
 from vmguard.adapters.linux.vcpus import Vcpus
 from vmguard.adapters.storage import owner_record
 from vmguard.config.migration import Migration
-from vmguard.config.settings import OwnerRecord
+from vmguard.config.owner_record import OwnerRecord
 from vmguard.core.locks.claim_states import State
 from vmguard.core.locks.guard_states import Origin
 from vmguard.core.locks.plan import DISK, EXCLUSIVE

@@ -28,8 +28,9 @@ from tests.support.processes import track
 from vmguard.adapters.linux import clock, may_block, ofd, proc
 from vmguard.adapters.linux.mounts import Mount
 from vmguard.config.libvirt import Libvirt
+from vmguard.config.owner_record import OwnerRecord
 from vmguard.config.proxmox import Proxmox
-from vmguard.config.settings import Config, Daemon, OwnerRecord, Unguarded
+from vmguard.config.settings import Config, Daemon, Unguarded
 from vmguard.core.locks.guard_states import GuardState
 from vmguard.core.locks.ranges import LIBVIRT_RANGE, QEMU_RANGE, WHOLE, held_ranges
 from vmguard.core.watchdog.events import Adopted

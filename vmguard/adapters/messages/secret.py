@@ -63,7 +63,7 @@ def why_not(where: str, credentials: str = CREDENTIALS) -> str:
 
 def without(text: str, secrets: list[str]) -> str:
     """Return a text, as a server or a library gave it, without any of the secrets, or a part of one."""
-    lines = {line.strip() for secret in secrets for line in [secret, *secret.splitlines()]}
+    lines = {line.strip() for secret in secrets for line in [secret, *secret.split("\n")]}
     words = lines | {word for line in lines if "://" in line for word in re.split(r"[/?#&=@:;,]+", line)[1:]}
     for line in sorted(words, key=len, reverse=True):
         if len(line) >= _LEAST_TO_CUT:

@@ -36,7 +36,7 @@ PVE::Notify::notify($m->{severity}, 'vmguard', $data, $m->{fields});
 def by_apprise(message: Message, urls: str, log: logging.Logger | None = None) -> str:
     """Send by each URL, a line each; return how many took it. Raises VmguardError."""
     apprise = _apprise()
-    known = [line for line in map(str.strip, urls.splitlines()) if line and not line.startswith("#")]
+    known = [line for line in map(str.strip, urls.split("\n")) if line and not line.startswith("#")]
     (log or logging.getLogger("apprise")).disabled = True  # it writes URLs, with all that is secret in them
     failed = []
     for number, url in enumerate(known, 1):

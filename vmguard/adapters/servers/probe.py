@@ -127,7 +127,7 @@ def runs(program: str) -> "bool | None":
     for pid in os.listdir("/proc"):
         if pid.isdigit():
             try:
-                with open(f"/proc/{pid}/comm", errors="replace") as stream:
+                with open(f"/proc/{pid}/comm", errors="replace", newline="\n") as stream:
                     if stream.read().strip() == program:
                         return True
             except OSError:

@@ -144,7 +144,7 @@ def _memory(found: Document, log: list[LogLine] | None) -> Memory:
 def _exports(files: Document) -> list[Export]:
     """Read /var/lib/nfs/etab: ``FOLDER\\tCLIENT(OPTION,...)``, with octal escapes in the folder (exportfs(8))."""
     found = []
-    for line in files.text("etab").splitlines():
+    for line in files.text("etab").split("\n"):
         folder, tab, rest = line.partition("\t")
         to, bracket, options = rest.rpartition("(")
         if tab and bracket:

@@ -123,5 +123,7 @@ def is_whole(path: str) -> bool:
     """Return whether a history begins with the boot: its older half was never dropped."""
     try:
         return os.stat(path).st_size < _MAX_BYTES // 4
-    except OSError:
+    except FileNotFoundError:
         return True
+    except OSError:  # who may only ask the daemon cannot look
+        return False
