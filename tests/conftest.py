@@ -19,13 +19,22 @@ from tests.support import processes
 hypothesis.settings.register_profile("vmguard", deadline=None)
 hypothesis.settings.load_profile("vmguard")
 
+LONG = bool(os.environ.get("VMGUARD_LONG"))
 #: hours, and a fuzzer that tests/run installs for --long only, where there is one for this Python
-FUZZES = bool(os.environ.get("VMGUARD_LONG")) and importlib.util.find_spec("atheris") is not None
+FUZZES = LONG and importlib.util.find_spec("atheris") is not None
 collect_ignore = [] if FUZZES else ["fuzz/test_fuzz.py"]
 
 FAILED = pytest.StashKey[bool]()
 IN_CI = os.environ.get("CI") == "true"
 LOG_TAIL = 4000  # characters of each guest's console and log beside a failed test
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what runs with --long alone."""
+    left_out = [] if LONG else [item for item in items if item.get_closest_marker("only_long")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -25,7 +25,7 @@ from tests.lab.hypervisor import Hypervisor
 from tests.scenarios.kept import until
 from tests.support.guarded_guests import SHARE
 
-pytestmark = [pytest.mark.lab, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.only_long, pytest.mark.timeout(900)]
 
 #: each command's own, on a slow machine, seconds
 PATIENCE = 240.0

@@ -26,9 +26,11 @@ _shtab_vmguard_commands() {
     maintenance:'for a while nothing is done to VMs: all is reported only.'
     man:'print a manual page.'
     metrics:'what Prometheus may know: printed, written or served.'
+    notify:'who is told of events: send a test, see what waits.'
     plan:'which files the start of a VM would lock, and which not.'
     report:'an archive for a bug report, without secrets.'
     status:'every VM that this host guards.'
+    storage:'what the storage servers themselves know, and what follows.'
     timing:'when what happens in an outage, for each mount.'
     verify-journal:'can the watchdog have written this history.'
     who:'who holds a disk image, here or on another host.'
@@ -43,6 +45,29 @@ _shtab_vmguard_config_commands() {
     show:'Print every setting in force, and where it was set.'
   )
   _describe 'vmguard config commands' _commands
+}
+
+_shtab_vmguard_notify_commands() {
+  local _commands=(
+    status:'Print what waits for each target, and what became of the last message.'
+    test:'To all targets, or to one: send a test message, and say what was answered.'
+    watch:'While the daemon is down: say so to the targets, once, and send what waits (vmguard-notify.timer runs it).'
+  )
+  _describe 'vmguard notify commands' _commands
+}
+
+_shtab_vmguard_storage_commands() {
+  local _commands=(
+    doctor:'Would the server forget its clients, give a lock away early, make everybody wait.'
+    explain:'Why were locks lost: the server'"'"'s own log and record.'
+    locks:'The locks as the servers have them, by the holder'"'"'s name.'
+    plan:'What a reboot of the server would do to each VM here, and when.'
+    probe:'Print the program that answers on the server, for an ssh key that may do nothing else.'
+    release:'Release a dead host'"'"'s state on the server before its time, with proof.'
+    status:'Is the server up, in grace, for how long yet, who has not come back, is this host on record.'
+    watch:'A maintenance as it goes, and afterwards for how long each VM stood still.'
+  )
+  _describe 'vmguard storage commands' _commands
 }
 
 _shtab_vmguard_options=(
@@ -224,9 +249,9 @@ _shtab_vmguard_doctor_options=(
   "--fix[give this host an NFS client id of its own]:fix:(identity)"
   "--dry-run[with --fix\: only tell what would be done]"
   "--no-proof[do not ask libvirt to call the hook]"
-  "--mute[do not warn of this check for a while]:CHECK:(disk.guardable disk.paths guard.armed guard.boot guard.config guard.daemon guard.descriptors guard.units guard.vms host.clock host.identity host.name host.nfs-server host.ptrace host.recover-lost-locks host.selinux host.watchdog libvirt.apparmor libvirt.hook libvirt.version libvirt.windows mount.absent mount.delegations mount.early mount.hard mount.lease mount.local-locks mount.nfs mount.other mount.pnfs mount.reconnect mount.transport mount.two-ways mount.version mount.writable proxmox.hook proxmox.version qemu.believed qemu.locking storage.answers storage.foreign-writers storage.lock storage.modes storage.probe storage.root storage.space storage.twins)"
+  "--mute[do not warn of this check for a while]:CHECK:(disk.guardable disk.paths guard.armed guard.boot guard.config guard.daemon guard.descriptors guard.notify guard.units guard.vms host.clock host.identity host.name host.nfs-server host.ptrace host.recover-lost-locks host.selinux host.watchdog libvirt.apparmor libvirt.hook libvirt.version libvirt.windows mount.absent mount.delegations mount.early mount.hard mount.lease mount.local-locks mount.nfs mount.other mount.pnfs mount.reconnect mount.transport mount.two-ways mount.version mount.writable proxmox.hook proxmox.version qemu.believed qemu.locking server.answers server.dead-records server.delegations server.grace server.memory server.nfs3 server.on-record server.partner server.sync server.tracker server.version storage.answers storage.foreign-writers storage.lock storage.modes storage.probe storage.root storage.space storage.twins)"
   "--for[with --mute\: for how long (30d)]:TIME:"
-  "--unmute[warn of this check again]:CHECK:(disk.guardable disk.paths guard.armed guard.boot guard.config guard.daemon guard.descriptors guard.units guard.vms host.clock host.identity host.name host.nfs-server host.ptrace host.recover-lost-locks host.selinux host.watchdog libvirt.apparmor libvirt.hook libvirt.version libvirt.windows mount.absent mount.delegations mount.early mount.hard mount.lease mount.local-locks mount.nfs mount.other mount.pnfs mount.reconnect mount.transport mount.two-ways mount.version mount.writable proxmox.hook proxmox.version qemu.believed qemu.locking storage.answers storage.foreign-writers storage.lock storage.modes storage.probe storage.root storage.space storage.twins)"
+  "--unmute[warn of this check again]:CHECK:(disk.guardable disk.paths guard.armed guard.boot guard.config guard.daemon guard.descriptors guard.notify guard.units guard.vms host.clock host.identity host.name host.nfs-server host.ptrace host.recover-lost-locks host.selinux host.watchdog libvirt.apparmor libvirt.hook libvirt.version libvirt.windows mount.absent mount.delegations mount.early mount.hard mount.lease mount.local-locks mount.nfs mount.other mount.pnfs mount.reconnect mount.transport mount.two-ways mount.version mount.writable proxmox.hook proxmox.version qemu.believed qemu.locking server.answers server.dead-records server.delegations server.grace server.memory server.nfs3 server.on-record server.partner server.sync server.tracker server.version storage.answers storage.foreign-writers storage.lock storage.modes storage.probe storage.root storage.space storage.twins)"
   "--json[print one JSON document, also for an error]"
   "--no-color[no colours (also\: NO_COLOR\=1)]"
   "*--config[read this file, not \/etc\/vmguard\; may be repeated]:FILE:_files"
@@ -261,7 +286,7 @@ _shtab_vmguard_enable_defaults_added=0
 
 _shtab_vmguard_help_options=(
   "(- : *)"{-h,--help}"[show this text and exit]"
-  ":command:(check status history verify-journal timing maintenance arm who adopt doctor enable disable audit plan config hook-script metrics report man completion daemon)"
+  ":command:(check status history verify-journal timing maintenance arm who adopt doctor storage enable disable audit plan config hook-script metrics notify report man completion daemon)"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -271,6 +296,9 @@ _shtab_vmguard_history_options=(
   "(- : *)"{-h,--help}"[show this text and exit]"
   "--acknowledge[what happened is known\: status and check show those fences no more]"
   "--last[how many incidents, the newest last (10)]:N:"
+  "--since[only incidents of the last 30m, 2h, 3d]:TIME:"
+  "--html[write a page with a picture and a table of each incident]:FILE:_files"
+  "--svg[write the picture of the newest incident]:FILE:_files"
   "--json[print one JSON document, also for an error]"
   "--no-color[no colours (also\: NO_COLOR\=1)]"
   "*--config[read this file, not \/etc\/vmguard\; may be repeated]:FILE:_files"
@@ -342,6 +370,59 @@ _shtab_vmguard_metrics_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_vmguard_metrics_defaults_added=0
 
+_shtab_vmguard_notify_options=(
+  "(- : *)"{-h,--help}"[show this text and exit]"
+  "--json[print one JSON document, also for an error]"
+  "--no-color[no colours (also\: NO_COLOR\=1)]"
+  "*--config[read this file, not \/etc\/vmguard\; may be repeated]:FILE:_files"
+  "--timeout[give up asking after this time (5, 500ms, 2m)]:TIME:"
+  {-q,--quiet}"[no warnings]"
+  "*"{-v,--verbose}"[tell more\; twice\: with tracebacks]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_vmguard_notify_defaults_added=0
+
+_shtab_vmguard_notify_status_options=(
+  "(- : *)"{-h,--help}"[show this text and exit]"
+  "--json[print one JSON document, also for an error]"
+  "--no-color[no colours (also\: NO_COLOR\=1)]"
+  "*--config[read this file, not \/etc\/vmguard\; may be repeated]:FILE:_files"
+  "--timeout[give up asking after this time (5, 500ms, 2m)]:TIME:"
+  {-q,--quiet}"[no warnings]"
+  "*"{-v,--verbose}"[tell more\; twice\: with tracebacks]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_vmguard_notify_status_defaults_added=0
+
+_shtab_vmguard_notify_test_options=(
+  "(- : *)"{-h,--help}"[show this text and exit]"
+  "--json[print one JSON document, also for an error]"
+  "--no-color[no colours (also\: NO_COLOR\=1)]"
+  "*--config[read this file, not \/etc\/vmguard\; may be repeated]:FILE:_files"
+  "--timeout[give up asking after this time (5, 500ms, 2m)]:TIME:"
+  {-q,--quiet}"[no warnings]"
+  "*"{-v,--verbose}"[tell more\; twice\: with tracebacks]"
+  ":only this one of notify.targets:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_vmguard_notify_test_defaults_added=0
+
+_shtab_vmguard_notify_watch_options=(
+  "(- : *)"{-h,--help}"[show this text and exit]"
+  "--json[print one JSON document, also for an error]"
+  "--no-color[no colours (also\: NO_COLOR\=1)]"
+  "*--config[read this file, not \/etc\/vmguard\; may be repeated]:FILE:_files"
+  "--timeout[give up asking after this time (5, 500ms, 2m)]:TIME:"
+  {-q,--quiet}"[no warnings]"
+  "*"{-v,--verbose}"[tell more\; twice\: with tracebacks]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_vmguard_notify_watch_defaults_added=0
+
 _shtab_vmguard_plan_options=(
   "(- : *)"{-h,--help}"[show this text and exit]"
   "--domain-xml[a domain XML file\; - reads standard input]:FILE:_files"
@@ -365,6 +446,13 @@ _shtab_vmguard_plan_defaults_added=0
 _shtab_vmguard_report_options=(
   "(- : *)"{-h,--help}"[show this text and exit]"
   "--output[where to put it\; .\/vmguard-report-HOST-TIME.tar.gz else]:FILE:_files"
+  "--merge[show several hosts\' reports, or history.jsonl files, side by side\; HOST\=FILE says whose one is]:REPORT:"
+  "--html[write a page with a picture and a table of each incident]:FILE:_files"
+  "--svg[write the picture of the newest incident]:FILE:_files"
+  "--vm[with --merge\: only incidents of this VM]:VM:_vmguard_vm"
+  "--last[with --merge\: how many incidents (10)]:N:"
+  "--since[with --merge\: only the last 30m, 2h, 3d]:TIME:"
+  "*--offset[with --merge\: add so much to its clock]:HOST=SECONDS:"
   "--json[print one JSON document, also for an error]"
   "--no-color[no colours (also\: NO_COLOR\=1)]"
   "*--config[read this file, not \/etc\/vmguard\; may be repeated]:FILE:_files"
@@ -389,6 +477,141 @@ _shtab_vmguard_status_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_vmguard_status_defaults_added=0
+
+_shtab_vmguard_storage_options=(
+  "(- : *)"{-h,--help}"[show this text and exit]"
+  "--json[print one JSON document, also for an error]"
+  "--no-color[no colours (also\: NO_COLOR\=1)]"
+  "*--config[read this file, not \/etc\/vmguard\; may be repeated]:FILE:_files"
+  "--timeout[give up asking after this time (5, 500ms, 2m)]:TIME:"
+  {-q,--quiet}"[no warnings]"
+  "*"{-v,--verbose}"[tell more\; twice\: with tracebacks]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_vmguard_storage_defaults_added=0
+
+_shtab_vmguard_storage_doctor_options=(
+  "(- : *)"{-h,--help}"[show this text and exit]"
+  "--json[print one JSON document, also for an error]"
+  "--no-color[no colours (also\: NO_COLOR\=1)]"
+  "*--config[read this file, not \/etc\/vmguard\; may be repeated]:FILE:_files"
+  "--timeout[give up asking after this time (5, 500ms, 2m)]:TIME:"
+  {-q,--quiet}"[no warnings]"
+  "*"{-v,--verbose}"[tell more\; twice\: with tracebacks]"
+  ":only the server of this mount, or name:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_vmguard_storage_doctor_defaults_added=0
+
+_shtab_vmguard_storage_explain_options=(
+  "(- : *)"{-h,--help}"[show this text and exit]"
+  "--since[how far back\: 2h, 3d (1d)]:TIME:"
+  "--json[print one JSON document, also for an error]"
+  "--no-color[no colours (also\: NO_COLOR\=1)]"
+  "*--config[read this file, not \/etc\/vmguard\; may be repeated]:FILE:_files"
+  "--timeout[give up asking after this time (5, 500ms, 2m)]:TIME:"
+  {-q,--quiet}"[no warnings]"
+  "*"{-v,--verbose}"[tell more\; twice\: with tracebacks]"
+  ":only the server of this mount, or name:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_vmguard_storage_explain_defaults_added=0
+
+_shtab_vmguard_storage_locks_options=(
+  "(- : *)"{-h,--help}"[show this text and exit]"
+  "--vm[only the disks of this VM, which this host guards]:VM:_vmguard_vm"
+  "--host[only what this host has locked, by its name on the server]:HOST:"
+  "--json[print one JSON document, also for an error]"
+  "--no-color[no colours (also\: NO_COLOR\=1)]"
+  "*--config[read this file, not \/etc\/vmguard\; may be repeated]:FILE:_files"
+  "--timeout[give up asking after this time (5, 500ms, 2m)]:TIME:"
+  {-q,--quiet}"[no warnings]"
+  "*"{-v,--verbose}"[tell more\; twice\: with tracebacks]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_vmguard_storage_locks_defaults_added=0
+
+_shtab_vmguard_storage_plan_options=(
+  "(- : *)"{-h,--help}"[show this text and exit]"
+  "--down[how long it will not answer\: 90s, 5m]:TIME:"
+  "--json[print one JSON document, also for an error]"
+  "--no-color[no colours (also\: NO_COLOR\=1)]"
+  "*--config[read this file, not \/etc\/vmguard\; may be repeated]:FILE:_files"
+  "--timeout[give up asking after this time (5, 500ms, 2m)]:TIME:"
+  {-q,--quiet}"[no warnings]"
+  "*"{-v,--verbose}"[tell more\; twice\: with tracebacks]"
+  ":what is planned:(reboot)"
+  ":only the server of this mount, or name:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_vmguard_storage_plan_defaults_added=0
+
+_shtab_vmguard_storage_probe_options=(
+  "(- : *)"{-h,--help}"[show this text and exit]"
+  "--json[print one JSON document, also for an error]"
+  "--no-color[no colours (also\: NO_COLOR\=1)]"
+  "*--config[read this file, not \/etc\/vmguard\; may be repeated]:FILE:_files"
+  "--timeout[give up asking after this time (5, 500ms, 2m)]:TIME:"
+  {-q,--quiet}"[no warnings]"
+  "*"{-v,--verbose}"[tell more\; twice\: with tracebacks]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_vmguard_storage_probe_defaults_added=0
+
+_shtab_vmguard_storage_release_options=(
+  "(- : *)"{-h,--help}"[show this text and exit]"
+  "--host[the dead host, by its name on the server]:HOST:"
+  "--server[with --host\: on this server]:NAME:"
+  "--yes[do it\; else it is only said what would be done]"
+  "--host-is-off[your word, by its name, that it has no power]:HOST:"
+  "--proof[a command that ends with 0 only if it is off]:COMMAND:"
+  "--unblock[take the block of an address back, later]:ADDRESS:"
+  "--json[print one JSON document, also for an error]"
+  "--no-color[no colours (also\: NO_COLOR\=1)]"
+  "*--config[read this file, not \/etc\/vmguard\; may be repeated]:FILE:_files"
+  "--timeout[give up asking after this time (5, 500ms, 2m)]:TIME:"
+  {-q,--quiet}"[no warnings]"
+  "*"{-v,--verbose}"[tell more\; twice\: with tracebacks]"
+  ":a disk that the dead host has locked:_files"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_vmguard_storage_release_defaults_added=0
+
+_shtab_vmguard_storage_status_options=(
+  "(- : *)"{-h,--help}"[show this text and exit]"
+  "--json[print one JSON document, also for an error]"
+  "--no-color[no colours (also\: NO_COLOR\=1)]"
+  "*--config[read this file, not \/etc\/vmguard\; may be repeated]:FILE:_files"
+  "--timeout[give up asking after this time (5, 500ms, 2m)]:TIME:"
+  {-q,--quiet}"[no warnings]"
+  "*"{-v,--verbose}"[tell more\; twice\: with tracebacks]"
+  ":only the server of this mount, or name:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_vmguard_storage_status_defaults_added=0
+
+_shtab_vmguard_storage_watch_options=(
+  "(- : *)"{-h,--help}"[show this text and exit]"
+  "--for[for how long (10m)]:TIME:"
+  "--json[print one JSON document, also for an error]"
+  "--no-color[no colours (also\: NO_COLOR\=1)]"
+  "*--config[read this file, not \/etc\/vmguard\; may be repeated]:FILE:_files"
+  "--timeout[give up asking after this time (5, 500ms, 2m)]:TIME:"
+  {-q,--quiet}"[no warnings]"
+  "*"{-v,--verbose}"[tell more\; twice\: with tracebacks]"
+  ":only the server of this mount, or name:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_vmguard_storage_watch_defaults_added=0
 
 _shtab_vmguard_timing_options=(
   "(- : *)"{-h,--help}"[show this text and exit]"
@@ -420,6 +643,7 @@ _shtab_vmguard_verify_journal_defaults_added=0
 
 _shtab_vmguard_who_options=(
   "(- : *)"{-h,--help}"[show this text and exit]"
+  "--ask-storage[ask the storage server for the holder\'s name, too]"
   "--json[print one JSON document, also for an error]"
   "--no-color[no colours (also\: NO_COLOR\=1)]"
   "*--config[read this file, not \/etc\/vmguard\; may be repeated]:FILE:_files"
@@ -467,9 +691,11 @@ _shtab_vmguard() {
         maintenance) _arguments -C -s $_shtab_vmguard_maintenance_options ;;
         man) _arguments -C -s $_shtab_vmguard_man_options ;;
         metrics) _arguments -C -s $_shtab_vmguard_metrics_options ;;
+        notify) _shtab_vmguard_notify ;;
         plan) _arguments -C -s $_shtab_vmguard_plan_options ;;
         report) _arguments -C -s $_shtab_vmguard_report_options ;;
         status) _arguments -C -s $_shtab_vmguard_status_options ;;
+        storage) _shtab_vmguard_storage ;;
         timing) _arguments -C -s $_shtab_vmguard_timing_options ;;
         verify-journal) _arguments -C -s $_shtab_vmguard_verify_journal_options ;;
         who) _arguments -C -s $_shtab_vmguard_who_options ;;
@@ -498,6 +724,61 @@ _shtab_vmguard_config() {
         check) _arguments -C -s $_shtab_vmguard_config_check_options ;;
         example) _arguments -C -s $_shtab_vmguard_config_example_options ;;
         show) _arguments -C -s $_shtab_vmguard_config_show_options ;;
+      esac
+  esac
+}
+
+_shtab_vmguard_notify() {
+  local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->notify'
+
+  # Add default positional/remainder specs only if none exist, and only once per session
+  if (( ! _shtab_vmguard_notify_defaults_added )); then
+    if (( ${_shtab_vmguard_notify_options[(I)${(q)one_or_more}*]} +          ${_shtab_vmguard_notify_options[(I)${(q)remainder}*]} +          ${_shtab_vmguard_notify_options[(I)${(q)default}]} == 0 )); then
+      _shtab_vmguard_notify_options+=(': :_shtab_vmguard_notify_commands' '*::: :->notify')
+    fi
+    _shtab_vmguard_notify_defaults_added=1
+  fi
+  _arguments -C -s $_shtab_vmguard_notify_options
+
+  case $state in
+    notify)
+      words=($line[1] "${words[@]}")
+      (( CURRENT += 1 ))
+      curcontext="${curcontext%:*:*}:_shtab_vmguard_notify-$line[1]:"
+      case $line[1] in
+        status) _arguments -C -s $_shtab_vmguard_notify_status_options ;;
+        test) _arguments -C -s $_shtab_vmguard_notify_test_options ;;
+        watch) _arguments -C -s $_shtab_vmguard_notify_watch_options ;;
+      esac
+  esac
+}
+
+_shtab_vmguard_storage() {
+  local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->storage'
+
+  # Add default positional/remainder specs only if none exist, and only once per session
+  if (( ! _shtab_vmguard_storage_defaults_added )); then
+    if (( ${_shtab_vmguard_storage_options[(I)${(q)one_or_more}*]} +          ${_shtab_vmguard_storage_options[(I)${(q)remainder}*]} +          ${_shtab_vmguard_storage_options[(I)${(q)default}]} == 0 )); then
+      _shtab_vmguard_storage_options+=(': :_shtab_vmguard_storage_commands' '*::: :->storage')
+    fi
+    _shtab_vmguard_storage_defaults_added=1
+  fi
+  _arguments -C -s $_shtab_vmguard_storage_options
+
+  case $state in
+    storage)
+      words=($line[1] "${words[@]}")
+      (( CURRENT += 1 ))
+      curcontext="${curcontext%:*:*}:_shtab_vmguard_storage-$line[1]:"
+      case $line[1] in
+        doctor) _arguments -C -s $_shtab_vmguard_storage_doctor_options ;;
+        explain) _arguments -C -s $_shtab_vmguard_storage_explain_options ;;
+        locks) _arguments -C -s $_shtab_vmguard_storage_locks_options ;;
+        plan) _arguments -C -s $_shtab_vmguard_storage_plan_options ;;
+        probe) _arguments -C -s $_shtab_vmguard_storage_probe_options ;;
+        release) _arguments -C -s $_shtab_vmguard_storage_release_options ;;
+        status) _arguments -C -s $_shtab_vmguard_storage_status_options ;;
+        watch) _arguments -C -s $_shtab_vmguard_storage_watch_options ;;
       esac
   esac
 }
