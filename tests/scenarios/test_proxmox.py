@@ -88,7 +88,7 @@ def test_a_start_that_fails_behind_a_good_pre_start_leaks_nothing(world: World, 
     assert failed.returncode == 255
     began = time.monotonic()
     world.assert_free("102")
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20, "the deadline of a start without QEMU is longer"
     assert "the task that started it has ended" in a.log()
 
 
