@@ -21,7 +21,7 @@ from tests.support.guarded_guests import SHARE, Guarded, Guest
 pytestmark = pytest.mark.lab
 
 LONG = bool(os.environ.get("VMGUARD_LONG"))
-VMS, TIMES = 10, 3 if LONG else 1
+VMS, TIMES = (10, 3) if LONG else (3, 1)
 VM_FIELDS = ("name", "uuid", "hypervisor", "state", "pid", "claimed", "frozen")
 FIELDS = ("path", "real", "mode", "role", "source", "device", "inode", "ranges", "guard", "weaker", "through", "epoch")
 CONFIG = "hook: {wait: 1s}\n"
